@@ -1,0 +1,7 @@
+"""`python -m kerf` is `kerf`."""
+
+import sys
+
+from kerf.workbench.cli import main
+
+sys.exit(main())

@@ -1,0 +1,121 @@
+"""Finished work, kept by content: the same inputs, code and packages give the same folder back.
+
+An artifact is a folder `data/cache/<kind>-<key>/` with a `meta.json` that says what it was made from,
+when, and how long it took. It appears whole or not at all (written aside, then renamed), so a killed
+process leaves nothing that a later one could mistake for finished work.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from kerf.places import data_folder
+
+# Packages that can change a number.
+PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "scipy", "pyarrow")
+
+
+def artifact(kind: str, key: dict, make: Callable[[Path], dict | None], code: list[Path] | None = None) -> Path:
+    """Folder of the artifact, made by `make(folder)` unless it is there.
+
+    `key`: everything the content depends on, as JSON. `code`: source files that matter, default all of
+    the library but the workbench. What `make` returns is kept in meta.json under "result". With
+    KERF_FRESH set to a time (ISO 8601), artifacts finished before it are made again.
+    """
+    key = {**key, "code": code_digest(tuple(code) if code else None), "packages": packages(), "machine": machine()}
+    folder = data_folder() / "cache" / f"{kind}-{digest(key)[:20]}"
+    if (folder / "meta.json").is_file() and meta(folder)["finished"] >= os.environ.get("KERF_FRESH", ""):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=folder.parent))
+    try:
+        started, clock = now(), time.perf_counter()
+        result = make(aside)
+        stamp = {"kind": kind, "key": key, "started": started, "finished": now()}
+        write_json(aside / "meta.json", {**stamp, "seconds": time.perf_counter() - clock, "result": result or {}})
+        replace_folder(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def meta(folder: Path) -> dict:
+    """What an artifact says of itself."""
+    return json.loads((folder / "meta.json").read_text())
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put `new` in the place of `target`; at every moment one of the two is whole."""
+    os.chmod(new, 0o755)
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
+        os.rename(target, old / target.name)
+        os.rename(new, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(new, target)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON aside and rename; NaN is an error, since JSON has none."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, allow_nan=False))
+    os.replace(part, path)
+
+
+def now() -> str:
+    """UTC, ISO 8601 with microseconds; strings of it sort by time."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def digest(value: object) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def code_digest(files: tuple[Path, ...] | None = None) -> str:
+    """sha256 over the library's source (the workbench apart: it changes no number)."""
+    here = Path(__file__).parent
+    files = files or tuple(p for p in sorted(here.rglob("*.py")) if "workbench" not in p.parts)
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.name.encode() + file.read_bytes())
+    return total.hexdigest()
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Installed versions of the packages that can change a number."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@cache
+def machine() -> dict:
+    """Processor and threads: floating-point sums depend on them, and timings are of one machine only."""
+    model, flags = platform.processor() or platform.machine(), []
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                model = value.strip()
+            if name.strip() == "flags":
+                flags = sorted(f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4")))
+                break
+    return {"node": platform.node(), "model": model, "flags": flags, "threads": threads()}
+
+
+def threads() -> int:
+    """Threads of the heavy work: OMP_NUM_THREADS, else the cores that this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else len(os.sched_getaffinity(0))

@@ -1,0 +1,74 @@
+"""A fresh process that loads one model, encodes the evaluation texts, and says what that took.
+
+Run as `python -m kerf.evaluate.measure REQUEST.json`: the request names the model or candidate, the
+texts, threads, batch size and order; embeddings and figures are written beside it. Load times come from
+children forked right after the imports: each is a fresh process to the loader, and imports stand apart.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+LOADS = 6  # the fewest that give the median an interval
+
+
+def measure(request: dict, folder: Path) -> dict:
+    """Encode request["texts"] into `folder`/embeddings.safetensors, rows in their order. Returns the figures."""
+    os.environ["OMP_NUM_THREADS"] = str(request["threads"])
+    clock = time.perf_counter()
+    import numpy as np
+    import sentence_transformers  # noqa: F401
+    from safetensors.numpy import save_file
+
+    from kerf import models
+    from kerf.memory import peak_rss_bytes
+
+    import_seconds = time.perf_counter() - clock
+
+    def opened():
+        return models.open_source(request["model"], request["candidate"], request["device"])
+
+    load_seconds = [_in_child(opened) for _ in range(LOADS)]
+    model = opened()
+    order = np.random.default_rng(request["seed"]).permutation(len(request["texts"]))
+    shuffled = [request["texts"][index] for index in order]
+    clock = time.perf_counter()
+    rows = model.encode(shuffled, batch_size=request["batch_size"], show_progress_bar=False, convert_to_numpy=True)
+    encode_seconds = time.perf_counter() - clock
+    embeddings = np.empty_like(rows)
+    embeddings[order] = rows
+    save_file({"embeddings": embeddings.astype(np.float32)}, folder / "embeddings.safetensors")
+    return {
+        "import_seconds": import_seconds,
+        "load_seconds": load_seconds,
+        "encode_seconds": encode_seconds,
+        "rss_peak_bytes": peak_rss_bytes(),
+    }
+
+
+def _in_child(work) -> float:
+    """Seconds that `work` takes in a forked child. No thread pool runs yet, so forking is safe here."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            clock = time.perf_counter()
+            work()
+            os.write(writer, repr(time.perf_counter() - clock).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        seconds = pipe.read()
+    os.waitpid(child, 0)
+    return float(seconds or "nan")
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    figures = measure(json.loads(path.read_text()), path.parent)
+    (path.parent / "figures.json").write_text(json.dumps(figures))

@@ -1,0 +1,159 @@
+"""Judging: thresholds against confidence bounds.
+
+A gate passes when the whole interval is on the right side of its threshold, fails when the whole
+interval is on the wrong side, and is INCONCLUSIVE between; then it says how many items would decide. A
+value that is exact (a size) is its own interval.
+"""
+
+import fnmatch
+import json
+import math
+from pathlib import Path
+
+from kerf.errors import Refused, nearest, refuse
+from kerf.metrics import FIGURES, METRICS
+from kerf.statistics import items_for_percentile
+
+PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+GRADE_RULE = (
+    "A grade is the worst gate's share of the loss that its threshold allows, at the bound of the interval: "
+    "up to half of it A, all of it B, undecided C, up to twice as much D, more F."
+)
+_OPS = (">=", ">", "<=", "<")
+
+
+def read_criteria(path: Path) -> dict:
+    """A criteria file, validated. Raises Refused that names the file, the gate and the key."""
+    try:
+        criteria = json.loads(path.read_text())
+    except OSError:
+        raise refuse("criteria", path.stem, f"a file in {path.parent}") from None
+    except ValueError as error:
+        raise refuse("criteria", str(path), f"valid JSON ({error})") from None
+    if criteria.get("schema") != 1 or not isinstance(criteria.get("gates"), list):
+        raise refuse("criteria", str(path), '{"schema": 1, "gates": [...]}')
+    for number, gate in enumerate(criteria["gates"]):
+        _check_gate(gate, f"{path.stem}.gates.{number}")
+    return criteria
+
+
+def _check_gate(gate: dict, where: str) -> None:
+    known = {"metric", "op", "threshold", "applies_to", "source", "reason"}
+    for key in set(gate) - known:
+        raise refuse(f"{where}.{key}", gate[key], f"no such key; {nearest(key, known)}")
+    metric = gate.get("metric")
+    if metric not in METRICS:
+        raise refuse(f"{where}.metric", metric, nearest(str(metric), METRICS))
+    if not METRICS[metric].gated:
+        raise refuse(f"{where}.metric", metric, "a metric with an interval; a minimum or maximum has none")
+    if gate.get("op") not in _OPS:
+        raise refuse(f"{where}.op", gate.get("op"), f"one of {', '.join(_OPS)}")
+    threshold = gate.get("threshold")
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise refuse(f"{where}.threshold", threshold, "a finite number")
+    if not isinstance(gate.get("applies_to", {}), dict):
+        raise refuse(f"{where}.applies_to", gate["applies_to"], '{"bits": 2} or {"candidate": "GLOB"}')
+
+
+def applies(gate: dict, name: str, steps: list[dict]) -> bool:
+    """Whether a gate is about a candidate: a glob of its name, or parameters that one of its steps has."""
+    wanted = dict(gate.get("applies_to", {}))
+    if not fnmatch.fnmatchcase(name, wanted.pop("candidate", "*")):
+        return False
+    flat = [parameters for step in steps for parameters in step.values()]
+    return all(any(parameters.get(key) == value for parameters in flat) for key, value in wanted.items())
+
+
+def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict:
+    """Verdict of one gate on one metric row (None: it was not measured, so nothing is decided)."""
+    fields = {key: gate.get(key, "") for key in ("metric", "op", "threshold", "source", "reason")}
+    verdict = {"criteria": criteria, **fields, "bound": None, "verdict": INCONCLUSIVE, "needed_n": None}
+    if row is None:
+        return verdict
+    op, threshold, value = gate["op"], gate["threshold"], row["value"]
+    exact = row["low"] is None and row["high"] is None
+    low, high = (value, value) if exact else (row["low"], row["high"])
+    bound, other = (low, high) if op in (">=", ">") else (high, low)
+    verdict["bound"] = bound
+    if bound is not None and _holds(bound, op, threshold):
+        verdict["verdict"] = PASS
+    elif other is not None and not _holds(other, op, threshold):
+        verdict["verdict"] = FAIL
+    else:
+        verdict["needed_n"] = _needed(row, bound, threshold)
+    return verdict
+
+
+def _holds(value: float, op: str, threshold: float) -> bool:
+    return {">=": value >= threshold, ">": value > threshold, "<=": value <= threshold, "<": value < threshold}[op]
+
+
+def _needed(row: dict, bound: float | None, threshold: float) -> int | None:
+    """Items after which the interval would clear the threshold if the value stayed: widths shrink as 1/sqrt(n)."""
+    if bound is None:
+        return items_for_percentile(0.01)
+    if row["value"] == threshold:
+        return None
+    other = row["high"] if bound == row["low"] else row["low"]
+    # The side of the interval that reaches over the threshold is the one that has to shrink.
+    reach = max(abs(row["value"] - side) for side in (bound, other) if (side - threshold) * (row["value"] - threshold) <= 0)
+    return math.ceil(row["n"] * (reach / (row["value"] - threshold)) ** 2)
+
+
+def judge(name: str, steps: list[dict], rows: list[dict], figures: dict, criteria: dict[str, dict]) -> dict:
+    """gates (of the first criteria), claims (of the others), verdict and grade of one candidate.
+
+    criteria: name -> content, in order. figures: the candidate's own exact figures.
+    """
+    by_name = {row["name"]: row for row in rows}
+    for figure in FIGURES:
+        if figures.get(figure) is not None:
+            by_name[figure] = {"name": figure, "value": figures[figure], "low": None, "high": None, "n": 1}
+    judged = [
+        judge_gate(gate, source, by_name.get(gate["metric"]))
+        for source, content in criteria.items()
+        for gate in content["gates"]
+        if applies(gate, name, steps)
+    ]
+    first = next(iter(criteria), None)
+    gates = [gate for gate in judged if gate["criteria"] == first]
+    return {
+        "gates": gates,
+        "claims": [gate for gate in judged if gate["criteria"] != first],
+        "verdict": overall([gate["verdict"] for gate in gates]),
+        "grade": grade(gates),
+    }
+
+
+def overall(verdicts: list[str]) -> str:
+    """FAIL if any fails, else INCONCLUSIVE if any is or there is none, else PASS."""
+    if FAIL in verdicts:
+        return FAIL
+    return INCONCLUSIVE if INCONCLUSIVE in verdicts or not verdicts else PASS
+
+
+def grade(gates: list[dict]) -> str | None:
+    """A-F by GRADE_RULE; None where no gate applies."""
+    return max((_grade_one(gate) for gate in gates), default=None)
+
+
+def _grade_one(gate: dict) -> str:
+    if gate["verdict"] == INCONCLUSIVE:
+        return "C"
+    perfect = METRICS[gate["metric"]].perfect
+    allowed = None if perfect is None else abs(gate["threshold"] - perfect)
+    if not allowed or gate["bound"] is None:
+        return "B" if gate["verdict"] == PASS else "F"
+    share = abs(gate["bound"] - perfect) / allowed
+    lost_nothing = (gate["bound"] - perfect) * (gate["threshold"] - perfect) <= 0
+    if gate["verdict"] == PASS:
+        return "A" if lost_nothing or share <= 0.5 else "B"
+    return "D" if share <= 2 else "F"
+
+
+def run_verdict(candidates: list[dict], release: list[str]) -> str:
+    """Verdict of a run: FAIL if a release candidate fails or broke, else INCONCLUSIVE if one is, else PASS."""
+    judged = [c["verdict"] if c["status"] == "ok" else FAIL for c in candidates if c["name"] in release]
+    if not judged:
+        raise Refused("release = []: at least one candidate")
+    return overall(judged)

@@ -1,0 +1,48 @@
+"""One forward pass in which every batch waits at each layer until all batches are there.
+
+Methods that calibrate layers in order need, at each layer, the inputs that all the calibration text
+produces *after* the layers before it were changed. Here each batch is a greenlet: it runs the model's
+own forward, stops in front of a layer, and goes on once the caller has changed that layer. So a whole
+model is compressed in one forward pass, whatever its architecture, and no layer is ever run twice.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from greenlet import getcurrent, greenlet
+
+
+def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[tuple[list[str], list[torch.Tensor]]]:
+    """Yield (names, inputs) for each group of layers that share an input, in the order they run.
+
+    groups: names of linear layers, as `calibrate` found them. inputs: one (tokens, in_features) tensor a
+    batch, padding left out. The layers of the group may be changed before the next one is asked for.
+    A group that no batch reaches is not yielded.
+    """
+    order = {group[0]: index for index, group in enumerate(groups)}
+    main = getcurrent()
+    modules = dict(net.named_modules())
+
+    def wait(name, inputs):
+        main.switch(name, inputs)
+
+    hooks = [modules[n].register_forward_pre_hook(lambda _, args, n=n: wait(n, args[0])) for n in order]
+    try:
+        with torch.no_grad():
+            runs = [(greenlet(lambda batch: net(**batch) and None), batch) for batch in batches]
+            waiting = {run: (run.switch(batch), batch) for run, batch in runs}
+            while waiting := {run: stop for run, stop in waiting.items() if not run.dead}:
+                first = min((stop[0] for stop, _ in waiting.values()), key=order.__getitem__)
+                here = {run: stop for run, stop in waiting.items() if stop[0][0] == first}
+                yield groups[order[first]], [rows(stop[1], batch["attention_mask"]) for stop, batch in here.values()]
+                waiting.update({run: (run.switch(), batch) for run, (_, batch) in here.items()})
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def rows(inputs: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Inputs of a layer as (tokens, features) without padding; one row a text where there is no length."""
+    if inputs.ndim == 3 and inputs.shape[:2] == attention_mask.shape:
+        return inputs[attention_mask.bool()]
+    return inputs.reshape(-1, inputs.shape[-1])

@@ -1,0 +1,26 @@
+"""Peak resident memory of this process."""
+
+import resource
+import sys
+from pathlib import Path
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak_rss() -> None:
+    """Start the peak anew where the system can (Linux); elsewhere it is of the whole process."""
+    if _CLEAR.exists():
+        try:
+            _CLEAR.write_text("5")
+        except OSError:
+            pass
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident set since the start, or since `reset_peak_rss`."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,62 @@
+"""The metrics: names, what they mean, and which direction is better. Names keep their meaning for ever.
+
+`perfect` is the value of a candidate that lost nothing; grades are shares of the way from it to a
+threshold. `gated` is False for what carries no interval by nature (a minimum).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric as reports and criteria know it."""
+
+    label: str
+    doc: str
+    better: str = "higher"
+    unit: str = ""
+    perfect: float | None = None
+    gated: bool = True
+
+
+METRICS = {
+    "cosine_mean": Metric("mean cosine", "Cosine of each sentence's embedding to the baseline's, mean.", perfect=1.0),
+    "cosine_p01": Metric("cosine, 1st percentile", "Cosine that 99 % of sentences exceed.", perfect=1.0),
+    "cosine_min": Metric("cosine, minimum", "The worst sentence. No interval, never gated.", gated=False),
+    "cosine_mean_wiki": Metric("mean cosine on wiki", "The same on passages of another domain.", perfect=1.0),
+    "similarity_spearman": Metric(
+        "similarity Spearman",
+        "Spearman correlation of all pairwise sentence similarities, candidate against baseline.",
+        perfect=1.0,
+    ),
+    "neighbours_10": Metric(
+        "nearest 10 kept", "Share of a sentence's ten nearest neighbours that are the baseline's.", perfect=1.0
+    ),
+    "human_spearman": Metric(
+        "human Spearman", "Spearman correlation to human similarity scores, mean of Lee, WordSim and SimLex."
+    ),
+    "human_spearman_lee": Metric("human Spearman, Lee", "1,225 pairs of news items rated by people."),
+    "human_spearman_wordsim": Metric("human Spearman, WordSim", "353 pairs of words rated by people."),
+    "human_spearman_simlex": Metric("human Spearman, SimLex", "999 pairs of words rated by people."),
+    "human_spearman_loss": Metric(
+        "human Spearman lost", "Baseline's human Spearman minus the candidate's, paired.", "lower", perfect=0.0
+    ),
+    "retrieval_mrr": Metric("retrieval MRR", "Mean reciprocal rank of a query's own passage (inverse cloze)."),
+    "retrieval_mrr_loss": Metric(
+        "retrieval MRR lost", "Baseline's MRR minus the candidate's, paired.", "lower", perfect=0.0
+    ),
+    "retrieval_recall_1": Metric("retrieval recall@1", "Share of queries whose own passage comes first."),
+    "rss_peak_bytes": Metric(
+        "peak resident memory", "Of a fresh process that loads the model and encodes.", "lower", "bytes"
+    ),
+    "load_seconds": Metric("load time", "Warm median of fresh processes, imports apart.", "lower", "s"),
+    # Figures of a candidate itself: exact, or measured once.
+    "bytes_on_disk": Metric("weight files", "Bytes of the weight files.", "lower", "bytes"),
+    "bits_per_weight": Metric("bits per weight", "8 x bytes on disk over the baseline's parameters.", "lower"),
+    "linear_bits": Metric("bits per linear weight", "Codes, scales and zeros of the linear layers.", "lower"),
+    "compression_ratio": Metric("compression ratio", "Baseline's weight bytes over the candidate's."),
+    "compress_seconds": Metric("time to compress", "Load, quantize, pack and write; imports apart.", "lower", "s"),
+    "compress_peak_rss_bytes": Metric("peak memory to compress", "Of the compressing process.", "lower", "bytes"),
+}
+FIGURES = ("bytes_on_disk", "bits_per_weight", "linear_bits", "compression_ratio", "compress_seconds",
+           "compress_peak_rss_bytes")  # fmt: skip

@@ -1,0 +1,228 @@
+"""Models: from a name to a directory, what is in it, and how it is opened.
+
+A model is a name of the list below, a local directory or a hub id. Weights are read from safetensors
+alone, and no code that a model brings along is run. What depends on the kind of model stands here.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kerf import sources
+from kerf.artifacts import artifact, digest, meta, threads
+from kerf.errors import Refused, nearest, refuse
+from kerf.places import data_folder
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An embedded model and the parameters that suit it (they yield to the experiment's)."""
+
+    source: sources.Source
+    calibration: dict = field(default_factory=dict)
+
+
+MODELS = {"minilm": Preset(sources.MINILM, {"max_length": 128})}
+KINDS = ("encoder",)
+_KNOWN_MODULES = ("sentence_transformers.",)
+
+
+def resolve(model: str) -> Path:
+    """Directory of a model: embedded name, local directory or hub id.
+
+    Raises Refused when there is none, when a hub cannot be reached, or when the files are not safe.
+    """
+    if model in MODELS:
+        return sources.fetch(MODELS[model].source)
+    local = Path(model).expanduser()
+    if local.is_dir():
+        _check_files(model, local)
+        return local.resolve()
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        raise refuse("model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}")
+    folder = _download(model)
+    _check_files(model, folder)
+    return folder
+
+
+def _download(hub_id: str) -> Path:
+    """Files of a hub model without its pickles."""
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        folder = snapshot_download(hub_id, allow_patterns=wanted, cache_dir=data_folder() / "hub")
+    except Exception as error:  # the client raises a dozen kinds: offline, DNS, proxy, missing, gated
+        cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise refuse("model", hub_id, f"the hub could not provide it ({cause}); a local directory works") from None
+    return Path(folder)
+
+
+def _check_files(model: str, folder: Path) -> None:
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if not any(name.endswith("config.json") for name in names):
+        raise refuse("model", model, "a directory with config.json and *.safetensors; this one is no model")
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")))
+        held = f"only pickles ({pickles[0]}), which could run code" if pickles else "no weights"
+        raise refuse("model", model, f"weights in safetensors; this one has {held}")
+    for path in (folder / "modules.json", folder / "config.json"):
+        if path.is_file():
+            _check_code(model, path)
+
+
+def _check_code(model: str, path: Path) -> None:
+    try:
+        config = json.loads(path.read_text())
+    except ValueError:
+        raise refuse("model", model, f"a {path.name} that is valid JSON") from None
+    if isinstance(config, list):
+        foreign = [module["type"] for module in config if not module["type"].startswith(_KNOWN_MODULES)]
+        for module in config:
+            pickles = list((path.parent / module["path"]).glob("pytorch_model*.bin")) if module["path"] else []
+            if pickles and not list((path.parent / module["path"]).glob("*.safetensors")):
+                raise refuse("model", model, f"weights in safetensors; {module['path']} has only pickles")
+    else:
+        foreign = sorted(config.get("auto_map", {}).values(), key=str)
+        if (config.get("architectures") or [""])[0].endswith("ForCausalLM"):
+            raise refuse("model", model, f"a model of a kind that Kerf measures ({', '.join(KINDS)}); this is a causal LM")
+    if foreign:
+        raise refuse("model", model, f"a model without code of its own; this one would run {foreign[0]}")
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over the files that make the model what it is."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt", ".parquet"))
+    kept = [path for path in files if path.name != "meta.json"]
+    return digest([(path.relative_to(folder).as_posix(), sources.sha256(path)) for path in kept])
+
+
+def describe(model: str) -> dict:
+    """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings.
+
+    `linears` and `embeddings` map names to [rows, columns]. Raises Refused for a tensor that holds NaN
+    or infinity, naming it, and for a directory that does not open.
+    """
+    folder = resolve(model)
+
+    def make(_: Path) -> dict:
+        opened = open_model(model)
+        _check_finite(model, opened)
+        net = network(opened)
+        weights = [p for p in folder.rglob("*.safetensors") if p.is_file()]
+        return {
+            "id": model,
+            "kind": "encoder",
+            "parameters": sum(p.numel() for p in opened.parameters()),
+            "bytes": sum(path.stat().st_size for path in weights),
+            "other_bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p not in weights),
+            "linears": {name: list(layer.weight.shape) for name, layer in linears(net).items()},
+            "embeddings": {name: list(layer.weight.shape) for name, layer in embeddings(net).items()},
+        }
+
+    return {**meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))["result"]}
+
+
+def _check_finite(model: str, opened) -> None:
+    for name, tensor in opened.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise refuse("model", model, f"finite weights; {name} holds NaN or infinity")
+
+
+def _sentence_transformer(folder: Path, device: str):
+    """SentenceTransformer without progress bars, network or remote code, in float32 on `device`."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads())
+    try:
+        options = {"use_safetensors": True, "dtype": "float32"}
+        opened = SentenceTransformer(str(folder), device=device, local_files_only=True, model_kwargs=options)
+    except Refused:
+        raise
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise refuse("model", str(folder), f"a model that sentence-transformers opens ({cause[:160]})") from error
+    return opened.eval()
+
+
+def open_model(name: str, device: str = "cpu"):
+    """The baseline as a SentenceTransformer in float32, ready to use.
+
+    Raises Refused (see `resolve`).
+    """
+    return _sentence_transformer(resolve(name), device)
+
+
+def load(path: str | os.PathLike, device: str = "cpu"):
+    """A compressed candidate as a SentenceTransformer; its weights equal the compressor's output exactly.
+
+    Raises Refused, naming the file, when one is missing, truncated or edited.
+    """
+    from unittest.mock import patch
+
+    import transformers
+    from sentence_transformers.base.modules.transformer import Transformer
+
+    from kerf import store
+
+    folder = Path(path)
+    card = store.verify(folder)
+    weights = store.read_weights(folder / store.WEIGHTS)
+
+    def from_store(self, name, task, config, *args, **options):
+        # from_pretrained takes either a directory with weights or a state dict, and ours are packed.
+        return getattr(transformers, card["class"]).from_pretrained(
+            None, config=config, state_dict=weights, dtype="float32"
+        )
+
+    with patch.object(Transformer, "_load_model", from_store):
+        return _sentence_transformer(folder, device)
+
+
+def open_source(model: str, source: str | os.PathLike | None, device: str = "cpu"):
+    """The candidate in directory `source`, or the baseline where it is empty."""
+    return load(source, device) if source else open_model(model, device)
+
+
+def network(opened):
+    """The transformer inside, whose layers are compressed."""
+    return opened[0].auto_model
+
+
+def linears(net) -> dict:
+    """Linear layers by name, in the order of the network's definition."""
+    import torch
+
+    return {name: module for name, module in net.named_modules() if isinstance(module, torch.nn.Linear)}
+
+
+def embeddings(net) -> dict:
+    """Word embeddings by name; positions and token types stay float."""
+    import torch
+
+    words = net.get_input_embeddings()
+    return {
+        name: module
+        for name, module in net.named_modules()
+        if module is words and isinstance(module, torch.nn.Embedding)
+    }
+
+
+def batches(opened, texts: list[str], batch_size: int, max_length: int) -> list[dict]:
+    """Tokenized batches (input_ids, attention_mask, ... of shape (batch, length)), shortest texts first."""
+    import torch
+
+    tokenizer = opened.tokenizer
+    ordered = sorted(texts, key=len)
+    pieces = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    with torch.no_grad():
+        return [
+            dict(tokenizer(piece, padding=True, truncation=True, max_length=max_length, return_tensors="pt"))
+            for piece in pieces
+        ]

@@ -1,0 +1,1 @@
+"""Quantization: `grid` (the uniform grid), `rtn`, `gptq` (methods), `packing` (codes to bytes), `stage`."""

@@ -1,0 +1,36 @@
+"""Codes of 2 to 8 bits packed without a gap: n codes of b bits take ceil(n * b / 8) bytes."""
+
+import numpy as np
+
+_CHUNK = 1 << 20  # codes at a time, a multiple of 8, so that every chunk ends on a whole byte
+
+
+def pack(codes: np.ndarray, bits: int) -> bytes:
+    """Pack unsigned codes (any shape, values below 2**bits), least significant bit first."""
+    flat = np.ascontiguousarray(codes, np.uint8).reshape(-1)
+    if flat.size and int(flat.max()) >> bits:
+        raise ValueError(f"a code of {flat.max()} does not fit {bits} bits")
+    pieces = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
+    return b"".join(_pack_piece(piece, bits) for piece in pieces)
+
+
+def _pack_piece(piece: np.ndarray, bits: int) -> bytes:
+    spread = np.unpackbits(piece[:, None], axis=1, count=bits, bitorder="little")
+    return np.packbits(spread, bitorder="little").tobytes()
+
+
+def unpack(packed: bytes, bits: int, count: int) -> np.ndarray:
+    """The first `count` codes, uint8. Raises ValueError when the bytes hold fewer."""
+    raw = np.frombuffer(packed, np.uint8)
+    if raw.size * 8 < count * bits:
+        raise ValueError(f"{raw.size} bytes hold fewer than {count} codes of {bits} bits")
+    if 8 % bits == 0:  # codes do not cross bytes: shift and mask, which is much faster
+        whole = raw[: -(-count * bits // 8), None] >> np.arange(0, 8, bits, dtype=np.uint8)
+        return (whole & (2**bits - 1)).astype(np.uint8, copy=False).reshape(-1)[:count]
+    codes = np.empty(count, np.uint8)
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
+        chunk = raw[start * bits // 8 : -(-stop * bits // 8)]
+        spread = np.unpackbits(chunk, count=(stop - start) * bits, bitorder="little").reshape(-1, bits)
+        codes[start:stop] = np.packbits(spread, axis=1, bitorder="little")[:, 0]
+    return codes

@@ -1,0 +1,105 @@
+"""The typed parameters: what `calibration` and each kind of step accept, and their defaults.
+
+Every field says in `description` what it accepts; that text is what a refusal shows.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
+
+from kerf.errors import Refused, nearest, refuse
+
+_Bits = Annotated[int, Field(strict=True, ge=2, le=8, description="a whole number from 2 to 8")]
+
+
+class Parameters(BaseModel):
+    """Base: unknown keys are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Calibration(Parameters):
+    """Which text a method may look at."""
+
+    texts: Annotated[str, Field(description="news, wiki or a text file, one document a line")] = "news"
+    samples: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1")] = 256
+    max_length: Annotated[int, Field(strict=True, ge=4, le=8192, description="4 to 8192 tokens")] = 128
+    seed: Annotated[int, Field(strict=True, ge=0, description="a whole number from 0")] = 0
+
+
+class Evaluation(Parameters):
+    """Which text a candidate is measured on; the human-rated pairs are always all used."""
+
+    texts: Annotated[str, Field(description="news, wiki or a text file, one document a line")] = "news"
+    sentences: Annotated[int, Field(strict=True, ge=2, description="a whole number from 2")] = 400
+    passages: Annotated[int, Field(strict=True, ge=2, description="a whole number from 2")] = 500
+
+
+class Quantize(Parameters):
+    """Keys of a `quantize` step."""
+
+    method: Annotated[Literal["rtn", "gptq"], Field(description="rtn or gptq")] = "rtn"
+    bits: _Bits = 8
+    granularity: Annotated[
+        Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")
+    ] = "channel"
+    group_size: Annotated[int | None, Field(strict=True, ge=2, description="a divisor of every layer's columns")] = None
+    symmetric: Annotated[StrictBool, Field(description="true or false")] = False
+    clip: Annotated[Literal["none", "mse", "hessian"], Field(description="none, mse or hessian")] = "none"
+    embeddings: Annotated[
+        _Bits | Literal[32, "same"], Field(description="2 to 8, 32 (left in float) or same (as bits)")
+    ] = 8
+    scale_dtype: Annotated[Literal["float16", "float32"], Field(description="float16 or float32")] = "float16"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_size_implies_group(cls, values):
+        if isinstance(values, dict) and values.get("granularity") is None:
+            return {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
+        return values
+
+    @model_validator(mode="after")
+    def _agree(self):
+        if (self.granularity == "group") != (self.group_size is not None):
+            raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
+        return self
+
+    def embedding_bits(self) -> int:
+        """Bits of the word embeddings, 32 for float."""
+        return self.bits if self.embeddings == "same" else self.embeddings
+
+
+STEPS: dict[str, type[Parameters]] = {"quantize": Quantize}
+
+
+def parse(kind: type[Parameters], values: object, path: str) -> Parameters:
+    """Validate `values`; Refused names the full path of the first wrong one."""
+    if not isinstance(values, dict):
+        raise refuse(path, values, f"keys and values; accepted: {', '.join(kind.model_fields)}")
+    for key in values:
+        if key not in kind.model_fields:
+            raise refuse(f"{path}.{key}", values[key], f"no such key; {nearest(key, kind.model_fields)}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _refusal(kind, error, path) from None
+
+
+def _refusal(kind: type[Parameters], error: ValidationError, path: str) -> Refused:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Refused):
+        return Refused(f"{path}.{cause}")
+    key = str(first["loc"][0])
+    field = kind.model_fields[key]
+    return refuse(f"{path}.{key}", error.errors()[0]["input"], field.description or str(first["msg"]))
+
+
+def check_divides(group_size: int, linears: dict[str, list[int]], path: str) -> None:
+    """Refuse a group size that does not divide every layer's columns; offer those that do."""
+    bad = next((name for name, (_, columns) in linears.items() if columns % group_size), None)
+    if bad:
+        columns = {columns for _, columns in linears.values()}
+        fits = [size for size in range(8, min(columns) + 1, 8) if not any(c % size for c in columns)]
+        offered = ", ".join(map(str, fits)) or "none: use granularity channel"
+        raise refuse(path, group_size, f"a divisor of the {linears[bad][1]} columns of {bad}; these divide: {offered}")

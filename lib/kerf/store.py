@@ -1,0 +1,152 @@
+"""The store: packed weights in one Parquet file, and a card that vouches for every file beside it.
+
+`weights.parquet` has a row per tensor. A quantized tensor is packed codes, scales and zero points; a
+tensor that stays float is its bytes. The schema version stands in the Parquet metadata. `card.json`
+holds the sha256 of every file, itself included, so a truncated or edited file is refused by name.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kerf.artifacts import digest, write_json
+from kerf.errors import Refused
+from kerf.quantize.packing import pack, unpack
+from kerf.sources import sha256
+
+SCHEMA = 1
+WEIGHTS, CARD = "weights.parquet", "card.json"
+_FLOATS = ("float32", "float16", "int64", "bool")
+
+
+def _schema():
+    import pyarrow as pa
+
+    columns = [("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64()))]
+    columns += [("bits", pa.int8()), ("group_size", pa.int64()), ("symmetric", pa.bool_())]
+    columns += [("scale_shape", pa.list_(pa.int64()))]
+    columns += [(name, pa.binary()) for name in ("values", "codes", "scale", "zero_point")]
+    return pa.schema(columns, metadata={"kerf.schema": str(SCHEMA)})
+
+
+def write_weights(path: Path, tensors: dict) -> None:
+    """Write name -> Quantized, or a float tensor that is kept as it is, in that order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema()
+    rows = [{"name": name, **_row(value)} for name, value in tensors.items()]
+    table = pa.Table.from_pylist(rows, schema=schema)
+    # A row group a tensor, so that a reader holds one at a time; a dictionary of unique blobs helps nobody.
+    options = {"compression": "zstd", "compression_level": 9, "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, row_group_size=1, **options)
+
+
+def _row(value) -> dict:
+    from kerf.quantize.grid import Quantized  # torch takes seconds to import, and `verify` needs none
+
+    if not isinstance(value, Quantized):
+        array = value.detach().cpu().contiguous().numpy()
+        return {"dtype": str(array.dtype), "shape": list(array.shape), "values": array.tobytes()}
+    return {
+        "dtype": str(value.scale.dtype).removeprefix("torch."),
+        "shape": list(value.codes.shape),
+        "bits": value.bits,
+        "group_size": value.group_size,
+        "symmetric": value.symmetric,
+        "scale_shape": list(value.scale.shape),
+        "codes": pack(value.codes.numpy(), value.bits),
+        "scale": value.scale.numpy().tobytes(),
+        "zero_point": b"" if value.symmetric else pack(value.zero_point.numpy(), value.bits),
+    }
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, object]]:
+    """(name, Quantized or float tensor), one at a time.
+
+    Raises Refused for a file that is no store or of a newer schema.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            version = int((file.schema_arrow.metadata or {}).get(b"kerf.schema", b"0"))
+            if version != SCHEMA:
+                raise Refused(f"{path}: has schema {version or 'of something else'}; this Kerf reads {SCHEMA}")
+            for number in range(file.num_row_groups):
+                for row in file.read_row_group(number).to_pylist():
+                    yield row["name"], _tensor(row)
+    except (OSError, pa.ArrowException) as error:
+        raise Refused(f"{path}: is no whole Parquet file ({str(error).splitlines()[0][:100]})") from None
+
+
+def _tensor(row: dict):
+    import torch
+
+    from kerf.quantize.grid import Quantized
+
+    if row["bits"] is None:
+        if row["dtype"] not in _FLOATS:
+            raise Refused(f"{row['name']}: dtype {row['dtype']} is none of {', '.join(_FLOATS)}")
+        return torch.from_numpy(np.frombuffer(row["values"], row["dtype"]).reshape(row["shape"]).copy())
+    shape, scale_shape, bits = row["shape"], row["scale_shape"], row["bits"]
+    scale = np.frombuffer(row["scale"], row["dtype"]).reshape(scale_shape).copy()
+    if row["symmetric"]:
+        zero_point = np.full(scale_shape, 2 ** (bits - 1), np.uint8)
+    else:
+        zero_point = unpack(row["zero_point"], bits, scale.size).reshape(scale_shape)
+    codes = unpack(row["codes"], bits, int(np.prod(shape))).reshape(shape)
+    parts = (torch.from_numpy(array) for array in (codes, scale, zero_point))
+    return Quantized(*parts, bits=bits, group_size=row["group_size"], symmetric=row["symmetric"])
+
+
+def read_weights(path: Path) -> dict:
+    """State dict in float32: name -> tensor, quantized ones dequantized."""
+    from kerf.quantize.grid import Quantized
+
+    return {name: t.dequantize() if isinstance(t, Quantized) else t for name, t in read_tensors(path)}
+
+
+def write_candidate(folder: Path, model_folder: Path, tensors: dict, card: dict) -> None:
+    """Write a candidate's directory: the model's own small files, the packed weights and the card."""
+    for path in model_folder.rglob("*"):
+        name = path.relative_to(model_folder)
+        keep = path.suffix in (".json", ".txt", ".model") or path.name in ("LICENSE", "NOTICE")
+        inside = len(name.parts) > 1 and path.suffix == ".safetensors"  # a head of sentence-transformers
+        if path.is_file() and (keep or inside) and path.name not in ("meta.json", CARD) and "index" not in path.name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+    write_weights(folder / WEIGHTS, tensors)
+    files = {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    card = {"schema": SCHEMA, **card, "files": files}
+    write_json(folder / CARD, {**card, "sha256": digest(card)})
+
+
+def verify(folder: Path) -> dict:
+    """The card of a candidate whose files are all as they were written; Refused names the first that is not."""
+    try:
+        card = json.loads((folder / CARD).read_text())
+        own = card.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise Refused(f"{folder / CARD}: is missing or no card of a candidate") from None
+    if own != digest(card):
+        raise Refused(f"{folder / CARD}: was edited after it was written (sha256 differs)")
+    if card["schema"] != SCHEMA:
+        raise Refused(f"{folder / CARD}: has schema {card['schema']}; this Kerf reads {SCHEMA}")
+    for name, expected in card["files"].items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise Refused(f"{folder / name}: is missing, truncated or edited (sha256 differs)")
+    return card
+
+
+def size(folder: Path) -> dict[str, int]:
+    """bytes_on_disk of the weight files, other_bytes of the rest."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "meta.json"]
+    weights = [p for p in files if p.suffix in (".parquet", ".safetensors")]
+    total = sum(path.stat().st_size for path in files)
+    weight_bytes = sum(path.stat().st_size for path in weights)
+    return {"bytes_on_disk": weight_bytes, "other_bytes": total - weight_bytes}

@@ -1,0 +1,183 @@
+"""Real text, split by document into a calibration and an evaluation part that share nothing.
+
+`news` and `wiki` come with Kerf (see data/README.md); any UTF-8 file with one document a line will do
+in their place. A document belongs to a part by the hash of its text, so a part never depends on order
+or on a seed. Human-rated pairs are used for evaluation alone.
+"""
+
+import bz2
+import hashlib
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+
+from kerf import sources
+from kerf.artifacts import artifact
+from kerf.errors import nearest, refuse
+
+NAMES = ("news", "wiki")
+PARTS = ("calibration", "evaluation")
+SHINGLE = 12  # words in a row that two texts must share to count as overlapping
+QUERY_WORDS, PASSAGE_WORDS = 16, 32  # of an inverse-cloze pair
+
+
+def part_of(document: str) -> str:
+    """Part that a document belongs to, by its text alone."""
+    return PARTS[hashlib.sha256(document.encode()).digest()[0] % 2]
+
+
+def documents(texts: str, part: str) -> list[str]:
+    """Documents of one part of `news`, `wiki` or a text file (one document a line).
+
+    Raises Refused for an unknown name or a file that is no UTF-8 text.
+    """
+    return [document for document in _all_documents(texts) if part_of(document) == part]
+
+
+def _all_documents(texts: str) -> list[str]:
+    if texts == "news":
+        return _lines(sources.fetch(sources.TEXTS) / "news.txt")
+    if texts == "wiki":
+        return _lines(_wiki() / "wiki.txt")
+    if Path(texts).expanduser().is_file():
+        try:
+            return _lines(Path(texts).expanduser())
+        except UnicodeDecodeError:
+            raise refuse("texts", texts, "a UTF-8 text file, one document a line") from None
+    raise refuse("texts", texts, f"a text file, or a known name: {nearest(texts, NAMES)}")
+
+
+def _lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    return [line.strip() for line in path.read_text(encoding=encoding).splitlines() if line.strip()]
+
+
+def _wiki() -> Path:
+    """Folder with wiki.txt: the prose paragraphs of the enwiki excerpt, one article a line."""
+    import mwparserfromhell  # only for the first use: the result is kept
+
+    packed = sources.fetch(sources.TEXTS) / "wiki.xml.bz2"
+
+    def make(folder: Path) -> None:
+        with bz2.open(packed) as file, open(folder / "wiki.txt", "w", encoding="utf-8") as out:
+            for markup in _articles(file):
+                markup = re.sub(r"<ref[^>]*/>|<ref.*?</ref>", "", markup, flags=re.S)
+                lines = mwparserfromhell.parse(markup).strip_code().splitlines()
+                prose = [line.strip() for line in lines if len(line) >= 200 and "|" not in line]
+                out.write(" ".join(prose) + "\n")
+
+    return artifact("wiki", {"sha256": sources.sha256(packed)}, make, code=[Path(__file__)])
+
+
+def _articles(file) -> list[str]:
+    """Wiki markup of every page but redirects; the excerpt is cut off inside a page, which is dropped."""
+    found = []
+    try:
+        for _, element in ElementTree.iterparse(file):
+            if element.tag.endswith("}text") and not (element.text or "").lower().startswith("#redirect"):
+                found.append(element.text or "")
+    except ElementTree.ParseError:
+        pass
+    return found
+
+
+def sentences(document: str) -> list[str]:
+    """Sentences of 30 to 300 characters."""
+    pieces = re.split(r"(?<=[.!?])[\"']?\s+(?=[\"']?[A-Z])", document)
+    return [piece.strip() for piece in pieces if 30 <= len(piece.strip()) <= 300]
+
+
+def _shingles(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    size = min(SHINGLE, len(words))
+    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+
+
+def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
+    """`samples` sentences drawn without repeats from the calibration part.
+
+    Raises Refused when the part has fewer.
+    """
+    pool = list(dict.fromkeys(s for document in documents(texts, "calibration") for s in sentences(document)))
+    if samples > len(pool) or samples < 1:
+        raise refuse("calibration.samples", samples, f"1 to {len(pool)}, the sentences that {texts} has for it")
+    chosen = np.random.default_rng(seed).choice(len(pool), samples, replace=False)
+    return [pool[index] for index in chosen]
+
+
+def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[str], list[int]]:
+    """`count` sentences of the evaluation part, and the number of the document that each came from.
+
+    A sentence that stands in the calibration part too (agencies repeat themselves) is left out.
+    Raises Refused when the part has fewer.
+    """
+    calibration = (s for document in documents(texts, "calibration") for s in sentences(document))
+    seen = set().union(*map(_shingles, calibration), [()])
+    pool: dict[str, int] = {}
+    for number, document in enumerate(documents(texts, "evaluation")):
+        for sentence in sentences(document):
+            if not _shingles(sentence) & seen:
+                pool.setdefault(sentence, number)
+    if count > len(pool) or count < 2:
+        raise refuse("evaluation.sentences", count, f"2 to {len(pool)}, the sentences that {texts} has for it")
+    chosen = sorted(np.random.default_rng(seed).choice(len(pool), count, replace=False))
+    items = list(pool.items())
+    return [items[index][0] for index in chosen], [items[index][1] for index in chosen]
+
+
+def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
+    """Inverse-cloze retrieval: queries, passages, document numbers.
+
+    A query is the first 16 words of a stretch of text, its passage the next 32; all passages together
+    are what each query is searched in, so the hard wrong answers come from the same article.
+    """
+    length = QUERY_WORDS + PASSAGE_WORDS
+    rows = []
+    for number, document in enumerate(documents(texts, "evaluation")):
+        words = document.split()
+        for turn, start in enumerate(range(0, len(words) - length, length)):
+            rows.append((turn, number, words[start : start + length]))
+    if count > len(rows) or count < 2:
+        raise refuse("evaluation.passages", count, f"2 to {len(rows)}, the passages that {texts} has")
+    rows.sort(key=lambda row: row[:2])  # the first stretch of every article, then the second, ...
+    queries = [" ".join(words[:QUERY_WORDS]) for _, _, words in rows[:count]]
+    passages = [" ".join(words[QUERY_WORDS:]) for _, _, words in rows[:count]]
+    return queries, passages, [number for _, number, _ in rows[:count]]
+
+
+def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float]]]:
+    """Every human-rated pair: name -> (texts, left index, right index, score).
+
+    lee: 1,225 pairs of 50 news items; wordsim: 353 and simlex: 999 pairs of words.
+    """
+    folder = sources.fetch(sources.TEXTS)
+    items = _lines(folder / "lee.txt", "latin-1")
+    scores = np.loadtxt(folder / "lee_similarities.txt")
+    left, right = np.triu_indices(len(items), 1)  # only the upper triangle is filled
+    found = {"lee": (items, left.tolist(), right.tolist(), scores[left, right].tolist())}
+    for name, file in (("wordsim", "wordsim353.tsv"), ("simlex", "simlex999.tsv")):
+        rows = [line.split("\t") for line in _lines(folder / file) if not line.startswith("#")]
+        number = {word: index for index, word in enumerate(dict.fromkeys(w for row in rows for w in row[:2]))}
+        found[name] = (
+            list(number),
+            [number[row[0]] for row in rows],
+            [number[row[1]] for row in rows],
+            [float(row[2]) for row in rows],
+        )
+    return found
+
+
+def check_overlap(calibration: list[str], evaluation: list[str]) -> None:
+    """Refuse calibration text of which 12 words in a row (or a whole shorter text) stand in evaluation text."""
+    known = set().union(*map(_shingles, evaluation)) - {()}
+    for text in calibration:
+        if _shingles(text) & known:
+            raise refuse("calibration.texts", text, "text that does not overlap the evaluation text; this one does")
+
+
+def digest(texts: str) -> str:
+    """sha256 of the documents of a text source, for keys and manifests."""
+    joined = "\n".join(_all_documents(os.fspath(texts)))
+    return hashlib.sha256(joined.encode()).hexdigest()

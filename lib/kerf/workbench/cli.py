@@ -1,0 +1,165 @@
+"""The command line: `kerf run | check | list | lab`.
+
+Exit codes: 0 it ran; 1 with --gate, the verdict is not PASS; 2 bad input; 3 a stage failed.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from kerf.errors import Refused
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. A refusal is one line on standard error."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.command(parsed)
+    except Refused as refusal:
+        print(f"kerf: {refusal}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kerf: stopped; what was finished is kept, and the next run goes on from there", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kerf", description="Compress a model, then measure what the cut cost.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function, text in (
+        ("run", run, "run an experiment and write its report"),
+        ("check", check, "validate everything that needs no heavy work"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(command=function)
+        command.add_argument("experiment", metavar="EXPERIMENT", help="a name of `kerf list experiments` or a file")
+        command.add_argument("--model", help="use this model: a known name, a hub id or a directory")
+        command.add_argument("-p", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
+        command.add_argument("--out", type=Path, help="where reports/ and data/runs/ go (default: the clone)")
+        if name == "run":
+            command.add_argument("--gate", action="store_true", help="exit 1 unless the verdict is PASS")
+            command.add_argument("--fresh", action="store_true", help="make everything again")
+    command = commands.add_parser("list", help="list what there is")
+    command.add_argument("what", choices=["models", "methods", "experiments", "runs"])
+    command.add_argument("--json", action="store_true")
+    command.add_argument("--out", type=Path, help="whose runs (default: the clone)")
+    command.set_defaults(command=listing)
+    command = commands.add_parser("lab", help="JupyterLab on the notebooks, on localhost, with a token")
+    command.set_defaults(command=lab)
+    return parser
+
+
+def _prepare(parsed):
+    from kerf.workbench import experiment, runner
+    from kerf.workbench.results import default_out
+
+    out = (parsed.out or default_out()).expanduser().resolve()
+    read = experiment.read(parsed.experiment, parsed.overrides, parsed.model)
+    return read, out, runner.check(read, out)
+
+
+def check(parsed) -> int:
+    """`kerf check`: say what would run."""
+    read, out, description = _prepare(parsed)
+    print(f"{read.name}: {read.model} ({description['parameters']:,} parameters), "
+          f"{len(read.candidates)} candidates, release {', '.join(read.release)}: ready to run into {out}")  # fmt: skip
+    return 0
+
+
+def run(parsed) -> int:
+    """`kerf run`: run, report, and say the verdict."""
+    from kerf.workbench import report, results
+    from kerf.workbench.runner import Run
+
+    read, out, description = _prepare(parsed)
+    this = Run(read, out, parsed.fresh, _slug(parsed.model) if parsed.model else "")
+    found = this.execute()
+    this.report.mkdir(parents=True, exist_ok=True)
+    content, pictures = results.assemble(this, description, found)
+    results.write(this, content, found)
+    page = report.render_report(content, this.report, pictures)
+    index = report.render_index(out / "reports")
+    return _conclude(this, content, page, index, parsed.gate)
+
+
+def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
+    reused = sum(stage["reused"] for stage in this.stages)
+    print(f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
+          f"{reused} of {this.total} stages reused")  # fmt: skip
+    failed = [c for c in content["candidates"] if c["status"] == "failed"]
+    for candidate in failed:
+        error = candidate["error"]
+        print(f"kerf: {candidate['name']} failed in {error['notebook']}, cell {error['cell']}: {error['message']}",
+              file=sys.stderr)  # fmt: skip
+    print(f"report: {page}\nall runs: {index}")
+    if failed:
+        return 3
+    return 1 if gate and content["verdict"] != "PASS" else 0
+
+
+def _slug(model: str) -> str:
+    """A model's name as part of a folder's name; the last two parts of a path tell enough."""
+    return re.sub(r"[^a-z0-9._-]+", "-", "-".join(Path(model).parts[-2:]).lower()).strip("-.")[:60] or "model"
+
+
+def listing(parsed) -> int:
+    """`kerf list`: a name first on each line."""
+    rows = {"models": _models, "methods": _methods, "experiments": _experiments, "runs": _runs}[parsed.what](parsed)
+    if parsed.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        width = max((len(row["name"]) for row in rows), default=0)
+        for row in rows:
+            print(row["name"].ljust(width), "", row["about"])
+    return 0
+
+
+def _models(_) -> list[dict]:
+    from kerf.models import MODELS
+
+    return [{"name": n, "about": f"{p.source.origin} ({p.source.licence})"} for n, p in MODELS.items()]
+
+
+def _methods(_) -> list[dict]:
+    from kerf.steps import Quantize
+
+    about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)"}
+    keys = ", ".join(Quantize.model_fields)
+    return [{"name": name, "about": f"quantize: {text}", "keys": keys} for name, text in about.items()]
+
+
+def _experiments(_) -> list[dict]:
+    from kerf.workbench import experiment
+
+    first = {name: experiment.find(name).read_text().splitlines()[0].lstrip("# ") for name in experiment.names()}
+    return [{"name": name, "about": text} for name, text in first.items()]
+
+
+def _runs(parsed) -> list[dict]:
+    from kerf.workbench.results import default_out, runs
+
+    rows = []
+    for folder in runs((parsed.out or default_out()).expanduser().resolve()):
+        try:
+            content = json.loads((folder / "results.json").read_text())
+            about = f"{content['verdict']}, {content['model']['id']}, {len(content['candidates']) - 1} candidates"
+        except (ValueError, KeyError, TypeError):
+            about = "unreadable results.json"
+        rows.append({"name": f"{folder.parent.name}/{folder.name}", "about": about})
+    return rows
+
+
+def lab(_) -> int:
+    """`kerf lab`: replace this process by JupyterLab."""
+    from kerf.places import root
+
+    os.environ["KERF_ROOT"] = str(root())
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={root() / 'notebooks'}", "--ip=127.0.0.1"]
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

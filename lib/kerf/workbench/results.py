@@ -1,0 +1,176 @@
+"""results.json: what a run found, put together from its stages. Its fields are a contract (schema 1)."""
+
+import importlib.metadata
+import platform
+import shutil
+import time
+from pathlib import Path
+
+import kerf
+from kerf import evaluate, judge
+from kerf.artifacts import machine, meta, write_json
+from kerf.metrics import METRICS
+from kerf.places import root
+from kerf.sources import SOURCES
+from kerf.workbench.experiment import Experiment
+from kerf.workbench.runner import Candidate, Run
+
+SCHEMA = 1
+
+
+def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict, dict]:
+    """results.json as a dict, and the pictures' data by candidate. found: baseline, noise, candidates."""
+    baseline, noise, *others = found
+    floor = _noise(noise)
+    rows = [_entry(run, description, candidate, floor) for candidate in (baseline, *others)]
+    similarities = {c.name: evaluate.read(c.compared.result)[1] for c in others if c.compared}
+    experiment = run.experiment
+    results = {
+        "schema": SCHEMA,
+        "experiment": run.name,
+        "verdict": judge.run_verdict(rows, experiment.release),
+        "model": {key: description[key] for key in ("id", "kind", "parameters", "bytes")},
+        "release": experiment.release,
+        "criteria": list(experiment.criteria),
+        "grade_rule": judge.GRADE_RULE,
+        "origin": experiment.origin | {},
+        "candidates": rows,
+        "texts": _texts(),
+        "manifest": _manifest(run),
+    }
+    return results, {"similarities": similarities}
+
+
+def _noise(noise: Candidate) -> dict[str, dict]:
+    """Metric name -> range of the baseline measured again."""
+    if not noise.compared:
+        return {}
+    floor = {}
+    for row in evaluate.read(noise.compared.result)[0]:
+        ends = [row[key] for key in ("value", "low", "high", "baseline") if row[key] is not None]
+        if row["baseline"] is not None and row["name"] not in ("rss_peak_bytes", "load_seconds"):
+            ends = [row["value"], row["baseline"]]  # the interval is about texts; the noise is about the machine
+        floor[row["name"]] = {"low": min(ends), "high": max(ends)}
+    return floor
+
+
+def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> dict:
+    chain = run.experiment.candidates.get(candidate.name, [])
+    steps = [{step.kind: step.parameters.model_dump()} for step in chain]
+    done = [*candidate.compressed, *([candidate.compared] if candidate.compared else [])]
+    entry = {
+        "name": candidate.name,
+        "status": "failed" if candidate.error else "ok",
+        "error": candidate.error,
+        "reused": bool(done) and all(stage.reused for stage in done),
+        "steps": steps,
+        "parameters": _parameters(chain),
+        **_figures(description, candidate),
+        "metrics": _metrics(candidate, floor),
+        "notebooks": _notebooks(run, candidate),
+    }
+    if not chain:
+        return entry | {"gates": [], "claims": [], "verdict": judge.FAIL if candidate.error else judge.PASS, "grade": None}
+    verdict = judge.judge(candidate.name, steps, entry["metrics"], entry, run.experiment.criteria)
+    return entry | verdict | ({"verdict": judge.FAIL, "grade": None} if candidate.error else {})
+
+
+def _parameters(chain: list) -> dict:
+    """Effective value and origin of every parameter; keys that several steps have carry the step's number."""
+    keys = [key for step in chain for key in step.origin]
+    return {
+        key if keys.count(key) == 1 else f"{number}.{key}": {"value": value, "from": step.origin[key]}
+        for number, step in enumerate(chain, 1)
+        for key, value in step.parameters.model_dump().items()
+    }
+
+
+def _figures(description: dict, candidate: Candidate) -> dict:
+    steps = candidate.compressed
+    last = meta(steps[-1].result)["result"] if steps and not candidate.error else {}
+    if not candidate.steps and not candidate.error:
+        last = {"bytes_on_disk": description["bytes"], "other_bytes": description["other_bytes"], "linear_bits": 32.0}
+    size = last.get("bytes_on_disk")
+    made = [meta(stage.result)["result"] for stage in steps]
+    return {
+        "bytes_on_disk": size,
+        "other_bytes": last.get("other_bytes"),
+        "bits_per_weight": size and 8 * size / description["parameters"],
+        "linear_bits": last.get("linear_bits"),
+        "compression_ratio": size and description["bytes"] / size,
+        "sparsity": last.get("sparsity", 0.0) if size else None,
+        "compress_seconds": sum(m["compress_seconds"] for m in made) if made else None,
+        "compress_peak_rss_bytes": max((m["compress_peak_rss_bytes"] for m in made), default=None),
+        "kernel": "dequantized" if candidate.steps else "real",
+        "backend": "torch",
+        "layers": last.get("layers", []),
+    }
+
+
+def _metrics(candidate: Candidate, floor: dict) -> list[dict]:
+    if not candidate.compared:
+        return []
+    empty = {"low": None, "high": None}
+    return [
+        {**row, "unit": METRICS[row["name"]].unit, "noise": floor.get(row["name"], empty)}
+        for row in evaluate.read(candidate.compared.result)[0]
+    ]
+
+
+def _notebooks(run: Run, candidate: Candidate) -> dict[str, str]:
+    folder = run.report / candidate.name
+    made = {s["name"].partition("/")[2] for s in run.stages if s["name"].startswith(f"{candidate.name}/")}
+    found = {title: f"{candidate.name}/{title}.ipynb" for title in sorted(made)}
+    if candidate.error:
+        partial = [path for path in folder.glob("*.partial.ipynb")]
+        found |= {path.name.removesuffix(".ipynb"): f"{candidate.name}/{path.name}" for path in partial}
+    return found
+
+
+def _texts() -> list[dict]:
+    """Every pinned file that a run may read, with its licence (data/README.md says more)."""
+    return [
+        {"name": name, "licence": source.licences.get(name, source.licence), "sha256": digest,
+         "source": f"{source.requirement}: {source.origin}", "role": source.name}
+        for source in SOURCES.values()
+        for name, (digest, _) in source.files.items()
+    ]  # fmt: skip
+
+
+def _manifest(run: Run) -> dict:
+    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    processor = machine()
+    return {
+        "run": run.id(),
+        "kerf": kerf.__version__,
+        "python": platform.python_version(),
+        "packages": dict(sorted(installed.items())),
+        "cpu": {key: processor[key] for key in ("model", "flags", "threads")},
+        "seed": run.experiment.calibration.seed,
+        "data": run.inputs | {name: digest for s in SOURCES.values() for name, (digest, _) in s.files.items()},
+        "started": run.started,
+        "seconds": time.perf_counter() - run.clock,
+        "stages": run.stages,
+    }
+
+
+def write(run: Run, results: dict, found: list[Candidate]) -> None:
+    """results.json in the report's folder, and with the per-item scores in the history."""
+    history = run.out / "reports" / "history" / run.name / run.id()
+    history.mkdir(parents=True, exist_ok=True)
+    for candidate in found[2:]:
+        if candidate.compared:
+            shutil.copyfile(candidate.compared.result / "items.parquet", history / f"{candidate.name}.parquet")
+    write_json(history / "results.json", results)
+    write_json(run.report / "results.json", results)
+
+
+def runs(out: Path) -> list[Path]:
+    """Folders of finished runs, newest first."""
+    found = [path.parent for path in (out / "reports" / "history").glob("*/*/results.json")]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def default_out() -> Path:
+    """Where runs go without --out: the clone's root."""
+    return root()

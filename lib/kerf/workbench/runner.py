@@ -1,0 +1,215 @@
+"""The run: stages in order, each alone on the machine, each candidate on its own.
+
+calibrate once; measure the baseline, and again for the noise floor; then every candidate: its steps, its
+comparison. A stage that fails stops its candidate only. Stages never run side by side: each of them
+reports time or memory.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerf import models, texts
+from kerf.artifacts import digest, now, replace_folder
+from kerf.errors import refuse
+from kerf.evaluate import gather
+from kerf.places import root
+from kerf.steps import check_divides
+from kerf.workbench.experiment import Experiment
+from kerf.workbench.stage import Done, StageFailed, check_parameters, publish, run_stage
+
+FREE_BYTES = 200e6  # beside three times the model: what a run writes, generously
+
+
+@dataclass
+class Candidate:
+    """What a run knows of a candidate so far."""
+
+    name: str
+    steps: list[dict]
+    compressed: list[Done]
+    compared: Done | None = None
+    error: dict | None = None
+
+
+def check(experiment: Experiment, out: Path) -> dict:
+    """Everything that can be refused before heavy work. Returns the model's description."""
+    _check_writable(out)
+    description = models.describe(experiment.model)
+    _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
+    for name, chain in experiment.candidates.items():
+        for number, step in enumerate(chain, 1):
+            if getattr(step.parameters, "group_size", None):
+                path = f"{name}.{number}.group_size"
+                check_divides(step.parameters.group_size, description["linears"], path)
+    spec = experiment.calibration
+    sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
+    texts.check_overlap(sample, gather(experiment.evaluation).all)
+    for name, parameters in _all_parameters(experiment):
+        check_parameters(name, parameters)
+    return description
+
+
+def _check_writable(out: Path, needed: float = 0) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        free = shutil.disk_usage(out).free
+    except OSError as error:
+        raise refuse("--out", str(out), f"a directory that can be written ({error.strerror})") from None
+    if free < needed:
+        raise refuse("--out", str(out), f"a disk with {needed / 1e6:.0f} MB free; this one has {free / 1e6:.0f} MB")
+
+
+def _shared(experiment: Experiment) -> dict:
+    spec = experiment.calibration
+    return {
+        "model": experiment.model,
+        "texts": spec.texts,
+        "samples": spec.samples,
+        "max_length": spec.max_length,
+        "seed": spec.seed,
+    }
+
+
+def _compare_parameters(experiment: Experiment, steps: list[dict], again: bool = False) -> dict:
+    spec = experiment.evaluation
+    measured = {"evaluation_texts": spec.texts, "sentences": spec.sentences, "passages": spec.passages}
+    return {**_shared(experiment), "steps": steps, **measured, "again": again}
+
+
+def _step_parameters(experiment: Experiment, steps: list[dict], step) -> dict:
+    return {**_shared(experiment), "before": steps, **step.parameters.model_dump()}
+
+
+def _all_parameters(experiment: Experiment):
+    yield "calibrate", _shared(experiment)
+    yield "compare", _compare_parameters(experiment, [])
+    for chain in experiment.candidates.values():
+        for step in chain:
+            yield step.kind, _step_parameters(experiment, [], step)
+
+
+class Run:
+    """One run of an experiment into the folder `out`."""
+
+    def __init__(self, experiment: Experiment, out: Path, fresh: bool = False, slug: str = "") -> None:
+        """fresh: make everything again. slug: what stands behind '@' when the model is not the file's own."""
+        self.experiment = experiment
+        self.started, self.clock = now(), time.perf_counter()
+        self.name = f"{experiment.name}@{slug}" if slug else experiment.name
+        self.report, self.models = out / "reports" / self.name, out / "data" / "runs" / self.name
+        self.out, self.stages = out, []
+        self.inputs = {
+            "weights": models.weights_digest(models.resolve(experiment.model)),
+            "calibration": texts.digest(experiment.calibration.texts),
+            "evaluation": texts.digest(experiment.evaluation.texts),
+        }
+        self.total = 3 + sum(len(chain) + 1 for chain in experiment.candidates.values())
+        os.environ["KERF_ROOT"] = str(root())  # kernels may run anywhere
+        if fresh:
+            os.environ["KERF_FRESH"] = self.started
+        else:
+            os.environ.pop("KERF_FRESH", None)
+
+    def execute(self) -> list[Candidate]:
+        """Run every stage; the first two candidates are the baseline and its second measurement."""
+        baseline, noise = Candidate("baseline", [], []), Candidate("baseline", [], [])
+        candidates = [Candidate(name, [], []) for name in self.experiment.candidates]
+        with _Progress(self.total) as self.progress:
+            calibrated = self._try(baseline, "calibrate", _shared(self.experiment))
+            baseline.compared = calibrated and self._compare(baseline)
+            noise.compared = baseline.compared and self._compare(noise, again=True)
+            for candidate in candidates:
+                if baseline.error or noise.error:  # nothing to compare with
+                    candidate.error = baseline.error or noise.error
+                    continue
+                self._one(candidate)
+        return [baseline, noise, *candidates]
+
+    def _one(self, candidate: Candidate) -> None:
+        for number, step in enumerate(self.experiment.candidates[candidate.name], 1):
+            title = f"{step.kind}-{number}" if number > 1 else step.kind
+            done = self._try(
+                candidate, step.kind, _step_parameters(self.experiment, list(candidate.steps), step), title
+            )
+            if not done:
+                return
+            candidate.steps.append({step.kind: step.parameters.model_dump()})
+            candidate.compressed.append(done)
+        copy_folder(done.result, self.models / candidate.name)
+        candidate.compared = self._compare(candidate)
+
+    def _compare(self, candidate: Candidate, again: bool = False) -> Done | None:
+        parameters = _compare_parameters(self.experiment, candidate.steps, again)
+        return self._try(candidate, "compare", parameters, "noise" if again else "compare")
+
+    def _try(self, candidate: Candidate, notebook: str, parameters: dict, title: str = "") -> Done | None:
+        """Run a stage and publish its notebook; a failure is noted on the candidate."""
+        title = title or notebook
+        folder = self.report / candidate.name
+        self.progress.start(f"{candidate.name}/{title}")
+        try:
+            done = run_stage(notebook, parameters, self.inputs, folder / f"{title}.partial.ipynb")
+        except StageFailed as error:
+            candidate.error = error.error
+            self.progress.finish(f"failed: {error}")
+            return None
+        publish(done, folder, title)
+        self.stages.append({"name": f"{candidate.name}/{title}", "seconds": done.seconds, "reused": done.reused})
+        self.progress.finish("reused" if done.reused else "")
+        return done
+
+    def id(self) -> str:
+        """Start and a hash of what was asked: the run's name in the history."""
+        stamp = self.started[:19].replace("-", "").replace(":", "") + "Z"
+        return f"{stamp}-{digest([self.name, self.inputs, self.started])[:8]}"
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Replace `target` by a copy of `source`; at every moment one of the two is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+    shutil.copytree(source, aside, dirs_exist_ok=True)
+    replace_folder(aside, target)
+
+
+class _Progress:
+    """A bar over stages with the time so far on a terminal; one line a finished stage everywhere."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task("", total=total)
+        self.total, self.count, self.clock = total, 0, time.perf_counter()
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self.bar.stop()
+
+    def start(self, title: str) -> None:
+        """A stage begins."""
+        self.title, self.began = title, time.perf_counter()
+        self.bar.update(self.task, description=title)
+
+    def finish(self, note: str) -> None:
+        """The stage that began last has ended."""
+        self.count += 1
+        self.bar.advance(self.task)
+        took, total = time.perf_counter() - self.began, time.perf_counter() - self.clock
+        self.bar.console.print(
+            f"[{self.count}/{self.total}] {self.title}: {took:.1f} s, {total:.0f} s so far {note}".rstrip(),
+            markup=False,
+        )

@@ -1,0 +1,152 @@
+"""One stage: one parameterized notebook, run by papermill in a kernel of its own, kept by content.
+
+A finished stage is an artifact (the executed notebook, its HTML, and where its result lies), so the next
+run takes it from there. A stage that dies leaves a partial notebook that says so on its first line.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from kerf.artifacts import artifact
+from kerf.errors import refuse
+from kerf.places import root
+from kerf.sources import sha256
+from kerf.workbench.notebook_html import notebook_to_html
+
+HANDOVER = "handover"  # the parameter that tells a notebook where to note its result
+
+
+class StageFailed(RuntimeError):
+    """A notebook did not finish. Carries notebook, cell and message, as results.json has them."""
+
+    def __init__(self, notebook: str, cell: int | None, message: str) -> None:
+        super().__init__(f"{notebook}, cell {cell}: {message}")
+        self.error = {"notebook": notebook, "cell": cell, "message": message}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage: result folder, executed notebook, seconds it took, whether it was there before."""
+
+    result: Path
+    notebook: Path
+    seconds: float
+    reused: bool
+
+
+def notebook_path(name: str) -> Path:
+    """Path of one of the clone's notebooks."""
+    return root() / "notebooks" / f"{name}.ipynb"
+
+
+@cache
+def accepted(name: str) -> dict[str, str]:
+    """Parameters of a notebook and their defaults, as its `parameters` cell has them."""
+    import papermill
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {key: info["default"] for key, info in papermill.inspect_notebook(notebook_path(name)).items()}
+
+
+def check_parameters(name: str, parameters: dict) -> None:
+    """Refuse a parameter that the notebook does not have: papermill itself would only warn."""
+    if not notebook_path(name).is_file():
+        raise refuse("notebook", name, f"a file in {notebook_path(name).parent}")
+    known = accepted(name)
+    for key in [*parameters, HANDOVER]:
+        if key not in known:
+            raise refuse(key, parameters.get(key, ""), f"a parameter of {name}.ipynb; it has {', '.join(known)}")
+
+
+def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
+    """Run or reuse notebook `name` with `parameters`; `inputs`: digests of what it reads.
+
+    partial: where a notebook that did not finish is left. Raises StageFailed.
+    """
+    key = {"notebook": sha256(notebook_path(name)), "parameters": parameters, "inputs": inputs}
+    clock = time.perf_counter()
+    made = []
+
+    def make(folder: Path) -> None:
+        made.append(True)
+        _execute(name, parameters, folder, partial)
+
+    folder = artifact("stage", key, make)
+    if not made and not _result(folder).is_dir():  # somebody removed what the stage had made
+        shutil.rmtree(folder)
+        folder = artifact("stage", key, make)
+    partial.unlink(missing_ok=True)
+    return Done(_result(folder), folder / f"{name}.ipynb", time.perf_counter() - clock, not made)
+
+
+def _result(folder: Path) -> Path:
+    return Path(json.loads((folder / "handover.json").read_text())["artifact"])
+
+
+def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
+    import papermill
+    from traitlets.config import Config
+
+    # Without it every kernel warns that its sockets are open to whoever shares the machine.
+    encrypted = Config({"KernelManager": {"transport_encryption": "required"}})
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    target = folder / f"{name}.ipynb"
+    parameters = {**parameters, HANDOVER: str(folder / "handover.json")}
+    for attempt in (1, 2):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                papermill.execute_notebook(
+                    notebook_path(name), target, parameters, progress_bar=False, kernel_name="python3", config=encrypted
+                )
+            break
+        except papermill.PapermillExecutionError as error:
+            message = f"{error.ename}: {error.evalue}".splitlines()[0]
+            raise _failed(name, error.cell_index, message, target, partial) from None
+        except RuntimeError as error:
+            # With many kernels started at once one sometimes does not answer; a second try is enough.
+            if attempt == 1 and "Kernel didn't respond" in str(error):
+                continue
+            raise _failed(name, _last_started(target), f"the kernel died ({error})", target, partial) from None
+    notebook_to_html(target)
+
+
+def _last_started(path: Path) -> int | None:
+    """Index of the cell that ran when the kernel died: papermill marks them all as completed."""
+    if not path.is_file():
+        return None
+    cells = json.loads(path.read_text())["cells"]
+    return max((i for i, c in enumerate(cells) if c.get("execution_count") is not None), default=None)
+
+
+def _failed(name: str, cell: int | None, message: str, target: Path, partial: Path) -> StageFailed:
+    import nbformat
+
+    if target.is_file():
+        notebook = nbformat.read(target, 4)
+        note = f"**This notebook did not finish.** It stopped in cell {cell}: {message}"
+        notebook.cells.insert(0, nbformat.v4.new_markdown_cell(note))
+        notebook.metadata["kerf"] = {"status": "failed", "cell": cell, "message": message}
+        for index, each in enumerate(notebook.cells[1:]):
+            if cell is not None and index > cell and "papermill" in each.metadata:
+                each.metadata["papermill"]["status"] = "pending"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, partial)
+    return StageFailed(f"{name}.ipynb", cell, message)
+
+
+def publish(done: Done, folder: Path, title: str) -> None:
+    """Copy the executed notebook and its HTML into the report's folder, under `title`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (done.notebook, done.notebook.with_suffix(".html")):
+        part = folder / f".{title}{path.suffix}.part"
+        shutil.copyfile(path, part)
+        os.replace(part, folder / f"{title}{path.suffix}")

@@ -1,0 +1,52 @@
+"""`make test`: every test, and every notebook under nbval on a copy with small parameters, in one pytest.
+
+The notebooks' own defaults stay the experiment's; papermill puts small parameters into the copies.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import papermill
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "calibrate": {"samples": 48},
+    "quantize": {"samples": 48, "bits": 3, "group_size": 64},
+    "compare": {
+        "samples": 48,
+        "sentences": 60,
+        "passages": 60,
+        "steps": [{"quantize": {"method": "rtn", "bits": 4, "clip": "mse"}}],
+    },
+}
+
+
+def copies(folder: Path) -> None:
+    """Write a copy of every notebook with small parameters into `folder`."""
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        papermill.execute_notebook(path, folder / path.name, SMALL[path.stem], prepare_only=True)
+
+
+def main() -> int:
+    """Run pytest; arguments are passed on to it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        notebooks = Path(scratch) / "notebooks"
+        notebooks.mkdir()
+        copies(notebooks)
+        nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
+        command = [sys.executable, "-m", "pytest", *nbval, "-q", "--durations=8", "-rs", "tests", str(notebooks)]
+        environment = {**os.environ, "KERF_ROOT": str(ROOT), "IPYTHONDIR": scratch}
+        code = subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
+    if not shutil.which("chromium"):
+        print("the tests of pages were skipped for want of a browser: apt-get install chromium")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

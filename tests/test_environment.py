@@ -1,0 +1,35 @@
+"""environment.yml is the one source of truth: what is installed is what it pins."""
+
+import importlib.metadata
+import re
+
+from kerf.places import root
+
+
+def pins() -> dict[str, str]:
+    text = (root() / "environment.yml").read_text().partition("- pip:")[2]
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_installed_versions_are_the_pinned_ones():
+    wrong = {
+        name: (version, installed)
+        for name, version in pins().items()
+        if (installed := importlib.metadata.version(name).partition("+")[0]) != version
+    }
+    assert not wrong
+
+
+def test_everything_the_library_imports_is_pinned():
+    provided = importlib.metadata.packages_distributions()
+    imported = set()
+    for path in (root() / "lib").rglob("*.py"):
+        imported |= set(re.findall(r"^\s*(?:from|import) ([a-zA-Z_]\w*)", path.read_text(), re.M))
+    pinned = {name.lower().replace("_", "-") for name in pins()}
+    missing = {
+        name
+        for name in imported - {"kerf"}
+        if name in provided and not {d.lower().replace("_", "-") for d in provided[name]} & pinned
+    }
+    assert not missing

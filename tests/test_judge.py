@@ -1,0 +1,127 @@
+"""Verdicts come from bounds, and an undecided one says what would decide."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kerf import judge
+from kerf.errors import Refused
+from kerf.places import root
+
+
+def row(value, low, high, name="cosine_mean", n=100):
+    return {"name": name, "value": value, "low": low, "high": high, "n": n}
+
+
+def gate(threshold, op=">=", metric="cosine_mean"):
+    return {"metric": metric, "op": op, "threshold": threshold}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "op", "threshold", "verdict"),
+    [
+        (0.8, 0.9, ">=", 0.8, "PASS"),
+        (0.79, 0.9, ">=", 0.8, "INCONCLUSIVE"),
+        (0.7, 0.79, ">=", 0.8, "FAIL"),
+        (0.8, 0.9, ">", 0.8, "INCONCLUSIVE"),
+        (0.01, 0.02, "<", 0.03, "PASS"),
+        (0.01, 0.04, "<", 0.03, "INCONCLUSIVE"),
+        (0.03, 0.04, "<", 0.03, "FAIL"),
+        (0.03, 0.03, "<=", 0.03, "PASS"),
+        (None, None, ">=", 0.85, "PASS"),
+        (None, None, ">=", 0.86, "FAIL"),
+    ],
+)
+def test_the_bound_decides(low, high, op, threshold, verdict):
+    value = 0.85 if low is None else (low + high) / 2
+    assert judge.judge_gate(gate(threshold, op), "c", row(value, low, high))["verdict"] == verdict
+
+
+def test_needed_n_decides_when_that_many_are_measured():
+    generator = np.random.default_rng(0)
+
+    def measured(n):
+        values = generator.normal(0.82, 0.2, n)
+        half = 1.96 * 0.2 / n**0.5
+        return row(0.82 + 0 * values.mean(), 0.82 - half, 0.82 + half, n=n)
+
+    undecided = judge.judge_gate(gate(0.8), "c", measured(100))
+    assert undecided["verdict"] == "INCONCLUSIVE"
+    needed = undecided["needed_n"]
+    assert judge.judge_gate(gate(0.8), "c", measured(needed + 1))["verdict"] == "PASS"
+    assert judge.judge_gate(gate(0.8), "c", measured(int(needed * 0.9)))["verdict"] == "INCONCLUSIVE"
+
+
+def test_a_value_that_fails_but_not_surely_says_how_many_would_show_it():
+    undecided = judge.judge_gate(gate(0.8), "c", row(0.79, 0.75, 0.83))
+    assert undecided["verdict"] == "INCONCLUSIVE" and undecided["needed_n"] == 1600
+
+
+def test_a_missing_bound_asks_for_the_number_that_has_one():
+    undecided = judge.judge_gate(gate(0.9, metric="cosine_p01"), "c", row(0.95, None, 0.97, "cosine_p01"))
+    assert undecided["verdict"] == "INCONCLUSIVE" and undecided["needed_n"] == 368
+
+
+def test_what_was_not_measured_decides_nothing():
+    assert judge.judge_gate(gate(0.8), "c", None)["verdict"] == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [(["PASS", "FAIL", "INCONCLUSIVE"], "FAIL"), (["PASS", "INCONCLUSIVE"], "INCONCLUSIVE"),
+     (["PASS"], "PASS"), ([], "INCONCLUSIVE")],
+)  # fmt: skip
+def test_the_worst_gate_decides_and_no_gate_decides_nothing(verdicts, expected):
+    assert judge.overall(verdicts) == expected
+
+
+@pytest.mark.parametrize(
+    ("bound", "grade"), [(0.999, "A"), (0.995, "A"), (0.992, "B"), (0.985, "D"), (0.95, "F")]
+)
+def test_grades_follow_their_rule(bound, grade):
+    assert judge.grade([judge.judge_gate(gate(0.99), "c", row(bound, bound, bound))]) == grade
+
+
+def test_a_loss_below_zero_is_no_loss():
+    judged = judge.judge_gate(gate(0.01, "<", "human_spearman_loss"), "c", row(-0.05, -0.06, -0.04))
+    assert judge.grade([judged]) == "A"
+
+
+def test_a_gate_applies_by_parameters_and_by_name():
+    steps = [{"quantize": {"bits": 2, "method": "gptq"}}]
+    assert judge.applies({"applies_to": {"bits": 2}}, "x", steps)
+    assert not judge.applies({"applies_to": {"bits": 8}}, "x", steps)
+    assert judge.applies({"applies_to": {"candidate": "int2-*"}}, "int2-gptq", steps)
+    assert not judge.applies({"applies_to": {"candidate": "int2-*", "bits": 3}}, "int2-gptq", steps)
+    assert judge.applies({}, "x", [])
+
+
+def test_a_broken_release_candidate_fails_the_run():
+    candidates = [{"name": "a", "status": "ok", "verdict": "PASS"}, {"name": "b", "status": "failed", "verdict": "FAIL"}]
+    assert judge.run_verdict(candidates, ["a"]) == "PASS"
+    assert judge.run_verdict(candidates, ["a", "b"]) == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"metric": "cosine_maen"}, "did you mean cosine_mean"),
+        ({"metric": "cosine_min"}, "a minimum or maximum has none"),
+        ({"op": "=="}, "one of >="),
+        ({"threshold": "high"}, "a finite number"),
+        ({"treshold": 1}, "did you mean threshold"),
+    ],
+)
+def test_a_wrong_gate_is_refused_by_name(tmp_path, change, named):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"schema": 1, "gates": [{**gate(0.9), **change}]}))
+    with pytest.raises(Refused, match="mine.gates.0") as refusal:
+        judge.read_criteria(path)
+    assert named in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["encoder", "claims"])
+def test_shipped_criteria_are_valid_and_give_reasons(name):
+    gates = judge.read_criteria(root() / "data" / "criteria" / f"{name}.json")["gates"]
+    assert gates and all(each["reason"] and each["source"] for each in gates)

@@ -1,0 +1,109 @@
+"""What is refused before heavy work, at the command line: exit code 2 and one line."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small import write_model
+
+from kerf import texts
+from kerf.workbench import runner
+from kerf.workbench.cli import main
+
+FILE = "model: {model}\ncandidates: {{a: [{{quantize: {{bits: 4}}}}]}}\nevaluation: {{sentences: 30, passages: 30}}\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("refusals") / "model")
+
+
+@pytest.fixture
+def refused(tmp_path, capsys, model):
+    """Check an experiment and return the one line that refuses it."""
+
+    def check(*arguments, model=model):
+        path = tmp_path / "mine.yaml"
+        path.write_text(FILE.format(model=model))
+        code = main(["check", str(path), "--out", str(tmp_path / "out"), *arguments])
+        error = capsys.readouterr().err
+        assert code == 2 and error.count("\n") == 1 and "Traceback" not in error, error
+        return error
+
+    return check
+
+
+def test_text_that_overlaps_the_evaluation_text(refused, tmp_path):
+    copied = texts.evaluation_sentences("news", 30)[0]
+    lines = [f"{number} The sentence that leaks follows this one here. {s}" for number, s in enumerate(copied)]
+    part = [line for line in lines if texts.part_of(line) == "calibration"]
+    (tmp_path / "leak.txt").write_text("\n".join(part))
+    error = refused("-p", f"calibration.texts={tmp_path / 'leak.txt'}", "-p", "calibration.samples=10")
+    assert "calibration.texts" in error and "overlap" in error
+
+
+def test_an_empty_calibration(refused, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    assert "calibration.samples" in refused("-p", f"calibration.texts={tmp_path / 'empty.txt'}")
+
+
+def test_more_samples_than_there_are(refused):
+    assert "calibration.samples = 99999: 1 to" in refused("-p", "calibration.samples=99999")
+
+
+def test_weights_with_nan_name_the_tensor(refused, model, tmp_path):
+    shutil.copytree(model, tmp_path / "nan")
+    weights = load_file(tmp_path / "nan/model.safetensors")
+    weights["encoder.layer.1.output.dense.weight"][3, 4] = torch.nan
+    save_file(weights, tmp_path / "nan/model.safetensors", metadata={"format": "pt"})
+    error = refused(model=tmp_path / "nan")
+    assert "encoder.layer.1.output.dense.weight holds NaN or infinity" in error
+
+
+def test_a_directory_that_is_no_model(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "is no model" in refused(model=tmp_path / "empty")
+
+
+def test_a_model_of_pickles(refused, tmp_path, model):
+    shutil.copytree(model, tmp_path / "pickles")
+    (tmp_path / "pickles/model.safetensors").rename(tmp_path / "pickles/pytorch_model.bin")
+    assert "only pickles (pytorch_model.bin)" in refused(model=tmp_path / "pickles")
+
+
+def test_an_unknown_model(refused):
+    assert "did you mean minilm" in refused(model="minilmm")
+
+
+def test_a_hub_that_cannot_be_reached(refused, monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise ConnectionError("name resolution failed")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    error = refused(model="someone/some-model")
+    assert "model = 'someone/some-model'" in error and "hub" in error
+
+
+def test_a_file_in_the_place_of_the_output_directory(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "--out" in refused("--out", str(tmp_path / "file"))
+
+
+def test_an_output_directory_that_cannot_be_written(refused):
+    assert "--out = '/proc/kerf'" in refused("--out", "/proc/kerf")
+
+
+def test_a_full_output_directory(refused, monkeypatch):
+    usage = shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
+    monkeypatch.setattr(runner.shutil, "disk_usage", lambda _: usage)
+    assert "MB free; this one has 1 MB" in refused()
+
+
+def test_a_good_experiment_is_not_refused(tmp_path, model, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE.format(model=model))
+    assert main(["check", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert "ready to run" in capsys.readouterr().out

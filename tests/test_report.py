@@ -1,0 +1,117 @@
+"""The report as a reader gets it: in a browser, offline, narrow and wide."""
+
+import json
+import shutil
+
+import pytest
+
+from kerf.workbench.report import render_index, render_report
+
+CHROMIUM = shutil.which("chromium")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs a browser: apt-get install chromium")
+
+
+def metric(name, value, low, high, baseline=1.0):
+    return {"name": name, "value": value, "low": low, "high": high, "baseline": baseline, "n": 400, "unit": "",
+            "noise": {"low": 1.0, "high": 1.0}}  # fmt: skip
+
+
+def gate(verdict, bound, needed=None):
+    return {"criteria": "encoder", "metric": "cosine_mean", "op": ">=", "threshold": 0.7, "bound": bound,
+            "verdict": verdict, "needed_n": needed, "source": "Kerf", "reason": "because"}  # fmt: skip
+
+
+def entry(name, verdict, value, **more):
+    half = 0.03
+    return {
+        "name": name, "status": "ok", "error": None, "reused": False, "steps": [{"quantize": {"bits": 2}}],
+        "parameters": {"bits": {"value": 2, "from": "experiment"}}, "bytes_on_disk": 9_000_000, "other_bytes": 700_000,
+        "bits_per_weight": 3.2, "linear_bits": 2.28, "compression_ratio": 10.1, "sparsity": 0.0,
+        "compress_seconds": 8.1, "compress_peak_rss_bytes": 900_000_000, "kernel": "dequantized", "backend": "torch",
+        "metrics": [metric("cosine_mean", value, value - half, value + half)],
+        "gates": [gate(verdict, value - half, 900 if verdict == "INCONCLUSIVE" else None)], "claims": [],
+        "verdict": verdict, "grade": "B", "notebooks": {"compare": f"{name}/compare.ipynb"},
+        "layers": [{"name": f"encoder.layer.{i}.output.dense", "bits": 2, "error": 0.01 * (i + 1)} for i in range(6)],
+    } | more  # fmt: skip
+
+
+@pytest.fixture
+def page(tmp_path):
+    failed = entry("broken", "FAIL", 0.5, status="failed", metrics=[], gates=[], layers=[], grade=None,
+                   error={"notebook": "quantize.ipynb", "cell": 7, "message": "ValueError: <img src=x onerror=alert(1)>"})  # fmt: skip
+    candidates = [
+        entry("baseline", "PASS", 1.0, steps=[], gates=[], kernel="real", parameters={}, layers=[]),
+        entry("good", "PASS", 0.85), entry("bad", "FAIL", 0.13), entry("unsure", "INCONCLUSIVE", 0.71), failed,
+    ]  # fmt: skip
+    results = {
+        "schema": 1, "experiment": "page", "verdict": "FAIL", "release": ["good", "bad"], "criteria": ["encoder"],
+        "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376},
+        "grade_rule": "The rule.", "candidates": candidates, "texts": [],
+        "manifest": {"run": "20260101T000000Z-abc", "kerf": "0", "python": "3.11", "packages": {"torch": "2"},
+                     "cpu": {"model": "x", "flags": [], "threads": 2}, "seed": 0, "data": {"weights": "00"},
+                     "started": "2026-01-01T00:00:00+00:00", "seconds": 12.0, "stages": []},
+    }  # fmt: skip
+    picture = {"edges": [0, 0.5, 1], "baseline": [3, 4], "candidate": [5, 2]}
+    path = render_report(results, tmp_path / "page", {"similarities": {"good": picture}})
+    (tmp_path / "page" / "results.json").write_text(json.dumps(results))
+    return path
+
+
+def test_the_page_says_what_may_be_used_and_why(page):
+    text = page.read_text()
+    assert len(text) < 1_500_000
+    for word in ("not decided", "900", "quantize.ipynb", "claims no speed"):
+        assert word in text
+    assert "<img src=x" not in text and "&lt;img src=x" in text
+    assert "<script" not in text
+
+
+def test_one_broken_run_does_not_hide_the_others(page, tmp_path):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "results.json").write_text('{"schema": 1, "exper')
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "results.json").write_text('{"schema": 2}')
+    text = render_index(tmp_path).read_text()
+    assert all(name in text for name in ("page", "half", "newer"))
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [375, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_requested_and_nothing_overflows(page, tmp_path, width, scheme):
+    from playwright.sync_api import sync_playwright
+
+    render_index(tmp_path)
+    requests, errors = [], []
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("console", lambda message: errors.append(message.text))
+        for path in (page, tmp_path / "index.html"):
+            tab.goto(path.as_uri())
+            tab.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+            assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+        background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        browser.close()
+    assert not errors and all(url.startswith("file:") for url in requests) and len(requests) == 2
+    dark = sum(int(part) for part in background.strip("rgba()").split(",")[:3]) < 3 * 128
+    assert dark == (scheme == "dark")
+
+
+@needs_browser
+def test_every_picture_has_words_and_every_table_a_caption(page):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        tab = browser.new_page(java_script_enabled=True)
+        tab.goto(page.as_uri())
+        pictures = tab.evaluate("[...document.querySelectorAll('svg[role=img]')].map(s => s.getAttribute('aria-label') || s.querySelector('title')?.textContent || '')")
+        captions = tab.evaluate("[...document.querySelectorAll('table')].map(t => t.caption?.textContent.trim() || '')")
+        heads = tab.evaluate("[...document.querySelectorAll('th')].every(h => h.scope)")
+        browser.close()
+    assert len(pictures) >= 3 and all(len(words) > 20 for words in pictures)
+    assert captions and all(captions) and heads

@@ -1,0 +1,157 @@
+"""Texts: two parts that share nothing, enough items in each, and nothing used twice."""
+
+import re
+
+import numpy as np
+import pytest
+
+from kerf import texts
+from kerf.errors import Refused
+
+
+@pytest.mark.parametrize("name", texts.NAMES)
+def test_the_parts_share_no_document_and_cover_all(name):
+    calibration, evaluation = (texts.documents(name, part) for part in texts.PARTS)
+    assert not set(calibration) & set(evaluation)
+    assert sorted(calibration + evaluation) == sorted(texts._all_documents(name))
+    assert min(len(calibration), len(evaluation)) >= 40
+
+
+def test_the_part_of_a_document_does_not_depend_on_the_others(tmp_path):
+    lines = [f"Document number {i}." for i in range(50)]
+    for kept in (lines, lines[::-1], lines[::3]):
+        (tmp_path / "t.txt").write_text("\n".join(kept))
+        found = {line for line in texts.documents(str(tmp_path / "t.txt"), "calibration")}
+        assert found == {line for line in kept if texts.part_of(line) == "calibration"}
+
+
+@pytest.mark.parametrize("name", texts.NAMES)
+def test_evaluation_shares_no_text_with_calibration(name):
+    calibration = texts.calibration_sentences(name, 1200, seed=0)
+    evaluation, numbers = texts.evaluation_sentences(name, 400)
+    assert len(evaluation) == len(set(evaluation)) == len(numbers) == 400
+    texts.check_overlap(calibration, evaluation)
+    words = [f" {' '.join(re.findall(r'[a-z0-9_]+', text.lower()))} " for text in evaluation]
+    grams = {tuple(text.split()[i : i + 12]) for text in words for i in range(len(text.split()) - 11)}
+    for text in calibration:
+        found = re.findall(r"[a-z0-9_]+", text.lower())
+        assert not any(tuple(found[i : i + 12]) in grams for i in range(len(found) - 11))
+
+
+@pytest.mark.parametrize("name", texts.NAMES)
+def test_a_sentence_comes_from_the_document_it_names(name):
+    documents = texts.documents(name, "evaluation")
+    assert all(text in documents[number] for text, number in zip(*texts.evaluation_sentences(name, 400), strict=True))
+
+
+@pytest.mark.parametrize("name", texts.NAMES)
+def test_calibration_text_overlaps_no_human_pair_and_no_passage_of_the_other_source(name):
+    calibration = texts.calibration_sentences(name, 1200, seed=0)
+    for items, *_ in texts.human_pairs().values():
+        texts.check_overlap(calibration, items)
+    if name == "news":
+        texts.check_overlap(calibration, texts.cloze_pairs(500)[1])
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_seed_gives_the_same_sentences_again_and_another_seed_others(seed):
+    first = texts.calibration_sentences("news", 64, seed)
+    assert first == texts.calibration_sentences("news", 64, seed) != texts.calibration_sentences("news", 64, seed + 1)
+    assert len(set(first)) == 64
+    assert texts.evaluation_sentences("news", 64, seed) == texts.evaluation_sentences("news", 64, seed)
+    assert texts.evaluation_sentences("news", 64, seed) != texts.evaluation_sentences("news", 64, seed + 1)
+
+
+LONG = "Nobody in the village had ever seen so many birds at once over the harbour before the storm came in."
+WORDS = LONG.split()
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [LONG, LONG.upper(), " ".join(WORDS[3:15]), f"And so, {' '.join(WORDS[3:15])}, it seems.", " ".join(WORDS[4:11])],
+    ids=["copied", "other case", "12 words of it", "12 words inside another", "a whole text of 7 words inside it"],
+)
+def test_overlapping_text_is_refused(calibration):
+    with pytest.raises(Refused, match="overlap"):
+        texts.check_overlap(["Something else entirely, as it should be.", calibration], ["Another text.", LONG])
+
+
+@pytest.mark.parametrize(
+    "calibration", [f"And so, {' '.join(WORDS[3:14])}, it seems.", "birds over the village", "..."]
+)
+def test_eleven_shared_words_or_the_same_words_apart_pass(calibration):
+    texts.check_overlap([calibration], [LONG, "!"])
+
+
+@pytest.mark.parametrize(
+    ("ask", "parameter"),
+    [
+        (lambda n: texts.calibration_sentences("news", n, 0), "calibration.samples"),
+        (lambda n: texts.evaluation_sentences("news", n), "evaluation.sentences"),
+        (texts.cloze_pairs, "evaluation.passages"),
+    ],
+    ids=["calibration", "evaluation", "passages"],
+)
+@pytest.mark.parametrize("count", [0, 10**6])
+def test_more_than_there_is_is_refused_with_how_many_there_are(ask, parameter, count):
+    with pytest.raises(Refused, match=rf"^{parameter} = {count}: [12] to \d\d\d+, ") as caught:
+        ask(count)
+    most = int(str(caught.value).split(" to ")[1].split(",")[0])
+    assert ask(most)
+    with pytest.raises(Refused):
+        ask(most + 1)
+
+
+def test_cloze_pairs_are_consecutive_words_of_evaluation_articles():
+    queries, passages, numbers = texts.cloze_pairs(500)
+    documents = [" ".join(document.split()) for document in texts.documents("wiki", "evaluation")]
+    assert len(queries) == len(set(passages)) == len(numbers) == 500
+    for query, passage, number in zip(queries, passages, numbers, strict=True):
+        assert (len(query.split()), len(passage.split())) == (texts.QUERY_WORDS, texts.PASSAGE_WORDS)
+        assert f"{query} {passage}" in documents[number]
+    assert len(set(numbers)) >= 40
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "highest"), [("lee", 1225, 1), ("wordsim", 353, 10), ("simlex", 999, 10)]
+)
+def test_human_pairs_are_all_there_on_their_scale(name, pairs, highest):
+    items, left, right, scores = texts.human_pairs()[name]
+    assert len(left) == len(right) == len(scores) == pairs
+    assert all(items[a] != items[b] for a, b in zip(left, right, strict=True)) or name == "wordsim"
+    assert np.isfinite(scores).all() and 0 <= min(scores) < 0.3 * highest and 0.8 * highest < max(scores) <= highest
+
+
+def test_a_text_file_with_one_document_a_line_works(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("\n\n".join(f"  Sentence {i} is about the number {i * i}, é.  " for i in range(40)), "utf-8")
+    assert len(texts._all_documents(str(path))) == 40
+    found = texts.calibration_sentences(str(path), 5, seed=0)
+    assert all(sentence.startswith("Sentence") and texts.part_of(sentence) == "calibration" for sentence in found)
+    assert len(texts.evaluation_sentences(str(path), 5)[0]) == 5
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"\x1f\x8b\x08\x00", b"PAR1\0\0\n"], ids=["bytes", "gzip", "nul"])
+def test_a_binary_file_is_refused(tmp_path, content):
+    (tmp_path / "binary").write_bytes(content)
+    with pytest.raises(Refused, match=r"^texts = .*binary.*: a UTF-8 text file"):
+        texts.documents(str(tmp_path / "binary"), "calibration")
+
+
+@pytest.mark.parametrize("name", ["new", "", "/", "absent.txt", "a\0b"])
+def test_an_unknown_text_is_refused_with_the_known_names(name):
+    with pytest.raises(Refused, match="^texts = .*news"):
+        texts.documents(name, "calibration")
+
+
+@pytest.mark.parametrize(
+    ("document", "found"),
+    [
+        ("One sentence that is long enough. Another sentence that is long enough!", 2),
+        ("Too short. A sentence that is long enough for it.", 1),
+        ("word " * 100 + "end.", 0),
+        ("It rose 3.5 per cent in the last of the quarters.", 1),
+    ],
+)
+def test_sentences_have_30_to_300_characters(document, found):
+    assert len(texts.sentences(document)) == found
