@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import torch
-
 from kerf import calibrate, models, store, texts
 from kerf.lockstep import rows
 from kerf.memory import peak_rss_bytes, reset_peak_rss

@@ -5,9 +5,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel
-
 from kerf import models
+from transformers import BertConfig, BertModel
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
-
 from kerf.calibrate import Moments, collect
 from kerf.models import linears
+from transformers import BertConfig, BertModel
 
 MASKS = [[[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 1, 1], [0, 1, 1]], [[1]]]
 TOKENS = sum(np.sum(mask) for mask in MASKS)

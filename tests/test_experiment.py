@@ -1,8 +1,6 @@
 """Experiment files: precedence, where values come from, and refusals before any work."""
 
 import pytest
-
-from kerf.errors import Refused
 from kerf.workbench import experiment
 from kerf.workbench.cli import main
 

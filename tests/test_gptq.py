@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from kerf.quantize import gptq as module
 from kerf.quantize.gptq import DAMPING, gptq, inverse_factor
 from kerf.quantize.grid import find_grid

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from kerf.quantize import grid
 from kerf.quantize.grid import find_grid
 from kerf.quantize.rtn import rtn
@@ -122,6 +121,13 @@ def test_awkward_rows_stay_finite_and_close(weight, clip, symmetric, dtype):
     assert (q.scale > 0).all() and q.scale.isfinite().all()
     scale, _ = spread(q)
     assert ((q.dequantize() - weight).abs() <= scale * 0.51).all()
+
+
+@pytest.mark.parametrize("size", [5e-4, 1e-3, 1e-2])
+def test_small_weights_lose_no_more_than_others_to_a_float16_scale(size):
+    weight = size * torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    half, single = (rtn(weight, 8, 64, scale_dtype=dtype).dequantize() for dtype in (torch.float16, torch.float32))
+    assert (half - weight).norm() < 1.2 * (single - weight).norm()
 
 
 def test_a_scale_beyond_float16_is_an_overflow_and_fits_float32():

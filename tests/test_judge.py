@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-
 from kerf import judge
 from kerf.errors import Refused
 from kerf.places import root

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from kerf.lockstep import in_lockstep
 
 GROUPS = [["left", "right"], ["never"], ["middle"], ["head"]]

@@ -6,11 +6,10 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
-
 from kerf import models
 from kerf.errors import Refused
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
 MODULES = [

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from kerf.quantize import packing
 from kerf.quantize.packing import pack, unpack
 

@@ -4,12 +4,11 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from small import write_model
-
 from kerf import texts
 from kerf.workbench import runner
 from kerf.workbench.cli import main
+from safetensors.torch import load_file, save_file
+from small import write_model
 
 FILE = "model: {model}\ncandidates: {{a: [{{quantize: {{bits: 4}}}}]}}\nevaluation: {{sentences: 30, passages: 30}}\n"
 

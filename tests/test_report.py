@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-
 from kerf.workbench.report import render_index, render_report
 
 CHROMIUM = shutil.which("chromium")

@@ -5,7 +5,6 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
-
 from kerf import store
 from kerf.artifacts import digest
 from kerf.errors import Refused

@@ -11,7 +11,8 @@ class Refused(ValueError):
 def refuse(parameter: str, value: object, accepted: str) -> "Refused":
     """Build the refusal `parameter = value: accepted`; the caller raises it."""
     shown = repr(value)
-    return Refused(f"{parameter} = {shown if len(shown) < 120 else shown[:117] + '...'}: {accepted}")
+    line = f"{parameter} = {shown if len(shown) < 120 else shown[:117] + '...'}: {accepted}"
+    return Refused(" ".join(line.split()))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -142,8 +142,8 @@ def _grade_one(gate: dict) -> str:
         return "C"
     perfect = METRICS[gate["metric"]].perfect
     allowed = None if perfect is None else abs(gate["threshold"] - perfect)
-    if not allowed or gate["bound"] is None:
-        return "B" if gate["verdict"] == PASS else "F"
+    if not allowed:  # a size or a time: it is met or not, there is no loss to share
+        return "A" if gate["verdict"] == PASS else "F"
     share = abs(gate["bound"] - perfect) / allowed
     lost_nothing = (gate["bound"] - perfect) * (gate["threshold"] - perfect) <= 0
     if gate["verdict"] == PASS:

@@ -23,19 +23,26 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[t
     main = getcurrent()
     modules = dict(net.named_modules())
 
+    def forward(batch):
+        net(**batch)  # what it returns is dropped
+
     def wait(name, inputs):
         main.switch(name, inputs)
 
     hooks = [modules[n].register_forward_pre_hook(lambda _, args, n=n: wait(n, args[0])) for n in order]
+    def advance(run, *batch):
+        with torch.no_grad():  # around the model alone: the caller's loop may want gradients
+            return run.switch(*batch)
+
     try:
-        with torch.no_grad():
-            runs = [(greenlet(lambda batch: net(**batch) and None), batch) for batch in batches]
-            waiting = {run: (run.switch(batch), batch) for run, batch in runs}
-            while waiting := {run: stop for run, stop in waiting.items() if not run.dead}:
-                first = min((stop[0] for stop, _ in waiting.values()), key=order.__getitem__)
-                here = {run: stop for run, stop in waiting.items() if stop[0][0] == first}
-                yield groups[order[first]], [rows(stop[1], batch["attention_mask"]) for stop, batch in here.values()]
-                waiting.update({run: (run.switch(), batch) for run, (_, batch) in here.items()})
+        runs = [(greenlet(forward), batch) for batch in batches]
+        waiting = {run: (advance(run, batch), batch) for run, batch in runs}
+        while waiting := {run: stop for run, stop in waiting.items() if not run.dead}:
+            first = min((stop[0] for stop, _ in waiting.values()), key=order.__getitem__)
+            here = {run: stop for run, stop in waiting.items() if stop[0][0] == first}
+            inputs = [rows(stop[1], batch["attention_mask"]) for stop, batch in here.values()]
+            yield groups[order[first]], inputs
+            waiting.update({run: (advance(run), batch) for run, (_, batch) in here.items()})
     finally:
         for hook in hooks:
             hook.remove()

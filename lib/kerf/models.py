@@ -77,20 +77,27 @@ def _check_files(model: str, folder: Path) -> None:
 def _check_code(model: str, path: Path) -> None:
     try:
         config = json.loads(path.read_text())
-    except ValueError:
-        raise refuse("model", model, f"a {path.name} that is valid JSON") from None
-    if isinstance(config, list):
-        foreign = [module["type"] for module in config if not module["type"].startswith(_KNOWN_MODULES)]
-        for module in config:
-            pickles = list((path.parent / module["path"]).glob("pytorch_model*.bin")) if module["path"] else []
-            if pickles and not list((path.parent / module["path"]).glob("*.safetensors")):
-                raise refuse("model", model, f"weights in safetensors; {module['path']} has only pickles")
-    else:
-        foreign = sorted(config.get("auto_map", {}).values(), key=str)
-        if (config.get("architectures") or [""])[0].endswith("ForCausalLM"):
-            raise refuse("model", model, f"a model of a kind that Kerf measures ({', '.join(KINDS)}); this is a causal LM")
+        foreign = _foreign_modules(model, path, config) if isinstance(config, list) else _foreign_classes(model, config)
+    except Refused:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise refuse("model", model, f"a {path.name} in the form that its library writes") from None
     if foreign:
         raise refuse("model", model, f"a model without code of its own; this one would run {foreign[0]}")
+
+
+def _foreign_modules(model: str, path: Path, modules: list[dict]) -> list[str]:
+    for module in modules:
+        pickles = list((path.parent / module["path"]).glob("pytorch_model*.bin")) if module["path"] else []
+        if pickles and not list((path.parent / module["path"]).glob("*.safetensors")):
+            raise refuse("model", model, f"weights in safetensors; {module['path']} has only pickles")
+    return [module["type"] for module in modules if not module["type"].startswith(_KNOWN_MODULES)]
+
+
+def _foreign_classes(model: str, config: dict) -> list:
+    if (config.get("architectures") or [""])[0].endswith("ForCausalLM"):
+        raise refuse("model", model, f"a model of a kind that Kerf measures ({', '.join(KINDS)}); this is a causal LM")
+    return sorted((config.get("auto_map") or {}).values(), key=str)
 
 
 def weights_digest(folder: Path) -> str:

@@ -59,7 +59,8 @@ TEXTS = Source(
     "test data of the gensim wheel",
     {name: (digest, _GENSIM + member) for name, digest, member in [
         ("news.txt", "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb", "lee_background.cor"),
-        ("wiki.xml.bz2", "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d", "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"),
+        ("wiki.xml.bz2", "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+         "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"),
         ("lee.txt", "a878f9a58f6743c32985c56c2f2f75988386216b38a4023a01fd3bcf7884d93e", "lee.cor"),
         ("lee_similarities.txt", "23762bc6b728897144dda3d324a2c032dc1e059e1009806226d64b6dd123ed79", "similarities0-1.txt"),
         ("wordsim353.tsv", "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d", "wordsim353.tsv"),

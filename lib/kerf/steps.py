@@ -43,7 +43,7 @@ class Quantize(Parameters):
     granularity: Annotated[
         Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")
     ] = "channel"
-    group_size: Annotated[int | None, Field(strict=True, ge=2, description="a divisor of every layer's columns")] = None
+    group_size: Annotated[int | None, Field(strict=True, ge=2, description="2 or more, a divisor of every layer's columns")] = None
     symmetric: Annotated[StrictBool, Field(description="true or false")] = False
     clip: Annotated[Literal["none", "mse", "hessian"], Field(description="none, mse or hessian")] = "none"
     embeddings: Annotated[
@@ -100,6 +100,6 @@ def check_divides(group_size: int, linears: dict[str, list[int]], path: str) -> 
     bad = next((name for name, (_, columns) in linears.items() if columns % group_size), None)
     if bad:
         columns = {columns for _, columns in linears.values()}
-        fits = [size for size in range(8, min(columns) + 1, 8) if not any(c % size for c in columns)]
+        fits = [size for size in range(4, min(columns) + 1, 2) if not any(c % size for c in columns)]
         offered = ", ".join(map(str, fits)) or "none: use granularity channel"
         raise refuse(path, group_size, f"a divisor of the {linears[bad][1]} columns of {bad}; these divide: {offered}")

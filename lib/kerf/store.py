@@ -42,7 +42,7 @@ def write_weights(path: Path, tensors: dict) -> None:
     table = pa.Table.from_pylist(rows, schema=schema)
     # A row group a tensor, so that a reader holds one at a time; a dictionary of unique blobs helps nobody.
     options = {"compression": "zstd", "compression_level": 9, "use_dictionary": False, "write_statistics": False}
-    pq.write_table(table, path, row_group_size=1, **options)
+    pq.write_table(table, path, row_group_size=1, write_page_checksum=True, **options)
 
 
 def _row(value) -> dict:
@@ -50,6 +50,8 @@ def _row(value) -> dict:
 
     if not isinstance(value, Quantized):
         array = value.detach().cpu().contiguous().numpy()
+        if str(array.dtype) not in _FLOATS:
+            raise ValueError(f"the store keeps {', '.join(_FLOATS)}, not {array.dtype}")
         return {"dtype": str(array.dtype), "shape": list(array.shape), "values": array.tobytes()}
     return {
         "dtype": str(value.scale.dtype).removeprefix("torch."),
@@ -73,14 +75,18 @@ def read_tensors(path: Path) -> Iterator[tuple[str, object]]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             version = int((file.schema_arrow.metadata or {}).get(b"kerf.schema", b"0"))
             if version != SCHEMA:
                 raise Refused(f"{path}: has schema {version or 'of something else'}; this Kerf reads {SCHEMA}")
+            if not file.schema_arrow.equals(_schema()):
+                raise ValueError("its columns are not those of a store")
             for number in range(file.num_row_groups):
                 for row in file.read_row_group(number).to_pylist():
                     yield row["name"], _tensor(row)
-    except (OSError, pa.ArrowException) as error:
+    except Refused:
+        raise
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:  # by what a wrong byte hits
         raise Refused(f"{path}: is no whole Parquet file ({str(error).splitlines()[0][:100]})") from None
 
 
@@ -131,7 +137,7 @@ def verify(folder: Path) -> dict:
     try:
         card = json.loads((folder / CARD).read_text())
         own = card.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise Refused(f"{folder / CARD}: is missing or no card of a candidate") from None
     if own != digest(card):
         raise Refused(f"{folder / CARD}: was edited after it was written (sha256 differs)")

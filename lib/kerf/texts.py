@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,12 @@ def _all_documents(texts: str) -> list[str]:
         return _lines(_wiki() / "wiki.txt")
     if Path(texts).expanduser().is_file():
         try:
-            return _lines(Path(texts).expanduser())
+            lines = _lines(Path(texts).expanduser())
         except UnicodeDecodeError:
-            raise refuse("texts", texts, "a UTF-8 text file, one document a line") from None
+            lines = ["\0"]
+        if any("\0" in line for line in lines):
+            raise refuse("texts", texts, "a UTF-8 text file, one document a line")
+        return lines
     raise refuse("texts", texts, f"a text file, or a known name: {nearest(texts, NAMES)}")
 
 
@@ -89,10 +93,28 @@ def sentences(document: str) -> list[str]:
     return [piece.strip() for piece in pieces if 30 <= len(piece.strip()) <= 300]
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
+def _shingles(text: str, size: int = SHINGLE) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
-    size = min(SHINGLE, len(words))
+    size = min(size, len(words))
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+
+
+def _by_length(texts: Iterable[str]) -> dict[int, dict[tuple[str, ...], str]]:
+    """Shingles of all texts (a shorter text is one shingle), by their number of words, and whose they are."""
+    known: dict[int, dict] = {}
+    for text in texts:
+        for shingle in _shingles(text):
+            known.setdefault(len(shingle), {})[shingle] = text
+    known.pop(0, None)
+    return known
+
+
+def _shared(text: str, known: dict[int, dict[tuple[str, ...], str]]) -> str | None:
+    """One of the texts in `known` of which 12 words in a row, or all its words, stand in `text`."""
+    for size, owners in known.items():
+        for shingle in _shingles(text, size) & owners.keys():
+            return owners[shingle]
+    return None
 
 
 def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
@@ -114,11 +136,11 @@ def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[st
     Raises Refused when the part has fewer.
     """
     calibration = (s for document in documents(texts, "calibration") for s in sentences(document))
-    seen = set().union(*map(_shingles, calibration), [()])
+    seen = _by_length(calibration)
     pool: dict[str, int] = {}
     for number, document in enumerate(documents(texts, "evaluation")):
         for sentence in sentences(document):
-            if not _shingles(sentence) & seen:
+            if not _shared(sentence, seen):
                 pool.setdefault(sentence, number)
     if count > len(pool) or count < 2:
         raise refuse("evaluation.sentences", count, f"2 to {len(pool)}, the sentences that {texts} has for it")
@@ -137,7 +159,7 @@ def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], 
     rows = []
     for number, document in enumerate(documents(texts, "evaluation")):
         words = document.split()
-        for turn, start in enumerate(range(0, len(words) - length, length)):
+        for turn, start in enumerate(range(0, len(words) - length + 1, length)):
             rows.append((turn, number, words[start : start + length]))
     if count > len(rows) or count < 2:
         raise refuse("evaluation.passages", count, f"2 to {len(rows)}, the passages that {texts} has")
@@ -171,9 +193,9 @@ def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float
 
 def check_overlap(calibration: list[str], evaluation: list[str]) -> None:
     """Refuse calibration text of which 12 words in a row (or a whole shorter text) stand in evaluation text."""
-    known = set().union(*map(_shingles, evaluation)) - {()}
-    for text in calibration:
-        if _shingles(text) & known:
+    known = _by_length(calibration)
+    for other in evaluation:
+        if text := _shared(other, known):
             raise refuse("calibration.texts", text, "text that does not overlap the evaluation text; this one does")
 
 

@@ -40,7 +40,7 @@ def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Ten
             Hinv, failed = torch.linalg.cholesky_ex(Hinv, upper=True)
             if not failed and Hinv.isfinite().all():
                 return Hinv, damping
-        damping *= 10
+        damping = max(10 * damping, DAMPING)
     return None, damping
 
 

@@ -115,8 +115,10 @@ def _squared_error(groups, scale, zero_point, bits, importance, codes, error):
 def _affine(low, high, bits, symmetric, scale_dtype):
     levels = 2**bits - 1
     span = 2 * torch.maximum(-low, high) if symmetric else high - low
-    # A row of zeros, or of values below the dtype's smallest, still needs a scale that divides.
-    scale = (span / levels).to(scale_dtype).clamp(min=torch.finfo(scale_dtype).smallest_normal)
+    # A row of zeros, or of values below the dtype's smallest, still needs a scale that divides. float16's
+    # subnormals serve: as float32 they are normal numbers.
+    smallest = 2**-24 if scale_dtype == torch.float16 else torch.finfo(scale_dtype).smallest_normal
+    scale = (span / levels).to(scale_dtype).clamp(min=smallest)
     if not scale.isfinite().all():
         raise OverflowError(f"a scale of {float(span.max()) / levels:.3g} does not fit {scale_dtype}")
     if symmetric:

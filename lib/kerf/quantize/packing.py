@@ -7,9 +7,11 @@ _CHUNK = 1 << 20  # codes at a time, a multiple of 8, so that every chunk ends o
 
 def pack(codes: np.ndarray, bits: int) -> bytes:
     """Pack unsigned codes (any shape, values below 2**bits), least significant bit first."""
-    flat = np.ascontiguousarray(codes, np.uint8).reshape(-1)
-    if flat.size and int(flat.max()) >> bits:
-        raise ValueError(f"a code of {flat.max()} does not fit {bits} bits")
+    flat = np.asarray(codes).reshape(-1)
+    for code in (flat.min(), flat.max()) if flat.size else ():
+        if int(code) >> bits:  # -1 for a negative code
+            raise ValueError(f"a code of {code} does not fit {bits} bits")
+    flat = np.ascontiguousarray(flat, np.uint8)
     pieces = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
     return b"".join(_pack_piece(piece, bits) for piece in pieces)
 

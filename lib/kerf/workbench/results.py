@@ -11,8 +11,7 @@ from kerf import evaluate, judge
 from kerf.artifacts import machine, meta, write_json
 from kerf.metrics import METRICS
 from kerf.places import root
-from kerf.sources import SOURCES
-from kerf.workbench.experiment import Experiment
+from kerf.sources import SOURCES, TEXTS
 from kerf.workbench.runner import Candidate, Run
 
 SCHEMA = 1
@@ -33,7 +32,7 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
         "release": experiment.release,
         "criteria": list(experiment.criteria),
         "grade_rule": judge.GRADE_RULE,
-        "origin": experiment.origin | {},
+        "origin": experiment.origin,
         "candidates": rows,
         "texts": _texts(),
         "manifest": _manifest(run),
@@ -56,14 +55,16 @@ def _noise(noise: Candidate) -> dict[str, dict]:
 
 def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> dict:
     chain = run.experiment.candidates.get(candidate.name, [])
-    steps = [{step.kind: step.parameters.model_dump()} for step in chain]
+    full = [{step.kind: step.parameters.model_dump()} for step in chain]
+    asked = [{step.kind: {k: v for k, v in each[step.kind].items() if step.origin[k] != "default"}}
+             for step, each in zip(chain, full, strict=True)]  # fmt: skip
     done = [*candidate.compressed, *([candidate.compared] if candidate.compared else [])]
     entry = {
         "name": candidate.name,
         "status": "failed" if candidate.error else "ok",
         "error": candidate.error,
         "reused": bool(done) and all(stage.reused for stage in done),
-        "steps": steps,
+        "steps": asked,
         "parameters": _parameters(chain),
         **_figures(description, candidate),
         "metrics": _metrics(candidate, floor),
@@ -71,7 +72,7 @@ def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> di
     }
     if not chain:
         return entry | {"gates": [], "claims": [], "verdict": judge.FAIL if candidate.error else judge.PASS, "grade": None}
-    verdict = judge.judge(candidate.name, steps, entry["metrics"], entry, run.experiment.criteria)
+    verdict = judge.judge(candidate.name, full, entry["metrics"], entry, run.experiment.criteria)
     return entry | verdict | ({"verdict": judge.FAIL, "grade": None} if candidate.error else {})
 
 
@@ -128,13 +129,18 @@ def _notebooks(run: Run, candidate: Candidate) -> dict[str, str]:
 
 
 def _texts() -> list[dict]:
-    """Every pinned file that a run may read, with its licence (data/README.md says more)."""
+    """The texts, with licence, digest and package (data/README.md says more)."""
+    split = ("news.txt", "wiki.xml.bz2")
     return [
-        {"name": name, "licence": source.licences.get(name, source.licence), "sha256": digest,
-         "source": f"{source.requirement}: {source.origin}", "role": source.name}
-        for source in SOURCES.values()
-        for name, (digest, _) in source.files.items()
-    ]  # fmt: skip
+        {
+            "name": name,
+            "licence": TEXTS.licences.get(name, TEXTS.licence),
+            "sha256": digest,
+            "source": f"{TEXTS.requirement}: {TEXTS.origin}",
+            "role": "calibration and evaluation, split by document" if name in split else "evaluation",
+        }
+        for name, (digest, _) in TEXTS.files.items()
+    ]
 
 
 def _manifest(run: Run) -> dict:

@@ -20,8 +20,6 @@ from kerf.places import root
 from kerf.sources import sha256
 from kerf.workbench.notebook_html import notebook_to_html
 
-HANDOVER = "handover"  # the parameter that tells a notebook where to note its result
-
 
 class StageFailed(RuntimeError):
     """A notebook did not finish. Carries notebook, cell and message, as results.json has them."""
@@ -61,9 +59,9 @@ def check_parameters(name: str, parameters: dict) -> None:
     if not notebook_path(name).is_file():
         raise refuse("notebook", name, f"a file in {notebook_path(name).parent}")
     known = accepted(name)
-    for key in [*parameters, HANDOVER]:
+    for key in parameters:
         if key not in known:
-            raise refuse(key, parameters.get(key, ""), f"a parameter of {name}.ipynb; it has {', '.join(known)}")
+            raise refuse(key, parameters[key], f"a parameter of {name}.ipynb; it has {', '.join(known)}")
 
 
 def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
@@ -99,7 +97,7 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
     encrypted = Config({"KernelManager": {"transport_encryption": "required"}})
     logging.getLogger("papermill").setLevel(logging.ERROR)
     target = folder / f"{name}.ipynb"
-    parameters = {**parameters, HANDOVER: str(folder / "handover.json")}
+    os.environ["KERF_HANDOVER"] = str(folder / "handover.json")  # kernels inherit it
     for attempt in (1, 2):
         try:
             with warnings.catch_warnings():
