@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from kerf.errors import Refused
@@ -72,7 +73,13 @@ SOURCES = {source.name: source for source in (MINILM, TEXTS)}
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a file; read again only when its size or time of change is another."""
+    status = os.stat(path)
+    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, *_: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -90,7 +97,6 @@ def fetch(source: Source) -> Path:
 
 
 def _intact(path: Path, digest: str) -> bool:
-    # A size-and-time stamp beside the file would be faster, but 90 MB hash in a tenth of a second.
     return path.is_file() and sha256(path) == digest
 
 

@@ -22,7 +22,7 @@ from kerf.errors import nearest, refuse
 NAMES = ("news", "wiki")
 PARTS = ("calibration", "evaluation")
 SHINGLE = 12  # words in a row that two texts must share to count as overlapping
-QUERY_WORDS, PASSAGE_WORDS = 16, 32  # of an inverse-cloze pair
+QUERY_WORDS, PASSAGE_WORDS = 12, 28  # of an inverse-cloze pair
 
 
 def part_of(document: str) -> str:
@@ -152,7 +152,7 @@ def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[st
 def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
     """Inverse-cloze retrieval: queries, passages, document numbers.
 
-    A query is the first 16 words of a stretch of text, its passage the next 32; all passages together
+    A query is the first 12 words of a stretch of text, its passage the next 28; all passages together
     are what each query is searched in, so the hard wrong answers come from the same article.
     """
     length = QUERY_WORDS + PASSAGE_WORDS

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from kerf.errors import Refused
 from kerf.evaluate import fidelity
 from kerf.steps import Evaluation
 
-BATCH_SIZE = 16
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Texts:
 
 def gather(spec: Evaluation) -> Texts:
     """Sentences, retrieval queries and passages, and every human-rated text. Raises Refused for too few."""
+    return _gather(spec, texts.digest(spec.texts))
+
+
+@lru_cache(maxsize=2)
+def _gather(spec: Evaluation, _: str) -> Texts:
     sentences, sentence_documents = texts.evaluation_sentences(spec.texts, spec.sentences)
     queries, passages, passage_documents = texts.cloze_pairs(spec.passages)
     pairs = texts.human_pairs()

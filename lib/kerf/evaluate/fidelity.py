@@ -8,7 +8,7 @@ import numpy as np
 
 from kerf import statistics as st
 
-RANK_REPLICATES = 500  # of statistics that rank 80,000 pairs; their intervals are of four digits anyway
+RANK_REPLICATES = 300  # of statistics that rank 80,000 pairs; their intervals are of four digits anyway
 
 
 def row(name: str, value: float, low: float | None, high: float | None, baseline: float | None, n: int) -> dict:

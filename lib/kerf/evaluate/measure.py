@@ -72,3 +72,4 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     figures = measure(json.loads(path.read_text()), path.parent)
     (path.parent / "figures.json").write_text(json.dumps(figures))
+    os._exit(0)  # taking torch apart in order takes a second and measures nothing

@@ -4,10 +4,12 @@ A finished stage is an artifact (the executed notebook, its HTML, and where its 
 run takes it from there. A stage that dies leaves a partial notebook that says so on its first line.
 """
 
+import atexit
 import json
 import logging
 import os
 import shutil
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from kerf.errors import refuse
 from kerf.places import root
 from kerf.sources import sha256
 from kerf.workbench.notebook_html import notebook_to_html
+from kerf.workbench.warm import Nursery
 
 
 class StageFailed(RuntimeError):
@@ -89,12 +92,30 @@ def _result(folder: Path) -> Path:
     return Path(json.loads((folder / "handover.json").read_text())["artifact"])
 
 
+@cache
+def _kernels():
+    """Kernel manager class whose kernels start warm where processes can fork, else Jupyter's own."""
+    from jupyter_client import AsyncKernelManager
+
+    if not hasattr(os, "fork") or sys.platform == "darwin":  # macOS's own libraries do not survive a fork
+        return AsyncKernelManager
+    nursery = Nursery()
+    atexit.register(nursery.close)
+
+    class WarmKernelManager(AsyncKernelManager):
+        def format_kernel_cmd(self, extra_arguments=None):
+            return [part.format(connection_file=self.connection_file) for part in nursery.kernel_command()]
+
+    return WarmKernelManager
+
+
 def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
     import papermill
     from traitlets.config import Config
 
     # Without it every kernel warns that its sockets are open to whoever shares the machine.
     encrypted = Config({"KernelManager": {"transport_encryption": "required"}})
+    options = {"kernel_name": "python3", "kernel_manager_class": _kernels(), "config": encrypted, "progress_bar": False}
     logging.getLogger("papermill").setLevel(logging.ERROR)
     target = folder / f"{name}.ipynb"
     os.environ["KERF_HANDOVER"] = str(folder / "handover.json")  # kernels inherit it
@@ -102,9 +123,7 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                papermill.execute_notebook(
-                    notebook_path(name), target, parameters, progress_bar=False, kernel_name="python3", config=encrypted
-                )
+                papermill.execute_notebook(notebook_path(name), target, parameters, **options)
             break
         except papermill.PapermillExecutionError as error:
             message = f"{error.ename}: {error.evalue}".splitlines()[0]
