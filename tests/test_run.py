@@ -69,19 +69,17 @@ def first(place):
 
 
 def kill_kernel_of(process, notebook, after, timeout=300):
-    """kill -9 the first kernel that starts once the file `after` is there."""
+    """kill -9 the kernel that runs `notebook` once the file `after` is there and the second cell has run."""
     until = time.time() + timeout
-    while not after.exists():
-        assert time.time() < until and process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    while True:
-        assert time.time() < until and process.poll() is None
-        kernels = [c for c in psutil.Process(process.pid).children() if "ipykernel_launcher" in " ".join(c.cmdline())]
-        old_enough = [kernel for kernel in kernels if time.time() - kernel.create_time() > 2.5]
-        if old_enough:
-            os.kill(old_enough[0].pid, signal.SIGKILL)
+    while time.time() < until and process.poll() is None:
+        running = list((data_folder() / "cache").glob(f".stage-*/{notebook}.ipynb")) if after.exists() else []
+        if running and '"execution_count": 2' in running[0].read_text():
+            nursery = next(c for c in psutil.Process(process.pid).children() if "serve" in c.cmdline())
+            (kernel,) = nursery.children()
+            os.kill(kernel.pid, signal.SIGKILL)
             return
-        time.sleep(0.05)
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
 
 
 def results(place, experiment="small") -> dict:

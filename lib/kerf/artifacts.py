@@ -40,7 +40,8 @@ def artifact(kind: str, key: dict, make: Callable[[Path], dict | None], code: li
     try:
         started, clock = now(), time.perf_counter()
         result = make(aside)
-        stamp = {"kind": kind, "key": key, "started": started, "finished": now()}
+        run = os.environ.get("KERF_RUN", "by hand")
+        stamp = {"kind": kind, "key": key, "run": run, "started": started, "finished": now()}
         write_json(aside / "meta.json", {**stamp, "seconds": time.perf_counter() - clock, "result": result or {}})
         replace_folder(aside, folder)
     finally:

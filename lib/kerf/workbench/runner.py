@@ -111,7 +111,8 @@ class Run:
             "evaluation": texts.digest(experiment.evaluation.texts),
         }
         self.total = 3 + sum(len(chain) + 1 for chain in experiment.candidates.values())
-        os.environ["KERF_ROOT"] = str(root())  # kernels may run anywhere
+        # Kernels may run anywhere, and what they make names the run that made it.
+        os.environ |= {"KERF_ROOT": str(root()), "KERF_RUN": self.id()}
         if fresh:
             os.environ["KERF_FRESH"] = self.started
         else:
@@ -161,7 +162,8 @@ class Run:
             self.progress.finish(f"failed: {error}")
             return None
         publish(done, folder, title)
-        self.stages.append({"name": f"{candidate.name}/{title}", "seconds": done.seconds, "reused": done.reused})
+        self.stages.append({"name": f"{candidate.name}/{title}", "seconds": done.seconds, "reused": done.reused,
+                            "run": done.run})  # fmt: skip
         self.progress.finish("reused" if done.reused else "")
         return done
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kerf.artifacts import artifact
+from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
 from kerf.places import root
 from kerf.sources import sha256
@@ -34,12 +34,13 @@ class StageFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Done:
-    """A finished stage: result folder, executed notebook, seconds it took, whether it was there before."""
+    """A finished stage: result folder, executed notebook, seconds it took now, and the run that made it."""
 
     result: Path
     notebook: Path
     seconds: float
     reused: bool
+    run: str
 
 
 def notebook_path(name: str) -> Path:
@@ -85,7 +86,8 @@ def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
         shutil.rmtree(folder)
         folder = artifact("stage", key, make)
     partial.unlink(missing_ok=True)
-    return Done(_result(folder), folder / f"{name}.ipynb", time.perf_counter() - clock, not made)
+    return Done(_result(folder), folder / f"{name}.ipynb", time.perf_counter() - clock, not made,
+                meta(folder)["run"])  # fmt: skip
 
 
 def _result(folder: Path) -> Path:
