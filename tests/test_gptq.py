@@ -60,13 +60,14 @@ CASES = [  # rows, columns, bits, group_size (0: one grid a tensor), symmetric, 
 ]
 
 
-@pytest.mark.parametrize("dead", [(), (0, 3)], ids=["all alive", "two dead"])
-@pytest.mark.parametrize(("rows", "columns", "bits", "group_size", "symmetric", "act_order", "block"), CASES)
+# A layer of one column that is dead has no second moments at all, so it is left out.
+@pytest.mark.parametrize(
+    ("rows", "columns", "bits", "group_size", "symmetric", "act_order", "block", "dead"),
+    [(*case, dead) for case in CASES for dead in ((), (0, 3)) if case[1] > 1 or not dead],
+)
 def test_codes_are_those_of_the_papers_equations(
     rows, columns, bits, group_size, symmetric, act_order, block, dead, monkeypatch
 ):
-    if columns == 1 and dead:
-        pytest.skip("a layer of dead columns alone has no second moments")
     monkeypatch.setattr(module, "BLOCK", block)
     for seed in range(4):
         W, H = layer(seed, rows, columns, dead=dead)
