@@ -15,12 +15,12 @@ from pathlib import Path
 from kerf.places import data_folder
 
 
-def inside(started: str) -> dict[str, float]:
-    """Seconds inside the stages' own work, of everything that was made since `started`."""
+def inside(run: str) -> dict[str, float]:
+    """Seconds inside the stages' own work, of everything that `run` made."""
     total = {"calibrate": 0.0, "quantize": 0.0, "evaluate": 0.0}
     for path in (data_folder() / "cache").glob("*/meta.json"):
         meta = json.loads(path.read_text())
-        if meta["started"] < started:
+        if meta["run"] != run:
             continue
         if meta["kind"] == "calibration":
             total["calibrate"] += meta["result"]["calibrate_seconds"]
@@ -39,7 +39,7 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         results = json.loads((Path(out) / "reports" / experiment / "results.json").read_text())
     manifest = results["manifest"]
-    parts = inside(manifest["started"])
+    parts = inside(manifest["run"])
     overhead = manifest["seconds"] - sum(parts.values())
     for name, took in (*parts.items(), ("overhead", overhead)):
         print(f"{name:10} {took:7.1f} s  {took / manifest['seconds']:6.1%}")

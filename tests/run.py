@@ -5,7 +5,6 @@ The notebooks' own defaults stay the experiment's; papermill puts small paramete
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,12 +39,9 @@ def main() -> int:
         notebooks.mkdir()
         copies(notebooks)
         nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
-        command = [sys.executable, "-m", "pytest", *nbval, "-q", "--durations=8", "-rs", "tests", str(notebooks)]
+        command = [sys.executable, "-m", "pytest", *nbval, "-q", "--durations=8", "-rs", str(notebooks), "tests"]
         environment = {**os.environ, "KERF_ROOT": str(ROOT), "IPYTHONDIR": scratch}
-        code = subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
-    if not shutil.which("chromium"):
-        print("the tests of pages were skipped for want of a browser: apt-get install chromium")
-    return code
+        return subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_batches_go_from_short_to_long_and_are_cut_at_the_longest_allowed(tiny):
 
 @pytest.mark.parametrize(
     ("name", "accepted"),
-    [("minilmm", "did you mean minilm"), ("bert", "minilm"), ("a/b/c", "a hub id"), ("../x/", "a directory")],
+    [("minilmm", "did you mean minilm"), ("bert", "minilm"), ("a/b/c", "a hub id"), ("../no such folder/", "a directory")],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(name, accepted):
     assert accepted in refusal(models.resolve, name)

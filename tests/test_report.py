@@ -4,10 +4,11 @@ import json
 import shutil
 
 import pytest
+from conftest import BROWSER
 from kerf.workbench.report import render_index, render_report
 
 CHROMIUM = shutil.which("chromium")
-needs_browser = pytest.mark.skipif(not CHROMIUM, reason="needs a browser: apt-get install chromium")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason=BROWSER)
 
 
 def metric(name, value, low, high, baseline=1.0):
@@ -46,6 +47,7 @@ def page(tmp_path):
         "schema": 1, "experiment": "page", "verdict": "FAIL", "release": ["good", "bad"], "criteria": ["encoder"],
         "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376},
         "grade_rule": "The rule.", "candidates": candidates, "texts": [],
+        "settings": {"calibration.samples": {"value": 256, "from": "command line"}},
         "manifest": {"run": "20260101T000000Z-abc", "kerf": "0", "python": "3.11", "packages": {"torch": "2"},
                      "cpu": {"model": "x", "flags": [], "threads": 2}, "seed": 0, "data": {"weights": "00"},
                      "started": "2026-01-01T00:00:00+00:00", "seconds": 12.0, "stages": []},
@@ -59,7 +61,7 @@ def page(tmp_path):
 def test_the_page_says_what_may_be_used_and_why(page):
     text = page.read_text()
     assert len(text) < 1_500_000
-    for word in ("not decided", "900", "quantize.ipynb", "claims no speed"):
+    for word in ("calibration.samples", "command line", "not decided", "900", "quantize.ipynb", "claims no speed"):
         assert word in text
     assert "<img src=x" not in text and "&lt;img src=x" in text
     assert "<script" not in text

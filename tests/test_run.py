@@ -108,7 +108,10 @@ def test_a_killed_kernel_leaves_a_marked_partial_notebook(first):
 
 def test_the_next_run_goes_on_from_the_last_finished_stage(first, place):
     assert first["code"] == 0
-    reused = {stage["name"]: stage["reused"] for stage in first["results"]["manifest"]["stages"]}
+    stages = first["results"]["manifest"]["stages"]
+    run, earlier = first["results"]["manifest"]["run"], first["killed"]["results"]["manifest"]["run"]
+    assert {stage["run"] for stage in stages} == {run, earlier}  # every number names the run that made it
+    reused = {stage["name"]: stage["reused"] for stage in stages}
     assert reused.pop("int8/quantize") is False and reused.pop("int8/compare") is False
     assert reused and all(reused.values())
     assert not (place / "out/reports/small/int8/quantize.partial.ipynb").exists()
@@ -135,6 +138,8 @@ def test_results_hold_the_contract(first, place):
     (gate,) = int8["gates"]
     assert gate["verdict"] == "PASS" and gate["bound"] >= gate["threshold"]
     assert candidate(content, "int2")["verdict"] == "FAIL"
+    assert content["settings"]["calibration.samples"] == {"value": 24, "from": "experiment"}
+    assert content["settings"]["calibration.seed"] == {"value": 0, "from": "default"}
     assert {"kerf", "python", "packages", "cpu", "seed", "data", "started", "seconds"} <= set(content["manifest"])
 
 

@@ -63,17 +63,16 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
 
 def compress(net, step: Quantize, groups: list[list[str]], statistics: dict, batches: list[dict]):
     """Quantize the layers of `net` in place. Returns name -> Quantized, and name -> a note on what was special."""
-    import torch
-
     from kerf.lockstep import in_lockstep
     from kerf.quantize.rtn import rtn
 
     done, notes = {}, {}
     for name, layer in models.embeddings(net).items():
         if step.embedding_bits() < 32:
-            clip = step.clip != "none"
-            done[name] = _named(name, rtn, layer.weight.data, step.embedding_bits(), layer.weight.shape[1],
-                                step.symmetric, clip, None, getattr(torch, step.scale_dtype))
+            # A grid a row, whatever the linear layers have; no activations weigh the columns of a look-up.
+            rowwise = {"bits": step.embedding_bits(), "per_tensor": False, "group_size": layer.weight.shape[1]}
+            options = _grid_options(step, layer.weight.shape[1]) | rowwise
+            done[name] = _named(name, rtn, layer.weight.data, **options)
             layer.weight.data.copy_(done[name].dequantize())
     layers = models.linears(net)
     if step.method == "gptq":
@@ -90,19 +89,26 @@ def compress(net, step: Quantize, groups: list[list[str]], statistics: dict, bat
     return done, notes
 
 
-def _grid_options(step: Quantize, columns: int, importance) -> tuple:
+def _grid_options(step: Quantize, columns: int, importance=None) -> dict:
+    """Keyword arguments of `find_grid` and `rtn` for a linear layer of so many columns."""
     import torch
 
-    weights = importance if step.clip == "hessian" else None
-    dtype = getattr(torch, step.scale_dtype)
-    return step.bits, step.group_size or columns, step.symmetric, step.clip != "none", weights, dtype, \
-        step.granularity == "tensor"
+    return {
+        "bits": step.bits,
+        "group_size": step.group_size or columns,
+        "symmetric": step.symmetric,
+        "clip": step.clip != "none",
+        "importance": importance if step.clip == "hessian" else None,
+        "scale_dtype": getattr(torch, step.scale_dtype),
+        "per_tensor": step.granularity == "tensor",
+    }
 
 
 def _rtn_layer(name, layer, step, importance):
     from kerf.quantize.rtn import rtn
 
-    return _named(name, rtn, layer.weight.data, *_grid_options(step, layer.weight.shape[1], importance))
+    weight = layer.weight.data
+    return _named(name, rtn, weight, **_grid_options(step, weight.shape[1], importance))
 
 
 def _gptq_group(layers, names, inputs, step, done, notes) -> None:
@@ -117,7 +123,7 @@ def _gptq_group(layers, names, inputs, step, done, notes) -> None:
         H.addmm_(piece.T, piece)
     weights = [layers[name].weight.data for name in names]
     options = _grid_options(step, len(H), H.diagonal())
-    grids = [_named(n, find_grid, w, *options) for n, w in zip(names, weights, strict=True)]
+    grids = [_named(n, find_grid, w, **options) for n, w in zip(names, weights, strict=True)]
     rows = [len(weight) for weight in weights]
     scale, zero_point = (
         torch.cat([part.expand(count, -1) for part, count in zip(parts, rows, strict=True)])
@@ -135,9 +141,10 @@ def _gptq_group(layers, names, inputs, step, done, notes) -> None:
         layers[name].weight.data.copy_(done[name].dequantize())
 
 
-def _named(name, function, *arguments):
+def _named(name, function, weight, **options):
+    """Call `function`; a scale that does not fit is refused with the layer's name."""
     try:
-        return function(*arguments)
+        return function(weight, **options)
     except OverflowError as error:
         raise refuse("scale_dtype", name, f"float32 for this layer: {error}") from None
 

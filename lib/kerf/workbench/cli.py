@@ -158,6 +158,8 @@ def lab(_) -> int:
 
     os.environ["KERF_ROOT"] = str(root())
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={root() / 'notebooks'}", "--ip=127.0.0.1"]
+    if os.geteuid() == 0:  # as in a container; it is bound to this machine and asks for its token
+        command.append("--allow-root")
     os.execv(sys.executable, command)
 
 

@@ -12,6 +12,7 @@ from kerf.artifacts import machine, meta, write_json
 from kerf.metrics import METRICS
 from kerf.places import root
 from kerf.sources import SOURCES, TEXTS
+from kerf.workbench.experiment import Experiment
 from kerf.workbench.runner import Candidate, Run
 
 SCHEMA = 1
@@ -32,12 +33,20 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
         "release": experiment.release,
         "criteria": list(experiment.criteria),
         "grade_rule": judge.GRADE_RULE,
-        "origin": experiment.origin,
+        "settings": _settings(experiment),
         "candidates": rows,
         "texts": _texts(),
         "manifest": _manifest(run),
     }
     return results, {"similarities": similarities}
+
+
+def _settings(experiment: Experiment) -> dict[str, dict]:
+    """Effective value and origin of what all candidates share, by its path in the experiment."""
+    values = {"model": experiment.model}
+    for section in ("calibration", "evaluation"):
+        values |= {f"{section}.{key}": value for key, value in getattr(experiment, section).model_dump().items()}
+    return {path: {"value": value, "from": experiment.origin[path]} for path, value in values.items()}
 
 
 def _noise(noise: Candidate) -> dict[str, dict]:
