@@ -74,9 +74,9 @@ def kill_kernel_of(process, notebook, after, timeout=300):
     while time.time() < until and process.poll() is None:
         running = list((data_folder() / "cache").glob(f".stage-*/{notebook}.ipynb")) if after.exists() else []
         if running and '"execution_count": 2' in running[0].read_text():
-            nursery = next(c for c in psutil.Process(process.pid).children() if "serve" in c.cmdline())
-            (kernel,) = nursery.children()
-            os.kill(kernel.pid, signal.SIGKILL)
+            alive = [c for c in psutil.Process(process.pid).children() if c.status() != psutil.STATUS_ZOMBIE]
+            nursery = next(child for child in alive if "serve" in child.cmdline())
+            os.kill(max(nursery.children(), key=psutil.Process.create_time).pid, signal.SIGKILL)
             return
         time.sleep(0.01)
     raise AssertionError(process.communicate())
