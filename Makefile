@@ -3,7 +3,7 @@ SHELL := bash
 PYTHON ?= python3.11
 STAMP := .venv/.kerf-ready
 
-.PHONY: report test lab benchmarks
+.PHONY: report test lab benchmarks peers
 report: $(STAMP)
 	.venv/bin/kerf run minilm
 	@echo "open $(CURDIR)/reports/index.html"
@@ -16,7 +16,18 @@ lab: $(STAMP)
 
 benchmarks: $(STAMP)
 	.venv/bin/python benchmarks/quantize.py
+	.venv/bin/python benchmarks/memory.py
 	.venv/bin/python benchmarks/overhead.py
+
+# One environment a peer that Kerf is compared with (benchmarks/peers.py), from the pins in environments/.
+peers: $(patsubst environments/%.txt,.venv-peers/%/.ready,$(wildcard environments/*.txt))
+
+# The last line of the pins is the peer itself: what it asks for stands above it, in the versions that work here.
+.venv-peers/%/.ready: environments/%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r <(sed '$$d' $<)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r <(tail -n 1 $<)
+	touch $@
 
 # The pins stand in environment.yml alone; pip reads them out of its `pip:` section.
 $(STAMP): environment.yml lib/pyproject.toml

@@ -1,10 +1,12 @@
 """GPTQ against the paper's equations, computed the slow way, and where its input is degenerate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from kerf.quantize import gptq as module
-from kerf.quantize.gptq import DAMPING, gptq, inverse_factor
+from kerf.quantize.gptq import DAMPING, corrected, gptq, inverse_factor
 from kerf.quantize.grid import find_grid
 from kerf.quantize.rtn import rtn
 
@@ -41,6 +43,10 @@ def reference(W, H, scale, zero_point, bits, act_order, damping=DAMPING):
     return codes
 
 
+def ordered(H, act_order):
+    return module.act_order(H) if act_order else None
+
+
 def objective(weight, quantized, H):
     error = (quantized.dequantize() - weight).double()
     return float(((error @ H.double()) * error).sum())
@@ -72,7 +78,7 @@ def test_codes_are_those_of_the_papers_equations(
     for seed in range(4):
         W, H = layer(seed, rows, columns, dead=dead)
         grid = find_grid(W, bits, group_size or columns, symmetric, False, per_tensor=not group_size)
-        found, damping = gptq(W, H, *grid, bits, act_order, symmetric)
+        found, damping = gptq(W, H, *grid, bits, ordered(H, act_order), symmetric)
         assert damping == DAMPING
         assert np.array_equal(found.codes.numpy(), reference(W, H, *grid, bits, act_order))
         assert (found.bits, found.group_size, found.symmetric) == (bits, group_size or columns, symmetric)
@@ -106,7 +112,7 @@ def test_the_output_error_is_below_that_of_rounding_to_nearest(bits, act_order):
     for seed in range(5):
         W, H = layer(seed, 32, 64)
         nearest = rtn(W, bits, 32)
-        found, _ = gptq(W, H, nearest.scale, nearest.zero_point, bits, act_order)
+        found, _ = gptq(W, H, nearest.scale, nearest.zero_point, bits, ordered(H, act_order))
         assert objective(W, found, H) < 0.9 * objective(W, nearest, H)
 
 
@@ -158,6 +164,60 @@ def test_damping_grows_until_the_moments_can_be_factorized_and_is_returned(lowes
 def test_beyond_a_damping_of_one_the_answer_is_none():
     Hinv, damping = inverse_factor(indefinite(-1.5))
     assert Hinv is None and damping > 1
+
+
+@pytest.mark.parametrize("bits", [1.6, 2, 3, 4])
+@pytest.mark.parametrize("act_order", [False, True])
+def test_sweeps_of_coordinate_descent_only_ever_lower_the_loss(bits, act_order):
+    for seed in range(5):
+        W, H = layer(seed, 16, 64)
+        grid, order = find_grid(W, bits, 32, False, True), ordered(H, act_order)
+        loss = [objective(W, gptq(W, H, *grid, bits, order, sweeps=n)[0], module.damped(H, DAMPING)) for n in (0, 1, 2, 8)]
+        assert loss[0] > loss[1] and all(after <= before * (1 + 1e-5) for before, after in zip(loss, loss[1:], strict=False))
+
+
+def test_after_many_sweeps_no_single_code_could_do_better():
+    W, H = layer(7, 4, 24)
+    found, _ = gptq(W, H, *find_grid(W, 3, 8, False, False), 3, sweeps=50)
+    least = objective(W, found, module.damped(H, DAMPING))
+    for place in range(W.numel()):
+        for step in (-1, 1):
+            codes = found.codes.clone()
+            code = int(codes.view(-1)[place]) + step
+            if 0 <= code <= 7:
+                codes.view(-1)[place] = code
+                assert objective(W, replace(found, codes=codes), module.damped(H, DAMPING)) >= least * (1 - 1e-5)
+
+
+def drifted(seed, tokens=400, columns=32, noise=0.2):
+    """Inputs of the float model, and what an earlier layer's error made of them: mostly a mix of the others."""
+    generator = torch.Generator().manual_seed(seed)
+    F = torch.randn(tokens, columns, generator=generator)
+    return F, F @ (torch.eye(columns) + noise * torch.randn(columns, columns, generator=generator) / columns**0.5)
+
+
+def test_the_corrected_weight_undoes_what_a_linear_drift_did():
+    W = torch.randn(8, 32, generator=torch.Generator().manual_seed(1))
+    for seed in range(3):
+        F, X = drifted(seed)
+        found = corrected(W, X.T @ X, (F - X).T @ X, ridge=1e-6)
+        assert (X @ found.T - F @ W.T).norm() < 0.01 * (X @ W.T - F @ W.T).norm()
+
+
+def test_the_corrected_weight_is_least_squares_pulled_towards_the_weight():
+    F, X = drifted(3)
+    W, ridge = torch.randn(8, 32, generator=torch.Generator().manual_seed(2)), 0.1
+    pull = ridge * float((X.T @ X).diagonal().mean()) ** 0.5 / ridge**0.5  # rows that ask for W itself
+    A = np.vstack([X.double(), pull * np.eye(32)])
+    B = np.vstack([(F @ W.T).double(), pull * W.T.double()])
+    expected = np.linalg.lstsq(A, B, rcond=None)[0].T
+    assert np.allclose(corrected(W, X.T @ X, (F - X).T @ X, ridge).numpy(), expected, atol=1e-4)
+
+
+def test_without_drift_or_with_one_that_is_not_finite_the_weight_stays():
+    W, H = layer(8, 4, 16)
+    for drift in (torch.zeros(16, 16), torch.full((16, 16), torch.nan)):
+        assert torch.equal(corrected(W, H, drift), W)
 
 
 @pytest.mark.parametrize("counts", [(8, 8, 8), (1, 5, 3)])

@@ -4,7 +4,7 @@ import pytest
 from kerf.errors import Refused
 from kerf.steps import Calibration, Quantize, check_divides, parse
 
-BITS = "a whole number from 2 to 8"
+BITS = "a whole number from 2 to 8, 1.6 (ternary) or mixed"
 GROUP_SIZE = "a divisor of every layer's columns"
 EMBEDDINGS = "2 to 8, 32 (left in float) or same (as bits)"
 TOGETHER = "group together with a group_size, or another without one"
@@ -15,7 +15,7 @@ WRONG = [
     *[({"embeddings": value}, "embeddings", value, EMBEDDINGS) for value in (1, 33, "sames", True, None)],
     ({"bitz": 4}, "bitz", 4, "no such key; did you mean bits?"),
     ({"groupsize": 64}, "groupsize", 64, "did you mean group_size"),
-    ({"percdamp": 1}, "percdamp", 1, "no such key; accepted: bits, clip, embeddings, granularity, group_size, method"),
+    ({"percdamp": 1}, "percdamp", 1, "no such key; accepted: act_order, asymmetric_calibration, bits"),
     ({"method": "gtpq"}, "method", "gtpq", "rtn or gptq"),
     ({"granularity": "row"}, "granularity", "row", "tensor, channel or group"),
     ({"clip": "max"}, "clip", "max", "none, mse or hessian"),

@@ -13,7 +13,7 @@ from kerf.quantize.rtn import rtn
 
 
 def quantized(bits=4, group_size=4, symmetric=False, dtype=torch.float16, per_tensor=False):
-    weight = torch.randn(6, 12, generator=torch.Generator().manual_seed(bits))
+    weight = torch.randn(6, 12, generator=torch.Generator().manual_seed(int(bits)))
     return rtn(weight, bits, group_size, symmetric, scale_dtype=dtype, per_tensor=per_tensor)
 
 
@@ -41,7 +41,7 @@ def candidate(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", [1.6, *range(2, 9)])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(
     "grid", [{"group_size": 12}, {"group_size": 4}, {"per_tensor": True}, {"dtype": torch.float32}], ids=str
@@ -52,7 +52,7 @@ def test_quantized_tensors_come_back_exactly(bits, symmetric, grid, tmp_path):
     found = dict(store.read_tensors(tmp_path / "w"))["a"]
     assert isinstance(found, Quantized)
     assert all(same(getattr(found, part), getattr(value, part)) for part in ("codes", "scale", "zero_point"))
-    assert (found.bits, found.group_size, found.symmetric) == (bits, value.group_size, symmetric)
+    assert (found.bits, found.group_size, found.symmetric) == (bits, value.group_size, value.symmetric)
     assert same(store.read_weights(tmp_path / "w")["a"], value.dequantize())
 
 
@@ -110,9 +110,9 @@ def test_an_edited_byte_of_the_weights_never_gives_other_weights(weights):
 
 def test_a_newer_schema_and_a_foreign_table_are_refused(weights):
     table = pq.read_table(weights)
-    for version in ({"kerf.schema": "2"}, {}):
+    for version in ({"kerf.schema": "3"}, {}):
         pq.write_table(table.replace_schema_metadata(version), weights)
-        with pytest.raises(Refused, match=f"{store.WEIGHTS}: has schema .*this Kerf reads 1"):
+        with pytest.raises(Refused, match=f"{store.WEIGHTS}: has schema .*this Kerf reads 2"):
             dict(store.read_tensors(weights))
 
 
@@ -156,7 +156,7 @@ def test_every_edited_byte_of_the_weights_is_found_by_verify(candidate):
             store.verify(candidate)
 
 
-@pytest.mark.parametrize("change", [{"model": "other"}, {"files": {}}, {"steps": [1]}, {"schema": 2}, {"new": 1}])
+@pytest.mark.parametrize("change", [{"model": "other"}, {"files": {}}, {"steps": [1]}, {"schema": 3}, {"new": 1}])
 def test_an_edited_card_is_refused(candidate, change):
     card = json.loads((candidate / store.CARD).read_text())
     (candidate / store.CARD).write_text(json.dumps({**card, **change}))
@@ -166,10 +166,10 @@ def test_an_edited_card_is_refused(candidate, change):
 
 def test_a_card_of_a_newer_schema_is_refused_as_such(candidate):
     card = json.loads((candidate / store.CARD).read_text())
-    card = {**card, "schema": 2}
+    card = {**card, "schema": 3}
     del card["sha256"]
     (candidate / store.CARD).write_text(json.dumps({**card, "sha256": digest(card)}))
-    with pytest.raises(Refused, match="has schema 2; this Kerf reads 1"):
+    with pytest.raises(Refused, match="has schema 3; this Kerf reads 2"):
         store.verify(candidate)
 
 

@@ -1,20 +1,23 @@
 """Calibration: what the inputs of every layer look like, on real text, in the float model.
 
-One pass over the text. Layers that read the same tensor (query, key and value) form a group whose
+One pass over the text, a group of layers at a time, so that memory does not grow with the number of
+layers or of batches. Layers that read the same tensor (query, key and value) form a group whose
 statistics are kept once; padding does not count. Kept per group: second moments X^T X / tokens, the
 range of every channel, and figures of outliers, which tell which layers will be hard to quantize.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from kerf import models, texts
 from kerf.artifacts import artifact, meta
-from kerf.lockstep import rows
+from kerf.lockstep import in_lockstep
 from kerf.steps import Calibration
 
 BATCH_SIZE = 16
+TRIANGLE = 128  # columns of a block of X^T X: narrower ones save arithmetic and lose speed
 
 
 @dataclass
@@ -29,18 +32,18 @@ class Moments:
     tokens: int = 0
 
     @classmethod
-    def of(cls, name: str, features: int) -> "Moments":
+    def of(cls, names: list[str], features: int) -> "Moments":
         """Empty statistics."""
         import torch
 
         zeros = torch.zeros(features)
-        return cls([name], torch.zeros(features, features), zeros, zeros + torch.inf, zeros - torch.inf)
+        return cls(names, torch.zeros(features, features), zeros, zeros + torch.inf, zeros - torch.inf)
 
     def add(self, inputs) -> None:
         """Take in inputs (tokens, features)."""
         import torch
 
-        self.second.addmm_(inputs.T, inputs)
+        add_second_moments(self.second, inputs)
         self.fourth = self.fourth + inputs.square().square_().sum(0)
         self.minimum = torch.minimum(self.minimum, inputs.amin(0))
         self.maximum = torch.maximum(self.maximum, inputs.amax(0))
@@ -66,8 +69,8 @@ class Moments:
 def calibrate(model: str, spec: Calibration, device: str = "cpu") -> Path:
     """Artifact with the statistics of `model` (see the module's docstring) on the text that `spec` names.
 
-    `moments.safetensors` holds second/<group>, minimum/<group> and maximum/<group>; meta.json's result
-    lists the groups in the order they run. Raises Refused for text or models that cannot be used.
+    A safetensors file a group holds second/<group>, minimum/<group> and maximum/<group>; meta.json's
+    result lists the groups in the order they run. Raises Refused for text or models that cannot be used.
     """
     sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
     key = {"model": models.weights_digest(models.resolve(model)), "spec": spec.model_dump(), "texts": sample}
@@ -78,53 +81,72 @@ def _make(folder: Path, model: str, sample: list[str], spec: Calibration, device
     import sentence_transformers  # noqa: F401  imports are not what calibrating costs
     from safetensors.torch import save_file
 
-    clock = time.perf_counter()
+    clock, found = time.perf_counter(), []
     opened = models.open_model(model, device)
-    groups = collect(models.network(opened), models.batches(opened, sample, BATCH_SIZE, spec.max_length))
-    tensors = {}
-    for group in groups:
-        tensors[f"second/{group.names[0]}"] = group.second / group.tokens
-        tensors[f"minimum/{group.names[0]}"] = group.minimum
-        tensors[f"maximum/{group.names[0]}"] = group.maximum
-    save_file(tensors, folder / "moments.safetensors")
-    found = [{"names": group.names, "tokens": group.tokens, **group.figures()} for group in groups]
+    for group in collect(models.network(opened), models.batches(opened, sample, BATCH_SIZE, spec.max_length)):
+        name = group.names[0]
+        tensors = {f"second/{name}": group.second / group.tokens}
+        tensors |= {f"minimum/{name}": group.minimum, f"maximum/{name}": group.maximum}
+        save_file(tensors, folder / f"{len(found):04}.safetensors")
+        found.append({"names": group.names, "tokens": group.tokens, **group.figures()})
     return {"groups": found, "texts": len(sample), "calibrate_seconds": time.perf_counter() - clock}
 
 
-def collect(net, batches: list[dict]) -> list[Moments]:
+def collect(net, batches: list[dict]) -> Iterator[Moments]:
     """Statistics of every group of linear layers that share an input, in the order they run."""
+    for names, inputs in in_lockstep(net, groups_of(net, batches[0]), batches):
+        moments = None
+        for piece in inputs:
+            moments = moments or Moments.of(names, piece.shape[1])
+            moments.add(piece)
+        complete(moments.second)
+        yield moments
+
+
+def groups_of(net, batch: dict) -> list[list[str]]:
+    """Names of the linear layers that a batch reaches, in the order they run, those with one input together."""
     import torch
 
-    found: dict[str, Moments] = {}
-    last: list = [None, None]  # the tensor that the layer before read, and its statistics
-    mask: list = [None]
+    found: list[list[str]] = []
+    last: list = [None]
 
     def look(name, inputs):
-        if inputs is last[0]:
-            if name not in last[1].names:
-                last[1].names.append(name)
+        if any(name in group for group in found):
             return
-        if name not in found:
-            found[name] = Moments.of(name, inputs.shape[-1])
-        moments = found[name]
-        moments.add(rows(inputs, mask[0]))
-        last[:] = inputs, moments
+        if inputs is last[0]:
+            found[-1].append(name)
+        else:
+            found.append([name])
+        last[0] = inputs
 
-    layers = models.linears(net)
-    hooks = [m.register_forward_pre_hook(lambda _, a, name=n: look(name, a[0])) for n, m in layers.items()]
+    hooks = [m.register_forward_pre_hook(lambda _, a, n=n: look(n, a[0])) for n, m in models.linears(net).items()]
     try:
         with torch.no_grad():
-            for batch in batches:
-                mask[0], last[:] = batch["attention_mask"], (None, None)
-                net(**batch)
+            net(**batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return list(found.values())
+    return found
+
+
+def add_second_moments(total, inputs) -> None:
+    """Add X^T X of inputs (tokens, features) to the upper triangle, and what blocks reach below it."""
+    for start in range(0, len(total), TRIANGLE):
+        stop = start + TRIANGLE
+        total[start:stop, start:].addmm_(inputs[:, start:stop].T, inputs[:, start:])
+
+
+def complete(total) -> None:
+    """Copy the upper triangle onto the lower one."""
+    for start in range(TRIANGLE, len(total), TRIANGLE):
+        total[start:, start - TRIANGLE : start] = total[start - TRIANGLE : start, start:].T
 
 
 def read(folder: Path) -> tuple[list[list[str]], dict]:
-    """Groups of layer names in order, and the tensors by name."""
+    """Groups of layer names in order, and the tensors by name; files are mapped, not read."""
     from safetensors.torch import load_file
 
-    return [group["names"] for group in meta(folder)["result"]["groups"]], load_file(folder / "moments.safetensors")
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(path)
+    return [group["names"] for group in meta(folder)["result"]["groups"]], tensors

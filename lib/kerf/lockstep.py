@@ -4,32 +4,48 @@ Methods that calibrate layers in order need, at each layer, the inputs that all 
 produces *after* the layers before it were changed. Here each batch is a greenlet: it runs the model's
 own forward, stops in front of a layer, and goes on once the caller has changed that layer. So a whole
 model is compressed in one forward pass, whatever its architecture, and no layer is ever run twice.
+
+While a batch waits, its activations lie in a file (`kerf.parking`), so anonymous memory does not grow with the
+number of batches.
 """
 
+import weakref
 from collections.abc import Iterator
 
 import torch
 from greenlet import getcurrent, greenlet
 
+from kerf.parking import park
 
-def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[tuple[list[str], list[torch.Tensor]]]:
+
+def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[tuple[list[str], Iterator]]:
     """Yield (names, inputs) for each group of layers that share an input, in the order they run.
 
-    groups: names of linear layers, as `calibrate` found them. inputs: one (tokens, in_features) tensor a
-    batch, padding left out. The layers of the group may be changed before the next one is asked for.
-    A group that no batch reaches is not yielded.
+    groups: names of linear layers, as `calibrate` found them. inputs: an iterator over (tokens,
+    in_features) tensors, one a batch, padding left out. The layers of the group may be changed before
+    the next one is asked for. A group that no batch reaches is not yielded, and each is yielded once: a
+    layer that the model calls again is not stopped at again.
     """
     order = {group[0]: index for index, group in enumerate(groups)}
-    main = getcurrent()
+    main, seen = getcurrent(), {}
     modules = dict(net.named_modules())
 
     def forward(batch):
         net(**batch)  # what it returns is dropped
 
+    def remember(_, args):  # what a layer reads may be needed again after it, as a residual
+        seen.setdefault(getcurrent(), []).extend(weakref.ref(a) for a in args if isinstance(a, torch.Tensor))
+
     def wait(name, inputs):
+        for tensor in (reference() for reference in seen.pop(getcurrent(), ())):
+            if tensor is not None and tensor.is_floating_point():
+                park(tensor)
         main.switch(name, inputs)
 
-    hooks = [modules[n].register_forward_pre_hook(lambda _, args, n=n: wait(n, args[0])) for n in order]
+    leaves = [module for module in modules.values() if not any(module.children())]
+    hooks = [module.register_forward_pre_hook(remember) for module in leaves]
+    stops = {n: modules[n].register_forward_pre_hook(lambda _, args, n=n: wait(n, args[0])) for n in order}
+
     def advance(run, *batch):
         with torch.no_grad():  # around the model alone: the caller's loop may want gradients
             return run.switch(*batch)
@@ -40,11 +56,12 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[t
         while waiting := {run: stop for run, stop in waiting.items() if not run.dead}:
             first = min((stop[0] for stop, _ in waiting.values()), key=order.__getitem__)
             here = {run: stop for run, stop in waiting.items() if stop[0][0] == first}
-            inputs = [rows(stop[1], batch["attention_mask"]) for stop, batch in here.values()]
-            yield groups[order[first]], inputs
+            yield groups[order[first]], (rows(stop[1], batch["attention_mask"]) for stop, batch in here.values())
+            if not any(stop[0] == first for run, (stop, _) in waiting.items() if run not in here):
+                stops[first].remove()
             waiting.update({run: (advance(run), batch) for run, (_, batch) in here.items()})
     finally:
-        for hook in hooks:
+        for hook in [*hooks, *stops.values()]:
             hook.remove()
 
 

@@ -119,6 +119,7 @@ def describe(model: str) -> dict:
         opened = open_model(model)
         _check_finite(model, opened)
         net = network(opened)
+        check_layers(model, net)
         weights = [p for p in folder.rglob("*.safetensors") if p.is_file()]
         return {
             "id": model,
@@ -137,6 +138,13 @@ def _check_finite(model: str, opened) -> None:
     for name, tensor in opened.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise refuse("model", model, f"finite weights; {name} holds NaN or infinity")
+
+
+def check_layers(model: str, net) -> None:
+    """Refuse a network whose linear layers keep their weights transposed, by the layer's name."""
+    for name, module in net.named_modules():
+        if type(module).__name__ == "Conv1D":
+            raise refuse("model", model, f"layers of torch.nn.Linear; {name} is a transposed Conv1D")
 
 
 def _sentence_transformer(folder: Path, device: str):
@@ -219,6 +227,56 @@ def embeddings(net) -> dict:
         for name, module in net.named_modules()
         if module is words and isinstance(module, torch.nn.Embedding)
     }
+
+
+def blocks(net) -> dict:
+    """The repeated layers by name, in the order they run. Raises Refused when there is no such list."""
+    import torch
+
+    for name, module in net.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == getattr(net.config, "num_hidden_layers", 0):
+            return {f"{name}.{index}": block for index, block in enumerate(module)}
+    raise refuse("model", type(net).__name__, "a network with a list of num_hidden_layers blocks")
+
+
+class _Reached(Exception):
+    """The first block was reached: what it was called with."""
+
+
+def entry(net, batch: dict) -> tuple:
+    """What the first block is called with on a batch: hidden states (texts, length, features), other arguments."""
+
+    def stop(_, args, kwargs):
+        raise _Reached(args[0], (args[1:], kwargs))
+
+    hook = next(iter(blocks(net).values())).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        net(**batch)
+    except _Reached as reached:
+        return reached.args
+    finally:
+        hook.remove()
+    raise AssertionError("the first block was not reached")
+
+
+def run_block(block, hidden, options: tuple):
+    """Hidden states after `block`; options: as `entry` gives them."""
+    args, kwargs = options
+    output = block(hidden, *args, **kwargs)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def pool(opened, hidden, attention_mask):
+    """Embeddings (texts, features) that a SentenceTransformer makes of hidden states."""
+    features = {"token_embeddings": hidden, "attention_mask": attention_mask}
+    for module in list(opened)[1:]:
+        features = module(features)
+    return features["sentence_embedding"]
+
+
+def token_ids(opened, texts: list[str], max_length: int) -> list[list[int]]:
+    """Token numbers of each text, special tokens included."""
+    return opened.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
 
 
 def batches(opened, texts: list[str], batch_size: int, max_length: int) -> list[dict]:

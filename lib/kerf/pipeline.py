@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from kerf.quantize.stage import quantize
-from kerf.steps import STEPS, Calibration, parse
+from kerf.reconstruct.stage import reconstruct
+from kerf.steps import STEPS, Calibration, check_chain, parse
 
 
 def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str:
@@ -11,6 +12,7 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
 
     Raises Refused for a parameter that is not accepted.
     """
+    check_chain([kind for step in steps for kind in step], "steps")
     source: Path | str = ""
     for number, step in enumerate(steps, 1):
         ((kind, values),) = step.items()
@@ -18,4 +20,4 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
     return source
 
 
-_STAGES = {"quantize": quantize}
+_STAGES = {"quantize": quantize, "reconstruct": reconstruct}

@@ -83,3 +83,56 @@ def cosines(values) -> Figure:
     axes.plot([i / len(values) for i in range(len(values))], sorted(values), color=BLUE)
     _ = axes.set(xlabel="share of sentences", ylabel="cosine to the baseline")
     return figure
+
+
+def block_errors(blocks: list[dict]) -> Figure:
+    """Error of every block on held-back text before and after it was learned."""
+    figure, axes = _axes(height=2.8)
+    places = range(len(blocks))
+    axes.bar([p - 0.2 for p in places], [b["before"] for b in blocks], 0.4, color=GREY, label="before")
+    axes.bar([p + 0.2 for p in places], [b["after"] for b in blocks], 0.4, color=BLUE, label="after")
+    axes.set_xticks(places, [short([b["block"]]) for b in blocks])
+    _ = axes.set(ylabel="error on held-back text")
+    axes.legend(frameon=False)
+    return figure
+
+
+def sensitivity(table: dict) -> Figure:
+    """Heat map of 1 - mean cosine by layer and width. table: as `kerf.quantize.sensitivity` keeps it."""
+    import numpy as np
+
+    costs = np.array(table["costs"]).clip(min=1e-6)
+    figure, axes = _axes(height=1 + 0.17 * len(costs))
+    picture = axes.imshow(np.log10(costs), aspect="auto", cmap="cividis")
+    axes.set_xticks(range(len(table["widths"])), [f"{width:g}" for width in table["widths"]])
+    axes.set_yticks(range(len(costs)), [short([name]) for name in table["layers"]], fontsize=6)
+    _ = axes.set(xlabel="bits")
+    figure.colorbar(picture, label="log10 of 1 - mean cosine")
+    return figure
+
+
+def frontier(points: list[dict], table: dict, rest: float) -> Figure:
+    """Predicted loss of the best assignments against bytes, and of the same width everywhere."""
+    import numpy as np
+
+    costs, sizes = np.array(table["costs"]).clip(min=0), np.array(table["bytes"])
+    figure, axes = _axes()
+    axes.plot([(p["bytes"] + rest) / 1e6 for p in points], [p["cost"] for p in points], ".-", color=BLUE, label="mixed")
+    axes.plot((sizes.sum(0) + rest) / 1e6, costs.sum(0), "x", color=ORANGE, label="one width")
+    for width, size, cost in zip(table["widths"], sizes.sum(0), costs.sum(0), strict=True):
+        axes.annotate(f"{width:g}", ((size + rest) / 1e6, cost), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    _ = axes.set(xlabel="MB of the weight file", ylabel="predicted 1 - mean cosine", yscale="log")
+    axes.legend(frameon=False)
+    return figure
+
+
+def ingredients(rows: list[dict]) -> Figure:
+    """1 - mean cosine of every row with its interval."""
+    figure, axes = _axes(height=0.8 + 0.3 * len(rows))
+    lost = [1 - row["cosine"] for row in rows]
+    bars = [[row["high"] - row["cosine"] for row in rows], [row["cosine"] - row["low"] for row in rows]]
+    axes.errorbar(lost, range(len(rows)), xerr=bars, fmt="o", color=BLUE, capsize=3)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    _ = axes.set(xlabel="1 - mean cosine", xscale="log")
+    return figure

@@ -5,11 +5,20 @@ Every field says in `description` what it accepts; that text is what a refusal s
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from kerf.errors import Refused, nearest, refuse
 
-_Bits = Annotated[int, Field(strict=True, ge=2, le=8, description="a whole number from 2 to 8")]
+
+
+def _width(bits: object) -> object:
+    """2 to 8, or 1.6: five ternary codes in a byte."""
+    if isinstance(bits, bool) or not (bits == 1.6 or isinstance(bits, int) and 2 <= bits <= 8):
+        raise ValueError
+    return bits
+
+
+_Bits = Annotated[int | float, BeforeValidator(_width), Field(description="a whole number from 2 to 8, or 1.6 (ternary)")]
 
 
 class Parameters(BaseModel):
@@ -39,7 +48,7 @@ class Quantize(Parameters):
     """Keys of a `quantize` step."""
 
     method: Annotated[Literal["rtn", "gptq"], Field(description="rtn or gptq")] = "rtn"
-    bits: _Bits = 8
+    bits: Annotated[_Bits | Literal["mixed"], Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed")] = 8
     granularity: Annotated[
         Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")
     ] = "channel"
@@ -50,6 +59,15 @@ class Quantize(Parameters):
         _Bits | Literal[32, "same"], Field(description="2 to 8, 32 (left in float) or same (as bits)")
     ] = 8
     scale_dtype: Annotated[Literal["float16", "float32"], Field(description="float16 or float32")] = "float16"
+    floats: Annotated[
+        Literal["float32", "float16"], Field(description="float32 or float16, of what is not quantized")
+    ] = "float32"
+    act_order: Annotated[StrictBool, Field(description="true or false; gptq only")] = True
+    asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; gptq only")] = True
+    sweeps: Annotated[int, Field(strict=True, ge=0, le=20, description="a whole number from 0 to 20; gptq only")] = 2
+
+    budget_bytes: Annotated[int | None, Field(strict=True, ge=1, description="bytes of the weight file; mixed only")] = None
+    floor: Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1; mixed only")] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -62,14 +80,31 @@ class Quantize(Parameters):
     def _agree(self):
         if (self.granularity == "group") != (self.group_size is not None):
             raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
+        if (self.bits == "mixed") != ((self.budget_bytes is None) != (self.floor is None)):
+            raise refuse("bits", self.bits, "mixed together with either budget_bytes or floor, or a width without them")
         return self
 
-    def embedding_bits(self) -> int:
+    def embedding_bits(self) -> float:
         """Bits of the word embeddings, 32 for float."""
         return self.bits if self.embeddings == "same" else self.embeddings
 
 
-STEPS: dict[str, type[Parameters]] = {"quantize": Quantize}
+class Reconstruct(Parameters):
+    """Keys of a `reconstruct` step."""
+
+    steps: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1")] = 1000
+    minutes: Annotated[float, Field(gt=0, le=1440, description="more than 0, at most 1440 minutes")] = 9.0
+    splices: Annotated[int, Field(strict=True, ge=1, le=100, description="a whole number from 1 to 100")] = 8
+
+
+STEPS: dict[str, type[Parameters]] = {"quantize": Quantize, "reconstruct": Reconstruct}
+
+
+def check_chain(kinds: list[str], path: str) -> None:
+    """Refuse a chain whose steps cannot follow one another."""
+    for number, kind in enumerate(kinds, 1):
+        if kind == "reconstruct" and "quantize" not in kinds[: number - 1]:
+            raise refuse(f"{path}.{number}", kind, "a step after quantize")
 
 
 def parse(kind: type[Parameters], values: object, path: str) -> Parameters:

@@ -7,7 +7,7 @@ holds the sha256 of every file, itself included, so a truncated or edited file i
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from kerf.errors import Refused
 from kerf.quantize.packing import pack, unpack
 from kerf.sources import sha256
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS, CARD = "weights.parquet", "card.json"
 _FLOATS = ("float32", "float16", "int64", "bool")
 
@@ -26,27 +26,36 @@ def _schema():
     import pyarrow as pa
 
     columns = [("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64()))]
-    columns += [("bits", pa.int8()), ("group_size", pa.int64()), ("symmetric", pa.bool_())]
+    columns += [("bits", pa.float32()), ("group_size", pa.int64()), ("symmetric", pa.bool_())]
     columns += [("scale_shape", pa.list_(pa.int64()))]
     columns += [(name, pa.binary()) for name in ("values", "codes", "scale", "zero_point")]
     return pa.schema(columns, metadata={"kerf.schema": str(SCHEMA)})
 
 
-def write_weights(path: Path, tensors: dict) -> None:
-    """Write name -> Quantized, or a float tensor that is kept as it is, in that order."""
+def write_weights(path: Path, tensors: dict | Iterable[tuple[str, object]]) -> None:
+    """Write name -> Quantized, or a float tensor that is kept as it is, one at a time, in that order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = _schema()
-    rows = [{"name": name, **_row(value)} for name, value in tensors.items()]
-    table = pa.Table.from_pylist(rows, schema=schema)
     # A row group a tensor, so that a reader holds one at a time; a dictionary of unique blobs helps nobody.
     options = {"compression": "zstd", "compression_level": 9, "use_dictionary": False, "write_statistics": False}
-    pq.write_table(table, path, row_group_size=1, write_page_checksum=True, **options)
+    with pq.ParquetWriter(path, schema, write_page_checksum=True, **options) as writer:
+        for name, value in tensors.items() if isinstance(tensors, dict) else tensors:
+            writer.write_table(pa.Table.from_pylist([{"name": name, **_row(value)}], schema=schema))
+
+
+def row_bytes(value) -> int:
+    """Bytes of one tensor in the file, about: its parts, compressed."""
+    import pyarrow as pa
+
+    parts = [part for part in _row(value).values() if isinstance(part, bytes)]
+    codec = pa.Codec("zstd", compression_level=9)
+    return sum(codec.compress(part).size for part in parts) + 400  # what Parquet says of a row group
 
 
 def _row(value) -> dict:
-    from kerf.quantize.grid import Quantized  # torch takes seconds to import, and `verify` needs none
+    from kerf.quantize.grid import Quantized, zero_point_bits, zero_step  # torch takes seconds; `verify` needs none
 
     if not isinstance(value, Quantized):
         array = value.detach().cpu().contiguous().numpy()
@@ -62,7 +71,9 @@ def _row(value) -> dict:
         "scale_shape": list(value.scale.shape),
         "codes": pack(value.codes.numpy(), value.bits),
         "scale": value.scale.numpy().tobytes(),
-        "zero_point": b"" if value.symmetric else pack(value.zero_point.numpy(), value.bits),
+        "zero_point": b"" if value.symmetric else pack(
+            (value.zero_point.numpy() / zero_step(value.bits)).astype(np.uint8), zero_point_bits(value.bits)
+        ),
     }
 
 
@@ -93,18 +104,20 @@ def read_tensors(path: Path) -> Iterator[tuple[str, object]]:
 def _tensor(row: dict):
     import torch
 
-    from kerf.quantize.grid import Quantized
+    from kerf.quantize.grid import TERNARY, Quantized, top_code, zero_point_bits, zero_step
 
     if row["bits"] is None:
         if row["dtype"] not in _FLOATS:
             raise Refused(f"{row['name']}: dtype {row['dtype']} is none of {', '.join(_FLOATS)}")
         return torch.from_numpy(np.frombuffer(row["values"], row["dtype"]).reshape(row["shape"]).copy())
-    shape, scale_shape, bits = row["shape"], row["scale_shape"], row["bits"]
+    shape, scale_shape = row["shape"], row["scale_shape"]
+    bits = int(row["bits"]) if row["bits"] >= 2 else TERNARY  # a float32 on disk
     scale = np.frombuffer(row["scale"], row["dtype"]).reshape(scale_shape).copy()
     if row["symmetric"]:
-        zero_point = np.full(scale_shape, 2 ** (bits - 1), np.uint8)
+        zero_point = np.full(scale_shape, (top_code(bits) + 1) // 2, np.float32)
     else:
-        zero_point = unpack(row["zero_point"], bits, scale.size).reshape(scale_shape)
+        steps = unpack(row["zero_point"], zero_point_bits(bits), scale.size).reshape(scale_shape)
+        zero_point = steps.astype(np.float32) * np.float32(zero_step(bits))
     codes = unpack(row["codes"], bits, int(np.prod(shape))).reshape(shape)
     parts = (torch.from_numpy(array) for array in (codes, scale, zero_point))
     return Quantized(*parts, bits=bits, group_size=row["group_size"], symmetric=row["symmetric"])
@@ -117,7 +130,7 @@ def read_weights(path: Path) -> dict:
     return {name: t.dequantize() if isinstance(t, Quantized) else t for name, t in read_tensors(path)}
 
 
-def write_candidate(folder: Path, model_folder: Path, tensors: dict, card: dict) -> None:
+def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, card: dict) -> None:
     """Write a candidate's directory: the model's own small files, the packed weights and the card."""
     for path in model_folder.rglob("*"):
         name = path.relative_to(model_folder)
@@ -127,6 +140,7 @@ def write_candidate(folder: Path, model_folder: Path, tensors: dict, card: dict)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
     write_weights(folder / WEIGHTS, tensors)
+    (folder / CARD).unlink(missing_ok=True)  # of an attempt before this one
     files = {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     card = {"schema": SCHEMA, **card, "files": files}
     write_json(folder / CARD, {**card, "sha256": digest(card)})

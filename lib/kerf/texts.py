@@ -22,6 +22,7 @@ from kerf.errors import nearest, refuse
 NAMES = ("news", "wiki")
 PARTS = ("calibration", "evaluation")
 SHINGLE = 12  # words in a row that two texts must share to count as overlapping
+HELD_BACK = 128  # sentences by which a step judges itself
 QUERY_WORDS, PASSAGE_WORDS = 12, 28  # of an inverse-cloze pair
 
 
@@ -122,11 +123,29 @@ def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
 
     Raises Refused when the part has fewer.
     """
+    return _drawn(texts, samples, seed)[:samples]
+
+
+def held_back(texts: str, samples: int, seed: int, count: int = HELD_BACK) -> list[str]:
+    """Up to `count` sentences of the calibration part that `calibration_sentences` does not give.
+
+    Raises Refused when fewer than a quarter of them are left.
+    """
+    order = _drawn(texts, samples, seed)
+    if len(order) - samples < count // 4:
+        most = len(order) - count
+        raise refuse("calibration.samples", samples, f"at most {most}: a step needs sentences held back from the sample")
+    return order[samples:][:count]
+
+
+def _drawn(texts: str, samples: int, seed: int) -> list[str]:
+    """All sentences of the calibration part in a random order. Raises Refused when there are fewer than `samples`."""
     pool = list(dict.fromkeys(s for document in documents(texts, "calibration") for s in sentences(document)))
     if samples > len(pool) or samples < 1:
         raise refuse("calibration.samples", samples, f"1 to {len(pool)}, the sentences that {texts} has for it")
-    chosen = np.random.default_rng(seed).choice(len(pool), samples, replace=False)
-    return [pool[index] for index in chosen]
+    chosen = np.random.default_rng(seed).choice(len(pool), samples, replace=False).tolist()
+    rest = np.random.default_rng(seed).permutation(sorted(set(range(len(pool))) - set(chosen))).tolist()
+    return [pool[index] for index in chosen + rest]
 
 
 def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[str], list[int]]:

@@ -7,41 +7,69 @@ layer's input, column i is rounded to q_i and every later column j changes by
 
 where Hinv is the upper Cholesky factor of the inverse of H (section 3.3, step 3). Columns go in order of
 falling H[i, i] (act-order); grids are found before, from the weights as they were (static groups), so
-that the order costs nothing at run time. Rows do not depend on one another: layers that share an input
-are stacked and share one factor. Dead columns (no activation) are rounded as they are.
+that the order costs nothing at run time. Dead columns (no activation) are rounded as they are.
+
+Two things are added. `corrected` moves the target, so that the layer also undoes the error that earlier
+layers already made (asymmetric calibration). Sweeps of coordinate descent then visit every column
+again, now that the later ones are rounded too (QuantEase, arXiv:2309.01885).
 """
 
 import torch
 
-from kerf.quantize.grid import Quantized
+from kerf.quantize import kernels
+from kerf.quantize.grid import Quantized, top_code
 
 DAMPING = 0.01  # share of the mean of the diagonal that is added to it
+RIDGE = 0.1  # the same for `corrected`: how much the calibration text has to insist before a weight moves
 BLOCK = 128  # columns whose updates to all later columns are applied at once
 
 
+def damped(H: torch.Tensor, damping: float) -> torch.Tensor:
+    """H + damping * mean(diag(H)) * I, a copy; dead columns get the mean."""
+    mean, dead = H.diagonal().mean(), H.diagonal() == 0
+    result = H.clone()
+    result.diagonal().add_(damping * mean)
+    result.diagonal()[dead] = mean
+    return result
+
+
 def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Tensor | None, float]:
-    """Upper Cholesky factor of inverse(H + damping * mean(diag(H)) * I), and the damping it took.
+    """Upper Cholesky factor of the inverse of damped H, and the damping it took.
 
     Damping grows tenfold while a factorization fails; past 1.0 the answer is (None, damping) and the
     caller falls back to rounding to nearest.
     """
-    diagonal = H.diagonal()
-    dead = diagonal == 0
-    mean = diagonal.mean()
-    if not H.isfinite().all() or mean <= 0:
+    if not H.isfinite().all() or H.diagonal().mean() <= 0:
         return None, damping
     while damping <= 1.0:
-        damped = H.clone()
-        damped.diagonal().add_(damping * mean)
-        damped.diagonal()[dead] = mean
-        L, failed = torch.linalg.cholesky_ex(damped)
+        # With rows and columns in reverse, the lower factor L of H gives H = U U^T for the upper U =
+        # flip(L), so inverse(H) = R^T R with R = inverse(U): one factorization instead of two.
+        L, failed = torch.linalg.cholesky_ex(damped(H, damping).flip(0, 1))
         if not failed:
-            Hinv = torch.cholesky_inverse(L)
-            Hinv, failed = torch.linalg.cholesky_ex(Hinv, upper=True)
-            if not failed and Hinv.isfinite().all():
-                return Hinv, damping
+            R = torch.linalg.solve_triangular(L.flip(0, 1), torch.eye(len(H)), upper=True)
+            if R.isfinite().all():
+                return R.contiguous(), damping
         damping = max(10 * damping, DAMPING)
     return None, damping
+
+
+def act_order(H: torch.Tensor) -> torch.Tensor:
+    """Columns by falling second moment."""
+    return torch.argsort(H.diagonal(), descending=True, stable=True)
+
+
+def corrected(weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
+    """The weight whose output on the compressed model's inputs X is closest to W's on the float model's, F.
+
+    Least squares: W + W D (H + ridge)^-1 with H = X^T X and drift D = (F - X)^T X, both (columns,
+    columns). GPTAQ (arXiv:2504.02692) has the same objective, column by column. The weight itself where
+    H cannot be factorized.
+    """
+    L, failed = torch.linalg.cholesky_ex(damped(H, ridge))
+    if failed or not drift.isfinite().all():
+        return weight.float()
+    moved = weight.float() + torch.cholesky_solve((weight.float() @ drift).T, L).T
+    return moved.contiguous() if moved.isfinite().all() else weight.float()
 
 
 def gptq(
@@ -49,49 +77,47 @@ def gptq(
     H: torch.Tensor,
     scale: torch.Tensor,
     zero_point: torch.Tensor,
-    bits: int,
-    act_order: bool = True,
+    bits: float,
+    order: torch.Tensor | None = None,
     symmetric: bool = False,
-    damping: float = DAMPING,
+    factor: tuple[torch.Tensor | None, float] | None = None,
+    sweeps: int = 0,
 ) -> tuple[Quantized | None, float]:
     """Quantize weight (rows, columns) on the grid (scale, zero_point), each (rows or 1, groups).
 
-    H: (columns, columns) second moments of the input, any multiple of X^T X. Returns the result (None
-    when H cannot be factorized, see `inverse_factor`) and the damping that was used.
+    H: (columns, columns) second moments of the input, any multiple of X^T X. order: of the columns,
+    default as they stand. factor: `inverse_factor` of H in that order, for layers that share it. Returns
+    the result (None when H cannot be factorized) and the damping that was used.
     """
-    columns = weight.shape[1]
+    rows, columns = weight.shape
     group_size = columns // scale.shape[1]
-    order = torch.argsort(H.diagonal(), descending=True, stable=True) if act_order else torch.arange(columns)
-    Hinv, damping = inverse_factor(H[order][:, order], damping)
-    if Hinv is None:
+    order = torch.arange(columns) if order is None else order
+    R, damping = factor or inverse_factor(H[order][:, order])
+    if R is None:
         return None, damping
-    groups = (order // group_size).tolist()
-    codes = _round_columns(weight.float().T[order].contiguous(), Hinv, scale, zero_point, groups, bits)
-    restored = torch.empty_like(codes)
-    restored[order] = codes
-    return Quantized(restored.T.contiguous(), scale, zero_point, bits, group_size, symmetric), damping
+    grid = [part.float().expand(rows, -1).contiguous() for part in (scale, zero_point)]
+    ordered = weight.float()[:, order].contiguous()
+    codes = torch.empty(rows, columns, dtype=torch.uint8)
+    transposed = [part.T.contiguous() for part in grid]
+    codes[:, order] = _round_columns(ordered, R, *transposed, order // group_size, top_code(bits))
+    if not ordered.isfinite().all():  # it was scratch, and an overflow would show here
+        return None, damping
+    result = Quantized(codes, scale, zero_point, bits, group_size, symmetric)
+    if sweeps:
+        loss = damped(H, damping)
+        gradient = (result.dequantize() - weight.float()) @ loss
+        for _ in range(sweeps):
+            groups = torch.arange(columns) // group_size
+            kernels.descend(codes, gradient, loss, *grid, groups, order, top_code(bits))
+    return result, damping
 
 
-def _round_columns(W, Hinv, scale, zero_point, groups, bits):
-    """Codes (columns, rows) of W (columns, rows): transposed, so that a column lies in one piece.
-
-    W is changed in place: it is scratch.
-    """
-    scales = [column.contiguous() for column in scale.float().T.expand(-1, W.shape[1])]
-    zeros = [column.contiguous() for column in zero_point.float().T.expand(-1, W.shape[1])]
+def _round_columns(W, R, scale, zero_point, group_of, top):
+    """Codes (rows, columns) of W, which is scratch. scale, zero_point: (groups, rows)."""
     codes = torch.empty(W.shape, dtype=torch.uint8)
-    errors = torch.empty(BLOCK, W.shape[1])
-    q = torch.empty(W.shape[1])
-    top = 2**bits - 1
-    pivots = Hinv.diagonal().tolist()
-    for start in range(0, len(W), BLOCK):
-        stop = min(start + BLOCK, len(W))
-        for i in range(start, stop):
-            s, z = scales[groups[i]], zeros[groups[i]]
-            torch.div(W[i], s, out=q).add_(z).round_().clamp_(0, top)
-            codes[i] = q
-            error = errors[i - start]
-            torch.sub(W[i], q.sub_(z).mul_(s), out=error).div_(pivots[i])
-            W[i + 1 : stop].addr_(Hinv[i, i + 1 : stop], error, alpha=-1)
-        W[stop:].addmm_(Hinv[start:stop, stop:].T, errors[: stop - start], alpha=-1)
+    for start in range(0, W.shape[1], BLOCK):
+        stop = min(start + BLOCK, W.shape[1])
+        errors = torch.empty(len(W), stop - start)
+        kernels.round_block(W, R, scale, zero_point, group_of, top, codes, errors, start, stop)
+        W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
     return codes

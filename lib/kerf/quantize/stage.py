@@ -1,18 +1,23 @@
 """The quantize stage: a model or candidate in, a candidate with packed weights out.
 
-rtn looks at one weight at a time; gptq streams the calibration text through the model and quantizes
-layers in the order they run, so that later layers see what earlier ones became. Word embeddings are
-rounded to nearest per row, first of all, since every layer sees them. Positions, biases and LayerNorm
-stay float.
+rtn looks at one weight at a time; gptq streams the calibration text through the model, and through the
+float model beside it, and quantizes layers in the order they run, so that later layers see what earlier
+ones became and make up for it. Word embeddings are rounded to nearest per row, first of all, since every
+layer sees them. Positions, biases and LayerNorm stay float.
+
+A layer is written as soon as it is done, and what the model goes on with lies in a mapped file: memory
+does not grow with the number of layers.
 """
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from kerf import calibrate, models, store, texts
 from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
+from kerf.parking import park
 from kerf.steps import Calibration, Quantize, check_divides
 
 
@@ -37,56 +42,131 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
 
     reset_peak_rss()
     clock = time.perf_counter()
+    inputs = (model, step, calibration, source, moments, device)
+    found = _write(folder, *inputs, {}) if step.bits != "mixed" else _mixed(folder, *inputs)
+    seconds = time.perf_counter() - clock
+    return {"model": model, "compress_seconds": seconds, "compress_peak_rss_bytes": peak_rss_bytes(), **found}
+
+
+def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
+    """Widths by sensitivity, and again with a corrected limit while the sums were too optimistic."""
+    from kerf.quantize.sensitivity import assign, held_fidelity, read, sensitivity
+
+    table = read(sensitivity(model, step, calibration, device))
+    limit = step.budget_bytes or 1 - step.floor
+    for attempt in range(6):
+        assignment, predicted = assign(table, step, limit)
+        found = _write(folder, model, step, calibration, source, moments, device, assignment)
+        found |= {"assignment": assignment, "predicted": predicted}
+        if step.budget_bytes:
+            if found["bytes_on_disk"] <= step.budget_bytes:
+                return found
+            limit -= 1.1 * (found["bytes_on_disk"] - step.budget_bytes)
+        else:
+            found["held_back"] = held_fidelity(model, folder, calibration)
+            if found["held_back"] >= step.floor and attempt:
+                return found
+            limit *= (1 - step.floor) / (1 - found["held_back"]) * (0.97 if attempt else 1)
+    raise RuntimeError(f"no assignment met {step.budget_bytes or step.floor} in {attempt + 1} attempts")
+
+
+def _write(folder, model, step, calibration, source, moments, device, assignment) -> dict:
     opened = models.open_source(model, source, device)
-    net = models.network(opened)
+    net, reference = models.network(opened), models.network(models.open_source(model, source, device))
     groups, statistics = calibrate.read(moments)
     sample = texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed)
     batches = models.batches(opened, sample, calibrate.BATCH_SIZE, calibration.max_length)
-    floats = {name: layer.weight.detach().clone() for name, layer in models.linears(net).items()}
-    done, notes = compress(net, step, groups, statistics, batches)
-    tensors = {name: done.get(name.removesuffix(".weight"), value) for name, value in net.state_dict().items()}
+    layers, sizes, kept = [], [], _round_floats(net, step)
+
+    def tensors():
+        floats, written = models.linears(reference), set()
+        for name, quantized, note in compress(net, reference, step, groups, statistics, batches, assignment):
+            written.add(f"{name}.weight")
+            if name in floats:
+                layers.append(_layer(name, quantized, floats[name].weight.data, groups, statistics, note))
+                sizes.append((quantized.stored_bits(), quantized.codes.numel()))
+            yield f"{name}.weight", quantized
+        for name, value in net.state_dict().items():
+            if name not in written:
+                yield name, value.to(kept) if value.is_floating_point() else value
+
     before = store.verify(Path(source))["steps"] if source else []
     steps = [*before, {"quantize": step.model_dump()}]
     card = {"model": model, "kind": "encoder", "class": type(net).__name__, "steps": steps}
-    store.write_candidate(folder, Path(source) if source else models.resolve(model), tensors, card)
-    layers = [_layer(name, done[name], floats[name], groups, statistics, notes) for name in floats]
-    return {
-        "model": model,
-        "steps": steps,
-        "compress_seconds": time.perf_counter() - clock,
-        "compress_peak_rss_bytes": peak_rss_bytes(),
-        "linear_bits": sum(done[n].stored_bits() for n in floats) / sum(w.numel() for w in floats.values()),
-        "layers": layers,
-        **store.size(folder),
-    }
+    store.write_candidate(folder, Path(source) if source else models.resolve(model), tensors(), card)
+    linear_bits = sum(bits for bits, _ in sizes) / sum(count for _, count in sizes)
+    return {"steps": steps, "linear_bits": linear_bits, "layers": layers, **store.size(folder)}
 
 
-def compress(net, step: Quantize, groups: list[list[str]], statistics: dict, batches: list[dict]):
-    """Quantize the layers of `net` in place. Returns name -> Quantized, and name -> a note on what was special."""
+def _round_floats(net, step):
+    """Round what is not quantized to the dtype it is stored in, before anything is calibrated on it."""
+    import torch
+
+    kept = getattr(torch, step.floats)
+    cut = {id(layer.weight) for layer in (*models.linears(net).values(), *models.embeddings(net).values())}
+    for parameter in net.parameters():
+        if id(parameter) not in cut and kept != torch.float32:
+            parameter.data = parameter.data.to(kept).float()
+    return kept
+
+
+def compress(
+    net, reference, step: Quantize, groups, statistics, batches, assignment: dict[str, float] | None = None
+) -> Iterator[tuple[str, object, str]]:
+    """Quantize the layers of `net` in place, and yield each: name, Quantized, a note on what was special.
+
+    reference: the same network, left as it is; groups, statistics: what `calibrate.read` gives;
+    assignment: layer -> bits, where they are mixed. Layers that are one tensor (tied) are quantized once.
+    """
+    done: dict[int, object] = {}
+    shared = _tied(net)
+    for name, quantized, note in _each(net, reference, step, groups, statistics, batches, done, assignment or {}):
+        weight = net.get_submodule(name).weight
+        done[id(weight)] = quantized if id(weight) in shared else None  # kept only where it is needed again
+        weight.data = park(quantized.dequantize())
+        yield name, quantized, note
+
+
+def _each(net, reference, step, groups, statistics, batches, done, assignment):
     from kerf.lockstep import in_lockstep
+
+    def at(name):
+        return step.model_copy(update={"bits": assignment[name], "embeddings": "same"}) if assignment else step
+
+    layers, seen = models.linears(net), set()
+    for name, layer in models.embeddings(net).items():
+        if at(name).embedding_bits() < 32:
+            yield name, _embedding(name, layer, at(name)), ""
+    if step.method == "gptq":
+        networks = (net, reference) if step.asymmetric_calibration else (net,)
+        for stops in zip(*(in_lockstep(each, groups, batches) for each in networks), strict=True):
+            names = [name for name in stops[0][0] if id(layers[name].weight) not in done]
+            seen.update(names)
+            if names:
+                yield from _gptq_group(layers, names, [inputs for _, inputs in stops], at)
+    heads = {name: group[0] for group in groups for name in group}
+    for name in layers.keys() - seen if step.method == "gptq" else layers:
+        if id(layers[name].weight) in done:
+            yield name, done[id(layers[name].weight)], "the same tensor as another layer's"
+        else:
+            second = statistics.get(f"second/{heads.get(name)}")
+            note = "no calibration text reached it: rounded to nearest" if step.method == "gptq" else ""
+            yield name, _rtn_layer(name, layers[name], at(name), None if second is None else second.diagonal()), note
+
+
+def _tied(net) -> set[int]:
+    """Ids of weights that several layers have."""
+    every = [id(layer.weight) for layer in (*models.linears(net).values(), *models.embeddings(net).values())]
+    return {weight for weight in every if every.count(weight) > 1}
+
+
+def _embedding(name, layer, step):
+    """A grid a row, whatever the linear layers have; no activations weigh the columns of a look-up."""
     from kerf.quantize.rtn import rtn
 
-    done, notes = {}, {}
-    for name, layer in models.embeddings(net).items():
-        if step.embedding_bits() < 32:
-            # A grid a row, whatever the linear layers have; no activations weigh the columns of a look-up.
-            rowwise = {"bits": step.embedding_bits(), "per_tensor": False, "group_size": layer.weight.shape[1]}
-            options = _grid_options(step, layer.weight.shape[1]) | rowwise
-            done[name] = _named(name, rtn, layer.weight.data, **options)
-            layer.weight.data.copy_(done[name].dequantize())
-    layers = models.linears(net)
-    if step.method == "gptq":
-        for names, inputs in in_lockstep(net, groups, batches):
-            _gptq_group(layers, names, inputs, step, done, notes)
-    heads = {name: group[0] for group in groups for name in group}
-    for name, layer in layers.items():
-        if name not in done:
-            second = statistics.get(f"second/{heads.get(name)}")
-            done[name] = _rtn_layer(name, layer, step, None if second is None else second.diagonal())
-            if step.method == "gptq":
-                notes.setdefault(name, "no calibration text reached it: rounded to nearest")
-            layer.weight.data.copy_(done[name].dequantize())
-    return done, notes
+    columns = layer.weight.shape[1]
+    options = _grid_options(step, columns) | {"bits": step.embedding_bits(), "per_tensor": False, "group_size": columns}
+    return _named(name, rtn, layer.weight.data, **options)
 
 
 def _grid_options(step: Quantize, columns: int, importance=None) -> dict:
@@ -111,34 +191,74 @@ def _rtn_layer(name, layer, step, importance):
     return _named(name, rtn, weight, **_grid_options(step, weight.shape[1], importance))
 
 
-def _gptq_group(layers, names, inputs, step, done, notes) -> None:
-    """Quantize layers that share an input: rows stacked, one Hessian, one factor."""
+def _gptq_group(layers, names, inputs, at) -> Iterator[tuple[str, object, str]]:
+    """Layers that share an input: one Hessian, one factor. inputs: of the net, and of the float one beside it.
+
+    at(name): the step's parameters for a layer.
+    """
     import torch
 
-    from kerf.quantize.gptq import DAMPING, gptq
-    from kerf.quantize.grid import Quantized, find_grid
+    from kerf.quantize.gptq import corrected
 
-    H = torch.zeros(inputs[0].shape[1], inputs[0].shape[1])
-    for piece in inputs:
-        H.addmm_(piece.T, piece)
-    weights = [layers[name].weight.data for name in names]
-    options = _grid_options(step, len(H), H.diagonal())
-    grids = [_named(n, find_grid, w, **options) for n, w in zip(names, weights, strict=True)]
-    rows = [len(weight) for weight in weights]
-    scale, zero_point = (
-        torch.cat([part.expand(count, -1) for part, count in zip(parts, rows, strict=True)])
-        for parts in zip(*grids, strict=True)
-    )
-    result, damping = gptq(torch.cat(weights), H, scale, zero_point, step.bits, symmetric=step.symmetric)
-    for name, grid, codes in zip(names, grids, result.codes.split(rows) if result else [None] * len(rows), strict=True):
+    H, drift = _moments(*inputs)
+    weights = {name: layers[name].weight.data for name in names}
+    if drift is not None:
+        stacked = corrected(torch.cat(list(weights.values())), H, drift)
+        weights = dict(zip(names, stacked.split([len(weight) for weight in weights.values()]), strict=True))
+    order, factor = _factor(H, at(names[0]))
+    for name, weight in weights.items():
+        result, note = _gptq_layer(name, weight, H, order, factor, at(name))
+        yield name, result or _rtn_layer(name, layers[name], at(name), H.diagonal()), note
+
+
+def _factor(H, step):
+    """The order of the columns, and the inverse factor in that order with the damping it took."""
+    import torch
+
+    from kerf.quantize.gptq import act_order, inverse_factor
+
+    order = act_order(H) if step.act_order else torch.arange(len(H))
+    return order, inverse_factor(H[order][:, order])
+
+
+def _gptq_layer(name, weight, H, order, factor, step):
+    from kerf.quantize.gptq import DAMPING, gptq
+    from kerf.quantize.grid import find_grid
+
+    grid = _named(name, find_grid, weight, **_grid_options(step, len(H), H.diagonal()))
+    result, damping = gptq(weight, H, *grid, step.bits, order, step.symmetric, factor, step.sweeps)
+    if result is None:
+        return None, "second moments could not be factorized: rounded to nearest"
+    return result, f"damping raised to {damping:g}" if damping > DAMPING else ""
+
+
+def one_layer(name, layer, step: Quantize, second=None):
+    """Quantized of one layer by itself; second: moments of its input in the float model, None for embeddings."""
+    import torch
+
+    if isinstance(layer, torch.nn.Embedding):
+        return _embedding(name, layer, step)
+    if step.method == "gptq" and second is not None:
+        result, _ = _gptq_layer(name, layer.weight.data, second, *_factor(second, step), step)
         if result:
-            done[name] = Quantized(codes, *grid, step.bits, result.group_size, step.symmetric)
-            if damping > DAMPING:
-                notes[name] = f"damping raised to {damping:g}"
-        else:
-            done[name] = _rtn_layer(name, layers[name], step, H.diagonal())
-            notes[name] = "second moments could not be factorized: rounded to nearest"
-        layers[name].weight.data.copy_(done[name].dequantize())
+            return result
+    return _rtn_layer(name, layer, step, None if second is None else second.diagonal())
+
+
+def _moments(inputs, originals=None):
+    """H = X^T X over all batches, and the drift (F - X)^T X where the float model's inputs F come along."""
+    import torch
+
+    H = drift = None
+    for X in inputs:
+        if H is None:
+            H = torch.zeros(X.shape[1], X.shape[1])
+            drift = torch.zeros_like(H) if originals is not None else None
+        calibrate.add_second_moments(H, X)
+        if originals is not None:
+            drift.addmm_((next(originals) - X).T, X)
+    calibrate.complete(H)
+    return H, drift
 
 
 def _named(name, function, weight, **options):
@@ -149,10 +269,10 @@ def _named(name, function, weight, **options):
         raise refuse("scale_dtype", name, f"float32 for this layer: {error}") from None
 
 
-def _layer(name, quantized, weight, groups, statistics, notes) -> dict:
+def _layer(name, quantized, weight, groups, statistics, note) -> dict:
     """Bits of a layer, and its squared output error over its squared output on the calibration text."""
     head = next((group[0] for group in groups if name in group), None)
-    row = {"name": name, "bits": quantized.bits, "error": None, "note": notes.get(name, "")}
+    row = {"name": name, "bits": quantized.bits, "error": None, "note": note}
     if head:
         H, error = statistics[f"second/{head}"], quantized.dequantize() - weight
         output = float(((weight @ H) * weight).sum())

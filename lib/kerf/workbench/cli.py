@@ -124,11 +124,13 @@ def _models(_) -> list[dict]:
 
 
 def _methods(_) -> list[dict]:
-    from kerf.steps import Quantize
+    from kerf.steps import Quantize, Reconstruct
 
     about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)"}
     keys = ", ".join(Quantize.model_fields)
-    return [{"name": name, "about": f"quantize: {text}", "keys": keys} for name, text in about.items()]
+    rows = [{"name": name, "about": f"quantize: {text}", "keys": keys} for name, text in about.items()]
+    learn = "a step after quantize: learn codes, scales and zero points block by block"
+    return [*rows, {"name": "reconstruct", "about": learn, "keys": ", ".join(Reconstruct.model_fields)}]
 
 
 def _experiments(_) -> list[dict]:

@@ -14,7 +14,7 @@ from kerf import models
 from kerf.errors import Refused, nearest, refuse
 from kerf.judge import read_criteria
 from kerf.places import root
-from kerf.steps import STEPS, Calibration, Evaluation, Parameters, parse
+from kerf.steps import STEPS, Calibration, Evaluation, Parameters, check_chain, parse
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 KEYS = ("model", "calibration", "evaluation", "candidates", "release", "criteria")
@@ -186,6 +186,7 @@ def _candidates(value: object, given: set[str]) -> dict[str, list[Step]]:
         if not isinstance(chain, list) or not chain:
             raise refuse(f"candidates.{name}", chain, "a list of steps, at least one")
         found[name] = [_step(step, f"{name}.{number}", given) for number, step in enumerate(chain, 1)]
+        check_chain([step.kind for step in found[name]], name)
     return found
 
 

@@ -1,0 +1,153 @@
+"""Kerf beside other quantization libraries: same encoder, calibration text and bits, cosine to the float model.
+
+Each peer of `environments/` quantizes the linear layers in an environment of its own (`make peers`), with the
+script `benchmarks/peers/with_<name>.py`, and hands back dequantized weights. Word embeddings are rounded by
+Kerf's own method on both sides, so that the linear layers alone make the difference.
+
+    python benchmarks/peers.py [--samples 256] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from kerf import calibrate, load, models, texts
+from kerf.artifacts import meta, threads
+from kerf.evaluate import fidelity
+from kerf.pipeline import build
+from kerf.places import root
+from kerf.quantize.rtn import rtn
+from kerf.steps import Calibration
+from safetensors.torch import load_file
+
+MODEL, GROUP, SENTENCES, GOAL = "minilm", 64, 400, 0.5
+EMBEDDINGS = {4: 8, 3: 4, 2: 4}  # bits of the linear layers -> bits of the word embeddings, on both sides
+QUANTIZE = {"group_size": GROUP, "clip": "hessian"}
+CHAINS = {  # name -> steps for so many bits
+    "gptq": lambda bits: [
+        {"quantize": {**QUANTIZE, "method": "gptq", "bits": bits, "embeddings": EMBEDDINGS[bits]}},
+    ],
+}
+
+
+class Yardstick:
+    """Mean cosine to the float model on sentences that no side was calibrated on."""
+
+    def __init__(self):
+        self.sentences, documents = texts.evaluation_sentences("news", SENTENCES)
+        self.documents = np.array(documents)
+        self.baseline = self.embed(models.open_model(MODEL))
+
+    def embed(self, opened) -> np.ndarray:
+        """Embeddings (sentences, features), rows of length one."""
+        rows = opened.encode(self.sentences, batch_size=32, show_progress_bar=False).astype(np.float64)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def row(self, bits: int, who: str, opened, figures: dict) -> dict:
+        """A line of the table."""
+        cosine = fidelity.cosines(self.baseline, self.embed(opened), self.documents)[0]
+        return {"bits": bits, "who": who, "cosine": cosine["value"], "low": cosine["low"], "high": cosine["high"]} | {
+            key: figures[key] for key in ("linear_bits", "seconds", "version", "settings")
+        }
+
+
+def run_kerf(steps: list[dict], calibration: Calibration) -> tuple[object, dict]:
+    """The model that a chain makes, and its figures; seconds are of calibration and of every link."""
+    links = [meta(build(MODEL, steps[:count], calibration))["result"] for count in range(1, len(steps) + 1)]
+    calibrated = meta(calibrate.calibrate(MODEL, calibration))["result"]["calibrate_seconds"]
+    seconds = calibrated + sum(link["compress_seconds"] for link in links)
+    figures = {"linear_bits": links[-1]["linear_bits"], "seconds": seconds, "version": "", "settings": steps}
+    return load(build(MODEL, steps, calibration)), figures
+
+
+def ask_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tuple[dict, dict]:
+    """Dequantized weights by name, and figures, from the peer's script in the peer's environment."""
+    request = {
+        "model": str(models.resolve(MODEL)),
+        "texts": texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed),
+        "max_length": calibration.max_length,
+        "batch_size": calibrate.BATCH_SIZE,
+        "bits": bits,
+        "group_size": GROUP,
+    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads())}
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Path(folder, "request.json")
+        asked.write_text(json.dumps(request))
+        command = [python, root() / "benchmarks" / "peers" / f"with_{name}.py", asked, folder]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{name} at {bits} bits ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        return load_file(Path(folder, "weights.safetensors")), json.loads(Path(folder, "figures.json").read_text())
+
+
+def run_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tuple[object, dict]:
+    """The float model with the peer's linear layers and Kerf's word embeddings, and the peer's figures."""
+    weights, figures = ask_peer(name, python, bits, calibration)
+    opened = models.open_model(MODEL)
+    net = models.network(opened)
+    for embedding in models.embeddings(net).values():
+        weight = embedding.weight.data
+        weight.copy_(rtn(weight, EMBEDDINGS[bits], weight.shape[1], clip=True).dequantize())
+    if unknown := net.load_state_dict(weights, strict=False).unexpected_keys:
+        raise SystemExit(f"{name} gave weights of no layer: {unknown}")
+    return opened, figures
+
+
+def measure(calibration: Calibration, environments: Path) -> list[dict]:
+    """Rows of the table, printed as they come."""
+    yardstick, rows = Yardstick(), []
+    print(f"{'bits':>4} {'who':20} {'linear_bits':>11} {'cosine (95 %)':>25} {'1 - cosine':>10} {'seconds':>8}")
+
+    def show(bits, who, opened, figures):
+        row = yardstick.row(bits, who, opened, figures)
+        rows.append(row)
+        interval = f"{row['cosine']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
+        print(f"{bits:4} {who:20} {row['linear_bits']:11.3f} {interval:>25} "
+              f"{1 - row['cosine']:10.4f} {row['seconds']:8.1f}", flush=True)  # fmt: skip
+
+    for bits in EMBEDDINGS:
+        for name, chain in CHAINS.items():
+            show(bits, f"kerf {name}", *run_kerf(chain(bits), calibration))
+        for pins in sorted((root() / "environments").glob("*.txt")):
+            python = environments / pins.stem / "bin" / "python"
+            if python.exists():
+                show(bits, pins.stem, *run_peer(pins.stem, python, bits, calibration))
+            else:
+                print(f"{bits:4} {pins.stem:20} has no environment: make peers")
+    return rows
+
+
+def compare(rows: list[dict]) -> None:
+    """Print, for each number of bits, what Kerf loses over what the best peer loses."""
+    for bits in EMBEDDINGS:
+        sides = [[r for r in rows if r["bits"] == bits and (r["who"] in _ours()) == ours] for ours in (True, False)]
+        if all(sides):
+            kerf, peer = (max(side, key=lambda row: row["cosine"]) for side in sides)
+            ratio = (1 - kerf["cosine"]) / (1 - peer["cosine"])
+            print(f"{bits} bits: {kerf['who']} loses {ratio:.2f} of what {peer['who']} loses, goal at most {GOAL}")
+
+
+def _ours() -> set[str]:
+    return {f"kerf {name}" for name in CHAINS}
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=256, help="calibration sentences of news")
+    parser.add_argument("--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer")
+    parser.add_argument("--json", type=Path, help="write all rows there")
+    arguments = parser.parse_args()
+    rows = measure(Calibration(samples=arguments.samples), arguments.environments)
+    compare(rows)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What the scripts of all peers share: the request, the model with its calibration batches, and the answer.
+
+A request (JSON) names model (a directory), texts, max_length, batch_size, bits and group_size. The answer is
+weights.safetensors, the dequantized float32 weight of every linear layer, and figures.json. Nothing of Kerf
+is imported, since a peer's environment does not have it.
+"""
+
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoTokenizer
+
+SCALE_BITS = 16  # of a stored scale: peers write float16 or bfloat16, whatever they compute in
+
+
+class Job:
+    """A request, with its model opened in float32 and its texts tokenized, shortest first."""
+
+    def __init__(self):
+        request, self.out = Path(sys.argv[1]), Path(sys.argv[2])
+        asked = json.loads(request.read_text())
+        self.bits, self.group_size = asked["bits"], asked["group_size"]
+        self.net = AutoModel.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(asked["model"], local_files_only=True)
+        self.linears = {name: m for name, m in self.net.named_modules() if isinstance(m, torch.nn.Linear)}
+        self.clock = time.perf_counter()
+        texts, size = sorted(asked["texts"], key=len), asked["batch_size"]
+        options = {"padding": True, "truncation": True, "max_length": asked["max_length"], "return_tensors": "pt"}
+        self.batches = [dict(self.tokenizer(texts[i : i + size], **options)) for i in range(0, len(texts), size)]
+
+    def answer(self, peer: str, weights: dict[str, torch.Tensor], stored_bits: int, settings: dict) -> None:
+        """Write weights (name of a linear layer -> dequantized) and figures; stored_bits is of all layers."""
+        seconds = time.perf_counter() - self.clock
+        if missing := self.linears.keys() - weights.keys():
+            raise SystemExit(f"{peer} left out {sorted(missing)}")
+        self.out.mkdir(parents=True, exist_ok=True)
+        tensors = {f"{name}.weight": weight.detach().float().contiguous() for name, weight in weights.items()}
+        save_file(tensors, self.out / "weights.safetensors")
+        figures = {
+            "peer": peer,
+            "version": version(peer),
+            "settings": settings,
+            "seconds": seconds,
+            "linear_bits": stored_bits / sum(weight.numel() for weight in weights.values()),
+        }
+        (self.out / "figures.json").write_text(json.dumps(figures))

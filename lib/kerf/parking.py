@@ -1,0 +1,38 @@
+"""Tensors that wait, in a file instead of anonymous memory.
+
+The file has no name and is mapped, so the system may write its pages out and take the memory back, and
+nothing is left behind when the process ends. A mapping that no tensor uses any more is used again: the
+first touch of a page costs more than copying into it.
+"""
+
+import mmap
+import sys
+import tempfile
+
+import torch
+
+from kerf.places import data_folder
+
+_mapped: dict[int, list[mmap.mmap]] = {}  # by size
+
+
+def park(tensor: torch.Tensor) -> torch.Tensor:
+    """Move the values of `tensor` into a mapped file, in place: whoever holds it sees the same values."""
+    if tensor.numel() == 0 or getattr(tensor, "parked", False):
+        return tensor
+    copy = torch.frombuffer(_pages(tensor.numel() * tensor.element_size()), dtype=tensor.dtype).view(tensor.shape)
+    tensor.data = copy.copy_(tensor)
+    tensor.parked = True
+    return tensor
+
+
+def _pages(size: int) -> mmap.mmap:
+    for pages in _mapped.setdefault(size, []):
+        if sys.getrefcount(pages) == 3:  # the list, `pages` and the argument: no tensor's storage
+            return pages
+    folder = data_folder() / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(size)
+        _mapped[size].append(mmap.mmap(file.fileno(), size))
+    return _mapped[size][-1]

@@ -1,0 +1,111 @@
+"""What each layer costs at each width, with it alone cut and everything else in float.
+
+Every linear layer, and the word embeddings, at every width of WIDTHS: quantized as the step would (GPTQ on
+the float model's second moments, or rounded to nearest), put into the float model, and the model's
+embeddings of held-back calibration text compared with the float ones: 1 - mean cosine. Its bytes are
+those of the packed tensor after the store's compression.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from kerf import calibrate, models, store, texts
+from kerf.artifacts import artifact, meta
+from kerf.errors import refuse
+from kerf.quantize.allocate import allocate
+from kerf.steps import Calibration, Quantize
+
+WIDTHS = (1.6, 2, 3, 4, 5, 6, 8)
+SENTENCES = 64
+
+
+def sensitivity(model: str, step: Quantize, calibration: Calibration, device: str = "cpu") -> Path:
+    """Artifact with sensitivity.json: layers, widths, costs and bytes (layers, widths), bytes of the rest by dtype.
+
+    Raises Refused when the calibration text leaves no sentences to hold back.
+    """
+    moments = calibrate.calibrate(model, calibration, device)
+    held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
+    alone = step.model_copy(update={"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"})
+    key = {"step": alone.model_dump(), "calibration": meta(moments)["key"], "widths": WIDTHS, "held": held}
+    return artifact("sensitivity", key, lambda folder: _make(folder, model, alone, calibration, moments, held, device))
+
+
+def read(folder: Path) -> dict:
+    """The artifact's sensitivity.json."""
+    return json.loads((folder / "sensitivity.json").read_text())
+
+
+def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float], dict]:
+    """Bits of every layer under the limit (bytes of the file, or 1 - cosine), and the sums that go with them.
+
+    Raises Refused when not even the extreme widths meet it, with what they reach.
+    """
+    costs, sizes = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)
+    rest = table["rest_bytes"][step.floats]
+    within = {"budget": limit - rest} if step.budget_bytes else {"most": limit}
+    found = allocate(costs, sizes, **within)
+    if found is None:
+        if step.budget_bytes:
+            least = sizes.min(1).sum() + rest
+            raise refuse("budget_bytes", step.budget_bytes, f"at least about {least:.0f}: every layer at its smallest")
+        raise refuse("floor", step.floor, f"at most about {1 - costs.min(1).sum():.4f}: every layer at its best")
+    chosen, cost, size = found
+    widths = [table["widths"][index] for index in chosen]
+    return dict(zip(table["layers"], widths, strict=True)), {"cosine": 1 - cost, "bytes": size + rest}
+
+
+def held_fidelity(model: str, candidate: Path, calibration: Calibration) -> float:
+    """Mean cosine of a candidate's embeddings to the float ones on the text held back."""
+    from kerf.evaluate.quick import embed, fidelity
+
+    held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)
+    opened = models.open_model(model)
+    batches = models.batches(opened, held, calibrate.BATCH_SIZE, calibration.max_length)
+    aim = embed(opened, batches)
+    stored = store.read_weights(candidate / store.WEIGHTS)
+    models.network(opened).load_state_dict(stored, strict=False, assign=True)
+    return fidelity(embed(opened, batches), aim)
+
+
+def _make(folder, model, step, calibration, moments, held, device) -> dict:
+    from kerf.evaluate.quick import embed
+
+    clock = time.perf_counter()
+    opened = models.open_model(model, device)
+    net = models.network(opened)
+    groups, statistics = calibrate.read(moments)
+    batches = models.batches(opened, held, calibrate.BATCH_SIZE, calibration.max_length)
+    aim = embed(opened, batches)
+    heads = {name: group[0] for group in groups for name in group}
+    names = [*models.embeddings(net), *models.linears(net)]
+    table = {"layers": names, "widths": list(WIDTHS), "costs": [], "bytes": []}
+    for name in names:
+        second = statistics.get(f"second/{heads.get(name)}")
+        found = [_alone(opened, net, name, step.model_copy(update={"bits": w}), second, batches, aim) for w in WIDTHS]
+        table["costs"].append([cost for cost, _ in found])
+        table["bytes"].append([size for _, size in found])
+    cut = {f"{name}.weight" for name in names}
+    rest = [value for name, value in net.state_dict().items() if name not in cut]
+    halves = [value.half() if value.is_floating_point() else value for value in rest]
+    table["rest_bytes"] = {"float32": sum(map(store.row_bytes, rest)), "float16": sum(map(store.row_bytes, halves))}
+    (folder / "sensitivity.json").write_text(json.dumps(table))
+    return {"seconds": time.perf_counter() - clock, "sentences": len(held)}
+
+
+def _alone(opened, net, name, step, second, batches, aim) -> tuple[float, int]:
+    """1 - mean cosine, and bytes, with one layer cut."""
+    from kerf.evaluate.quick import embed, fidelity
+    from kerf.quantize.stage import one_layer
+
+    layer = net.get_submodule(name)
+    before = layer.weight.data
+    quantized = one_layer(name, layer, step, second)
+    layer.weight.data = quantized.dequantize()
+    try:
+        return 1 - fidelity(embed(opened, batches), aim), store.row_bytes(quantized)
+    finally:
+        layer.weight.data = before

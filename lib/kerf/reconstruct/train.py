@@ -1,0 +1,99 @@
+"""Reconstruct: learn codes, scales and zero points block by block against the float model's outputs.
+
+Each block of the compressed network (word embeddings first, then layer by layer) is trained to turn what
+the compressed blocks before it produce into what the float block puts out. Codes are learned as real
+numbers v that the forward pass rounds, with the gradient going straight through:
+
+    weight = (clamp(round(v), 0, top) - zero_point) * scale
+
+(block-wise: BRECQ, arXiv:2102.05426; everything in a block at once: EfficientQAT, arXiv:2407.11062).
+Biases and LayerNorm of the block, which stay float anyway, are learned too. No labels: the text is the
+calibration sample, and splices of it, for the float model has an answer to any text. Sentences of the
+calibration part outside the sample are held back: they pick the best moment of every block, and a
+block, or a whole result, that is not better on them than its start is dropped.
+"""
+
+import math
+import time
+
+import torch
+
+from kerf import models
+from kerf.quantize.grid import Quantized
+from kerf.reconstruct.blocks import Hidden, Stage
+
+CHECKS = 8  # how often a block is measured on the text held back
+
+
+def learn(stage: Stage, fit, held, steps: int, seconds: float, generator: torch.Generator) -> tuple[float, float, int]:
+    """Train a stage. fit, held: (states of the network, states of the float one).
+
+    Ends with the parameters that were best on `held`. Returns its error there before and after, and the
+    number of steps that `seconds` allowed.
+    """
+    started, done = time.perf_counter(), 0
+    optimizer = torch.optim.Adam(stage.groups(), betas=(0.9, 0.95))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    before = best = stage.error(*held)
+    kept = _snapshot(stage)
+    queue: list[int] = []
+    while (progress := _progress(done / steps, (time.perf_counter() - started) / seconds)) < 1:
+        queue = queue or torch.randperm(len(fit[0].batches), generator=generator).tolist()
+        index = queue.pop()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1, (done + 1) / 20) * (1 + math.cos(math.pi * progress)) / 2
+        optimizer.zero_grad()
+        stage.loss(*fit, index).backward()
+        optimizer.step()
+        for learned in stage.learned.values():
+            learned.keep_in_reach()
+        done += 1
+        if done % max(1, steps // CHECKS) == 0 and (found := stage.error(*held)) < best:
+            best, kept = found, _snapshot(stage)
+    if (found := stage.error(*held)) >= best:
+        _restore(stage, kept)
+    return before, min(best, found), done
+
+
+def _progress(steps: float, seconds: float) -> float:
+    """Share of the work done, by steps; by the clock only where it runs out first, or no two runs would be alike."""
+    return seconds if seconds > steps + 0.02 else steps
+
+
+def _snapshot(stage):
+    return [part.detach().clone() for part in (*stage.learned.parameters(), *stage.floats)]
+
+
+@torch.no_grad()
+def _restore(stage, kept):
+    for part, value in zip((*stage.learned.parameters(), *stage.floats), kept, strict=True):
+        part.copy_(value)
+
+
+def reconstruct(net, reference, weights: dict[str, Quantized], fit: list[dict], held: list[dict], steps: int,
+                seconds: float, seed: int, pool=None, report=lambda **_: None) -> dict[str, Quantized]:  # fmt: skip
+    """Learn `weights` of `net` so that its blocks put out what those of `reference` do. Both are changed or read in place.
+
+    fit, held: batches of text to learn from and to judge by; steps: of every block; seconds: of all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in (*net.parameters(), *reference.parameters()):
+        parameter.requires_grad_(parameter.ndim == 1)
+    sides = [(Hidden(net, batches), Hidden(reference, batches)) for batches in (fit, held)]
+    names, result = ["", *models.blocks(net)], dict(weights)
+    ends = time.perf_counter() + seconds
+    for number, name in enumerate(names):
+        if name:  # the target is what the float block makes of the float states
+            for _, target in sides:
+                target.advance(reference.get_submodule(name))
+        stage = Stage(net, name, weights, sides[0][0], pool if number == len(names) - 1 else None)
+        if stage.learned:
+            clock = time.perf_counter()
+            allowed = (ends - time.perf_counter()) / (len(names) - number)
+            before, after, done = learn(stage, *sides, steps, max(allowed, 1e-9), generator)
+            result |= stage.finish()
+            took = time.perf_counter() - clock
+            report(block=name or "embeddings", before=before, after=after, steps=done, seconds=took)
+        for states, _ in sides:
+            states.advance(stage.block) if name else states.enter(net)
+    return result

@@ -1,0 +1,49 @@
+"""A yardstick for chains of steps: mean cosine on sentences that no method saw, bytes and seconds, in one row."""
+
+from pathlib import Path
+
+import numpy as np
+
+from kerf import models, pipeline, texts
+from kerf import statistics as st
+from kerf.artifacts import meta
+from kerf.evaluate.quick import embed
+from kerf.steps import Calibration
+
+BATCH_SIZE = 32
+
+
+class Yardstick:
+    """The float model's embeddings of evaluation sentences, to hold candidates against."""
+
+    def __init__(self, model: str, source: str, sentences: int, max_length: int = 128) -> None:
+        """source: evaluation text (news, wiki or a file). Raises Refused when it has fewer sentences."""
+        self.model = model
+        sample, documents = texts.evaluation_sentences(source, sentences)
+        self.documents = np.array(documents)
+        opened = models.open_model(model)
+        order = sorted(range(len(sample)), key=lambda index: len(sample[index]))  # as `batches` will have them
+        self.documents = self.documents[order]
+        self.batches = models.batches(opened, sample, BATCH_SIZE, max_length)
+        self.aim = embed(opened, self.batches)
+
+    def measure(self, opened) -> tuple[float, float, float]:
+        """Mean cosine of an opened candidate and its 95 % interval over documents."""
+        values = (embed(opened, self.batches) * self.aim).sum(1).double().numpy()
+        return st.mean_interval(values, self.documents)
+
+    def row(self, name: str, chain: list[dict], calibration: Calibration) -> dict:
+        """Make or reuse the candidate of a chain; what it costs and keeps, and the run that made it."""
+        folder = Path(pipeline.build(self.model, chain, calibration))
+        links = [Path(pipeline.build(self.model, chain[:n], calibration)) for n in range(1, len(chain) + 1)]
+        made, (mean, low, high) = meta(folder)["result"], self.measure(models.load(folder))
+        return {
+            "name": name,
+            "linear_bits": made["linear_bits"],
+            "bytes": made["bytes_on_disk"],
+            "cosine": mean,
+            "low": low,
+            "high": high,
+            "seconds": sum(meta(link)["result"]["compress_seconds"] for link in links),
+            "run": meta(folder)["run"],
+        }

@@ -1,0 +1,107 @@
+"""Mixed widths: the assignment is the best there is, and what comes out keeps its limit."""
+
+import itertools
+
+import numpy as np
+import pytest
+from kerf import models, pipeline, store
+from kerf.artifacts import meta
+from kerf.errors import Refused
+from kerf.quantize import sensitivity
+from kerf.quantize.allocate import allocate, frontier
+from kerf.steps import Calibration, Quantize, parse
+from small import write_model
+
+SPEC = Calibration(samples=32, max_length=32)
+GRID = {"method": "gptq", "group_size": 32, "clip": "hessian"}
+
+
+def tables(seed, layers=5, widths=3):
+    """Costs that fall and bytes that grow with the width."""
+    generator = np.random.default_rng(seed)
+    costs = np.sort(generator.uniform(0, 1, (layers, widths)), axis=1)[:, ::-1]
+    return costs, np.sort(generator.integers(1, 50, (layers, widths)), axis=1).astype(float)
+
+
+def every(costs, sizes):
+    """(cost, bytes) of every assignment there is."""
+    rows = np.arange(len(costs))
+    for chosen in itertools.product(range(costs.shape[1]), repeat=len(costs)):
+        yield costs[rows, list(chosen)].sum(), sizes[rows, list(chosen)].sum()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_assignment_is_better_within_the_budget_or_the_loss(seed):
+    costs, sizes = tables(seed)
+    budget, most = float(sizes.mean(1).sum()), float(costs.mean(1).sum())
+    _, cost, size = allocate(costs, sizes, budget=budget)
+    assert size <= budget and cost == pytest.approx(min(c for c, s in every(costs, sizes) if s <= budget))
+    _, cost, size = allocate(costs, sizes, most=most)
+    assert cost <= most + 1e-9 and size == pytest.approx(min(s for c, s in every(costs, sizes) if c <= most))
+
+
+def test_a_limit_that_nothing_meets_has_no_answer():
+    costs, sizes = tables(0)
+    assert allocate(costs, sizes, budget=float(sizes.min(1).sum()) - 1) is None
+    assert allocate(costs, sizes, most=float(costs.min(1).sum()) / 2) is None
+
+
+def test_along_the_frontier_more_bytes_never_lose_more():
+    points = frontier(*tables(1), points=12)
+    assert all(a["cost"] >= b["cost"] and a["bytes"] <= b["bytes"] + 49 for a, b in itertools.pairwise(points))
+    assert points[0]["cost"] > points[-1]["cost"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_model(tmp_path_factory.mktemp("mixed") / "model"))
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    return sensitivity.read(sensitivity.sensitivity(model, parse(Quantize, GRID, "q"), SPEC))
+
+
+def test_the_table_has_every_layer_and_the_embeddings_and_wide_layers_lose_little(model, table):
+    net = models.network(models.open_model(model))
+    assert set(table["layers"]) == {*models.linears(net), *models.embeddings(net)}
+    costs, sizes = np.array(table["costs"]), np.array(table["bytes"])
+    assert costs.shape == sizes.shape == (len(table["layers"]), len(table["widths"]))
+    assert (costs[:, 0] >= costs[:, -1] - 1e-6).all() and costs[:, -1].max() < 1e-3 < costs[:, 0].max()
+    assert (np.diff(sizes, axis=1) > 0).all()
+
+
+def test_a_budget_in_bytes_is_kept_by_the_file(model, table):
+    sizes = np.array(table["bytes"])
+    budget = int(sizes[:, 2].sum() + table["rest_bytes"]["float32"])
+    folder = pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", "budget_bytes": budget}}], SPEC)
+    made = meta(folder)["result"]
+    assert (folder / store.WEIGHTS).stat().st_size == made["bytes_on_disk"] <= budget
+    assert len(set(made["assignment"].values())) > 1
+    stored = dict(store.read_tensors(folder / store.WEIGHTS))
+    assert {name: stored[f"{name}.weight"].bits for name in made["assignment"]} == made["assignment"]
+
+
+def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
+    folder = pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", "floor": 0.97}}], SPEC)
+    made = meta(folder)["result"]
+    assert made["held_back"] >= 0.97
+    assert made["held_back"] == pytest.approx(sensitivity.held_fidelity(model, folder, SPEC), abs=1e-6)
+    assert store.verify(folder)["steps"] == made["steps"]  # whole, however many attempts it took
+    wide = pipeline.build(model, [{"quantize": {**GRID, "bits": 8}}], SPEC)
+    assert made["bytes_on_disk"] < meta(wide)["result"]["bytes_on_disk"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [({"budget_bytes": 1000}, "budget_bytes = 1000: at least about"), ({"floor": 0.9999999}, "floor = 0.9999999: at most")],
+)
+def test_a_limit_that_cannot_be_met_is_refused_with_what_can(model, limit, said):
+    with pytest.raises(Refused, match=said):
+        pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", **limit}}], SPEC)
+
+
+@pytest.mark.parametrize("values", [{"bits": "mixed"}, {"bits": 4, "floor": 0.9}, {"bits": "mixed", "floor": 0.9, "budget_bytes": 9}])
+def test_mixed_takes_exactly_one_limit(values):
+    with pytest.raises(Refused, match=r"q.bits = .*: mixed together with either budget_bytes or floor"):
+        parse(Quantize, values, "q")

@@ -1,0 +1,144 @@
+"""Reconstruct: it starts exactly where the candidate is, learns, and never hands back anything worse."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from kerf import models, pipeline, store
+from kerf.artifacts import meta
+from kerf.errors import Refused
+from kerf.quantize.grid import Quantized
+from kerf.quantize.rtn import rtn
+from kerf.reconstruct import train
+from kerf.reconstruct.learned import Learned
+from kerf.reconstruct.material import splices
+from kerf.steps import Calibration
+from small import write_model
+
+SPEC = Calibration(samples=32, max_length=32)
+START = {"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian", "embeddings": 4}}
+LEARN = {"reconstruct": {"steps": 40, "minutes": 5, "splices": 2}}
+
+GRIDS = [
+    {"bits": 2, "group_size": 8}, {"bits": 3, "group_size": 24}, {"bits": 4, "group_size": 8, "symmetric": True},
+    {"bits": 1.6, "group_size": 24}, {"bits": 3, "group_size": 24, "per_tensor": True},
+    {"bits": 2, "group_size": 8, "scale_dtype": torch.float32},
+]  # fmt: skip
+
+
+def quantized(**grid):
+    return rtn(torch.randn(6, 24, generator=torch.Generator().manual_seed(0)), clip=True, **grid)
+
+
+def same(a, b):
+    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in ("codes", "scale", "zero_point"))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("rows", [None, torch.tensor([1, 4])])
+def test_what_is_learned_starts_exactly_at_the_quantized_weight(grid, rows):
+    start = quantized(**grid)
+    learned = Learned(start, rows if len(start.scale) > 1 else None)  # rows of one shared grid cannot part
+    rows = learned.rows
+    assert torch.equal(learned(), start.dequantize()[rows])
+    assert same(learned.quantized(), start) and learned.quantized().symmetric == start.symmetric
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_what_is_stored_is_what_was_computed_with(grid):
+    learned = Learned(quantized(**grid))
+    target = torch.randn(6, 24, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.Adam([p for p in learned.parameters() if p.requires_grad], lr=0.05)
+    before = float((learned() - target).square().sum())
+    for _ in range(60):
+        optimizer.zero_grad()
+        (learned() - target).square().sum().backward()
+        optimizer.step()
+        learned.keep_in_reach()
+    assert float((learned() - target).square().sum()) < 0.8 * before
+    found = learned.quantized()
+    assert torch.equal(found.dequantize(), learned().detach())
+    assert found.scale.dtype == learned.start.scale.dtype and found.stored_bits() == learned.start.stored_bits()
+
+
+def test_rows_that_take_no_part_stay():
+    start, rows = quantized(bits=3, group_size=8), torch.tensor([0, 5])
+    learned = Learned(start, rows)
+    with torch.no_grad():
+        learned.codes.add_(1)
+        learned.scale.mul_(2)
+    others = torch.tensor([1, 2, 3, 4])
+    found = learned.quantized()
+    assert torch.equal(found.dequantize()[others], start.dequantize()[others])
+    assert not torch.equal(found.dequantize()[rows], start.dequantize()[rows])
+
+
+def test_splices_begin_like_one_sentence_and_end_like_another():
+    sequences = [[101, *range(start, start + 10), 102] for start in (200, 300, 400)]
+    found = splices(sequences, 5, torch.Generator().manual_seed(0))
+    assert found[:3] == sequences and len(found) == 15
+    assert all(s[0] == 101 and s[-1] == 102 and s.count(102) == 1 and 4 < len(s) <= 12 for s in found)
+    assert any(s not in sequences for s in found)
+    assert found == splices(sequences, 5, torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_model(tmp_path_factory.mktemp("reconstruct") / "model"))
+
+
+@pytest.fixture(scope="module")
+def pair(model):
+    return pipeline.build(model, [START], SPEC), pipeline.build(model, [START, LEARN], SPEC)
+
+
+def test_learning_lowers_the_error_on_text_held_back_and_loads_as_it_was_measured(model, pair):
+    made = meta(pair[1])["result"]
+    assert made["held_back"]["kept"] and 1 - made["held_back"]["after"] < 0.98 * (1 - made["held_back"]["before"])
+    assert [block["block"] for block in made["blocks"]] == ["embeddings", "encoder.layer.0", "encoder.layer.1"]
+    assert all(block["after"] <= block["before"] for block in made["blocks"])
+    loaded = models.network(models.load(pair[1])).state_dict()
+    for name, tensor in store.read_tensors(pair[1] / store.WEIGHTS):
+        weight = tensor.dequantize() if isinstance(tensor, Quantized) else tensor
+        assert torch.equal(loaded[name], weight)
+
+
+def test_codes_keep_their_widths_and_the_file_its_size(pair):
+    start, learned = (dict(store.read_tensors(folder / store.WEIGHTS)) for folder in pair)
+    assert start.keys() == learned.keys()
+    for name, tensor in start.items():
+        if isinstance(tensor, Quantized):
+            assert tensor.stored_bits() == learned[name].stored_bits()
+    assert meta(pair[1])["result"]["linear_bits"] == meta(pair[0])["result"]["linear_bits"]
+
+
+def test_the_same_seed_gives_the_same_bytes(model, pair, monkeypatch):
+    before = (pair[1] / store.WEIGHTS).read_bytes()
+    monkeypatch.setenv("KERF_FRESH", "9999")
+    assert (pipeline.build(model, [START, LEARN], SPEC) / store.WEIGHTS).read_bytes() == before
+
+
+def test_a_result_that_is_worse_on_held_back_text_is_dropped(model, pair, monkeypatch):
+    def spoil(net, reference, weights, *_, **__):
+        for name, quantized in weights.items():
+            weights[name] = replace(quantized, codes=torch.zeros_like(quantized.codes))
+            net.get_submodule(name).weight.data = weights[name].dequantize()
+        return weights
+
+    monkeypatch.setattr(train, "reconstruct", spoil)
+    found = pipeline.build(model, [START, {"reconstruct": {**LEARN["reconstruct"], "steps": 41}}], SPEC)
+    held = meta(found)["result"]["held_back"]
+    assert not held["kept"] and held["after"] < held["before"]
+    assert (found / store.WEIGHTS).read_bytes() == (pair[0] / store.WEIGHTS).read_bytes()
+
+
+def test_the_time_budget_ends_it_early(model):
+    hurried = pipeline.build(model, [START, {"reconstruct": {"steps": 100_000, "minutes": 0.05, "splices": 1}}], SPEC)
+    assert all(block["steps"] < 100_000 for block in meta(hurried)["result"]["blocks"])
+
+
+def test_it_is_refused_without_a_quantized_source_and_without_text_to_hold_back(model):
+    with pytest.raises(Refused, match="steps.1 = 'reconstruct': a step after quantize"):
+        pipeline.build(model, [LEARN], SPEC)
+    with pytest.raises(Refused, match="calibration.samples = 1279: at most"):
+        pipeline.build(model, [START, LEARN], Calibration(samples=1279))
