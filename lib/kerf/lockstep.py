@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from greenlet import getcurrent, greenlet
 
-from kerf.parking import park
+from kerf.parking import park, trim
 
 
 def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[tuple[list[str], Iterator]]:
@@ -60,6 +60,7 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[t
             if not any(stop[0] == first for run, (stop, _) in waiting.items() if run not in here):
                 stops[first].remove()
             waiting.update({run: (advance(run), batch) for run, (_, batch) in here.items()})
+            trim()
     finally:
         for hook in [*hooks, *stops.values()]:
             hook.remove()

@@ -5,6 +5,7 @@ nothing is left behind when the process ends. A mapping that no tensor uses any 
 first touch of a page costs more than copying into it.
 """
 
+import ctypes
 import mmap
 import sys
 import tempfile
@@ -36,3 +37,9 @@ def _pages(size: int) -> mmap.mmap:
         file.truncate(size)
         _mapped[size].append(mmap.mmap(file.fileno(), size))
     return _mapped[size][-1]
+
+
+def trim() -> None:
+    """Give free memory back to the system, where its C library can (glibc keeps most of what torch frees)."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

@@ -1,0 +1,68 @@
+"""Parking: the same values from a file, no anonymous memory, and no page given out twice."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from kerf.lockstep import in_lockstep
+from kerf.parking import park, trim
+
+
+def anonymous():
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 5), (0, 3), ()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_values_shape_and_dtype_stay(shape, dtype):
+    tensor = torch.randn(shape).to(dtype)
+    before = tensor.clone()
+    assert park(tensor) is tensor
+    assert torch.equal(tensor, before) and (tensor.dtype, tensor.shape) == (before.dtype, before.shape)
+
+
+def test_a_transposed_tensor_keeps_its_values():
+    tensor = torch.arange(12.0).view(3, 4).T
+    before = tensor.clone()
+    assert torch.equal(park(tensor), before)
+
+
+def test_pages_are_not_given_out_while_a_view_of_them_lives():
+    first = park(torch.full((777,), 1.0))
+    view, place = first[5:9], first.data_ptr()
+    del first
+    second = park(torch.full((777,), 2.0))
+    assert view.tolist() == [1.0] * 4 and second.data_ptr() != place
+    del view
+    third = park(torch.full((777,), 3.0))
+    assert third.data_ptr() == place and second[0] == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart")
+def test_what_is_parked_takes_no_anonymous_memory():
+    before, kept = anonymous(), []
+    for _ in range(40):
+        kept.append(park(torch.ones(1 << 20)))  # 4 MiB each
+    trim()
+    assert anonymous() - before < 24e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart")
+def test_batches_that_wait_take_no_anonymous_memory():
+    net = torch.nn.ModuleDict({"a": torch.nn.Linear(256, 256), "b": torch.nn.Linear(256, 256)})
+
+    def forward(x, attention_mask):
+        y = net["a"](x)
+        return net["b"](y) + y + x  # both are needed again after b
+
+    net.forward = forward
+    rows = [torch.full((1, 512), index % 7) for index in range(128)]
+    batches = [{"x": torch.randn(1, 512, 256), "attention_mask": torch.ones_like(row)} for row in rows]  # 64 MiB
+    for batch in batches:
+        park(batch["x"])
+    before, peak = anonymous(), 0
+    for _, inputs in in_lockstep(net, [["a"], ["b"]], batches):
+        for _ in inputs:
+            peak = max(peak, anonymous())
+    assert peak - before < 24e6  # the outputs of `a` alone are 64 MiB
