@@ -16,7 +16,7 @@ import time
 import torch
 from kerf import calibrate, models, texts
 from kerf.lockstep import rows
-from kerf.quantize.stage import compress
+from kerf.quantize.compress import compress
 from kerf.steps import Calibration, Quantize
 
 OPTIONS = {"method": "gptq", "bits": 2, "group_size": 64, "clip": "hessian", "embeddings": 32}

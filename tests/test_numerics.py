@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kerf import calibrate, models, pipeline, store
 from kerf.errors import Refused
 from kerf.quantize.grid import Quantized
-from kerf.quantize.stage import compress
+from kerf.quantize.compress import compress
 from kerf.steps import Calibration, Quantize
 from small import write_model
 from transformers.pytorch_utils import Conv1D

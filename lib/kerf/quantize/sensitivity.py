@@ -29,7 +29,8 @@ def sensitivity(model: str, step: Quantize, calibration: Calibration, device: st
     """
     moments = calibrate.calibrate(model, calibration, device)
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
-    alone = step.model_copy(update={"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"})
+    without = {"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"}
+    alone = step.model_copy(update=without)
     key = {"step": alone.model_dump(), "calibration": meta(moments)["key"], "widths": WIDTHS, "held": held}
     return artifact("sensitivity", key, lambda folder: _make(folder, model, alone, calibration, moments, held, device))
 
@@ -99,7 +100,7 @@ def _make(folder, model, step, calibration, moments, held, device) -> dict:
 def _alone(opened, net, name, step, second, batches, aim) -> tuple[float, int]:
     """1 - mean cosine, and bytes, with one layer cut."""
     from kerf.evaluate.quick import embed, fidelity
-    from kerf.quantize.stage import one_layer
+    from kerf.quantize.layers import one_layer
 
     layer = net.get_submodule(name)
     before = layer.weight.data

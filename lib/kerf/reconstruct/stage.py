@@ -21,9 +21,10 @@ def reconstruct(
     if not source:
         raise refuse("reconstruct", "first", "a step after quantize: there is nothing to reconstruct yet")
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)
-    key = {"step": step.model_dump(), "calibration": calibration.model_dump(), "held": held,
-           "source": models.weights_digest(Path(source)), "model": models.weights_digest(models.resolve(model))}  # fmt: skip
-    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, Path(source), held, device))
+    key = {"step": step.model_dump(), "calibration": calibration.model_dump(), "held": held}
+    source = Path(source)
+    key |= {"source": models.weights_digest(source), "model": models.weights_digest(models.resolve(model))}
+    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, held, device))
 
 
 def _make(folder, model, step, calibration, source, held, device) -> dict:
@@ -55,7 +56,7 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
     better = end > start
     if better:
         found = net.state_dict()
-        floats = {name: found[name].to(value.dtype) for name, value in stored.items() if isinstance(value, torch.Tensor)}
+        floats = {n: found[n].to(value.dtype) for n, value in stored.items() if isinstance(value, torch.Tensor)}
         stored = {**{f"{name}.weight": value for name, value in learned.items()}, **floats}
     card = store.verify(source)
     steps = [*card["steps"], {"reconstruct": step.model_dump()}]
@@ -76,6 +77,7 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
 def _report(rows: list[dict]):
     def report(**row) -> None:
         rows.append(row)
-        print("{block}: error on held-back text {before:.4f} -> {after:.4f}, {steps} steps, {seconds:.0f} s".format(**row))
+        said = "{block}: error on held-back text {before:.4f} -> {after:.4f}, {steps} steps, {seconds:.0f} s"
+        print(said.format(**row), flush=True)
 
     return report

@@ -72,7 +72,7 @@ def _restore(stage, kept):
 
 def reconstruct(net, reference, weights: dict[str, Quantized], fit: list[dict], held: list[dict], steps: int,
                 seconds: float, seed: int, pool=None, report=lambda **_: None) -> dict[str, Quantized]:  # fmt: skip
-    """Learn `weights` of `net` so that its blocks put out what those of `reference` do. Both are changed or read in place.
+    """Learn `weights` of `net`, in place, so that its blocks put out what those of `reference` do.
 
     fit, held: batches of text to learn from and to judge by; steps: of every block; seconds: of all.
     """

@@ -1,0 +1,90 @@
+"""A network, layer by layer in the order they run, each calibrated on what the layers before it became."""
+
+from collections.abc import Iterator
+
+import torch
+
+from kerf import calibrate, models
+from kerf.lockstep import in_lockstep
+from kerf.parking import park
+from kerf.quantize.gptq import corrected
+from kerf.quantize.layers import embedding, factor, gptq_layer, rtn_layer
+from kerf.steps import Quantize
+
+
+def compress(
+    net, reference, step: Quantize, groups, statistics, batches, assignment: dict[str, float] | None = None
+) -> Iterator[tuple[str, object, str]]:
+    """Quantize the layers of `net` in place, and yield each: name, Quantized, a note on what was special.
+
+    reference: the same network, left as it is; groups, statistics: what `calibrate.read` gives;
+    assignment: layer -> bits, where they are mixed. Layers that are one tensor (tied) are quantized once.
+    """
+    done: dict[int, object] = {}
+    shared = _tied(net)
+    for name, quantized, note in _each(net, reference, step, groups, statistics, batches, done, assignment or {}):
+        weight = net.get_submodule(name).weight
+        done[id(weight)] = quantized if id(weight) in shared else None  # kept only where it is needed again
+        weight.data = park(quantized.dequantize())
+        yield name, quantized, note
+
+
+def _each(net, reference, step, groups, statistics, batches, done, assignment):
+    def at(name):
+        return step.model_copy(update={"bits": assignment[name], "embeddings": "same"}) if assignment else step
+
+    layers, seen = models.linears(net), set()
+    for name, layer in models.embeddings(net).items():
+        if at(name).embedding_bits() < 32:
+            yield name, embedding(name, layer, at(name)), ""
+    if step.method == "gptq":
+        networks = (net, reference) if step.asymmetric_calibration else (net,)
+        for stops in zip(*(in_lockstep(each, groups, batches) for each in networks), strict=True):
+            names = [name for name in stops[0][0] if id(layers[name].weight) not in done]
+            seen.update(names)
+            if names:
+                yield from _gptq_group(layers, names, [inputs for _, inputs in stops], at)
+    heads = {name: group[0] for group in groups for name in group}
+    for name in (name for name in layers if name not in seen):
+        if id(layers[name].weight) in done:
+            yield name, done[id(layers[name].weight)], "the same tensor as another layer's"
+        else:
+            second = statistics.get(f"second/{heads.get(name)}")
+            note = "no calibration text reached it: rounded to nearest" if step.method == "gptq" else ""
+            yield name, rtn_layer(name, layers[name], at(name), None if second is None else second.diagonal()), note
+
+
+def _tied(net) -> set[int]:
+    """Ids of weights that several layers have."""
+    every = [id(layer.weight) for layer in (*models.linears(net).values(), *models.embeddings(net).values())]
+    return {weight for weight in every if every.count(weight) > 1}
+
+
+def _gptq_group(layers, names, inputs, at) -> Iterator[tuple[str, object, str]]:
+    """Layers that share an input: one Hessian, one factor. inputs: of the net, and of the float one beside it.
+
+    at(name): the step's parameters for a layer.
+    """
+    H, drift = _moments(*inputs)
+    weights = {name: layers[name].weight.data for name in names}
+    if drift is not None:
+        stacked = corrected(torch.cat(list(weights.values())), H, drift)
+        weights = dict(zip(names, stacked.split([len(weight) for weight in weights.values()]), strict=True))
+    order, factored = factor(H, at(names[0]))
+    for name, weight in weights.items():
+        result, note = gptq_layer(name, weight, H, order, factored, at(name))
+        yield name, result or rtn_layer(name, layers[name], at(name), H.diagonal()), note
+
+
+def _moments(inputs, originals=None):
+    """H = X^T X over all batches, and the drift (F - X)^T X where the float model's inputs F come along."""
+    H = drift = None
+    for X in inputs:
+        if H is None:
+            H = torch.zeros(X.shape[1], X.shape[1])
+            drift = torch.zeros_like(H) if originals is not None else None
+        calibrate.add_second_moments(H, X)
+        if originals is not None:
+            drift.addmm_((next(originals) - X).T, X)
+    calibrate.complete(H)
+    return H, drift

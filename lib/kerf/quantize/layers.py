@@ -1,0 +1,69 @@
+"""One layer by itself: the keys of a `quantize` step, turned into calls of the methods."""
+
+import torch
+
+from kerf.errors import refuse
+from kerf.quantize.gptq import DAMPING, act_order, gptq, inverse_factor
+from kerf.quantize.grid import find_grid
+from kerf.quantize.rtn import rtn
+from kerf.steps import Quantize
+
+
+def one_layer(name, layer, step: Quantize, second=None):
+    """Quantized of one layer by itself; second: moments of its input in the float model, None for embeddings."""
+    if isinstance(layer, torch.nn.Embedding):
+        return embedding(name, layer, step)
+    if step.method == "gptq" and second is not None:
+        result, _ = gptq_layer(name, layer.weight.data, second, *factor(second, step), step)
+        if result:
+            return result
+    return rtn_layer(name, layer, step, None if second is None else second.diagonal())
+
+
+def embedding(name, layer, step):
+    """Word embeddings: a grid a row, whatever the linear layers have; no activations weigh the columns of a look-up."""
+    columns = layer.weight.shape[1]
+    options = _grid_options(step, columns) | {"bits": step.embedding_bits(), "per_tensor": False, "group_size": columns}
+    return _named(name, rtn, layer.weight.data, **options)
+
+
+def _grid_options(step: Quantize, columns: int, importance=None) -> dict:
+    """Keyword arguments of `find_grid` and `rtn` for a linear layer of so many columns."""
+    return {
+        "bits": step.bits,
+        "group_size": step.group_size or columns,
+        "symmetric": step.symmetric,
+        "clip": step.clip != "none",
+        "importance": importance if step.clip == "hessian" else None,
+        "scale_dtype": getattr(torch, step.scale_dtype),
+        "per_tensor": step.granularity == "tensor",
+    }
+
+
+def rtn_layer(name, layer, step, importance):
+    """Rounded to nearest. importance: (columns,) second moments of the input, or None."""
+    weight = layer.weight.data
+    return _named(name, rtn, weight, **_grid_options(step, weight.shape[1], importance))
+
+
+def factor(H, step):
+    """The order of the columns, and the inverse factor in that order with the damping it took."""
+    order = act_order(H) if step.act_order else torch.arange(len(H))
+    return order, inverse_factor(H[order][:, order])
+
+
+def gptq_layer(name, weight, H, order, factor, step):
+    """GPTQ with what `factor` gives for H: Quantized, or None where H could not be factorized; and a note."""
+    grid = _named(name, find_grid, weight, **_grid_options(step, len(H), H.diagonal()))
+    result, damping = gptq(weight, H, *grid, step.bits, order, step.symmetric, factor, step.sweeps)
+    if result is None:
+        return None, "second moments could not be factorized: rounded to nearest"
+    return result, f"damping raised to {damping:g}" if damping > DAMPING else ""
+
+
+def _named(name, function, weight, **options):
+    """Call `function`; a scale that does not fit is refused with the layer's name."""
+    try:
+        return function(weight, **options)
+    except OverflowError as error:
+        raise refuse("scale_dtype", name, f"float32 for this layer: {error}") from None
