@@ -7,6 +7,8 @@ which is an approximation, so callers check what they get. Solved by scipy's mil
 
 import numpy as np
 
+_MILLION = 1e6  # the sums are brought to this size, far above the solver's absolute tolerances
+
 
 def allocate(costs: np.ndarray, sizes: np.ndarray, budget: float | None = None, most: float | None = None):
     """Index of the width of each layer, and the sums of cost and bytes; None when there is no answer.
@@ -18,9 +20,16 @@ def allocate(costs: np.ndarray, sizes: np.ndarray, budget: float | None = None, 
 
     layers, widths = costs.shape
     goal, limited, limit = (costs, sizes, budget) if budget is not None else (sizes, costs, most)
+    scale = [_MILLION / max(values.max(1).sum(), 1e-300) for values in (goal, limited)]
     one_each = LinearConstraint(np.kron(np.eye(layers), np.ones(widths)), 1, 1)
-    within = LinearConstraint(limited.reshape(1, -1), -np.inf, limit)
-    found = milp(goal.ravel(), integrality=np.ones(goal.size), bounds=Bounds(0, 1), constraints=[one_each, within])
+    within = LinearConstraint(scale[1] * limited.reshape(1, -1), -np.inf, scale[1] * limit)
+    found = milp(
+        scale[0] * goal.ravel(),
+        integrality=np.ones(goal.size),
+        bounds=Bounds(0, 1),
+        constraints=[one_each, within],
+        options={"mip_rel_gap": 0},
+    )
     if found.x is None:
         return None
     chosen = found.x.reshape(layers, widths).argmax(1)
