@@ -4,8 +4,9 @@ A grid is shared by a whole tensor, a row (channel) or `group_size` neighbours i
 unsigned, 0 .. top_code(bits); a symmetric grid has its zero point fixed in the middle. Scales are rounded
 to the dtype they are stored in *before* weights are rounded, so that what is stored is what was chosen.
 
-Zero points are whole, but half steps at 2 bits: of four points, two on either side of zero lose a tenth
-less of a bell curve than zero itself, one below and two above it. The half step costs a bit a group.
+Zero points are whole, but half steps at 2 bits where a clip search can choose: of four points, two on
+either side of zero lose a tenth less of a bell curve than zero itself, one below and two above it. The
+half step costs a bit a group.
 
 Asymmetric min-max grid: Jacob et al. 2018 (arXiv:1712.05877), eq. 1. The clip search shrinks the range
 (at 2 bits it also tries the zero points next to it) and keeps the grid of least squared error, weighted
@@ -92,7 +93,7 @@ def find_grid(
         weights = torch.ones(columns) if importance is None else importance.float().contiguous()
         scale, zero_point = _search(groups, low, high, bits, symmetric, weights, scale_dtype)
     else:
-        scale, zero_point = _affine(low, high, bits, symmetric, scale_dtype)
+        scale, zero_point = _affine(low, high, bits, symmetric, scale_dtype, 1.0)
     if not scale.isfinite().all():
         widest = float(torch.maximum(-low, high).max())
         raise OverflowError(f"a scale for weights up to {widest:.3g} does not fit {scale_dtype}")
@@ -101,12 +102,12 @@ def find_grid(
 
 def _search(groups, low, high, bits, symmetric, importance, scale_dtype):
     """Grid of least weighted squared error over factors by which the range of each group is shrunk."""
-    scale, zero_point = _affine(low, high, bits, symmetric, scale_dtype)
-    best = (torch.full_like(low, torch.inf), torch.ones_like(low), scale.float(), zero_point)
     step, top = zero_step(bits, symmetric), top_code(bits)
+    scale, zero_point = _affine(low, high, bits, symmetric, scale_dtype, step)
+    best = (torch.full_like(low, torch.inf), torch.ones_like(low), scale.float(), zero_point)
 
     def attempt(factor):
-        scale, middle = _affine(low * factor, high * factor, bits, symmetric, scale_dtype)
+        scale, middle = _affine(low * factor, high * factor, bits, symmetric, scale_dtype, step)
         for shift in (0, -step, step) if bits == 2 and not symmetric else (0,):
             keep_better(groups, importance, top, (factor, scale.float(), (middle + shift).clamp_(0, top)), best)
 
@@ -119,8 +120,9 @@ def _search(groups, low, high, bits, symmetric, importance, scale_dtype):
     return (best[2] * stretch).to(scale_dtype), best[3]
 
 
-def _affine(low, high, bits, symmetric, scale_dtype):
-    top, step = top_code(bits), zero_step(bits, symmetric)
+def _affine(low, high, bits, symmetric, scale_dtype, step):
+    """Grid from low to high, the zero point a multiple of `step`."""
+    top = top_code(bits)
     span = 2 * torch.maximum(-low, high) if symmetric else high - low
     # A row of zeros, or of values below the dtype's smallest, still needs a scale that divides. float16's
     # subnormals serve: as float32 they are normal numbers.
