@@ -141,6 +141,14 @@ def test_moments_that_are_not_finite_give_none(wrong):
     assert gptq(W, H, *find_grid(W, 4, 8, False, False), 4)[0] is None
 
 
+@pytest.mark.parametrize("columns", [8, 200])
+def test_numbers_that_overflow_give_none(columns):
+    W, H = layer(5, 4, columns)
+    W *= 1e37 / W.abs().max()
+    grid = find_grid(W, 2, columns, False, False, scale_dtype=torch.float32)
+    assert gptq(W, H * 1e12, *grid, 2)[0] is None
+
+
 def test_moments_of_zero_give_none():
     assert inverse_factor(torch.zeros(3, 3))[0] is None
 

@@ -57,8 +57,7 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[t
             first = min((stop[0] for stop, _ in waiting.values()), key=order.__getitem__)
             here = {run: stop for run, stop in waiting.items() if stop[0][0] == first}
             yield groups[order[first]], (rows(stop[1], batch["attention_mask"]) for stop, batch in here.values())
-            if not any(stop[0] == first for run, (stop, _) in waiting.items() if run not in here):
-                stops[first].remove()
+            stops[first].remove()
             waiting.update({run: (advance(run), batch) for run, (_, batch) in here.items()})
             trim()
     finally:

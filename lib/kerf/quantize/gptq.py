@@ -87,7 +87,7 @@ def gptq(
 
     H: (columns, columns) second moments of the input, any multiple of X^T X. order: of the columns,
     default as they stand. factor: `inverse_factor` of H in that order, for layers that share it. Returns
-    the result (None when H cannot be factorized) and the damping that was used.
+    the result (None when H cannot be factorized or numbers overflow) and the damping that was used.
     """
     rows, columns = weight.shape
     group_size = columns // scale.shape[1]
@@ -99,9 +99,10 @@ def gptq(
     ordered = weight.float()[:, order].contiguous()
     codes = torch.empty(rows, columns, dtype=torch.uint8)
     transposed = [part.T.contiguous() for part in grid]
-    codes[:, order] = _round_columns(ordered, R, *transposed, order // group_size, top_code(bits))
-    if not ordered.isfinite().all():  # it was scratch, and an overflow would show here
+    found = _round_columns(ordered, R, *transposed, order // group_size, top_code(bits))
+    if found is None:
         return None, damping
+    codes[:, order] = found
     result = Quantized(codes, scale, zero_point, bits, group_size, symmetric)
     if sweeps:
         loss = damped(H, damping)
@@ -113,11 +114,13 @@ def gptq(
 
 
 def _round_columns(W, R, scale, zero_point, group_of, top):
-    """Codes (rows, columns) of W, which is scratch. scale, zero_point: (groups, rows)."""
+    """Codes (rows, columns) of W, which is scratch; None where an error overflows. scale, zero_point: (groups, rows)."""
     codes = torch.empty(W.shape, dtype=torch.uint8)
     for start in range(0, W.shape[1], BLOCK):
         stop = min(start + BLOCK, W.shape[1])
         errors = torch.empty(len(W), stop - start)
         kernels.round_block(W, R, scale, zero_point, group_of, top, codes, errors, start, stop)
+        if not errors.isfinite().all():
+            return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
     return codes
