@@ -9,7 +9,6 @@ own whose anonymous memory is read every few milliseconds; a chart goes to bench
 
 import argparse
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -33,25 +32,20 @@ def write_model(folder: Path, layers: int, sizes: dict) -> int:
     shutil.copytree(origin, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "meta.json"))
     shutil.copytree(origin / "1_Pooling", folder / "1_Pooling", dirs_exist_ok=True)
     pooling = folder / "1_Pooling" / "config.json"
-    pooling.write_text(json.dumps({**json.loads(pooling.read_text()), "word_embedding_dimension": sizes["hidden_size"]}))
-    for name in ("config_sentence_transformers.json", "sentence_bert_config.json", "tokenizer_config.json"):
-        if (origin / name).is_file():
-            shutil.copyfile(origin / name, folder / name)
+    pooling.write_text(
+        json.dumps({**json.loads(pooling.read_text()), "word_embedding_dimension": sizes["hidden_size"]})
+    )
     torch.manual_seed(0)
     net = BertModel(BertConfig.from_pretrained(origin, **sizes, num_hidden_layers=layers))
     net.save_pretrained(folder, max_shard_size="500MB")
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def anonymous() -> int:
-    """Anonymous resident bytes of this process."""
-    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-
-
 def measured(model: str, samples: int) -> None:
     """Quantize in this process, and print the peak of anonymous memory above what imports took, in bytes."""
     import sentence_transformers  # noqa: F401
     from kerf import pipeline
+    from kerf.memory import anonymous_bytes as anonymous
     from kerf.quantize import kernels  # noqa: F401
     from kerf.steps import Calibration
 
@@ -80,7 +74,9 @@ def ask(model: Path, samples: int) -> dict:
     with tempfile.TemporaryDirectory(dir=data_folder()) as data:
         os.symlink(data_folder() / "sources", Path(data) / "sources")
         command = [sys.executable, __file__, "--measured", str(model), "--samples", str(samples)]
-        done = subprocess.run(command, env={**os.environ, "KERF_DATA": data}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env={**os.environ, "KERF_DATA": data}, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise SystemExit(done.stderr[-3000:])
         return json.loads(done.stdout.splitlines()[-1])
@@ -101,7 +97,9 @@ def flat() -> None:
     for count, size, peak in zip(layers, weights, by_layers, strict=True):
         print(f"{count:3} layers, {size / 2**20:4.0f} MiB of weights,  64 sentences: {peak / 2**20:6.0f} MiB anonymous")
     for count, peak in zip(samples, by_samples, strict=True):
-        print(f"  4 layers, {weights[1] / 2**20:4.0f} MiB of weights, {count:3} sentences: {peak / 2**20:6.0f} MiB anonymous")
+        print(
+            f"  4 layers, {weights[1] / 2**20:4.0f} MiB of weights, {count:3} sentences: {peak / 2**20:6.0f} MiB anonymous"
+        )
     left.plot(layers, [peak / 2**20 for peak in by_layers], "o-", label="anonymous memory")
     left.plot(layers, [size / 2**20 for size in weights], "x--", label="the weights themselves")
     right.plot(samples, [peak / 2**20 for peak in by_samples], "o-")

@@ -14,14 +14,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from kerf import calibrate, load, models, texts
 from kerf.artifacts import meta, threads
-from kerf.evaluate import fidelity
 from kerf.pipeline import build
 from kerf.places import root
 from kerf.quantize.rtn import rtn
 from kerf.steps import Calibration
+from kerf.yardstick import Yardstick
 from safetensors.torch import load_file
 
 MODEL, GROUP, SENTENCES, GOAL = "minilm", 64, 400, 0.5
@@ -32,27 +31,6 @@ CHAINS = {  # name -> steps for so many bits
     "gptq": lambda bits: [{"quantize": {**QUANTIZE, "bits": bits, "embeddings": EMBEDDINGS[bits]}}],
     "reconstruct": lambda bits: [*CHAINS["gptq"](bits), LEARN],
 }
-
-
-class Yardstick:
-    """Mean cosine to the float model on sentences that no side was calibrated on."""
-
-    def __init__(self):
-        self.sentences, documents = texts.evaluation_sentences("news", SENTENCES)
-        self.documents = np.array(documents)
-        self.baseline = self.embed(models.open_model(MODEL))
-
-    def embed(self, opened) -> np.ndarray:
-        """Embeddings (sentences, features), rows of length one."""
-        rows = opened.encode(self.sentences, batch_size=32, show_progress_bar=False).astype(np.float64)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def row(self, bits: int, who: str, opened, figures: dict) -> dict:
-        """A line of the table."""
-        cosine = fidelity.cosines(self.baseline, self.embed(opened), self.documents)[0]
-        return {"bits": bits, "who": who, "cosine": cosine["value"], "low": cosine["low"], "high": cosine["high"]} | {
-            key: figures[key] for key in ("linear_bits", "seconds", "version", "settings")
-        }
 
 
 def run_kerf(steps: list[dict], calibration: Calibration) -> tuple[object, dict]:
@@ -100,11 +78,12 @@ def run_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tu
 
 def measure(calibration: Calibration, environments: Path) -> list[dict]:
     """Rows of the table, printed as they come."""
-    yardstick, rows = Yardstick(), []
+    yardstick, rows = Yardstick(MODEL, "news", SENTENCES), []
     print(f"{'bits':>4} {'who':20} {'linear_bits':>11} {'cosine (95 %)':>25} {'1 - cosine':>10} {'seconds':>8}")
 
     def show(bits, who, opened, figures):
-        row = yardstick.row(bits, who, opened, figures)
+        cosine, low, high = yardstick.measure(opened)
+        row = {"bits": bits, "who": who, "cosine": cosine, "low": low, "high": high, **figures}
         rows.append(row)
         interval = f"{row['cosine']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
         print(f"{bits:4} {who:20} {row['linear_bits']:11.3f} {interval:>25} "

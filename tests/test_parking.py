@@ -1,16 +1,12 @@
 """Parking: the same values from a file, no anonymous memory, and no page given out twice."""
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from kerf.lockstep import in_lockstep
+from kerf.memory import anonymous_bytes as anonymous
 from kerf.parking import park, trim
-
-
-def anonymous():
-    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 5), (0, 3), ()])

@@ -16,6 +16,12 @@ def reset_peak_rss() -> None:
             pass
 
 
+def anonymous_bytes() -> int:
+    """Resident memory of this process that no file stands behind, now. Linux only."""
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
+
+
 def peak_rss_bytes() -> int:
     """Peak resident set since the start, or since `reset_peak_rss`."""
     if _STATUS.exists():

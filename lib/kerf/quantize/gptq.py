@@ -114,7 +114,7 @@ def gptq(
 
 
 def _round_columns(W, R, scale, zero_point, group_of, top):
-    """Codes (rows, columns) of W, which is scratch; None where an error overflows. scale, zero_point: (groups, rows)."""
+    """Codes (rows, columns) of W, which is scratch; None where an error overflows. Grid: (groups, rows)."""
     codes = torch.empty(W.shape, dtype=torch.uint8)
     for start in range(0, W.shape[1], BLOCK):
         stop = min(start + BLOCK, W.shape[1])
