@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 MODEL, GROUP, SENTENCES, GOAL = "minilm", 64, 400, 0.5
 EMBEDDINGS = {4: 8, 3: 4, 2: 4}  # bits of the linear layers -> bits of the word embeddings, on both sides
 QUANTIZE = {"method": "gptq", "group_size": GROUP, "clip": "hessian"}
-LEARN = {"reconstruct": {"steps": 600, "minutes": 8}}
+LEARN = {"reconstruct": {"steps": 200, "joint_steps": 300, "splices": 6}}
 CHAINS = {  # name -> steps for so many bits
     "gptq": lambda bits: [{"quantize": {**QUANTIZE, "bits": bits, "embeddings": EMBEDDINGS[bits]}}],
     "reconstruct": lambda bits: [*CHAINS["gptq"](bits), LEARN],

@@ -6,7 +6,7 @@ X^T X, all of the drift), and the Cholesky factorizations with the triangular in
 run in turn in one process; the ratio is the median of the pairwise ratios. `plain` is the published
 GPTQ, `full` what Kerf does by default: asymmetric calibration and two sweeps.
 
-    python benchmarks/quantize.py [--rounds 5]
+    python benchmarks/quantize.py [--rounds 5] [--samples 256]
 """
 
 import argparse
@@ -24,14 +24,13 @@ STEPS = {
     "plain": Quantize(**OPTIONS, asymmetric_calibration=False, sweeps=0),
     "full": Quantize(**OPTIONS),
 }
-SPEC = Calibration()
 
 
-def prepare():
+def prepare(spec: Calibration):
     """The model and its calibration batches."""
     opened = models.open_model("minilm")
-    sample = texts.calibration_sentences(SPEC.texts, SPEC.samples, SPEC.seed)
-    return opened, models.batches(opened, sample, calibrate.BATCH_SIZE, SPEC.max_length)
+    sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
+    return opened, models.batches(opened, sample, calibrate.BATCH_SIZE, spec.max_length)
 
 
 def seconds(work) -> tuple[float, object]:
@@ -94,8 +93,9 @@ def main() -> None:
     """Run the benchmark and print every term."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    opened, batches = prepare()
+    parser.add_argument("--samples", type=int, default=256, help="calibration sentences of news")
+    rounds, samples = vars(parser.parse_args()).values()
+    opened, batches = prepare(Calibration(samples=samples))
     net = models.network(opened)
     found = list(calibrate.collect(net, batches))
     groups, moments = [group.names for group in found], [group.second for group in found]
@@ -111,7 +111,7 @@ def main() -> None:
                 print(f"{name:6} {title:6} {term:18} {statistics.median(p[side][term] for p in pairs):7.2f} s")
         ratios = [sum(ours.values()) / sum(least.values()) for least, ours in pairs]
         print(f"{name:6} ratio  median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
-              f"goal at most 1.3; {torch.get_num_threads()} threads, {rounds} rounds")  # fmt: skip
+              f"goal at most 1.3; {samples} sentences, {torch.get_num_threads()} threads, {rounds} rounds")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ SMALL |= {
     "reconstruct": {
         "samples": 48,
         "steps": 20,
+        "joint_steps": 10,
         "splices": 2,
         "before": [{"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian"}}],
     },
     "sensitivity": {"samples": 48, "group_size": 32, "budget_bytes": None},
-    "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20},
+    "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20, "joint_steps": 10},
 }
 TINY = ("reconstruct", "sensitivity", "ingredients")
 

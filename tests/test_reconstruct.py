@@ -10,6 +10,7 @@ from kerf.errors import Refused
 from kerf.quantize.grid import Quantized
 from kerf.quantize.rtn import rtn
 from kerf.reconstruct import train
+from kerf.reconstruct.blocks import Hidden, Stage
 from kerf.reconstruct.learned import Learned
 from kerf.reconstruct.material import splices
 from kerf.steps import Calibration
@@ -17,7 +18,7 @@ from small import write_model
 
 SPEC = Calibration(samples=32, max_length=32)
 START = {"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian", "embeddings": 4}}
-LEARN = {"reconstruct": {"steps": 40, "minutes": 5, "splices": 2}}
+LEARN = {"reconstruct": {"steps": 40, "joint_steps": 40, "minutes": 5, "splices": 2}}
 
 GRIDS = [
     {"bits": 2, "group_size": 8}, {"bits": 3, "group_size": 24}, {"bits": 4, "group_size": 8, "symmetric": True},
@@ -82,6 +83,28 @@ def test_splices_begin_like_one_sentence_and_end_like_another():
     assert found == splices(sequences, 5, torch.Generator().manual_seed(0))
 
 
+def test_all_blocks_together_put_out_what_the_network_does(model):
+    """The joint stage runs embeddings and blocks itself: before it learns, its output is the network's."""
+    opened = models.open_model(model)
+    net = models.network(opened)
+    batch = models.batches(opened, ["a short sentence", "another, which is longer than the first"], 2, 32)
+    fit, target = Hidden(net, batch), Hidden(net, batch)
+    names = list(models.blocks(net))
+    for name in names:
+        target.advance(net.get_submodule(name))
+    grids = {"bits": 8, "group_size": 32}
+    weights = {name: rtn(layer.weight.data, **grids) for name, layer in models.linears(net).items() if "layer" in name}
+    for name, quantized in weights.items():
+        net.get_submodule(name).weight.data = quantized.dequantize()
+    stage = Stage(net, names, weights, fit)
+    with torch.no_grad():
+        wanted = net(**batch[0]).last_hidden_state
+        mask = batch[0]["attention_mask"].bool()
+        assert torch.allclose(stage.forward(fit, 0)[mask], wanted[mask], atol=1e-5)
+    assert stage.whole and len(stage.learned) == len(weights) and 0 < stage.error(fit, target) < 0.01
+    assert {id(p) for p in stage.floats} == {id(p) for p in net.parameters() if p.ndim == 1}
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return str(write_model(tmp_path_factory.mktemp("reconstruct") / "model"))
@@ -95,7 +118,9 @@ def pair(model):
 def test_learning_lowers_the_error_on_text_held_back_and_loads_as_it_was_measured(model, pair):
     made = meta(pair[1])["result"]
     assert made["held_back"]["kept"] and 1 - made["held_back"]["after"] < 0.98 * (1 - made["held_back"]["before"])
-    assert [block["block"] for block in made["blocks"]] == ["embeddings", "encoder.layer.0", "encoder.layer.1"]
+    assert [block["block"] for block in made["blocks"]] == [
+        "embeddings", "encoder.layer.0", "encoder.layer.1", "all blocks"
+    ]  # fmt: skip
     assert all(block["after"] <= block["before"] for block in made["blocks"])
     loaded = models.network(models.load(pair[1])).state_dict()
     for name, tensor in store.read_tensors(pair[1] / store.WEIGHTS):

@@ -68,5 +68,6 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[t
 def rows(inputs: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Inputs of a layer as (tokens, features) without padding; one row a text where there is no length."""
     if inputs.ndim == 3 and inputs.shape[:2] == attention_mask.shape:
-        return inputs[attention_mask.bool()]
+        flat = inputs.flatten(0, 1)  # picking whole rows by number is much faster than by a mask
+        return flat if attention_mask.all() else flat.index_select(0, attention_mask.flatten().nonzero()[:, 0])
     return inputs.reshape(-1, inputs.shape[-1])

@@ -92,7 +92,8 @@ class Quantize(Parameters):
 class Reconstruct(Parameters):
     """Keys of a `reconstruct` step."""
 
-    steps: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1")] = 1000
+    steps: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1")] = 400
+    joint_steps: Annotated[int, Field(strict=True, ge=0, description="a whole number from 0 (none)")] = 500
     minutes: Annotated[float, Field(gt=0, le=1440, description="more than 0, at most 1440 minutes")] = 9.0
     splices: Annotated[int, Field(strict=True, ge=1, le=100, description="a whole number from 1 to 100")] = 8
 

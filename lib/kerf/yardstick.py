@@ -26,17 +26,22 @@ class Yardstick:
         self.documents = self.documents[order]
         self.batches = models.batches(opened, sample, BATCH_SIZE, max_length)
         self.aim = embed(opened, self.batches)
+        self.cosines: dict[str, np.ndarray] = {}  # of every row, by its name
 
-    def measure(self, opened) -> tuple[float, float, float]:
-        """Mean cosine of an opened candidate and its 95 % interval over documents."""
-        values = (embed(opened, self.batches) * self.aim).sum(1).double().numpy()
-        return st.mean_interval(values, self.documents)
+    def measure(self, opened, name: str = "") -> tuple[float, float, float]:
+        """Mean cosine of an opened candidate and its 95 % interval over documents; remembered as `name`."""
+        self.cosines[name] = (embed(opened, self.batches) * self.aim).sum(1).double().numpy()
+        return st.mean_interval(self.cosines[name], self.documents)
+
+    def difference(self, before: str, after: str) -> tuple[float, float, float]:
+        """Mean change of the cosine of a sentence from one row to another, and its interval over documents."""
+        return st.mean_interval(self.cosines[after] - self.cosines[before], self.documents)
 
     def row(self, name: str, chain: list[dict], calibration: Calibration) -> dict:
         """Make or reuse the candidate of a chain; what it costs and keeps, and the run that made it."""
         folder = Path(pipeline.build(self.model, chain, calibration))
         links = [Path(pipeline.build(self.model, chain[:n], calibration)) for n in range(1, len(chain) + 1)]
-        made, (mean, low, high) = meta(folder)["result"], self.measure(models.load(folder))
+        made, (mean, low, high) = meta(folder)["result"], self.measure(models.load(folder), name)
         return {
             "name": name,
             "linear_bits": made["linear_bits"],

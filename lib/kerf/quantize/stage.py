@@ -50,7 +50,7 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
     from kerf.quantize.sensitivity import assign, held_fidelity, read, sensitivity
 
     table = read(sensitivity(model, step, calibration, device))
-    limit = step.budget_bytes or 1 - step.floor
+    limit, met = step.budget_bytes or 1 - step.floor, None
     for attempt in range(6):
         assignment, predicted = assign(table, step, limit)
         found = _write(folder, model, step, calibration, source, moments, device, assignment)
@@ -59,11 +59,15 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
             if found["bytes_on_disk"] <= step.budget_bytes:
                 return found
             limit -= 1.1 * (found["bytes_on_disk"] - step.budget_bytes)
-        else:
-            found["held_back"] = held_fidelity(model, folder, calibration)
-            if found["held_back"] >= step.floor and attempt:
+            continue
+        found["held_back"] = held_fidelity(model, folder, calibration)
+        if found["held_back"] >= step.floor:
+            if attempt:
                 return found
-            limit *= (1 - step.floor) / (1 - found["held_back"]) * (0.97 if attempt else 1)
+            met = found  # the sums were not too optimistic; were they too careful?
+        limit *= (1 - step.floor) / (1 - found["held_back"]) * (0.97 if attempt else 1)
+    if met:
+        return met | _write(folder, model, step, calibration, source, moments, device, met["assignment"])
     raise RuntimeError(f"no assignment met {step.budget_bytes or step.floor} in {attempt + 1} attempts")
 
 

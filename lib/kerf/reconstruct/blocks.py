@@ -1,5 +1,4 @@
-"""A block of the network, or its embeddings, with the hidden states that enter it and those it should put out."""
-
+"""A block of the network, its embeddings or all of it, with the states that enter and those it should put out."""
 import torch
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity, embedding
@@ -10,11 +9,12 @@ from kerf.quantize.grid import Quantized
 from kerf.reconstruct.learned import Learned
 
 # Of Adam. Codes are in steps of the grid, scales relative to where they started.
-LEARNING_RATES = {"codes": 0.02, "scale": 3e-3, "zero_point": 3e-3, "float": 5e-4}
+BLOCK_RATES = {"codes": 0.02, "scale": 3e-3, "zero_point": 3e-3, "float": 5e-4}
 # A token's vector has one right answer, to which its codes are the nearest already: learning would only let
 # them swing around it. Scales and LayerNorm can still win.
 EMBEDDING_RATES = {"codes": 0.0, "scale": 3e-4, "zero_point": 0.0, "float": 1e-3}
-POOLED = 0.8  # share of the last block's loss that looks at what is made of its states
+JOINT_RATES = {"codes": 0.015, "scale": 1e-3, "zero_point": 1e-3, "float": 2e-4}
+POOLED = 0.8  # share of the loss on the last states that looks at what is made of them
 
 
 class Hidden:
@@ -40,28 +40,31 @@ class Hidden:
 
 
 class Stage:
-    """What is learned at once: a block, or the embeddings, of `net` against the states of the float network."""
+    """What is learned at once against the states of the float network: embeddings, a block, or all together."""
 
-    def __init__(self, net, name: str, weights: dict[str, Quantized], fit: Hidden, pool=None) -> None:
-        """name: of a block, or empty for the embeddings; weights: every Quantized of the network by layer.
+    def __init__(self, net, names: list[str], weights: dict[str, Quantized], fit: Hidden, pool=None) -> None:
+        """names: of blocks that follow one another; none for the embeddings, all for the whole network.
 
-        pool(states, attention_mask): what is made of the last block's states, (texts, features).
+        weights: every Quantized of the network by layer; fit: the states that enter the first of the
+        blocks; pool(states, attention_mask): what is made of the last block's states, (texts, features).
         """
-        self.net, self.name, self.block = net, name, net.get_submodule(name) if name else None
-        self.pool = pool
-        self.learned, inside = torch.nn.ModuleDict(), tuple(models.blocks(net))
+        every = models.blocks(net)
+        self.net, self.names, self.pool = net, names, pool
+        self.whole = len(names) == len(every) > 1
+        self.learned, self.blocks = torch.nn.ModuleDict(), [every[name] for name in names]
         for layer, quantized in weights.items():
-            if name and layer.startswith(f"{name}."):
+            if layer.startswith(tuple(f"{name}." for name in names)):
                 self.learned[layer.replace(".", "/")] = Learned(quantized)
-            if not name and layer in models.embeddings(net):
+            if not names and layer in models.embeddings(net):
                 occurring = torch.unique(torch.cat([batch["input_ids"].flatten() for batch in fit.batches]))
                 self.learned[layer.replace(".", "/")] = Learned(quantized, occurring)
-        candidates = self.block.named_parameters() if name else net.named_parameters()
-        self.floats = [p for n, p in candidates if p.ndim == 1 and (name or not n.startswith(inside))]
+        outside = {id(p) for block in every.values() for p in block.parameters()}
+        around = [] if names and not self.whole else [p for p in net.parameters() if id(p) not in outside]
+        self.floats = [p for p in (*around, *(p for b in self.blocks for p in b.parameters())) if p.ndim == 1]
 
     def groups(self) -> list[dict]:
         """Parameters and their learning rates, for an optimizer."""
-        rates = LEARNING_RATES if self.name else EMBEDDING_RATES
+        rates = JOINT_RATES if self.whole else BLOCK_RATES if self.names else EMBEDDING_RATES
         groups = [{"params": self.floats, "lr": rates["float"]}]
         for part in ("codes", "scale", "zero_point"):
             parameters = [getattr(each, part) for each in self.learned.values()]
@@ -70,12 +73,16 @@ class Stage:
 
     def forward(self, states: Hidden, index: int) -> torch.Tensor:
         """Output for one batch, with the weights as they are learned so far."""
-        if not self.name:
+        if not self.names:
             return self._embed(states.batches[index])
-        inside = {f"{n.replace('/', '.').removeprefix(self.name + '.')}.weight": w() for n, w in self.learned.items()}
-        args, kwargs = states.options[index]
-        output = functional_call(self.block, inside, (states.states[index], *args), kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        hidden, options = states.states[index], states.options[index]
+        if self.whole:  # what surrounds the blocks is learned too
+            hidden, options = models.entry(self.net, states.batches[index])
+        weights = {f"{name.replace('/', '.')}.weight": learned() for name, learned in self.learned.items()}
+        for name, block in zip(self.names, self.blocks, strict=True):
+            inside = {w.removeprefix(f"{name}."): value for w, value in weights.items() if w.startswith(f"{name}.")}
+            hidden = models.run_block(_with(block, inside), hidden, options)
+        return hidden
 
     def _embed(self, batch):
         hooks = []
@@ -115,3 +122,8 @@ class Stage:
         for name, quantized in found.items():
             self.net.get_submodule(name).weight.data = park(quantized.dequantize())
         return found
+
+
+def _with(block, weights: dict[str, torch.Tensor]):
+    """`block` as a function, with `weights` in place of its own."""
+    return lambda *args, **kwargs: functional_call(block, weights, args, kwargs)

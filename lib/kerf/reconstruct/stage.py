@@ -47,7 +47,8 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
     judge = batched(models.token_ids(opened, held, calibration.max_length), opened)
     aim = embed(original, judge)
     start, rows = fidelity(embed(opened, judge), aim), []
-    learned = learn(net, models.network(original), weights, fit, judge, step.steps, 60 * step.minutes, calibration.seed,
+    learned = learn(net, models.network(original), weights, fit, judge, step.steps,
+                    step.joint_steps, 60 * step.minutes, calibration.seed,
                     pool=lambda states, mask: models.pool(opened, states, mask), report=_report(rows))  # fmt: skip
     for name, value in net.state_dict().items():  # what is measured is what will be stored
         if name.removesuffix(".weight") not in learned:

@@ -7,7 +7,8 @@ numbers v that the forward pass rounds, with the gradient going straight through
     weight = (clamp(round(v), 0, top) - zero_point) * scale
 
 (block-wise: BRECQ, arXiv:2102.05426; everything in a block at once: EfficientQAT, arXiv:2407.11062).
-Biases and LayerNorm of the block, which stay float anyway, are learned too. No labels: the text is the
+Then all blocks together, against the float model's last states: a block alone cannot know which of its
+errors the blocks after it would forgive. Biases and LayerNorm, which stay float anyway, are learned too. No labels: the text is the
 calibration sample, and splices of it, for the float model has an answer to any text. Sentences of the
 calibration part outside the sample are held back: they pick the best moment of every block, and a
 block, or a whole result, that is not better on them than its start is dropped.
@@ -32,7 +33,7 @@ def learn(stage: Stage, fit, held, steps: int, seconds: float, generator: torch.
     number of steps that `seconds` allowed.
     """
     started, done = time.perf_counter(), 0
-    optimizer = torch.optim.Adam(stage.groups(), betas=(0.9, 0.95))
+    optimizer = torch.optim.Adam(stage.groups(), betas=(0.9, 0.95), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     before = best = stage.error(*held)
     kept = _snapshot(stage)
@@ -71,29 +72,33 @@ def _restore(stage, kept):
 
 
 def reconstruct(net, reference, weights: dict[str, Quantized], fit: list[dict], held: list[dict], steps: int,
-                seconds: float, seed: int, pool=None, report=lambda **_: None) -> dict[str, Quantized]:  # fmt: skip
+                joint_steps: int, seconds: float, seed: int, pool=None, report=lambda **_: None) -> dict[str, Quantized]:  # fmt: skip
     """Learn `weights` of `net`, in place, so that its blocks put out what those of `reference` do.
 
-    fit, held: batches of text to learn from and to judge by; steps: of every block; seconds: of all.
+    fit, held: batches of text to learn from and to judge by; steps: of every block; joint_steps: of all
+    blocks together, afterwards; seconds: of all.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in (*net.parameters(), *reference.parameters()):
         parameter.requires_grad_(parameter.ndim == 1)
     sides = [(Hidden(net, batches), Hidden(reference, batches)) for batches in (fit, held)]
-    names, result = ["", *models.blocks(net)], dict(weights)
-    ends = time.perf_counter() + seconds
-    for number, name in enumerate(names):
-        if name:  # the target is what the float block makes of the float states
+    blocks, result, ends = models.blocks(net), dict(weights), time.perf_counter() + seconds
+    plan = [([], steps, 1), *(([name], steps, 1) for name in blocks)]  # names, steps, what a step costs
+    if joint_steps and len(blocks) > 1:
+        plan.append(([*blocks], joint_steps, len(blocks)))
+    for number, (names, most, _) in enumerate(plan):
+        if len(names) == 1:  # the target is what the float block makes of the float states
             for _, target in sides:
-                target.advance(reference.get_submodule(name))
-        stage = Stage(net, name, weights, sides[0][0], pool if number == len(names) - 1 else None)
+                target.advance(reference.get_submodule(names[0]))
+        stage = Stage(net, names, result, sides[0][0], pool if list(blocks)[-1] in names else None)
         if stage.learned:
-            clock = time.perf_counter()
-            allowed = (ends - time.perf_counter()) / (len(names) - number)
-            before, after, done = learn(stage, *sides, steps, max(allowed, 1e-9), generator)
+            clock, costs = time.perf_counter(), [count * cost for _, count, cost in plan[number:]]
+            allowed = max((ends - clock) * costs[0] / sum(costs), 1e-9)
+            before, after, done = learn(stage, *sides, most, allowed, generator)
             result |= stage.finish()
-            took = time.perf_counter() - clock
-            report(block=name or "embeddings", before=before, after=after, steps=done, seconds=took)
-        for states, _ in sides:
-            states.advance(stage.block) if name else states.enter(net)
+            title = "all blocks" if stage.whole else names[0] if names else "embeddings"
+            report(block=title, before=before, after=after, steps=done, seconds=time.perf_counter() - clock)
+        if names != [*blocks][-1:] and not stage.whole:  # no block comes after the last
+            for states, _ in sides:
+                states.advance(stage.blocks[0]) if names else states.enter(net)
     return result
