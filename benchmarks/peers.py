@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from kerf import calibrate, load, models, texts
+from kerf import anatomy, calibrate, load, models, texts
 from kerf.artifacts import meta, threads
 from kerf.pipeline import build
 from kerf.places import root
@@ -68,7 +68,7 @@ def run_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tu
     weights, figures = ask_peer(name, python, bits, calibration)
     opened = models.open_model(MODEL)
     net = models.network(opened)
-    for embedding in models.embeddings(net).values():
+    for embedding in anatomy.embeddings(net).values():
         weight = embedding.weight.data
         weight.copy_(rtn(weight, EMBEDDINGS[bits], weight.shape[1], clip=True).dequantize())
     if unknown := net.load_state_dict(weights, strict=False).unexpected_keys:

@@ -15,6 +15,7 @@ import time
 
 import torch
 from kerf import calibrate, models, texts
+from kerf.kinds import encoder
 from kerf.lockstep import rows
 from kerf.quantize.compress import compress
 from kerf.steps import Calibration, Quantize
@@ -30,7 +31,7 @@ def prepare(spec: Calibration):
     """The model and its calibration batches."""
     opened = models.open_model("minilm")
     sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
-    return opened, models.batches(opened, sample, calibrate.BATCH_SIZE, spec.max_length)
+    return opened, encoder.tokenized(opened, sample, encoder.BATCH_SIZE, spec.max_length)
 
 
 def seconds(work) -> tuple[float, object]:

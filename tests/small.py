@@ -1,12 +1,17 @@
-"""A small encoder of random weights with the embedded model's tokenizer: quick, and of the real kind."""
+"""Small models of random weights: quick, and of the real kind."""
 
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from kerf import models
-from transformers import BertConfig, BertModel
+from kerf import models, texts
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
 
@@ -28,4 +33,26 @@ def write_model(folder: Path, seed: int = 0) -> Path:
         if isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
             torch.nn.init.normal_(layer.weight, std=0.15)
     net.save_pretrained(folder)
+    return folder
+
+
+LLAMA = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "intermediate_size": 128, "max_position_embeddings": 512}  # fmt: skip
+
+
+def write_causal(folder: Path, seed: int = 0, **options) -> Path:
+    """A causal LM of 2 layers, 64 wide, grouped-query attention, with a byte tokenizer that knows 400 tokens."""
+    config = LlamaConfig(**{**LLAMA, "vocab_size": 400, "tie_word_embeddings": True, "bos_token_id": 0,
+                            "eos_token_id": 0, **options})  # fmt: skip
+    torch.manual_seed(seed)
+    net = LlamaForCausalLM(config)
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
+            torch.nn.init.normal_(layer.weight, std=0.15)
+    net.save_pretrained(folder)
+    bytes_of_text = Tokenizer(BPE())
+    bytes_of_text.pre_tokenizer, bytes_of_text.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    trainer = BpeTrainer(vocab_size=400, special_tokens=["<end>"], initial_alphabet=ByteLevel.alphabet())
+    bytes_of_text.train_from_iterator(texts.documents("news", "calibration")[:20], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=bytes_of_text, bos_token="<end>", eos_token="<end>").save_pretrained(folder)
     return folder

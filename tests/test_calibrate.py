@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from kerf.calibrate import Moments, collect
-from kerf.models import linears
+from kerf.anatomy import linears
 from transformers import BertConfig, BertModel
 
 MASKS = [[[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 1, 1], [0, 1, 1]], [[1]]]

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from kerf import models, pipeline, store
+from kerf import anatomy, models, pipeline, store
 from kerf.artifacts import meta
 from kerf.errors import Refused
 from kerf.quantize import sensitivity
@@ -64,7 +64,7 @@ def table(model):
 
 def test_the_table_has_every_layer_and_the_embeddings_and_wide_layers_lose_little(model, table):
     net = models.network(models.open_model(model))
-    assert set(table["layers"]) == {*models.linears(net), *models.embeddings(net)}
+    assert set(table["layers"]) == {*anatomy.linears(net), *anatomy.embeddings(net)}
     costs, sizes = np.array(table["costs"]), np.array(table["bytes"])
     assert costs.shape == sizes.shape == (len(table["layers"]), len(table["widths"]))
     assert (costs[:, 0] >= costs[:, -1] - 1e-6).all() and costs[:, -1].max() < 1e-3 < costs[:, 0].max()

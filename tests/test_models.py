@@ -8,6 +8,7 @@ import pytest
 import torch
 from kerf import models
 from kerf.errors import Refused
+from kerf.kinds import encoder
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
@@ -86,7 +87,7 @@ def test_a_directory_opens_and_encodes_the_mean_of_its_tokens(tiny):
 
 def test_batches_go_from_short_to_long_and_are_cut_at_the_longest_allowed(tiny):
     texts = ["a b c d e f g h i j", "a", "a b c", "b"]
-    batches = models.batches(models.open_model(str(tiny)), texts, 2, 6)
+    batches = encoder.tokenized(models.open_model(str(tiny)), texts, 2, 6)
     assert [b["attention_mask"].sum(1).tolist() for b in batches] == [[3, 3], [5, 6]]
 
 
@@ -163,9 +164,11 @@ def test_a_foreign_class_among_the_modules_is_refused(mine, foreign):
     assert f"would run {foreign}" in refusal(models.resolve, mine)
 
 
-def test_a_causal_language_model_is_refused_as_such(mine):
+def test_a_causal_language_model_is_refused_where_only_encoders_are_known(mine):
     edit(mine / "config.json", architectures=["LlamaForCausalLM"])
-    assert "causal LM" in refusal(models.resolve, mine)
+    (mine / "modules.json").unlink()
+    message = refusal(lambda model: models.check_encoder(model, "the comparison"), mine)
+    assert "an encoder; the comparison does not know causal language models yet" in message
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kerf import calibrate, models, pipeline, store
+from kerf import anatomy, calibrate, models, pipeline, store
 from kerf.errors import Refused
-from kerf.quantize.grid import Quantized
 from kerf.quantize.compress import compress
+from kerf.quantize.grid import Quantized
 from kerf.steps import Calibration, Quantize
 from small import write_model
 from transformers.pytorch_utils import Conv1D
@@ -42,12 +42,12 @@ def batches(tokens, count=1, seed=0):
 
 def quantize(net, text, step, reference=None):
     """name -> (weight before, weight after, note); the net is changed."""
-    before = {name: layer.weight.detach().clone() for name, layer in models.linears(net).items()}
+    before = {name: layer.weight.detach().clone() for name, layer in anatomy.linears(net).items()}
     groups = calibrate.groups_of(net, text[0])
     copy = reference or type(net)()
     copy.load_state_dict(net.state_dict())
     found = {name: note for name, _, note in compress(net, copy, step, groups, {}, text)}
-    return {name: (before[name], models.linears(net)[name].weight, found[name]) for name in before}
+    return {name: (before[name], anatomy.linears(net)[name].weight, found[name]) for name in before}
 
 
 INPUTS = {
@@ -99,7 +99,7 @@ def test_layers_that_are_one_tensor_stay_one():
 
 def test_a_weight_that_is_not_contiguous_gives_the_codes_of_its_copy():
     plain, strided = Net(1), Net(1)
-    for layer in models.linears(strided).values():
+    for layer in anatomy.linears(strided).values():
         layer.weight.data = layer.weight.data.T.contiguous().T
     step = Quantize(**OPTIONS, bits=3, clip="hessian", embeddings=32)
     for one, other in zip(*(quantize(net, batches(30), step).values() for net in (plain, strided)), strict=True):

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kerf import models, pipeline, store
+from kerf import anatomy, models, pipeline, store
 from kerf.artifacts import meta
 from kerf.errors import Refused
+from kerf.kinds import encoder
 from kerf.quantize.grid import Quantized
 from kerf.quantize.rtn import rtn
 from kerf.reconstruct import train
@@ -87,13 +88,13 @@ def test_all_blocks_together_put_out_what_the_network_does(model):
     """The joint stage runs embeddings and blocks itself: before it learns, its output is the network's."""
     opened = models.open_model(model)
     net = models.network(opened)
-    batch = models.batches(opened, ["a short sentence", "another, which is longer than the first"], 2, 32)
+    batch = encoder.tokenized(opened, ["a short sentence", "another, which is longer than the first"], 2, 32)
     fit, target = Hidden(net, batch), Hidden(net, batch)
-    names = list(models.blocks(net))
+    names = list(anatomy.blocks(net))
     for name in names:
         target.advance(net.get_submodule(name))
     grids = {"bits": 8, "group_size": 32}
-    weights = {name: rtn(layer.weight.data, **grids) for name, layer in models.linears(net).items() if "layer" in name}
+    weights = {name: rtn(layer.weight.data, **grids) for name, layer in anatomy.linears(net).items() if "layer" in name}
     for name, quantized in weights.items():
         net.get_submodule(name).weight.data = quantized.dequantize()
     stage = Stage(net, names, weights, fit)

@@ -4,7 +4,6 @@ import subprocess
 import zipfile
 
 import pytest
-
 from kerf import sources
 from kerf.errors import Refused
 

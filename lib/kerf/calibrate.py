@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kerf import models, texts
+from kerf import anatomy, kinds, models, texts
 from kerf.artifacts import artifact, meta
 from kerf.lockstep import in_lockstep
 from kerf.steps import Calibration
 
-BATCH_SIZE = 16
 TRIANGLE = 128  # columns of a block of X^T X: narrower ones save arithmetic and lose speed
 
 
@@ -72,24 +71,24 @@ def calibrate(model: str, spec: Calibration, device: str = "cpu") -> Path:
     A safetensors file a group holds second/<group>, minimum/<group> and maximum/<group>; meta.json's
     result lists the groups in the order they run. Raises Refused for text or models that cannot be used.
     """
-    sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
-    key = {"model": models.weights_digest(models.resolve(model)), "spec": spec.model_dump(), "texts": sample}
-    return artifact("calibration", key, lambda folder: _make(folder, model, sample, spec, device))
+    weights = models.weights_digest(models.resolve(model))
+    key = {"model": weights, "spec": spec.model_dump(), "texts": texts.digest(spec.texts)}
+    return artifact("calibration", key, lambda folder: _make(folder, model, spec, device))
 
 
-def _make(folder: Path, model: str, sample: list[str], spec: Calibration, device: str) -> dict:
+def _make(folder: Path, model: str, spec: Calibration, device: str) -> dict:
     import sentence_transformers  # noqa: F401  imports are not what calibrating costs
     from safetensors.torch import save_file
 
     clock, found = time.perf_counter(), []
     opened = models.open_model(model, device)
-    for group in collect(models.network(opened), models.batches(opened, sample, BATCH_SIZE, spec.max_length)):
+    for group in collect(models.network(opened), kinds.of_opened(opened).batches(opened, spec)):
         name = group.names[0]
         tensors = {f"second/{name}": group.second / group.tokens}
         tensors |= {f"minimum/{name}": group.minimum, f"maximum/{name}": group.maximum}
         save_file(tensors, folder / f"{len(found):04}.safetensors")
         found.append({"names": group.names, "tokens": group.tokens, **group.figures()})
-    return {"groups": found, "texts": len(sample), "calibrate_seconds": time.perf_counter() - clock}
+    return {"groups": found, "texts": spec.samples, "calibrate_seconds": time.perf_counter() - clock}
 
 
 def collect(net, batches: list[dict]) -> Iterator[Moments]:
@@ -119,7 +118,7 @@ def groups_of(net, batch: dict) -> list[list[str]]:
             found.append([name])
         last[0] = inputs
 
-    hooks = [m.register_forward_pre_hook(lambda _, a, n=n: look(n, a[0])) for n, m in models.linears(net).items()]
+    hooks = [m.register_forward_pre_hook(lambda _, a, n=n: look(n, a[0])) for n, m in anatomy.linears(net).items()]
     try:
         with torch.no_grad():
             net(**batch)

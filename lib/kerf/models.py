@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kerf import sources
-from kerf.artifacts import artifact, digest, meta, threads
+from kerf import anatomy, gguf, kinds, sources
+from kerf.artifacts import artifact, digest, meta
 from kerf.errors import Refused, nearest, refuse
 from kerf.places import data_folder
 
@@ -24,8 +24,10 @@ class Preset:
     calibration: dict = field(default_factory=dict)
 
 
-MODELS = {"minilm": Preset(sources.MINILM, {"max_length": 128})}
-KINDS = ("encoder",)
+MODELS = {
+    "minilm": Preset(sources.MINILM, {"max_length": 128}),
+    "smollm2": Preset(sources.SMOLLM2, {"samples": 32, "max_length": 256}),
+}
 _KNOWN_MODULES = ("sentence_transformers.",)
 
 
@@ -35,7 +37,9 @@ def resolve(model: str) -> Path:
     Raises Refused when there is none, when a hub cannot be reached, or when the files are not safe.
     """
     if model in MODELS:
-        return sources.fetch(MODELS[model].source)
+        folder = sources.fetch(MODELS[model].source)
+        packed = list(folder.glob("*.gguf"))
+        return gguf.converted(packed[0]) if packed else folder
     local = Path(model).expanduser()
     if local.is_dir():
         _check_files(model, local)
@@ -95,8 +99,7 @@ def _foreign_modules(model: str, path: Path, modules: list[dict]) -> list[str]:
 
 
 def _foreign_classes(model: str, config: dict) -> list:
-    if (config.get("architectures") or [""])[0].endswith("ForCausalLM"):
-        raise refuse("model", model, f"a model of a kind that Kerf measures ({', '.join(KINDS)}); this is a causal LM")
+    "".join(config.get("architectures") or [])  # names, or the file is not what it should be
     return sorted((config.get("auto_map") or {}).values(), key=str)
 
 
@@ -123,12 +126,12 @@ def describe(model: str) -> dict:
         weights = [p for p in folder.rglob("*.safetensors") if p.is_file()]
         return {
             "id": model,
-            "kind": "encoder",
+            "kind": kinds.name_of(folder),
             "parameters": sum(p.numel() for p in opened.parameters()),
             "bytes": sum(path.stat().st_size for path in weights),
             "other_bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p not in weights),
-            "linears": {name: list(layer.weight.shape) for name, layer in linears(net).items()},
-            "embeddings": {name: list(layer.weight.shape) for name, layer in embeddings(net).items()},
+            "linears": {name: list(layer.weight.shape) for name, layer in anatomy.linears(net).items()},
+            "embeddings": {name: list(layer.weight.shape) for name, layer in anatomy.embeddings(net).items()},
         }
 
     return {**meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))["result"]}
@@ -147,57 +150,26 @@ def check_layers(model: str, net) -> None:
             raise refuse("model", model, f"layers of torch.nn.Linear; {name} is a transposed Conv1D")
 
 
-def _sentence_transformer(folder: Path, device: str):
-    """SentenceTransformer without progress bars, network or remote code, in float32 on `device`."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    torch.set_num_threads(threads())
-    try:
-        options = {"use_safetensors": True, "dtype": "float32"}
-        opened = SentenceTransformer(str(folder), device=device, local_files_only=True, model_kwargs=options)
-    except Refused:
-        raise
-    except Exception as error:
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise refuse("model", str(folder), f"a model that sentence-transformers opens ({cause[:160]})") from error
-    return opened.eval()
-
-
 def open_model(name: str, device: str = "cpu"):
-    """The baseline as a SentenceTransformer in float32, ready to use.
+    """The baseline in float32, ready to use: a SentenceTransformer, or a causal LM of transformers.
 
     Raises Refused (see `resolve`).
     """
-    return _sentence_transformer(resolve(name), device)
+    folder = resolve(name)
+    return kinds.of(folder).open_folder(folder, device)
 
 
 def load(path: str | os.PathLike, device: str = "cpu"):
-    """A compressed candidate as a SentenceTransformer; its weights equal the compressor's output exactly.
+    """A compressed candidate as what its baseline opens as; its weights equal the compressor's output exactly.
 
     Raises Refused, naming the file, when one is missing, truncated or edited.
     """
-    from unittest.mock import patch
-
-    import transformers
-    from sentence_transformers.base.modules.transformer import Transformer
-
     from kerf import store
 
     folder = Path(path)
     card = store.verify(folder)
     weights = store.read_weights(folder / store.WEIGHTS)
-
-    def from_store(self, name, task, config, *args, **options):
-        # from_pretrained takes either a directory with weights or a state dict, and ours are packed.
-        return getattr(transformers, card["class"]).from_pretrained(
-            None, config=config, state_dict=weights, dtype="float32"
-        )
-
-    with patch.object(Transformer, "_load_model", from_store):
-        return _sentence_transformer(folder, device)
+    return kinds.KINDS[card["kind"]].with_weights(folder, card["class"], weights, device)
 
 
 def open_source(model: str, source: str | os.PathLike | None, device: str = "cpu"):
@@ -207,87 +179,10 @@ def open_source(model: str, source: str | os.PathLike | None, device: str = "cpu
 
 def network(opened):
     """The transformer inside, whose layers are compressed."""
-    return opened[0].auto_model
+    return kinds.of_opened(opened).network(opened)
 
 
-def linears(net) -> dict:
-    """Linear layers by name, in the order of the network's definition."""
-    import torch
-
-    return {name: module for name, module in net.named_modules() if isinstance(module, torch.nn.Linear)}
-
-
-def embeddings(net) -> dict:
-    """Word embeddings by name; positions and token types stay float."""
-    import torch
-
-    words = net.get_input_embeddings()
-    return {
-        name: module
-        for name, module in net.named_modules()
-        if module is words and isinstance(module, torch.nn.Embedding)
-    }
-
-
-def blocks(net) -> dict:
-    """The repeated layers by name, in the order they run. Raises Refused when there is no such list."""
-    import torch
-
-    for name, module in net.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == getattr(net.config, "num_hidden_layers", 0):
-            return {f"{name}.{index}": block for index, block in enumerate(module)}
-    raise refuse("model", type(net).__name__, "a network with a list of num_hidden_layers blocks")
-
-
-class _Reached(Exception):
-    """The first block was reached: what it was called with."""
-
-
-def entry(net, batch: dict) -> tuple:
-    """What the first block is called with on a batch: hidden states (texts, length, features), other arguments."""
-
-    def stop(_, args, kwargs):
-        raise _Reached(args[0], (args[1:], kwargs))
-
-    hook = next(iter(blocks(net).values())).register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        net(**batch)
-    except _Reached as reached:
-        return reached.args
-    finally:
-        hook.remove()
-    raise AssertionError("the first block was not reached")
-
-
-def run_block(block, hidden, options: tuple):
-    """Hidden states after `block`; options: as `entry` gives them."""
-    args, kwargs = options
-    output = block(hidden, *args, **kwargs)
-    return output[0] if isinstance(output, tuple) else output
-
-
-def pool(opened, hidden, attention_mask):
-    """Embeddings (texts, features) that a SentenceTransformer makes of hidden states."""
-    features = {"token_embeddings": hidden, "attention_mask": attention_mask}
-    for module in list(opened)[1:]:
-        features = module(features)
-    return features["sentence_embedding"]
-
-
-def token_ids(opened, texts: list[str], max_length: int) -> list[list[int]]:
-    """Token numbers of each text, special tokens included."""
-    return opened.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-
-
-def batches(opened, texts: list[str], batch_size: int, max_length: int) -> list[dict]:
-    """Tokenized batches (input_ids, attention_mask, ... of shape (batch, length)), shortest texts first."""
-    import torch
-
-    tokenizer = opened.tokenizer
-    ordered = sorted(texts, key=len)
-    pieces = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    with torch.no_grad():
-        return [
-            dict(tokenizer(piece, padding=True, truncation=True, max_length=max_length, return_tensors="pt"))
-            for piece in pieces
-        ]
+def check_encoder(model: str, what: str) -> None:
+    """Refuse a model of another kind for what only knows encoders."""
+    if kinds.name_of(resolve(model)) != "encoder":
+        raise refuse("model", model, f"an encoder; {what} does not know causal language models yet")

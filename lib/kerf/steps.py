@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from kerf.errors import Refused, nearest, refuse
 
 
-
 def _width(bits: object) -> object:
     """2 to 8, or 1.6: five ternary codes in a byte."""
     if isinstance(bits, bool) or not (bits == 1.6 or isinstance(bits, int) and 2 <= bits <= 8):

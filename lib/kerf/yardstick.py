@@ -8,6 +8,7 @@ from kerf import models, pipeline, texts
 from kerf import statistics as st
 from kerf.artifacts import meta
 from kerf.evaluate.quick import embed
+from kerf.kinds import encoder
 from kerf.steps import Calibration
 
 BATCH_SIZE = 32
@@ -24,7 +25,7 @@ class Yardstick:
         opened = models.open_model(model)
         order = sorted(range(len(sample)), key=lambda index: len(sample[index]))  # as `batches` will have them
         self.documents = self.documents[order]
-        self.batches = models.batches(opened, sample, BATCH_SIZE, max_length)
+        self.batches = encoder.tokenized(opened, sample, BATCH_SIZE, max_length)
         self.aim = embed(opened, self.batches)
         self.cosines: dict[str, np.ndarray] = {}  # of every row, by its name
 

@@ -61,6 +61,7 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
     `again` is the noise floor: the same model with other batches, another order and another number of
     threads. Raises Refused for a damaged candidate, RuntimeError when the process dies.
     """
+    models.check_encoder(model, "the comparison")
     everything = gather(spec)
     request = {
         "model": model,

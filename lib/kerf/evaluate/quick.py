@@ -3,13 +3,14 @@
 import torch
 
 from kerf import models
+from kerf.kinds import encoder
 
 
 @torch.no_grad()
 def embed(opened, batches: list[dict]) -> torch.Tensor:
     """Embeddings (texts, features) of tokenized batches, rows of length one."""
     net = models.network(opened)
-    pooled = [models.pool(opened, net(**batch).last_hidden_state, batch["attention_mask"]) for batch in batches]
+    pooled = [encoder.pool(opened, net(**batch).last_hidden_state, batch["attention_mask"]) for batch in batches]
     return torch.nn.functional.normalize(torch.cat(pooled), dim=-1)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from kerf import calibrate, models
+from kerf import anatomy, calibrate
 from kerf.lockstep import in_lockstep
 from kerf.parking import park
 from kerf.quantize.gptq import corrected
@@ -33,8 +33,8 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment):
     def at(name):
         return step.model_copy(update={"bits": assignment[name], "embeddings": "same"}) if assignment else step
 
-    layers, seen = models.linears(net), set()
-    for name, layer in models.embeddings(net).items():
+    layers, seen = anatomy.linears(net), set()
+    for name, layer in anatomy.embeddings(net).items():
         if at(name).embedding_bits() < 32:
             yield name, embedding(name, layer, at(name)), ""
     if step.method == "gptq":
@@ -56,7 +56,7 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment):
 
 def _tied(net) -> set[int]:
     """Ids of weights that several layers have."""
-    every = [id(layer.weight) for layer in (*models.linears(net).values(), *models.embeddings(net).values())]
+    every = [id(layer.weight) for layer in (*anatomy.linears(net).values(), *anatomy.embeddings(net).values())]
     return {weight for weight in every if every.count(weight) > 1}
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import calibrate, models, store, texts
+from kerf import anatomy, calibrate, models, store, texts
 from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
+from kerf.kinds import encoder
 from kerf.quantize.allocate import allocate
 from kerf.steps import Calibration, Quantize
 
@@ -27,6 +28,7 @@ def sensitivity(model: str, step: Quantize, calibration: Calibration, device: st
 
     Raises Refused when the calibration text leaves no sentences to hold back.
     """
+    models.check_encoder(model, "bits: mixed")
     moments = calibrate.calibrate(model, calibration, device)
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
     without = {"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"}
@@ -65,7 +67,7 @@ def held_fidelity(model: str, candidate: Path, calibration: Calibration) -> floa
 
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)
     opened = models.open_model(model)
-    batches = models.batches(opened, held, calibrate.BATCH_SIZE, calibration.max_length)
+    batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
     aim = embed(opened, batches)
     stored = store.read_weights(candidate / store.WEIGHTS)
     models.network(opened).load_state_dict(stored, strict=False, assign=True)
@@ -79,10 +81,10 @@ def _make(folder, model, step, calibration, moments, held, device) -> dict:
     opened = models.open_model(model, device)
     net = models.network(opened)
     groups, statistics = calibrate.read(moments)
-    batches = models.batches(opened, held, calibrate.BATCH_SIZE, calibration.max_length)
+    batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
     aim = embed(opened, batches)
     heads = {name: group[0] for group in groups for name in group}
-    names = [*models.embeddings(net), *models.linears(net)]
+    names = [*anatomy.embeddings(net), *anatomy.linears(net)]
     table = {"layers": names, "widths": list(WIDTHS), "costs": [], "bytes": []}
     for name in names:
         second = statistics.get(f"second/{heads.get(name)}")

@@ -12,7 +12,7 @@ does not grow with the number of layers.
 import time
 from pathlib import Path
 
-from kerf import calibrate, models, store, texts
+from kerf import anatomy, calibrate, kinds, models, store
 from kerf.artifacts import artifact, meta
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.steps import Calibration, Quantize, check_divides
@@ -77,12 +77,12 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
     opened = models.open_source(model, source, device)
     net, reference = models.network(opened), models.network(models.open_source(model, source, device))
     groups, statistics = calibrate.read(moments)
-    sample = texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed)
-    batches = models.batches(opened, sample, calibrate.BATCH_SIZE, calibration.max_length)
+    batches = kinds.of_opened(opened).batches(opened, calibration)
     layers, sizes, kept = [], [], _round_floats(net, step)
+    tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers makes them one tensor as it opens
 
     def tensors():
-        floats, written = models.linears(reference), set()
+        floats, written = anatomy.linears(reference), set()
         for name, quantized, note in compress(net, reference, step, groups, statistics, batches, assignment):
             written.add(f"{name}.weight")
             if name in floats:
@@ -90,12 +90,12 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
                 sizes.append((quantized.stored_bits(), quantized.codes.numel()))
             yield f"{name}.weight", quantized
         for name, value in net.state_dict().items():
-            if name not in written:
+            if name not in written and name not in tied:
                 yield name, value.to(kept) if value.is_floating_point() else value
 
     before = store.verify(Path(source))["steps"] if source else []
     steps = [*before, {"quantize": step.model_dump()}]
-    card = {"model": model, "kind": "encoder", "class": type(net).__name__, "steps": steps}
+    card = {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(net).__name__, "steps": steps}
     store.write_candidate(folder, Path(source) if source else models.resolve(model), tensors(), card)
     linear_bits = sum(bits for bits, _ in sizes) / sum(count for _, count in sizes)
     return {"steps": steps, "linear_bits": linear_bits, "layers": layers, **store.size(folder)}
@@ -106,7 +106,7 @@ def _round_floats(net, step):
     import torch
 
     kept = getattr(torch, step.floats)
-    cut = {id(layer.weight) for layer in (*models.linears(net).values(), *models.embeddings(net).values())}
+    cut = {id(layer.weight) for layer in (*anatomy.linears(net).values(), *anatomy.embeddings(net).values())}
     for parameter in net.parameters():
         if id(parameter) not in cut and kept != torch.float32:
             parameter.data = parameter.data.to(kept).float()

@@ -3,7 +3,7 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity, embedding
 
-from kerf import models
+from kerf import anatomy
 from kerf.parking import park
 from kerf.quantize.grid import Quantized
 from kerf.reconstruct.learned import Learned
@@ -28,7 +28,7 @@ class Hidden:
     @torch.no_grad()
     def enter(self, net) -> None:
         """Take the states that enter the first block of `net`."""
-        entries = [models.entry(net, batch) for batch in self.batches]
+        entries = [anatomy.entry(net, batch) for batch in self.batches]
         self.states = [park(hidden) for hidden, _ in entries]
         self.options = [options for _, options in entries]
 
@@ -36,7 +36,7 @@ class Hidden:
     def advance(self, block) -> None:
         """Replace every state by what `block` makes of it."""
         for index, options in enumerate(self.options):  # one by one, so that each takes the place of the one before
-            self.states[index] = park(models.run_block(block, self.states[index], options))
+            self.states[index] = park(anatomy.run_block(block, self.states[index], options))
 
 
 class Stage:
@@ -48,14 +48,14 @@ class Stage:
         weights: every Quantized of the network by layer; fit: the states that enter the first of the
         blocks; pool(states, attention_mask): what is made of the last block's states, (texts, features).
         """
-        every = models.blocks(net)
+        every = anatomy.blocks(net)
         self.net, self.names, self.pool = net, names, pool
         self.whole = len(names) == len(every) > 1
         self.learned, self.blocks = torch.nn.ModuleDict(), [every[name] for name in names]
         for layer, quantized in weights.items():
             if layer.startswith(tuple(f"{name}." for name in names)):
                 self.learned[layer.replace(".", "/")] = Learned(quantized)
-            if not names and layer in models.embeddings(net):
+            if not names and layer in anatomy.embeddings(net):
                 occurring = torch.unique(torch.cat([batch["input_ids"].flatten() for batch in fit.batches]))
                 self.learned[layer.replace(".", "/")] = Learned(quantized, occurring)
         outside = {id(p) for block in every.values() for p in block.parameters()}
@@ -77,11 +77,11 @@ class Stage:
             return self._embed(states.batches[index])
         hidden, options = states.states[index], states.options[index]
         if self.whole:  # what surrounds the blocks is learned too
-            hidden, options = models.entry(self.net, states.batches[index])
+            hidden, options = anatomy.entry(self.net, states.batches[index])
         weights = {f"{name.replace('/', '.')}.weight": learned() for name, learned in self.learned.items()}
         for name, block in zip(self.names, self.blocks, strict=True):
             inside = {w.removeprefix(f"{name}."): value for w, value in weights.items() if w.startswith(f"{name}.")}
-            hidden = models.run_block(_with(block, inside), hidden, options)
+            hidden = anatomy.run_block(_with(block, inside), hidden, options)
         return hidden
 
     def _embed(self, batch):
@@ -96,7 +96,7 @@ class Stage:
 
             hooks.append(self.net.get_submodule(name.replace("/", ".")).register_forward_hook(look_up))
         try:
-            return models.entry(self.net, batch)[0]
+            return anatomy.entry(self.net, batch)[0]
         finally:
             for hook in hooks:
                 hook.remove()

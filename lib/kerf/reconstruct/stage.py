@@ -6,6 +6,7 @@ from pathlib import Path
 from kerf import models, store, texts
 from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
+from kerf.kinds import encoder
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.steps import Calibration, Reconstruct
 
@@ -20,6 +21,7 @@ def reconstruct(
     """
     if not source:
         raise refuse("reconstruct", "first", "a step after quantize: there is nothing to reconstruct yet")
+    models.check_encoder(model, "reconstruct")
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)
     key = {"step": step.model_dump(), "calibration": calibration.model_dump(), "held": held}
     source = Path(source)
@@ -43,13 +45,13 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
     weights = {n.removesuffix(".weight"): t for n, t in stored.items() if isinstance(t, Quantized)}
     sample = texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed)
     generator = torch.Generator().manual_seed(calibration.seed)
-    fit = batched(splices(models.token_ids(opened, sample, calibration.max_length), step.splices, generator), opened)
-    judge = batched(models.token_ids(opened, held, calibration.max_length), opened)
+    fit = batched(splices(encoder.token_ids(opened, sample, calibration.max_length), step.splices, generator), opened)
+    judge = batched(encoder.token_ids(opened, held, calibration.max_length), opened)
     aim = embed(original, judge)
     start, rows = fidelity(embed(opened, judge), aim), []
     learned = learn(net, models.network(original), weights, fit, judge, step.steps,
                     step.joint_steps, 60 * step.minutes, calibration.seed,
-                    pool=lambda states, mask: models.pool(opened, states, mask), report=_report(rows))  # fmt: skip
+                    pool=lambda states, mask: encoder.pool(opened, states, mask), report=_report(rows))  # fmt: skip
     for name, value in net.state_dict().items():  # what is measured is what will be stored
         if name.removesuffix(".weight") not in learned:
             value.copy_(value.to(stored[name].dtype))

@@ -19,7 +19,7 @@ import time
 
 import torch
 
-from kerf import models
+from kerf import anatomy
 from kerf.quantize.grid import Quantized
 from kerf.reconstruct.blocks import Hidden, Stage
 
@@ -82,7 +82,7 @@ def reconstruct(net, reference, weights: dict[str, Quantized], fit: list[dict], 
     for parameter in (*net.parameters(), *reference.parameters()):
         parameter.requires_grad_(parameter.ndim == 1)
     sides = [(Hidden(net, batches), Hidden(reference, batches)) for batches in (fit, held)]
-    blocks, result, ends = models.blocks(net), dict(weights), time.perf_counter() + seconds
+    blocks, result, ends = anatomy.blocks(net), dict(weights), time.perf_counter() + seconds
     plan = [([], steps, 1), *(([name], steps, 1) for name in blocks)]  # names, steps, what a step costs
     if joint_steps and len(blocks) > 1:
         plan.append(([*blocks], joint_steps, len(blocks)))

@@ -39,6 +39,7 @@ class Candidate:
 def check(experiment: Experiment, out: Path) -> dict:
     """Everything that can be refused before heavy work. Returns the model's description."""
     _check_writable(out)
+    models.check_encoder(experiment.model, "a run")
     description = models.describe(experiment.model)
     _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():

@@ -1,0 +1,56 @@
+"""The anatomy of a network: its linear layers, word embeddings and repeated blocks, found without knowing its architecture."""
+
+from kerf.errors import refuse
+
+
+def linears(net) -> dict:
+    """Linear layers by name, in the order of the network's definition; the head of a language model apart."""
+    import torch
+
+    head = net.get_output_embeddings()
+    found = ((name, module) for name, module in net.named_modules() if isinstance(module, torch.nn.Linear))
+    return {name: module for name, module in found if module is not head}
+
+
+def embeddings(net) -> dict:
+    """Word embeddings by name, and the head where it has a weight of its own; positions and types stay float."""
+    words, head = net.get_input_embeddings(), net.get_output_embeddings()
+    own = head is not None and head.weight is not words.weight
+    return {name: module for name, module in net.named_modules() if module is words or own and module is head}
+
+
+def blocks(net) -> dict:
+    """The repeated layers by name, in the order they run. Raises Refused when there is no such list."""
+    import torch
+
+    for name, module in net.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == getattr(net.config, "num_hidden_layers", 0):
+            return {f"{name}.{index}": block for index, block in enumerate(module)}
+    raise refuse("model", type(net).__name__, "a network with a list of num_hidden_layers blocks")
+
+
+class _Reached(Exception):
+    """The first block was reached: what it was called with."""
+
+
+def entry(net, batch: dict) -> tuple:
+    """What the first block is called with on a batch: hidden states (texts, length, features), other arguments."""
+
+    def stop(_, args, kwargs):
+        raise _Reached(args[0], (args[1:], kwargs))
+
+    hook = next(iter(blocks(net).values())).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        net(**batch)
+    except _Reached as reached:
+        return reached.args
+    finally:
+        hook.remove()
+    raise AssertionError("the first block was not reached")
+
+
+def run_block(block, hidden, options: tuple):
+    """Hidden states after `block`; options: as `entry` gives them."""
+    args, kwargs = options
+    output = block(hidden, *args, **kwargs)
+    return output[0] if isinstance(output, tuple) else output

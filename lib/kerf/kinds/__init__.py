@@ -1,0 +1,34 @@
+"""The kinds of models. What differs between them stands in one file a kind, under the same names:
+
+open_folder(folder, device), with_weights(folder, class_name, weights, device): the model, ready to use;
+network(opened): the part whose layers are compressed; batches(opened, spec): calibration text as the
+network takes it; held_batches(opened, spec): the same of text outside the sample; about(folder, spec):
+what the sample is, in a line.
+"""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+from kerf.kinds import causal, encoder
+
+KINDS = {"encoder": encoder, "causal": causal}
+
+
+def name_of(folder: Path) -> str:
+    """Name of the kind of the model in `folder`, by its configuration."""
+    config = folder / "config.json"
+    architectures = (json.loads(config.read_text()).get("architectures") if config.is_file() else None) or [""]
+    return "causal" if architectures[0].endswith("ForCausalLM") and not (folder / "modules.json").is_file() else "encoder"
+
+
+def of(folder: Path) -> ModuleType:
+    """The kind of the model in `folder`."""
+    return KINDS[name_of(folder)]
+
+
+def of_opened(opened) -> ModuleType:
+    """The kind of an opened model."""
+    from transformers import PreTrainedModel
+
+    return causal if isinstance(opened, PreTrainedModel) else encoder

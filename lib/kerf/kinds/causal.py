@@ -1,0 +1,130 @@
+"""Causal language models: tokens in, the probability of the next one out, opened by transformers.
+
+Text is a stream of documents cut into chunks of equal length, as language models are calibrated and
+measured; no chunk is padded.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from kerf import texts
+from kerf.artifacts import threads
+from kerf.errors import refuse
+from kerf.steps import Calibration
+
+BATCH_TOKENS = 1024  # of a batch of chunks
+BETWEEN = "\n\n"  # documents
+
+
+def open_folder(folder: Path, device: str = "cpu"):
+    """AutoModelForCausalLM without progress bars, network or remote code, in float32 on `device`."""
+    return _opened(folder, device, lambda: (str(folder), {"use_safetensors": True, "local_files_only": True}))
+
+
+def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
+    """The model of `folder` with `weights`."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    return _opened(folder, device, lambda: (None, {"config": config, "state_dict": weights}), class_name)
+
+
+def _opened(folder, device, source, class_name="AutoModelForCausalLM"):
+    import torch
+    import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads())
+    try:
+        place, options = source()
+        opened = getattr(transformers, class_name).from_pretrained(place, dtype="float32", **options)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise refuse("model", str(folder), f"a causal language model that transformers opens ({cause[:160]})") from error
+    return opened.to(device).eval()
+
+
+def network(opened):
+    """The model itself, head included."""
+    return opened
+
+
+def tokenizer(folder: str | Path):
+    """The tokenizer in `folder`."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+def stream(tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of all documents, one after another, and the number of the document that each belongs to."""
+    ids = tokenizer([document + BETWEEN for document in documents], add_special_tokens=False)["input_ids"]
+    return np.concatenate([np.array(each) for each in ids]), np.repeat(np.arange(len(ids)), [len(each) for each in ids])
+
+
+def chunks(tokens: np.ndarray, length: int, first: int | None = None) -> np.ndarray:
+    """(chunks, length) of a stream, end to end; first: a token that every chunk begins with, in its length."""
+    own = length if first is None else length - 1
+    found = tokens[: len(tokens) // own * own].reshape(-1, own)
+    return found if first is None else np.concatenate([np.full((len(found), 1), first), found], 1)
+
+
+def begins_with(tokenizer) -> int | None:
+    """The token that the tokenizer puts before every text (BOS), if it does."""
+    ids = tokenizer("a")["input_ids"]
+    return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None
+
+
+def batches(opened, spec: Calibration) -> list[dict]:
+    """Batches of `samples` chunks of `max_length` tokens from the calibration part. Raises Refused for too few."""
+    return _batches(_drawn(_reader(opened), spec)[: spec.samples], opened)
+
+
+def about(folder: Path, spec: Calibration) -> str:
+    """What the calibration sample is, in a line for a reader."""
+    reader = tokenizer(folder)
+    sample = _drawn(reader, spec)[: spec.samples]
+    return f"{len(sample)} chunks of {spec.max_length} tokens; the first begins: {reader.decode(sample[0][:40])!r}"
+
+
+def held_batches(opened, spec: Calibration) -> list[dict]:
+    """Batches of chunks of the calibration part that are not in the sample. Raises Refused when none is left."""
+    rest = _drawn(_reader(opened), spec)[spec.samples :]
+    if not len(rest):
+        raise refuse("calibration.samples", spec.samples, f"at most {spec.samples - 1}: a step needs text held back")
+    return _batches(rest[: texts.HELD_BACK], opened)
+
+
+def _reader(opened):
+    return tokenizer(opened.name_or_path)
+
+
+def _drawn(reader, spec: Calibration) -> np.ndarray:
+    """All chunks of the calibration part in a random order."""
+    tokens, _ = stream(reader, texts.documents(spec.texts, "calibration"))
+    found = chunks(tokens, spec.max_length, begins_with(reader))
+    if spec.samples > len(found):
+        accepted = f"1 to {len(found)}, the chunks of {spec.max_length} tokens that {spec.texts} has for it"
+        raise refuse("calibration.samples", spec.samples, accepted)
+    return found[np.random.default_rng(spec.seed).permutation(len(found))]
+
+
+def check_vocabulary(opened, found: np.ndarray) -> None:
+    """Refuse a tokenizer that gives tokens which the model does not have; a padded vocabulary is fine."""
+    rows = opened.get_input_embeddings().num_embeddings
+    if found.size and int(found.max()) >= rows:
+        accepted = f"a tokenizer of at most {rows} tokens; this one gave token {int(found.max())}"
+        raise refuse("model", opened.name_or_path, accepted)
+
+
+def _batches(found: np.ndarray, opened) -> list[dict]:
+    import torch
+
+    check_vocabulary(opened, found)
+    size = max(1, BATCH_TOKENS // found.shape[1])
+    pieces = (torch.from_numpy(found[start : start + size]) for start in range(0, len(found), size))
+    # Calibration looks at layers, so the head is asked for one token, the fewest it can give.
+    keys = {"use_cache": False, "logits_to_keep": 1}
+    return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), **keys} for ids in pieces]

@@ -1,0 +1,88 @@
+"""Encoders: sentences in, embeddings out, opened by sentence-transformers."""
+
+from pathlib import Path
+
+from kerf import texts
+from kerf.artifacts import threads
+from kerf.errors import Refused, refuse
+from kerf.steps import Calibration
+
+BATCH_SIZE = 16
+
+
+def open_folder(folder: Path, device: str = "cpu"):
+    """SentenceTransformer without progress bars, network or remote code, in float32 on `device`."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads())
+    try:
+        options = {"use_safetensors": True, "dtype": "float32"}
+        opened = SentenceTransformer(str(folder), device=device, local_files_only=True, model_kwargs=options)
+    except Refused:
+        raise
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise refuse("model", str(folder), f"a model that sentence-transformers opens ({cause[:160]})") from error
+    return opened.eval()
+
+
+def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
+    """The SentenceTransformer of `folder` with a transformer of `weights` inside."""
+    from unittest.mock import patch
+
+    import transformers
+    from sentence_transformers.base.modules.transformer import Transformer
+
+    def from_store(self, name, task, config, *args, **options):
+        # from_pretrained takes either a directory with weights or a state dict, and ours are packed.
+        return getattr(transformers, class_name).from_pretrained(
+            None, config=config, state_dict=weights, dtype="float32"
+        )
+
+    with patch.object(Transformer, "_load_model", from_store):
+        return open_folder(folder, device)
+
+
+def network(opened):
+    """The transformer inside, whose layers are compressed."""
+    return opened[0].auto_model
+
+
+def batches(opened, spec: Calibration) -> list[dict]:
+    """Batches of the calibration sentences, shortest first."""
+    return tokenized(opened, texts.calibration_sentences(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length)
+
+
+def about(folder: Path, spec: Calibration) -> str:
+    """What the calibration sample is, in a line for a reader."""
+    sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
+    return f"{len(sample)} sentences, {sum(len(s.split()) for s in sample):,} words; the first: {sample[0]!r}"
+
+
+def held_batches(opened, spec: Calibration) -> list[dict]:
+    """Batches of sentences of the calibration part that are not in the sample."""
+    return tokenized(opened, texts.held_back(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length)
+
+
+def tokenized(opened, sentences: list[str], batch_size: int, max_length: int) -> list[dict]:
+    """Batches (input_ids, attention_mask, ... of shape (batch, length)), shortest texts first."""
+    ordered = sorted(sentences, key=len)
+    options = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
+    pieces = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    return [dict(opened.tokenizer(piece, **options)) for piece in pieces]
+
+
+def token_ids(opened, sentences: list[str], max_length: int) -> list[list[int]]:
+    """Token numbers of each sentence, special tokens included."""
+    return opened.tokenizer(sentences, truncation=True, max_length=max_length)["input_ids"]
+
+
+def pool(opened, hidden, attention_mask):
+    """Embeddings (texts, features) that a SentenceTransformer makes of hidden states."""
+    features = {"token_embeddings": hidden, "attention_mask": attention_mask}
+    for module in list(opened)[1:]:
+        features = module(features)
+    return features["sentence_embedding"]
