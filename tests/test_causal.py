@@ -164,14 +164,13 @@ def test_steps_that_know_encoders_only_refuse_a_causal_model(model):
 
 def test_kinds_offer_the_same_names():
     for kind in kinds.KINDS.values():
-        for name in ("open_folder", "with_weights", "network", "batches", "held_batches", "about"):
+        for name in ("open_folder", "with_weights", "network", "batches", "held_batches", "about", "sample_texts"):
             assert callable(getattr(kind, name))
 
 
 def test_the_embedded_language_model_is_what_its_package_holds():
     """The conversion from GGUF keeps every value: two layers read here with the plain definition of the format."""
     from gguf import GGUFReader
-
     from kerf import sources
 
     packed = GGUFReader(sources.fetch(sources.SMOLLM2) / "model.gguf")

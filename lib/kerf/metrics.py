@@ -46,6 +46,31 @@ METRICS = {
         "retrieval MRR lost", "Baseline's MRR minus the candidate's, paired.", "lower", perfect=0.0
     ),
     "retrieval_recall_1": Metric("retrieval recall@1", "Share of queries whose own passage comes first."),
+    "perplexity": Metric("perplexity", "exp of the mean loss of a token, second half of each chunk.", "lower"),
+    "perplexity_ratio": Metric(
+        "perplexity ratio", "Candidate's perplexity over the baseline's, same tokens, paired.", "lower", perfect=1.0
+    ),
+    "loss_pearson": Metric("correlation of losses", "Pearson correlation of both models' loss of a token.", perfect=1.0),
+    "kl_mean": Metric("mean KL divergence", "KL(baseline || candidate) of the next token, nats, mean.", "lower", perfect=0.0),
+    "kl_median": Metric("median KL divergence", "Of half the tokens it is less.", "lower", perfect=0.0),
+    "kl_p90": Metric("KL divergence, 90 %", "Of 90 % of the tokens it is less.", "lower", perfect=0.0),
+    "kl_p99": Metric("KL divergence, 99 %", "Of 99 % of the tokens it is less.", "lower", perfect=0.0),
+    "kl_p999": Metric("KL divergence, 99.9 %", "Of 99.9 % of the tokens it is less.", "lower", perfect=0.0),
+    "kl_max": Metric("KL divergence, maximum", "The worst token. No interval, never gated.", "lower", gated=False),
+    "same_top": Metric("same top token", "Share of tokens for which both models find the same one most probable.", perfect=1.0),
+    "probability_change_mean": Metric("change of probability", "Of the token that really came, mean.", perfect=0.0),
+    "probability_change_rms": Metric(
+        "change of probability, RMS", "Root mean square over tokens.", "lower", perfect=0.0
+    ),
+    "probability_change_p05": Metric("change of probability, 5 %", "Its 5th percentile: what was lost.", perfect=0.0),
+    "probability_change_p95": Metric("change of probability, 95 %", "Its 95th percentile: what was gained.", perfect=0.0),
+    "last_word_accuracy": Metric("last words", "Share of passages whose last word is the most probable one."),
+    "flips_lost": Metric("last words lost", "Right before, wrong after. A count, never gated.", "lower", gated=False),
+    "flips_gained": Metric("last words gained", "Wrong before, right after. A count, never gated.", gated=False),
+    "continuation_prefix": Metric("tokens continued alike", "Of a greedy continuation, until the first that differs."),
+    "continuation_exact": Metric("continuations kept", "Share of greedy continuations that are the same.", perfect=1.0),
+    "prefill_tokens_per_second": Metric("prefill", "Tokens a second, reading and scoring. One run, never gated.", gated=False),
+    "decode_tokens_per_second": Metric("decode", "Tokens a second, continuing greedily. One run, never gated.", gated=False),
     "rss_peak_bytes": Metric(
         "peak resident memory", "Of a fresh process that loads the model and encodes.", "lower", "bytes"
     ),

@@ -85,6 +85,20 @@ def cosines(values) -> Figure:
     return figure
 
 
+def divergence(picture: dict) -> Figure:
+    """Mean KL divergence by the place of a token in its chunk, and by how often it occurs."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    places, counts = picture["by_position"], picture["by_frequency"]
+    left.plot([place["from"] for place in places], [place["kl"] for place in places], "o-", color=BLUE)
+    right.bar(range(len(counts)), [count["kl"] for count in counts], color=BLUE)
+    right.set_xticks(range(len(counts)), [count["count"] for count in counts], rotation=20, fontsize=8)
+    for axes, label in ((left, "position in the chunk"), (right, "occurrences of the token in the text")):
+        axes.spines[["top", "right"]].set_visible(False)
+        _ = axes.set(xlabel=label, ylabel="mean KL, nats", ylim=(0, None))
+    return figure
+
+
 def block_errors(blocks: list[dict]) -> Figure:
     """Error of every block on held-back text before and after it was learned."""
     figure, axes = _axes(height=2.8)

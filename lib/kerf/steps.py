@@ -41,6 +41,8 @@ class Evaluation(Parameters):
     texts: Annotated[str, Field(description="news, wiki or a text file, one document a line")] = "news"
     sentences: Annotated[int, Field(strict=True, ge=2, description="a whole number from 2")] = 400
     passages: Annotated[int, Field(strict=True, ge=2, description="a whole number from 2")] = 500
+    contexts: Annotated[int, Field(strict=True, ge=2, description="a whole number from 2; language models")] = 64
+    context: Annotated[int, Field(strict=True, ge=16, le=8192, description="16 to 8192 tokens; language models")] = 512
 
 
 class Quantize(Parameters):

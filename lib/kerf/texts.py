@@ -168,6 +168,12 @@ def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[st
     return [items[index][0] for index in chosen], [items[index][1] for index in chosen]
 
 
+def evaluation_documents(texts: str) -> list[str]:
+    """Documents of the evaluation part that share no 12 words in a row with the calibration part."""
+    seen = _by_length(documents(texts, "calibration"))
+    return [document for document in documents(texts, "evaluation") if not _shared(document, seen)]
+
+
 def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
     """Inverse-cloze retrieval: queries, passages, document numbers.
 

@@ -1,79 +1,57 @@
 """The evaluate stage: a candidate against the baseline, in a fresh process, on the same texts.
 
-`encode` makes an artifact with the embeddings of all evaluation texts and what loading and encoding
-took; `compare` turns two of them into metrics with intervals, and per-item scores.
+`encode` makes an artifact with a model's answers to all evaluation texts and what loading and answering
+took; `compare` turns two of them into metrics with intervals, and per-item scores. What the answers are
+and how they compare stands in one file a kind of model.
 """
 
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from kerf import models, texts
+from kerf import kinds, models
 from kerf import statistics as st
 from kerf.artifacts import artifact, meta, threads
 from kerf.errors import Refused
-from kerf.evaluate import fidelity
+from kerf.evaluate import causal, encoder, fidelity
 from kerf.steps import Evaluation
 
-BATCH_SIZE = 32
+KINDS = {"encoder": encoder, "causal": causal}
 
 
-@dataclass(frozen=True)
-class Texts:
-    """All evaluation texts, and where each set of them stands in the list."""
-
-    all: list[str]
-    where: dict[str, slice]
-    documents: dict[str, np.ndarray]
-    human: dict[str, tuple]
-
-
-def gather(spec: Evaluation) -> Texts:
-    """Sentences, retrieval queries and passages, and every human-rated text. Raises Refused for too few."""
-    return _gather(spec, texts.digest(spec.texts))
-
-
-@lru_cache(maxsize=2)
-def _gather(spec: Evaluation, _: str) -> Texts:
-    sentences, sentence_documents = texts.evaluation_sentences(spec.texts, spec.sentences)
-    queries, passages, passage_documents = texts.cloze_pairs(spec.passages)
-    pairs = texts.human_pairs()
-    sets = {"sentences": sentences, "queries": queries, "passages": passages}
-    sets |= {name: items for name, (items, *_) in pairs.items()}
-    where, all_texts = {}, []
-    for name, items in sets.items():
-        where[name] = slice(len(all_texts), len(all_texts) + len(items))
-        all_texts += items
-    documents = {"sentences": np.array(sentence_documents), "passages": np.array(passage_documents)}
-    human = {n: (np.array(left), np.array(right), score) for n, (_, left, right, score) in pairs.items()}
-    return Texts(all_texts, where, documents, human)
+def kind(model: str) -> ModuleType:
+    """How models of this kind are measured."""
+    return KINDS[kinds.name_of(models.resolve(model))]
 
 
 def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:
-    """Artifact with embeddings.safetensors and the figures of `kerf.evaluate.measure`.
+    """Artifact with a model's answers and the figures of `kerf.evaluate.measure`.
 
     `again` is the noise floor: the same model with other batches, another order and another number of
     threads. Raises Refused for a damaged candidate, RuntimeError when the process dies.
     """
-    models.check_encoder(model, "the comparison")
-    everything = gather(spec)
+    how = kind(model)
     request = {
         "model": model,
         "candidate": str(Path(candidate).resolve()) if candidate else "",
-        "texts": everything.all,
+        "kind": how.__name__.rpartition(".")[2],
         "threads": threads() if not again else max(1, threads() - 1),
-        "batch_size": BATCH_SIZE if not again else BATCH_SIZE * 3 // 2,
         "seed": 1 if again else 0,
         "device": device,
+        **how.request(how.gather(model, spec), again),
     }
+    if (candidate or again) and how.NEEDS_BASE:
+        base = encode(model, "", spec, device=device)
+        request["base"], based = str(base), {"base": meta(base)["key"]}
+    else:
+        based = {}
     weights = models.weights_digest(Path(candidate) if candidate else models.resolve(model))
-    key = {**request, "candidate": bool(candidate), "weights": weights}
+    key = {**request, "candidate": bool(candidate), "weights": weights, **based}
 
     def make(folder: Path) -> dict:
         (folder / "request.json").write_text(json.dumps(request))
@@ -105,41 +83,24 @@ def _run(request: Path) -> None:
 def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:
     """Artifact with the metrics of `candidate` (a directory; empty: the baseline) against the baseline.
 
-    metrics.json: rows of name, value, low, high, baseline, n, unit. items.parquet: per-sentence cosine
-    and per-query reciprocal ranks. pictures.json: histograms for the report.
+    metrics.json: rows of name, value, low, high, baseline, n, unit. items.parquet: scores of every item.
+    pictures.json: what the report and the notebook draw.
     """
     base = encode(model, "", spec, device=device)
     other = encode(model, candidate, spec, again, device)
     key = {"base": meta(base)["key"], "other": meta(other)["key"]}
     # Timings are of one measurement: a comparison made again takes in the encoding that was made again.
     key["when"] = [meta(base)["finished"], meta(other)["finished"]]
-    return artifact("comparison", key, lambda folder: _compare(folder, gather(spec), base, other))
+    return artifact("comparison", key, lambda folder: _compare(folder, model, spec, base, other))
 
 
-def _compare(folder: Path, everything: Texts, base: Path, other: Path) -> dict:
-    before, after = (_embeddings(path, everything) for path in (base, other))
-    sentences, passages = everything.documents["sentences"], everything.documents["passages"]
-    wiki = (before["passages"], after["passages"], passages)
-    pairs = [(e["queries"], e["passages"]) for e in (before, after)]
-    retrieved, ranks = fidelity.retrieval(*pairs, passages)
-    rows = fidelity.cosines(before["sentences"], after["sentences"], sentences, wiki)
-    rows += fidelity.similarities(before["sentences"], after["sentences"], sentences)
-    rows += fidelity.human(everything.human, before, after)
-    rows += retrieved + _resources(meta(base)["result"], meta(other)["result"])
+def _compare(folder: Path, model: str, spec: Evaluation, base: Path, other: Path) -> dict:
+    how = kind(model)
+    rows, pictures = how.compare(folder, how.gather(model, spec), base, other)
+    rows += _resources(meta(base)["result"], meta(other)["result"])
     (folder / "metrics.json").write_text(json.dumps(rows))
-    _write_items(folder / "items.parquet", everything, before, after, ranks)
-    (folder / "pictures.json").write_text(json.dumps(_histograms(before["sentences"], after["sentences"])))
+    (folder / "pictures.json").write_text(json.dumps(pictures))
     return {"encode_seconds": meta(other)["result"]["encode_seconds"]}
-
-
-def _embeddings(path: Path, everything: Texts) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    rows = load_file(path / "embeddings.safetensors")["embeddings"].astype(np.float64)
-    if not np.isfinite(rows).all():
-        raise ValueError("the model gives embeddings with NaN or infinity")
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return {name: rows[where] for name, where in everything.where.items()}
 
 
 def _resources(base: dict, other: dict) -> list[dict]:
@@ -150,33 +111,6 @@ def _resources(base: dict, other: dict) -> list[dict]:
         fidelity.row("rss_peak_bytes", peak, None, None, base_peak, 1),
         fidelity.row("load_seconds", *load, usual, len(other["load_seconds"])),
     ]
-
-
-def _write_items(path: Path, everything: Texts, before: dict, after: dict, ranks: np.ndarray) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    cosine = (before["sentences"] * after["sentences"]).sum(1)
-    tables = [
-        ("cosine", everything.all[everything.where["sentences"]], everything.documents["sentences"], None, cosine),
-        ("reciprocal_rank", everything.all[everything.where["queries"]], everything.documents["passages"], *ranks.T),
-    ]
-    rows = [
-        {"metric": metric, "document": int(document), "text": text, "candidate": float(value),
-         "baseline": 1.0 if base is None else float(base[index])}
-        for metric, items, documents, base, values in tables
-        for index, (text, document, value) in enumerate(zip(items, documents, values, strict=True))
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _histograms(before: np.ndarray, after: np.ndarray) -> dict:
-    """Counts of pairwise sentence similarities of both models, over the same edges."""
-    upper = np.triu_indices(len(before), 1)
-    values = [(e @ e.T)[upper] for e in (before, after)]
-    edges = np.linspace(min(v.min() for v in values), max(v.max() for v in values) + 1e-9, 61)
-    counts = [np.histogram(v, edges)[0].tolist() for v in values]
-    return {"edges": edges.tolist(), "baseline": counts[0], "candidate": counts[1]}
 
 
 def read(comparison: Path) -> tuple[list[dict], dict]:

@@ -1,7 +1,7 @@
-"""A fresh process that loads one model, encodes the evaluation texts, and says what that took.
+"""A fresh process that loads one model, answers the evaluation texts, and says what that took.
 
 Run as `python -m kerf.evaluate.measure REQUEST.json`: the request names the model or candidate, the
-texts, threads, batch size and order; embeddings and figures are written beside it. Load times come from
+texts, threads, batch size and order; answers and figures are written beside it. Load times come from
 children forked right after the imports: each is a fresh process to the loader, and imports stand apart.
 """
 
@@ -15,14 +15,12 @@ LOADS = 6  # the fewest that give the median an interval
 
 
 def measure(request: dict, folder: Path) -> dict:
-    """Encode request["texts"] into `folder`/embeddings.safetensors, rows in their order. Returns the figures."""
+    """Load the model of `request`, and write its answers beside the request. Returns the figures."""
     os.environ["OMP_NUM_THREADS"] = str(request["threads"])
     clock = time.perf_counter()
-    import numpy as np
     import sentence_transformers  # noqa: F401
-    from safetensors.numpy import save_file
 
-    from kerf import models
+    from kerf import evaluate, models
     from kerf.memory import peak_rss_bytes
 
     import_seconds = time.perf_counter() - clock
@@ -31,19 +29,11 @@ def measure(request: dict, folder: Path) -> dict:
         return models.open_source(request["model"], request["candidate"], request["device"])
 
     load_seconds = [_in_child(opened) for _ in range(LOADS)]
-    model = opened()
-    order = np.random.default_rng(request["seed"]).permutation(len(request["texts"]))
-    shuffled = [request["texts"][index] for index in order]
-    clock = time.perf_counter()
-    rows = model.encode(shuffled, batch_size=request["batch_size"], show_progress_bar=False, convert_to_numpy=True)
-    encode_seconds = time.perf_counter() - clock
-    embeddings = np.empty_like(rows)
-    embeddings[order] = rows
-    save_file({"embeddings": embeddings.astype(np.float32)}, folder / "embeddings.safetensors")
+    answered = evaluate.KINDS[request["kind"]].answer(opened(), request, folder)
     return {
         "import_seconds": import_seconds,
         "load_seconds": load_seconds,
-        "encode_seconds": encode_seconds,
+        **answered,
         "rss_peak_bytes": peak_rss_bytes(),
     }
 

@@ -82,6 +82,12 @@ def batches(opened, spec: Calibration) -> list[dict]:
     return _batches(_drawn(_reader(opened), spec)[: spec.samples], opened)
 
 
+def sample_texts(folder: Path, spec: Calibration) -> list[str]:
+    """The calibration text, to be held against the evaluation text. Raises Refused for too few chunks."""
+    _drawn(tokenizer(folder), spec)
+    return texts.documents(spec.texts, "calibration")
+
+
 def about(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
     reader = tokenizer(folder)

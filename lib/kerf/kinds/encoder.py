@@ -56,9 +56,14 @@ def batches(opened, spec: Calibration) -> list[dict]:
     return tokenized(opened, texts.calibration_sentences(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length)
 
 
+def sample_texts(folder: Path, spec: Calibration) -> list[str]:
+    """The calibration text, to be held against the evaluation text. Raises Refused for too few sentences."""
+    return texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
+
+
 def about(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
-    sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
+    sample = sample_texts(folder, spec)
     return f"{len(sample)} sentences, {sum(len(s.split()) for s in sample):,} words; the first: {sample[0]!r}"
 
 

@@ -16,6 +16,7 @@ from kerf.workbench.experiment import Experiment
 from kerf.workbench.runner import Candidate, Run
 
 SCHEMA = 1
+TIMED = ("rss_peak_bytes", "load_seconds", "prefill_tokens_per_second", "decode_tokens_per_second")
 
 
 def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict, dict]:
@@ -23,7 +24,8 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
     baseline, noise, *others = found
     floor = _noise(noise)
     rows = [_entry(run, description, candidate, floor) for candidate in (baseline, *others)]
-    similarities = {c.name: evaluate.read(c.compared.result)[1] for c in others if c.compared}
+    drawn = {c.name: evaluate.read(c.compared.result)[1] for c in others if c.compared}
+    similarities = {name: picture for name, picture in drawn.items() if "edges" in picture}
     experiment = run.experiment
     results = {
         "schema": SCHEMA,
@@ -56,7 +58,7 @@ def _noise(noise: Candidate) -> dict[str, dict]:
     floor = {}
     for row in evaluate.read(noise.compared.result)[0]:
         ends = [row[key] for key in ("value", "low", "high", "baseline") if row[key] is not None]
-        if row["baseline"] is not None and row["name"] not in ("rss_peak_bytes", "load_seconds"):
+        if row["baseline"] is not None and row["name"] not in TIMED:
             ends = [row["value"], row["baseline"]]  # the interval is about texts; the noise is about the machine
         floor[row["name"]] = {"low": min(ends), "high": max(ends)}
     return floor

@@ -13,10 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from kerf import models, texts
+from kerf import evaluate, kinds, models, texts
 from kerf.artifacts import digest, now, replace_folder
 from kerf.errors import refuse
-from kerf.evaluate import gather
 from kerf.places import root
 from kerf.steps import check_divides
 from kerf.workbench.experiment import Experiment
@@ -39,17 +38,19 @@ class Candidate:
 def check(experiment: Experiment, out: Path) -> dict:
     """Everything that can be refused before heavy work. Returns the model's description."""
     _check_writable(out)
-    models.check_encoder(experiment.model, "a run")
     description = models.describe(experiment.model)
     _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
+            if step.kind == "reconstruct" or getattr(step.parameters, "bits", None) == "mixed":
+                models.check_encoder(experiment.model, f"{name}.{number}")
             if getattr(step.parameters, "group_size", None):
                 path = f"{name}.{number}.group_size"
                 check_divides(step.parameters.group_size, description["linears"], path)
     spec = experiment.calibration
-    sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
-    texts.check_overlap(sample, gather(experiment.evaluation).all)
+    folder = models.resolve(experiment.model)
+    everything = evaluate.kind(experiment.model).gather(experiment.model, experiment.evaluation)
+    texts.check_overlap(kinds.of(folder).sample_texts(folder, spec), everything.all)
     for name, parameters in _all_parameters(experiment):
         check_parameters(name, parameters)
     return description
@@ -80,7 +81,7 @@ def _shared(experiment: Experiment) -> dict:
 
 def _compare_parameters(experiment: Experiment, steps: list[dict], again: bool = False) -> dict:
     spec = experiment.evaluation
-    measured = {"evaluation_texts": spec.texts, "sentences": spec.sentences, "passages": spec.passages}
+    measured = {"evaluation_texts": spec.texts, **spec.model_dump(exclude={"texts"})}
     return {**_shared(experiment), "steps": steps, **measured, "again": again}
 
 

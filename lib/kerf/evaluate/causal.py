@@ -1,0 +1,224 @@
+"""Causal language models: the probabilities of the same tokens under both models, and everything that differs.
+
+The protocol: chunks of `context` tokens from a stream of documents, of which the second half is scored, so
+that every scored token has at least half a chunk before it. Last words: passages that end with a sentence,
+right when every token of the last word is the most probable one. Continuations are greedy.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from kerf import models, texts
+from kerf.errors import refuse
+from kerf.evaluate.tokens import Scored, metrics, pictures
+from kerf.kinds import causal
+from kerf.steps import Evaluation
+
+NEEDS_BASE = True  # a candidate's probabilities are compared as they come; only the baseline's are kept
+PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: how many, tokens before, tokens after
+WORDS = 40  # of a passage whose last word is asked for, at least
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Chunks (chunks, context) and the document of each token; passages as (tokens, how many are the last word)."""
+
+    chunks: np.ndarray
+    owners: np.ndarray
+    passages: list[tuple[list[int], int]]
+    passage_owners: np.ndarray
+    all: list[str]  # the documents
+
+    @property
+    def scored(self) -> slice:
+        """Positions that are scored."""
+        return slice(self.chunks.shape[1] // 2, None)
+
+
+def gather(model: str, spec: Evaluation) -> Texts:
+    """Chunks and passages of the evaluation part. Raises Refused for too few."""
+    return _gather(model, models.weights_digest(models.resolve(model)), spec, texts.digest(spec.texts))
+
+
+@lru_cache(maxsize=2)
+def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
+    reader = causal.tokenizer(models.resolve(model))
+    documents = texts.evaluation_documents(spec.texts)
+    tokens, owners = causal.stream(reader, documents)
+    first = causal.begins_with(reader)
+    found = causal.chunks(tokens, spec.context, first)
+    if spec.contexts > len(found):
+        accepted = f"1 to {len(found)}, the chunks of {spec.context} tokens that {spec.texts} has for it"
+        raise refuse("evaluation.contexts", spec.contexts, accepted)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: spec.contexts])
+    owned = causal.chunks(owners, spec.context, None if first is None else -1)[chosen]
+    passages = [(number, *_last_word(reader, passage)) for number, d in enumerate(documents) for passage in _passages(d)]
+    passages = [each for each in passages if each[2]][: spec.passages]
+    return Texts(found[chosen], owned, [(ids, last) for _, ids, last in passages],
+                 np.array([number for number, *_ in passages]), documents)  # fmt: skip
+
+
+def _passages(document: str) -> list[str]:
+    """Stretches of whole sentences of at least WORDS words."""
+    found, current = [], []
+    for sentence in texts.sentences(document):
+        current += sentence.split()
+        if len(current) >= WORDS:
+            found.append(" ".join(current))
+            current = []
+    return found
+
+
+def _last_word(reader, passage: str) -> tuple[list[int], int]:
+    """Tokens of a passage up to its last word, punctuation dropped, and how many of them are the last word; 0: none."""
+    before, _, last = passage.rstrip(" .!?\"'").rpartition(" ")
+    if not last.isalpha():
+        return [], 0
+    ids, word = reader(before)["input_ids"], reader(f" {last}", add_special_tokens=False)["input_ids"]
+    return ids + word, len(word)
+
+
+def about(everything: Texts) -> str:
+    """What is measured on, in a line for a reader."""
+    count, context = everything.chunks.shape
+    return (f"{count} chunks of {context} tokens, the second half of each scored; {len(everything.passages)} passages "
+            f"whose last word is asked for; {min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens")  # fmt: skip
+
+
+def request(everything: Texts, again: bool) -> dict:
+    """What the measured process is asked; `again`: other batches."""
+    return {
+        "chunks": everything.chunks.tolist(),
+        "passages": everything.passages,
+        "batch_tokens": BATCH_TOKENS if not again else BATCH_TOKENS // 2,
+    }
+
+
+def answer(opened, request: dict, folder: Path) -> dict:
+    """Write answers.safetensors (see `kerf.evaluate.likelihood`), in the order of the request. Returns seconds and speeds."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    chunks = torch.tensor(request["chunks"])
+    base = load_file(Path(request["base"]) / "kept.safetensors") if "base" in request else None
+    order = np.random.default_rng(request["seed"]).permutation(len(chunks))
+    with torch.inference_mode():
+        clock = time.perf_counter()
+        kept, found = _score(opened, chunks, order, max(1, request["batch_tokens"] // chunks.shape[1]), base)
+        seconds = time.perf_counter() - clock
+        found["right"] = _last_words(opened, request["passages"], request["batch_tokens"])
+        clock = time.perf_counter()
+        found["continued"] = _continue(opened, chunks[:PROMPTS, :PROMPT])
+        decode = time.perf_counter() - clock
+    save_file(found, folder / "answers.safetensors")
+    if base is None:
+        save_file(kept, folder / "kept.safetensors")
+    return {"encode_seconds": seconds, "prefill_tokens_per_second": chunks.numel() / seconds,
+            "decode_tokens_per_second": found["continued"].numel() / decode}  # fmt: skip
+
+
+def _score(opened, chunks, order, size, base):
+    """The baseline's answer to every scored token, and this model's against it, both in the order of the chunks."""
+    import torch
+
+    from kerf.evaluate.likelihood import EXACT, against, full_divergence, keep, log_probabilities
+
+    half = chunks.shape[1] // 2
+    scored = chunks.shape[1] - half
+    kept, found, exact = [None] * len(chunks), [None] * len(chunks), base and base.pop("exact")
+    for start in range(0, len(order), size):
+        here = order[start : start + size].tolist()
+        logits = opened(chunks[here], use_cache=False, logits_to_keep=scored + 1).logits[:, :-1]
+        for place, each in zip(here, logits, strict=True):
+            targets, rows = chunks[place, half:], slice(place * scored, (place + 1) * scored)
+            own = {name: value[rows] for name, value in base.items()} if base else keep(each, targets)
+            kept[place], found[place] = None if base else own, against(own, each, targets)
+            if place == 0:
+                exact = log_probabilities(each[:EXACT]) if exact is None else exact
+                full = full_divergence(exact, each[:EXACT])
+    kept, found = ({name: torch.cat([each[name] for each in side]) for name in side[0]} if side[0] else {}
+                   for side in (kept, found))  # fmt: skip
+    return {**kept, "exact": exact}, {**found, "full": full}
+
+
+def _last_words(opened, passages, batch_tokens):
+    """Whether every token of the last word is the most probable one, (passages,)."""
+    import torch
+
+    right, groups = torch.zeros(len(passages), dtype=torch.bool), {}
+    for number, (ids, last) in enumerate(passages):  # of one length together: nothing is padded
+        groups.setdefault((len(ids), last), []).append(number)
+    for (length, last), numbers in sorted(groups.items()):
+        for piece in torch.tensor(numbers).split(max(1, batch_tokens // length)):
+            ids = torch.tensor([passages[number][0] for number in piece])
+            best = opened(ids, use_cache=False, logits_to_keep=last + 1).logits[:, :-1].argmax(-1)
+            right[piece] = (best == ids[:, -last:]).all(1)
+    return right
+
+
+def _continue(opened, prompts):
+    """Tokens (prompts, CONTINUED) that the model gives greedily."""
+    options = {"do_sample": False, "max_new_tokens": CONTINUED, "min_new_tokens": CONTINUED, "pad_token_id": 0}
+    return opened.generate(prompts, attention_mask=prompts.new_ones(prompts.shape), **options)[:, prompts.shape[1] :].clone()
+
+
+def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
+    """Metric rows and what is drawn; scores of every token and passage go to items.parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    scored = Scored.read(everything, base, other)
+    pq.write_table(pa.Table.from_pylist(scored.items()), folder / "items.parquet")
+    return metrics(scored), pictures(scored)
+
+
+def draw(folder: Path, picture: dict) -> list[tuple]:
+    """(figure, alt text) of a comparison."""
+    from kerf import plots
+
+    alt = "Mean KL divergence: a line by position in the chunk, bars by how often the token occurs in the text."
+    return [(plots.divergence(picture), alt)]
+
+
+def worst(model: str, folder: Path, picture: dict):
+    """Table of the stretches of text where the models differ most; what changed is marked, with what is now said."""
+    import pandas as pd
+
+    reader = causal.tokenizer(models.resolve(model))
+    rows = [{"mean KL": each["kl"], "text": _marked(reader, each)} for each in picture["worst"]]
+    return pd.DataFrame(rows).style.format({"mean KL": "{:.3f}"}).hide(axis="index").set_caption(
+        "Where the models differ most; marked: the most probable token is another one now, given in brackets")  # fmt: skip
+
+
+def _marked(reader, stretch: dict) -> str:
+    from html import escape
+
+    pieces = []
+    for token, said, changed in zip(stretch["tokens"], stretch["said"], stretch["changed"], strict=True):
+        text = escape(reader.decode([token]))
+        pieces.append(f"<mark>{text} [{escape(reader.decode([said]).strip())}]</mark>" if changed else text)
+    return "".join(pieces)
+
+
+def conclusion(values: dict[str, dict], picture: dict) -> str:
+    """What a comparison says, in sentences. values: metric rows by name."""
+    ratio, kl, same = (values[name] for name in ("perplexity_ratio", "kl_mean", "same_top"))
+    own = values["perplexity"]
+    lines = [
+        f"Perplexity went from {own['baseline']:.2f} to {own['value']:.2f}: times {ratio['value']:.4f} "
+        f"({ratio['low']:.4f} to {ratio['high']:.4f}) on {ratio['n']:,} tokens.",
+        f"Mean KL divergence {kl['value']:.4f} nats ({kl['low']:.4f} to {kl['high']:.4f}); "
+        f"the same token comes first for {same['value']:.1%}.",
+    ]
+    if row := values.get("last_word_accuracy"):
+        lines.append(f"Last words: {row['lost']} lost, {row['gained']} gained of {row['n']} (McNemar p = {row['mcnemar_p']:.3f}); "
+                     f"a difference under {row['detectable']:.3f} would have gone unseen.")  # fmt: skip
+    cost = picture["storage"]
+    lines.append(f"Only the most probable tokens of the baseline are kept: on {cost['tokens']} tokens that gives a mean "
+                 f"KL of {cost['kept']:.5f}, over the whole vocabulary it is {cost['whole']:.5f}.")  # fmt: skip
+    return "\n".join(lines)

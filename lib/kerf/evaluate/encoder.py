@@ -1,0 +1,157 @@
+"""Encoders: embeddings of the same texts by both models, and everything that differs between them."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from kerf import texts
+from kerf.evaluate import fidelity
+from kerf.steps import Evaluation
+
+BATCH_SIZE = 32
+NEEDS_BASE = False  # a model answers without knowing the baseline's answers
+
+
+@dataclass(frozen=True)
+class Texts:
+    """All evaluation texts, and where each set of them stands in the list."""
+
+    all: list[str]
+    where: dict[str, slice]
+    documents: dict[str, np.ndarray]
+    human: dict[str, tuple]
+
+
+def gather(model: str, spec: Evaluation) -> Texts:
+    """Sentences, retrieval queries and passages, and every human-rated text. Raises Refused for too few."""
+    return _gather(spec, texts.digest(spec.texts))
+
+
+@lru_cache(maxsize=2)
+def _gather(spec: Evaluation, _: str) -> Texts:
+    sentences, sentence_documents = texts.evaluation_sentences(spec.texts, spec.sentences)
+    queries, passages, passage_documents = texts.cloze_pairs(spec.passages)
+    pairs = texts.human_pairs()
+    sets = {"sentences": sentences, "queries": queries, "passages": passages}
+    sets |= {name: items for name, (items, *_) in pairs.items()}
+    where, all_texts = {}, []
+    for name, items in sets.items():
+        where[name] = slice(len(all_texts), len(all_texts) + len(items))
+        all_texts += items
+    documents = {"sentences": np.array(sentence_documents), "passages": np.array(passage_documents)}
+    human = {n: (np.array(left), np.array(right), score) for n, (_, left, right, score) in pairs.items()}
+    return Texts(all_texts, where, documents, human)
+
+
+def about(everything: Texts) -> str:
+    """What is measured on, in a line for a reader."""
+    counts = {name: where.stop - where.start for name, where in everything.where.items()}
+    return f"{counts} texts; {sum(len(scores) for _, _, scores in everything.human.values())} human-rated pairs"
+
+
+def request(everything: Texts, again: bool) -> dict:
+    """What the measured process is asked; `again`: other batches."""
+    return {"texts": everything.all, "batch_size": BATCH_SIZE if not again else BATCH_SIZE * 3 // 2}
+
+
+def answer(opened, request: dict, folder: Path) -> dict:
+    """Encode request["texts"] into embeddings.safetensors, rows in their order. Returns the seconds it took."""
+    from safetensors.numpy import save_file
+
+    order = np.random.default_rng(request["seed"]).permutation(len(request["texts"]))
+    shuffled = [request["texts"][index] for index in order]
+    clock = time.perf_counter()
+    rows = opened.encode(shuffled, batch_size=request["batch_size"], show_progress_bar=False, convert_to_numpy=True)
+    seconds = time.perf_counter() - clock
+    embeddings = np.empty_like(rows)
+    embeddings[order] = rows
+    save_file({"embeddings": embeddings.astype(np.float32)}, folder / "embeddings.safetensors")
+    return {"encode_seconds": seconds}
+
+
+def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
+    """Metric rows and histograms; per-sentence cosine and per-query reciprocal ranks go to items.parquet."""
+    before, after = (_embeddings(path, everything) for path in (base, other))
+    sentences, passages = everything.documents["sentences"], everything.documents["passages"]
+    wiki = (before["passages"], after["passages"], passages)
+    pairs = [(e["queries"], e["passages"]) for e in (before, after)]
+    retrieved, ranks = fidelity.retrieval(*pairs, passages)
+    rows = fidelity.cosines(before["sentences"], after["sentences"], sentences, wiki)
+    rows += fidelity.similarities(before["sentences"], after["sentences"], sentences)
+    rows += fidelity.human(everything.human, before, after) + retrieved
+    _write_items(folder / "items.parquet", everything, before, after, ranks)
+    return rows, _histograms(before["sentences"], after["sentences"])
+
+
+def _embeddings(path: Path, everything: Texts) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    rows = load_file(path / "embeddings.safetensors")["embeddings"].astype(np.float64)
+    if not np.isfinite(rows).all():
+        raise ValueError("the model gives embeddings with NaN or infinity")
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return {name: rows[where] for name, where in everything.where.items()}
+
+
+def _write_items(path: Path, everything: Texts, before: dict, after: dict, ranks: np.ndarray) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cosine = (before["sentences"] * after["sentences"]).sum(1)
+    tables = [
+        ("cosine", everything.all[everything.where["sentences"]], everything.documents["sentences"], None, cosine),
+        ("reciprocal_rank", everything.all[everything.where["queries"]], everything.documents["passages"], *ranks.T),
+    ]
+    rows = [
+        {"metric": metric, "document": int(document), "text": text, "candidate": float(value),
+         "baseline": 1.0 if base is None else float(base[index])}
+        for metric, items, documents, base, values in tables
+        for index, (text, document, value) in enumerate(zip(items, documents, values, strict=True))
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def _histograms(before: np.ndarray, after: np.ndarray) -> dict:
+    """Counts of pairwise sentence similarities of both models, over the same edges."""
+    upper = np.triu_indices(len(before), 1)
+    values = [(e @ e.T)[upper] for e in (before, after)]
+    edges = np.linspace(min(v.min() for v in values), max(v.max() for v in values) + 1e-9, 61)
+    counts = [np.histogram(v, edges)[0].tolist() for v in values]
+    return {"edges": edges.tolist(), "baseline": counts[0], "candidate": counts[1]}
+
+
+def draw(folder: Path, picture: dict) -> list[tuple]:
+    """(figure, alt text) of a comparison."""
+    import pandas as pd
+
+    from kerf import plots
+
+    items = pd.read_parquet(folder / "items.parquet")
+    cosine = items[items.metric == "cosine"].candidate.tolist()
+    return [
+        (plots.similarity_distributions(picture), "Histogram: cosine similarity of all pairs of sentences, baseline and candidate."),
+        (plots.cosines(cosine), "Line: cosine of every sentence to the baseline, sorted."),
+    ]
+
+
+def worst(model: str, folder: Path, picture: dict):
+    """Table of the five sentences that moved farthest."""
+    import pandas as pd
+
+    items = pd.read_parquet(folder / "items.parquet")
+    moved = items[items.metric == "cosine"].sort_values("candidate").head(5)[["candidate", "text"]]
+    return moved.style.format({"candidate": "{:.4f}"}).hide(axis="index").set_caption("Five sentences that moved farthest")
+
+
+def conclusion(values: dict[str, dict], picture: dict) -> str:
+    """What a comparison says, in sentences. values: metric rows by name."""
+    mean = values["cosine_mean"]
+    lines = [f"Mean cosine {mean['value']:.4f} ({mean['low']:.4f} to {mean['high']:.4f}) on {mean['n']} sentences."]
+    for what, name in (("Agreement with people", "human_spearman_loss"), ("Retrieval (MRR)", "retrieval_mrr_loss")):
+        row = values[name]
+        told = "fell" if row["low"] > 0 else "rose" if row["high"] < 0 else "did not change by more than chance explains"
+        lines.append(f"{what} {told}: difference {-row['value']:+.4f} ({-row['high']:+.4f} to {-row['low']:+.4f}).")
+    return "\n".join(lines)

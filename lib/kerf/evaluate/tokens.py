@@ -1,0 +1,200 @@
+"""Metrics of a language model from scores of its tokens: values, intervals over documents, and where it differs.
+
+Tokens of one document are not independent, so every interval comes from drawing whole documents, 95 % of
+the replicates between its ends. A maximum carries none.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from kerf import statistics as st
+from kerf.artifacts import meta
+from kerf.evaluate.fidelity import row
+from kerf.evaluate.likelihood import weighted_quantiles
+
+QUANTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
+REPLICATES = 1000
+WINDOW, WORST = 24, 10  # tokens of a passage that is shown, and how many are
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of every scored token, (tokens,) each, and of passages and continuations, of both models."""
+
+    kl: np.ndarray
+    loss: np.ndarray
+    base_loss: np.ndarray
+    top: np.ndarray
+    same_top: np.ndarray
+    targets: np.ndarray
+    documents: np.ndarray
+    positions: np.ndarray
+    right: tuple[np.ndarray, np.ndarray]  # baseline, candidate
+    passage_documents: np.ndarray
+    continued: tuple[np.ndarray, np.ndarray]
+    full: np.ndarray  # divergence over the whole vocabulary, of the first tokens
+    speeds: tuple[dict, dict]
+
+    @classmethod
+    def read(cls, everything, base: Path, other: Path) -> "Scored":
+        """The answers in two artifacts of `encode`, to the texts `everything`."""
+        from safetensors.numpy import load_file
+
+        before, after = (load_file(folder / "answers.safetensors") for folder in (base, other))
+        scored = everything.scored
+        places = np.broadcast_to(np.arange(everything.chunks.shape[1]), everything.chunks.shape)
+        return cls(
+            **{name: after[name] for name in ("kl", "loss", "base_loss", "top", "same_top", "full")},
+            targets=everything.chunks[:, scored].ravel(),
+            documents=everything.owners[:, scored].ravel(),
+            positions=places[:, scored].ravel(),
+            right=(before["right"], after["right"]),
+            passage_documents=everything.passage_owners,
+            continued=(before["continued"], after["continued"]),
+            speeds=(meta(base)["result"], meta(other)["result"]),
+        )
+
+    def items(self) -> list[dict]:
+        """Rows for a table of all items: a token's divergence and losses, a passage's answers."""
+        tokens = zip(self.documents, self.positions, self.kl, self.loss, self.base_loss, strict=True)
+        rows = [{"metric": "kl", "document": int(d), "position": int(p), "kl": float(k), "candidate": float(c),
+                 "baseline": float(b)} for d, p, k, c, b in tokens]  # fmt: skip
+        passages = zip(self.passage_documents, *self.right, strict=True)
+        return rows + [{"metric": "last_word", "document": int(d), "position": None, "kl": None, "candidate": float(c),
+                        "baseline": float(b)} for d, b, c in passages]  # fmt: skip
+
+
+class Documents:
+    """Bootstrap over documents: sums and counts of each, drawn together."""
+
+    def __init__(self, documents: np.ndarray, replicates: int = REPLICATES) -> None:
+        """documents: (items,) number of the document of each item."""
+        _, self.member = np.unique(documents, return_inverse=True)
+        self.weights = st.document_weights(np.arange(self.member.max() + 1), replicates)
+        self.totals = self.weights @ np.bincount(self.member)
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Mean of values (items,) in every replicate."""
+        return self.weights @ np.bincount(self.member, values) / self.totals
+
+    def quantiles(self, values: np.ndarray, q: float) -> np.ndarray:
+        """q-quantile of values (items,) in every replicate."""
+        pieces = (self.weights[start : start + 100][:, self.member] for start in range(0, len(self.weights), 100))
+        return np.concatenate([weighted_quantiles(values, q, piece) for piece in pieces])
+
+
+def metrics(scored: Scored) -> list[dict]:
+    """Every metric of a candidate as a row: name, value, low, high, baseline, n."""
+    drawn = Documents(scored.documents)
+    return [*_likelihood(scored, drawn), *_divergence(scored, drawn), *_probability(scored, drawn), *_last_word(scored),
+            *_continuations(scored)]  # fmt: skip
+
+
+def _likelihood(scored, drawn) -> list[dict]:
+    loss, base, n = scored.loss.astype(float), scored.base_loss.astype(float), len(scored.loss)
+    own, ratio = st.interval(np.exp(drawn.means(loss))), st.interval(np.exp(drawn.means(loss - base)))
+    perplexity = row("perplexity", math.exp(loss.mean()), *own, math.exp(base.mean()), n)
+    return [perplexity, row("perplexity_ratio", math.exp((loss - base).mean()), *ratio, 1.0, n),
+            row("loss_pearson", _pearson(loss, base), *st.interval(_pearsons(drawn, loss, base)), 1.0, n)]  # fmt: skip
+
+
+def _pearson(x, y) -> float:
+    """Pearson's correlation; 1 for two equal series, even constant ones."""
+    return 1.0 if np.array_equal(x, y) else float(np.corrcoef(x, y)[0, 1])
+
+
+def _pearsons(drawn, x, y) -> np.ndarray:
+    """Pearson's correlation in every replicate."""
+    mx, my, xx, yy, xy = (drawn.means(each) for each in (x, y, x * x, y * y, x * y))
+    return (xy - mx * my) / np.sqrt(np.maximum((xx - mx * mx) * (yy - my * my), 1e-30))
+
+
+def _divergence(scored, drawn) -> list[dict]:
+    kl, n = scored.kl.astype(float), len(scored.kl)
+    quantiles = [row(name, float(np.quantile(kl, q, method="inverted_cdf")), *st.interval(drawn.quantiles(kl, q)), 0.0, n)
+                 for name, q in QUANTILES.items()]  # fmt: skip
+    same = scored.same_top.astype(float)
+    return [row("kl_mean", float(kl.mean()), *st.interval(drawn.means(kl)), 0.0, n), *quantiles,
+            row("kl_max", float(kl.max()), None, None, 0.0, n),
+            row("same_top", float(same.mean()), *st.interval(drawn.means(same)), 1.0, n)]  # fmt: skip
+
+
+def _probability(scored, drawn) -> list[dict]:
+    """Change of the correct token's probability: mean, root mean square, 5th and 95th percentile."""
+    change, n = np.exp(-scored.loss.astype(float)) - np.exp(-scored.base_loss.astype(float)), len(scored.loss)
+    rms = row("probability_change_rms", float(np.sqrt((change**2).mean())),
+              *st.interval(np.sqrt(drawn.means(change**2))), 0.0, n)  # fmt: skip
+    ends = [row(name, float(np.quantile(change, q, method="inverted_cdf")), *st.interval(drawn.quantiles(change, q)), 0.0, n)
+            for name, q in (("probability_change_p05", 0.05), ("probability_change_p95", 0.95))]  # fmt: skip
+    return [row("probability_change_mean", float(change.mean()), *st.interval(drawn.means(change)), 0.0, n), rms, *ends]
+
+
+def _last_word(scored) -> list[dict]:
+    before, after = scored.right
+    if not len(before):
+        return []
+    lost, gained, p_value = st.mcnemar(before, after)
+    n = len(before)
+    means = Documents(scored.passage_documents).means(after.astype(float))
+    accuracy = row("last_word_accuracy", float(after.mean()), *st.interval(means), float(before.mean()), n)
+    told = {"lost": lost, "gained": gained, "mcnemar_p": p_value, "detectable": detectable(n, lost + gained)}
+    return [accuracy | told, row("flips_lost", lost, None, None, 0, n), row("flips_gained", gained, None, None, 0, n)]
+
+
+def detectable(n: int, flips: int) -> float:
+    """The smallest true difference in accuracy that n paired items, of which `flips` changed, would have shown.
+
+    With 80 % power at the 5 % level, two-sided: (z + z') sqrt(flips) / n, where at least one flip is assumed
+    (Connor 1987, Biometrics 43, the unconditional approximation for McNemar's test).
+    """
+    return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * math.sqrt(max(flips, 1)) / n)
+
+
+def _continuations(scored) -> list[dict]:
+    same = scored.continued[0] == scored.continued[1]
+    prefix = np.where(same.all(1), same.shape[1], same.argmin(1)).astype(float)
+    drawn = Documents(np.arange(len(prefix)))
+    whole = same.all(1).astype(float)
+    before, after = scored.speeds
+    speeds = [row(name, after[name], None, None, before[name], 1)
+              for name in ("prefill_tokens_per_second", "decode_tokens_per_second")]  # fmt: skip
+    return [row("continuation_prefix", float(prefix.mean()), *st.interval(drawn.means(prefix)), float(same.shape[1]), len(prefix)),
+            row("continuation_exact", float(whole.mean()), *st.interval(drawn.means(whole)), 1.0, len(prefix)), *speeds]  # fmt: skip
+
+
+def pictures(scored: Scored) -> dict:
+    """Where the models differ: mean divergence by position and by how frequent a token is, and the worst stretches.
+
+    `storage`: what keeping only the most probable tokens of the baseline costs the mean divergence.
+    """
+    edges = np.linspace(scored.positions.min(), scored.positions.max() + 1, 17)
+    place = np.digitize(scored.positions, edges) - 1
+    _, inverse, counts = np.unique(scored.targets, return_inverse=True, return_counts=True)
+    rarity = np.digitize(counts[inverse], [2, 4, 16, 64, 256])
+    names = ["once", "2 to 3 times", "4 to 15", "16 to 63", "64 to 255", "256 and more"]
+    return {
+        "by_position": [{"from": int(edges[i]), "kl": float(scored.kl[place == i].mean())}
+                        for i in range(16) if (place == i).any()],
+        "by_frequency": [{"count": names[i], "tokens": int((rarity == i).sum()), "kl": float(scored.kl[rarity == i].mean())}
+                         for i in range(6) if (rarity == i).any()],
+        "worst": _worst(scored),
+        "storage": {"tokens": len(scored.full), "kept": float(scored.kl[: len(scored.full)].mean()),
+                    "whole": float(scored.full.mean())},
+    }  # fmt: skip
+
+
+def _worst(scored) -> list[dict]:
+    """Stretches of WINDOW tokens with the highest mean divergence: tokens, and what each model would have said."""
+    starts = np.arange(0, len(scored.kl) - WINDOW + 1, WINDOW)
+    means = scored.kl[: len(starts) * WINDOW].reshape(-1, WINDOW).mean(1)
+    rows = []
+    for start in starts[np.argsort(-means)[:WORST]]:
+        here = slice(start, start + WINDOW)
+        rows.append({"kl": float(scored.kl[here].mean()), "document": int(scored.documents[start]),
+                     "tokens": scored.targets[here].tolist(), "said": scored.top[here].tolist(),
+                     "changed": (~scored.same_top[here].astype(bool)).tolist()})  # fmt: skip
+    return rows

@@ -1,0 +1,155 @@
+"""The comparison of causal language models, end to end on a small one, against slow and obvious arithmetic."""
+
+import kerf
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from kerf import evaluate, models, pipeline, texts
+from kerf.errors import Refused
+from kerf.evaluate import causal
+from kerf.evaluate.tokens import Documents, detectable
+from kerf.steps import Calibration, Evaluation
+from scipy import stats
+from small import write_causal
+
+SPEC = Evaluation(contexts=6, context=32, passages=20)
+STEP = {"quantize": {"method": "rtn", "bits": 4, "group_size": 32}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_causal(tmp_path_factory.mktemp("evaluate") / "model"))
+
+
+@pytest.fixture(scope="module")
+def candidate(model):
+    return pipeline.build(model, [STEP], Calibration(samples=4, max_length=64))
+
+
+@pytest.fixture(scope="module")
+def compared(model, candidate):
+    return evaluate.compare(model, candidate, SPEC)
+
+
+def losses(opened, chunks):
+    """Log-probabilities (tokens, vocabulary) and loss of the second half of every chunk, one token at a time."""
+    rows, wanted = [], []
+    with torch.no_grad():
+        for chunk in torch.from_numpy(chunks):
+            logits = opened(chunk[None]).logits[0].double()
+            for place in range(len(chunk) // 2, len(chunk)):
+                rows.append(logits[place - 1].log_softmax(-1))
+                wanted.append(int(chunk[place]))
+    logp = torch.stack(rows)
+    return logp, -logp[range(len(wanted)), wanted]
+
+
+def test_every_figure_is_that_of_a_slow_and_obvious_loop(model, candidate, compared):
+    chunks = causal.gather(model, SPEC).chunks
+    (p, before), (q, after) = (losses(opened, chunks) for opened in (kerf.open_model(model), kerf.load(candidate)))
+    rows = {row["name"]: row for row in evaluate.read(compared)[0]}
+    kl = (p.exp() * (p - q)).sum(1)
+    change = (-after).exp() - (-before).exp()
+    wanted = {
+        "perplexity": after.mean().exp(), "perplexity_ratio": (after - before).mean().exp(), "kl_mean": kl.mean(),
+        "kl_max": kl.max(), "same_top": (p.argmax(1) == q.argmax(1)).double().mean(),
+        "kl_median": np.quantile(kl, 0.5, method="inverted_cdf"), "probability_change_mean": change.mean(),
+        "probability_change_rms": change.square().mean().sqrt(), "loss_pearson": stats.pearsonr(before, after)[0],
+    }  # fmt: skip
+    for name, value in wanted.items():
+        assert rows[name]["value"] == pytest.approx(float(value), rel=0.01, abs=1e-6), name
+    assert rows["perplexity"]["baseline"] == pytest.approx(float(before.mean().exp()), rel=1e-4)
+    assert rows["kl_mean"]["n"] == 6 * 16 and rows["kl_mean"]["low"] < rows["kl_mean"]["value"] < rows["kl_mean"]["high"]
+
+
+def test_the_baseline_against_itself_loses_nothing_and_again_next_to_nothing(model):
+    for again, most in ((False, 0.0), (True, 1e-5)):
+        rows = {row["name"]: row for row in evaluate.read(evaluate.compare(model, "", SPEC, again))[0]}
+        assert abs(rows["perplexity_ratio"]["value"] - 1) <= most and rows["kl_max"]["value"] <= most + 1e-6
+        assert rows["same_top"]["value"] == 1 and rows["continuation_exact"]["value"] == 1
+        assert rows["flips_lost"]["value"] == rows["flips_gained"]["value"] == 0
+
+
+def test_last_words_are_right_where_every_token_is_the_most_probable(model, compared):
+    everything, opened = causal.gather(model, SPEC), kerf.open_model(model)
+    reader = causal.causal.tokenizer(model)
+    items = pd.read_parquet(compared / "items.parquet")
+    found = items[items.metric == "last_word"].baseline.tolist()
+    for (ids, last), right in zip(everything.passages, found, strict=True):
+        with torch.no_grad():
+            best = opened(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        assert right == float(best[-last - 1 : -1] == ids[-last:])
+        assert reader.decode(ids[-last:]).strip().isalpha()
+
+
+def test_scored_tokens_belong_to_documents_of_the_evaluation_part(model):
+    everything, reader = causal.gather(model, SPEC), causal.causal.tokenizer(model)
+    documents = texts.evaluation_documents("news")
+    for chunk, owners in zip(everything.chunks[:3], everything.owners[:3], strict=True):
+        for owner in np.unique(owners):
+            piece = reader.decode(chunk[owners == owner]).strip("\n\ufffd")
+            assert piece in documents[owner] + causal.causal.BETWEEN
+    texts.check_overlap(texts.documents("news", "calibration"), documents)
+
+
+def test_pictures_mark_what_changed(model, compared):
+    picture = evaluate.read(compared)[1]
+    assert sum(each["tokens"] for each in picture["by_frequency"]) == 6 * 16
+    worst = picture["worst"][0]
+    assert worst["kl"] >= picture["worst"][-1]["kl"] and len(worst["tokens"]) == 24
+    page = causal.worst(model, compared, picture).to_html()
+    assert page.count("<mark>") == sum(sum(each["changed"]) for each in picture["worst"])
+
+
+def test_what_storing_the_baseline_costs_is_said(model, candidate, compared, monkeypatch):
+    cost = evaluate.read(compared)[1]["storage"]
+    assert cost["tokens"] == 16 and cost["kept"] == pytest.approx(cost["whole"], rel=1e-4)  # all 400 tokens are kept
+    opened, chunks = kerf.load(candidate), torch.from_numpy(causal.gather(model, SPEC).chunks)
+    with torch.no_grad():
+        kept, _ = causal._score(kerf.open_model(model), chunks, np.arange(6), 1, None)
+    fewer = {name: value[:, :20] if name in ("ids", "logp") else value for name, value in kept.items()}
+    with torch.no_grad():
+        _, found = causal._score(opened, chunks, np.arange(6), 2, fewer)
+    assert 0 < float(found["kl"][:16].mean()) < float(found["full"].mean()) == pytest.approx(cost["whole"], rel=1e-3)
+
+
+def test_too_few_chunks_are_refused_with_the_number_there_is(model):
+    with pytest.raises(Refused, match=r"^evaluation.contexts = 9999: 1 to \d+, the chunks of 512 tokens that news has"):
+        causal.gather(model, Evaluation(contexts=9999))
+
+
+def test_a_model_that_gives_nan_is_named_as_such(model, tmp_path):
+    broken = write_causal(tmp_path / "broken", seed=1)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"] *= 1e38
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="NaN or infinity"):
+        evaluate.encode(str(broken), "", SPEC)
+
+
+def test_drawing_documents_is_drawing_their_tokens_together():
+    random = np.random.default_rng(0)
+    documents = np.repeat([7, 3, 9], [5, 2, 4])
+    values, drawn = random.normal(size=11), Documents(documents, 20)
+    for weights, mean, median in zip(drawn.weights, drawn.means(values), drawn.quantiles(values, 0.5), strict=True):
+        repeated = np.repeat(values, weights[drawn.member])
+        assert mean == pytest.approx(repeated.mean()) and median == np.quantile(repeated, 0.5, method="inverted_cdf")
+
+
+def test_the_smallest_difference_that_would_show_shows_in_four_samples_of_five():
+    random, n, flips = np.random.default_rng(0), 400, 0.1
+    difference = detectable(n, int(n * flips))
+    shown = 0
+    for _ in range(300):
+        changed = random.binomial(n, flips)
+        lost = random.binomial(changed, 0.5 + difference / flips / 2)
+        shown += stats.binomtest(lost, changed, 0.5).pvalue < 0.05
+    assert 0.68 < shown / 300 < 0.9
+
+
+def test_a_description_says_what_is_measured(model):
+    assert "6 chunks of 32 tokens" in causal.about(causal.gather(model, SPEC))
+    assert models.describe(model)["kind"] == "causal"
