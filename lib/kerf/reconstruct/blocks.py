@@ -1,4 +1,5 @@
 """A block of the network, its embeddings or all of it, with the states that enter and those it should put out."""
+
 import torch
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity, embedding
