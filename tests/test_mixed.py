@@ -101,6 +101,17 @@ def test_a_limit_that_cannot_be_met_is_refused_with_what_can(model, limit, said)
         pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", **limit}}], SPEC)
 
 
+def test_word_embeddings_take_part_unless_they_have_a_width_of_their_own(model):
+    step = {**GRID, "bits": "mixed", "budget_bytes": 1_500_000}
+    assert parse(Quantize, step, "q").embeddings == "same"
+    made = meta(pipeline.build(model, [{"quantize": {**step, "embeddings": 5}}], SPEC))["result"]
+    assert made["assignment"]["embeddings.word_embeddings"] == 5 and made["bytes_on_disk"] <= 1_500_000
+    stored = dict(store.read_tensors(pipeline.build(model, [{"quantize": {**step, "embeddings": 5}}], SPEC) / store.WEIGHTS))
+    assert stored["embeddings.word_embeddings.weight"].bits == 5
+    with pytest.raises(Refused, match="embeddings = 7: same, or one of 1.6, 2, 3, 4, 5, 6, 8 with mixed bits"):
+        pipeline.build(model, [{"quantize": {**step, "embeddings": 7}}], SPEC)
+
+
 @pytest.mark.parametrize("values", [{"bits": "mixed"}, {"bits": 4, "floor": 0.9}, {"bits": "mixed", "floor": 0.9, "budget_bytes": 9}])
 def test_mixed_takes_exactly_one_limit(values):
     with pytest.raises(Refused, match=r"q.bits = .*: mixed together with either budget_bytes or floor"):

@@ -1,5 +1,6 @@
 """Whole runs of a small model through `kerf run`: outputs, reuse, failure, a killed kernel, exit codes."""
 
+import contextlib
 import json
 import os
 import signal
@@ -104,6 +105,30 @@ def test_a_killed_kernel_leaves_a_marked_partial_notebook(first):
     partial = first["killed"]["partial"]
     assert partial.metadata["kerf"]["status"] == "failed"
     assert partial.cells[0].source.startswith("**This notebook did not finish.**")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=str)
+def test_a_killed_run_leaves_no_process_behind(place, how):
+    """What nobody waits for any more would take the machine's cores from the next run."""
+    process = start("run", place / "small.yaml", "--fresh", "--out", place / "killed")
+    until, family = time.time() + 120, []
+    while time.time() < until and not any("join" in each for each in family_commands(family)):
+        family = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
+    time.sleep(1)  # until the kernel is busy
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert len(family) >= 3 and not alive  # the nursery, its kernel, and who asked for it
+
+
+def family_commands(family) -> list[list[str]]:
+    commands = []
+    for each in family:
+        with contextlib.suppress(psutil.Error):
+            commands.append(each.cmdline())
+    return commands
 
 
 def test_the_next_run_goes_on_from_the_last_finished_stage(first, place):

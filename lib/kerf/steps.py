@@ -72,9 +72,11 @@ class Quantize(Parameters):
 
     @model_validator(mode="before")
     @classmethod
-    def _group_size_implies_group(cls, values):
+    def _implied(cls, values):
         if isinstance(values, dict) and values.get("granularity") is None:
-            return {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
+            values = {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
+        if isinstance(values, dict) and values.get("bits") == "mixed":
+            values = {"embeddings": "same", **values}
         return values
 
     @model_validator(mode="after")

@@ -48,7 +48,13 @@ def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float],
     Raises Refused when not even the extreme widths meet it, with what they reach.
     """
     costs, sizes = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)
-    rest = table["rest_bytes"][step.floats]
+    rest, widths = table["rest_bytes"][step.floats], table["widths"]
+    fixed = np.array([step.embeddings != "same" and name in table["embeddings"] for name in table["layers"]])
+    if fixed.any():
+        if step.embeddings not in widths:
+            raise refuse("embeddings", step.embeddings, f"same, or one of {', '.join(map(str, widths))} with mixed bits")
+        place = widths.index(step.embeddings)  # as if no other width had been tried
+        costs[fixed], sizes[fixed] = costs[fixed][:, [place]], sizes[fixed][:, [place]]
     within = {"budget": limit - rest} if step.budget_bytes else {"most": limit}
     found = allocate(costs, sizes, **within)
     if found is None:
@@ -57,8 +63,8 @@ def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float],
             raise refuse("budget_bytes", step.budget_bytes, f"at least about {least:.0f}: every layer at its smallest")
         raise refuse("floor", step.floor, f"at most about {1 - costs.min(1).sum():.4f}: every layer at its best")
     chosen, cost, size = found
-    widths = [table["widths"][index] for index in chosen]
-    return dict(zip(table["layers"], widths, strict=True)), {"cosine": 1 - cost, "bytes": size + rest}
+    assigned = [step.embeddings if held else widths[index] for held, index in zip(fixed, chosen, strict=True)]
+    return dict(zip(table["layers"], assigned, strict=True)), {"cosine": 1 - cost, "bytes": size + rest}
 
 
 def held_fidelity(model: str, candidate: Path, calibration: Calibration) -> float:
@@ -84,8 +90,9 @@ def _make(folder, model, step, calibration, moments, held, device) -> dict:
     batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
     aim = embed(opened, batches)
     heads = {name: group[0] for group in groups for name in group}
-    names = [*anatomy.embeddings(net), *anatomy.linears(net)]
-    table = {"layers": names, "widths": list(WIDTHS), "costs": [], "bytes": []}
+    words = list(anatomy.embeddings(net))
+    names = [*words, *anatomy.linears(net)]
+    table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), "costs": [], "bytes": []}
     for name in names:
         second = statistics.get(f"second/{heads.get(name)}")
         found = [_alone(opened, net, name, step.model_copy(update={"bits": w}), second, batches, aim) for w in WIDTHS]

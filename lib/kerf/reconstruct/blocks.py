@@ -1,4 +1,5 @@
 """A block of the network, its embeddings or all of it, with the states that enter and those it should put out."""
+
 import torch
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity, embedding
@@ -13,7 +14,7 @@ BLOCK_RATES = {"codes": 0.02, "scale": 3e-3, "zero_point": 3e-3, "float": 5e-4}
 # A token's vector has one right answer, to which its codes are the nearest already: learning would only let
 # them swing around it. Scales and LayerNorm can still win.
 EMBEDDING_RATES = {"codes": 0.0, "scale": 3e-4, "zero_point": 0.0, "float": 1e-3}
-JOINT_RATES = {"codes": 0.015, "scale": 1e-3, "zero_point": 1e-3, "float": 2e-4}
+JOINT_RATES = {"codes": 0.02, "scale": 1e-3, "zero_point": 1e-3, "float": 2e-4}
 POOLED = 0.8  # share of the loss on the last states that looks at what is made of them
 
 

@@ -11,6 +11,7 @@ Standard library only at the top: `join` has to start fast.
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -91,13 +92,16 @@ def _become_kernel(request: dict, streams: list[int], connection: socket.socket)
 
 
 def join(address: str, connection_file: str) -> None:
-    """Ask the nursery for a kernel on this process's standard output and error; live as long as it."""
+    """Ask the nursery for a kernel on this process's standard output and error; live as long as it, and its caller."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    caller = os.getppid()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         request = {"connection_file": connection_file, "environment": dict(os.environ), "cwd": os.getcwd()}
         socket.send_fds(connection, [json.dumps(request).encode()], [1, 2])
-        connection.recv(1)  # nothing is ever sent: it returns when the kernel has ended
+        # Nothing is ever sent: it can be read when the kernel has ended. A caller that was killed says nothing.
+        while os.getppid() == caller and not select.select([connection], [], [], 1)[0]:
+            pass
 
 
 if __name__ == "__main__":
