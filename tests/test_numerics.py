@@ -29,6 +29,9 @@ class Net(torch.nn.Module):
     def get_input_embeddings(self):
         return self.words
 
+    def get_output_embeddings(self):
+        return None
+
     def forward(self, input_ids, attention_mask):
         x = self.words(input_ids)
         return self.last(torch.tanh(self.left(x)) * torch.tanh(self.right(x)))
