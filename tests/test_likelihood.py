@@ -1,9 +1,13 @@
 """Likelihood: every figure against its definition, slow and obvious, and against closed forms."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from kerf.evaluate import likelihood as lk
+from kerf.statistics import weighted_quantiles
 from scipy.special import log_softmax, rel_entr, softmax
 
 
@@ -85,7 +89,13 @@ def test_logits_that_are_no_numbers_are_an_error(bad):
 def test_weighted_quantiles_are_those_of_the_repeated_values(q):
     random = np.random.default_rng(0)
     values, weights = random.normal(size=40), random.integers(0, 4, (5, 40))
-    found = lk.weighted_quantiles(values, q, weights)
+    found = weighted_quantiles(values, q, weights)
     for row, value in zip(weights, found, strict=True):
         repeated = np.sort(np.repeat(values, row))
         assert value == np.quantile(repeated, q, method="inverted_cdf") or q == 0.0
+
+
+def test_a_refusal_need_not_wait_for_torch():
+    """The command line imports the runner; what reads models is imported when there is a model to read."""
+    command = "import sys, kerf.workbench.runner; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout == "False\n"

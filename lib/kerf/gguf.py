@@ -1,6 +1,5 @@
 """GGUF files: read once by transformers, and kept as safetensors, which open a hundred times faster."""
 
-import gc
 from pathlib import Path
 
 from kerf import sources
@@ -27,5 +26,3 @@ def _make(folder: Path, path: Path) -> None:
     plain.load_state_dict(weights)
     plain.save_pretrained(folder)
     AutoTokenizer.from_pretrained(path.parent, **source).save_pretrained(folder)
-    del packed, plain, weights
-    gc.collect()

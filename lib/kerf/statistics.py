@@ -97,3 +97,12 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float]:
 def median_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
     """Median and its order-statistic bounds (None below six values)."""
     return percentile_interval(values, 0.5)
+
+
+def weighted_quantiles(values: np.ndarray, q: float, weights: np.ndarray) -> np.ndarray:
+    """The q-quantile of values (items,) under each row of weights (replicates, items): the first value whose
+    cumulative weight reaches q of the total."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[:, order], 1, dtype=np.float64)
+    places = (reached < q * reached[:, -1:]).sum(1)
+    return values[order][np.minimum(places, len(values) - 1)]

@@ -11,7 +11,6 @@ are kept too, to say by how much. Logits are looked at SLICE tokens at a time, n
 for all tokens at once.
 """
 
-import numpy as np
 import torch
 
 TOP, EXACT, SLICE = 1024, 64, 64
@@ -63,12 +62,3 @@ def divergence(logp: torch.Tensor, logq: torch.Tensor) -> torch.Tensor:
 def full_divergence(logp: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """KL (tokens,) from all log-probabilities (tokens, vocabulary) of the baseline and the candidate's logits."""
     return torch.nn.functional.kl_div(log_probabilities(logits), logp, log_target=True, reduction="none").sum(1)
-
-
-def weighted_quantiles(values: np.ndarray, q: float, weights: np.ndarray) -> np.ndarray:
-    """The q-quantile of values (items,) under each row of weights (replicates, items): the first value whose
-    cumulative weight reaches q of the total."""
-    order = np.argsort(values)
-    reached = np.cumsum(weights[:, order], 1, dtype=np.float64)
-    places = (reached < q * reached[:, -1:]).sum(1)
-    return values[order][np.minimum(places, len(values) - 1)]

@@ -14,7 +14,6 @@ from scipy import stats
 from kerf import statistics as st
 from kerf.artifacts import meta
 from kerf.evaluate.fidelity import row
-from kerf.evaluate.likelihood import weighted_quantiles
 
 QUANTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
 REPLICATES = 1000
@@ -84,7 +83,7 @@ class Documents:
     def quantiles(self, values: np.ndarray, q: float) -> np.ndarray:
         """q-quantile of values (items,) in every replicate."""
         pieces = (self.weights[start : start + 100][:, self.member] for start in range(0, len(self.weights), 100))
-        return np.concatenate([weighted_quantiles(values, q, piece) for piece in pieces])
+        return np.concatenate([st.weighted_quantiles(values, q, piece) for piece in pieces])
 
 
 def metrics(scored: Scored) -> list[dict]:

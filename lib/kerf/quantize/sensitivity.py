@@ -71,9 +71,8 @@ def held_fidelity(model: str, candidate: Path, calibration: Calibration) -> floa
     """Mean cosine of a candidate's embeddings to the float ones on the text held back."""
     from kerf.evaluate.quick import embed, fidelity
 
-    held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)
     opened = models.open_model(model)
-    batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
+    batches = encoder.held_batches(opened, calibration)
     aim = embed(opened, batches)
     stored = store.read_weights(candidate / store.WEIGHTS)
     models.network(opened).load_state_dict(stored, strict=False, assign=True)

@@ -8,10 +8,10 @@ numbers v that the forward pass rounds, with the gradient going straight through
 
 (block-wise: BRECQ, arXiv:2102.05426; everything in a block at once: EfficientQAT, arXiv:2407.11062).
 Then all blocks together, against the float model's last states: a block alone cannot know which of its
-errors the blocks after it would forgive. Biases and LayerNorm, which stay float anyway, are learned too. No labels: the text is the
-calibration sample, and splices of it, for the float model has an answer to any text. Sentences of the
-calibration part outside the sample are held back: they pick the best moment of every block, and a
-block, or a whole result, that is not better on them than its start is dropped.
+errors the blocks after it would forgive. Biases and LayerNorm, which stay float anyway, are learned too.
+No labels: the text is the calibration sample, and splices of it, for the float model has an answer to any
+text. Sentences of the calibration part outside the sample are held back: they pick the best moment of every
+block, and a block, or a whole result, that is not better on them than its start is dropped.
 """
 
 import math
