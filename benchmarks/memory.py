@@ -59,7 +59,7 @@ def measured(model: str, samples: int) -> None:
     watcher.start()
     clock = time.perf_counter()
     step = {"method": "gptq", "bits": 2, "group_size": 64, "clip": "hessian"}
-    pipeline.build(model, [{"quantize": step}], Calibration(samples=samples, max_length=64))
+    pipeline.build(model, [{"quantize": step}], Calibration(samples=samples, max_length=32))
     stop.set()
     watcher.join()
     print(json.dumps({"peak": peak[0] - before, "seconds": time.perf_counter() - clock}))

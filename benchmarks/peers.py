@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kerf import anatomy, calibrate, load, models, texts
 from kerf.artifacts import meta, threads
+from kerf.kinds import encoder
 from kerf.pipeline import build
 from kerf.places import root
 from kerf.quantize.rtn import rtn
@@ -49,7 +50,7 @@ def ask_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tu
         "model": str(models.resolve(MODEL)),
         "texts": texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed),
         "max_length": calibration.max_length,
-        "batch_size": calibrate.BATCH_SIZE,
+        "batch_size": encoder.BATCH_SIZE,
         "bits": bits,
         "group_size": GROUP,
     }
