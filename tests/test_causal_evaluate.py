@@ -7,7 +7,7 @@ import pytest
 import torch
 from kerf import evaluate, models, pipeline, texts
 from kerf.errors import Refused
-from kerf.evaluate import causal
+from kerf.evaluate import answers, causal
 from kerf.evaluate.tokens import Documents, detectable
 from kerf.steps import Calibration, Evaluation
 from scipy import stats
@@ -107,11 +107,32 @@ def test_what_storing_the_baseline_costs_is_said(model, candidate, compared, mon
     assert cost["tokens"] == 16 and cost["kept"] == pytest.approx(cost["whole"], rel=1e-4)  # all 400 tokens are kept
     opened, chunks = kerf.load(candidate), torch.from_numpy(causal.gather(model, SPEC).chunks)
     with torch.no_grad():
-        kept, _ = causal._score(kerf.open_model(model), chunks, np.arange(6), 1, None)
+        kept, _ = answers._score(kerf.open_model(model), chunks, np.arange(6), 1, None, [])
     fewer = {name: value[:, :20] if name in ("ids", "logp") else value for name, value in kept.items()}
     with torch.no_grad():
-        _, found = causal._score(opened, chunks, np.arange(6), 2, fewer)
+        _, found = answers._score(opened, chunks, np.arange(6), 2, fewer, [])
     assert 0 < float(found["kl"][:16].mean()) < float(found["full"].mean()) == pytest.approx(cost["whole"], rel=1e-3)
+
+
+def test_divergence_by_layer_is_that_of_the_candidate_with_the_layer_in_float(model, candidate, compared):
+    rows = evaluate.read(compared)[1]["restored"]
+    assert [row["layer"] for row in rows] == ["none", "model.layers.0", "model.layers.1"]
+    chunks, original = causal.gather(model, SPEC).chunks[: SPEC.restored], kerf.open_model(model)
+    p, _ = losses(original, chunks)
+    for row in rows:
+        mixed = kerf.load(candidate)
+        if row["layer"] != "none":
+            mixed.get_submodule(row["layer"]).load_state_dict(original.get_submodule(row["layer"]).state_dict())
+        q, _ = losses(mixed, chunks)
+        assert row["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=0.01) and row["contexts"] == 2
+    assert rows[0]["kl"] > min(row["kl"] for row in rows)
+
+
+def test_the_cache_grows_with_the_text_as_its_shape_says(model, compared):
+    cache = evaluate.read(compared)[1]["cache"]
+    heads, width, layers = 2, 16, 2
+    assert [row["tokens"] for row in cache] == [8, 16, 24, 32]
+    assert all(row["bytes"] == row["tokens"] * 2 * 4 * heads * width * layers for row in cache)  # keys, values; float32
 
 
 def test_too_few_chunks_are_refused_with_the_number_there_is(model):

@@ -7,15 +7,16 @@ import torch
 from kerf import anatomy, models, pipeline, store
 from kerf.artifacts import meta
 from kerf.errors import Refused
-from kerf.kinds import encoder
+from kerf.evaluate.likelihood import full_divergence, log_probabilities
+from kerf.kinds import causal, encoder
 from kerf.quantize.grid import Quantized
 from kerf.quantize.rtn import rtn
 from kerf.reconstruct import train
 from kerf.reconstruct.blocks import Hidden, Stage
 from kerf.reconstruct.learned import Learned
-from kerf.reconstruct.material import splices
+from kerf.reconstruct.material import gather, spliced, splices
 from kerf.steps import Calibration
-from small import write_model
+from small import write_causal, write_model
 
 SPEC = Calibration(samples=32, max_length=32)
 START = {"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian", "embeddings": 4}}
@@ -84,6 +85,50 @@ def test_splices_begin_like_one_sentence_and_end_like_another():
     assert found == splices(sequences, 5, torch.Generator().manual_seed(0))
 
 
+def test_splices_of_chunks_keep_their_length_and_every_place():
+    chunks = [[*range(start, start + 10)] for start in (200, 300, 400)]
+    found = spliced(chunks, 5, torch.Generator().manual_seed(0))
+    assert found[:3] == chunks and len(found) == 15 and any(chunk not in chunks for chunk in found)
+    assert all([token % 100 for token in chunk] == list(range(10)) for chunk in found)
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    return str(write_causal(tmp_path_factory.mktemp("reconstruct") / "causal"))
+
+
+def test_what_a_language_model_makes_of_its_last_states_is_what_it_says(language):
+    opened = models.open_model(language)
+    batch = causal.batches(opened, Calibration(samples=4, max_length=32))[0]
+    states = Hidden(opened, [batch])
+    with torch.no_grad():
+        for block in anatomy.blocks(opened).values():
+            states.advance(block)
+        wanted = opened(**{**batch, "logits_to_keep": 0}).logits
+        assert torch.allclose(anatomy.after_blocks(opened, batch, states.states[0]), wanted, atol=1e-5)
+        assert torch.equal(opened(**{**batch, "logits_to_keep": 0}).logits, wanted)  # nothing stays changed
+
+
+def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_stay(language):
+    spec = Calibration(samples=32, max_length=32)
+    start = pipeline.build(language, [START], spec)
+    made = pipeline.build(language, [START, LEARN], spec)
+    held = meta(made)["result"]["held_back"]
+    assert held["loss"] == "mean KL divergence" and held["kept"] and held["after"] < 0.99 * held["before"]
+    original, learned = models.open_model(language), models.load(made)
+    losses = []
+    for batch in causal.held_batches(original, spec):
+        with torch.no_grad():
+            said, aim = (each(**{**batch, "logits_to_keep": 0}).logits[:, :-1].flatten(0, 1) for each in (learned, original))
+            losses.append(full_divergence(log_probabilities(aim), said))
+    assert float(torch.cat(losses).mean()) == pytest.approx(held["after"], rel=1e-3)  # a vocabulary of 400 is kept whole
+    name = "model.embed_tokens.weight"
+    assert same(*(dict(store.read_tensors(folder / store.WEIGHTS))[name] for folder in (start, made)))
+    assert [block["block"] for block in meta(made)["result"]["blocks"]] == ["model.layers.0", "model.layers.1", "all blocks"]
+    with pytest.raises(Refused, match="calibration.samples = .*: at most"):
+        gather(original, Calibration(samples=len(causal._drawn(causal.tokenizer(language), spec)), max_length=32), 1)
+
+
 def test_all_blocks_together_put_out_what_the_network_does(model):
     """The joint stage runs embeddings and blocks itself: before it learns, its output is the network's."""
     opened = models.open_model(model)
@@ -118,7 +163,7 @@ def pair(model):
 
 def test_learning_lowers_the_error_on_text_held_back_and_loads_as_it_was_measured(model, pair):
     made = meta(pair[1])["result"]
-    assert made["held_back"]["kept"] and 1 - made["held_back"]["after"] < 0.98 * (1 - made["held_back"]["before"])
+    assert made["held_back"]["kept"] and made["held_back"]["after"] < 0.98 * made["held_back"]["before"]
     assert [block["block"] for block in made["blocks"]] == [
         "embeddings", "encoder.layer.0", "encoder.layer.1", "all blocks"
     ]  # fmt: skip
@@ -154,7 +199,7 @@ def test_a_result_that_is_worse_on_held_back_text_is_dropped(model, pair, monkey
     monkeypatch.setattr(train, "reconstruct", spoil)
     found = pipeline.build(model, [START, {"reconstruct": {**LEARN["reconstruct"], "steps": 41}}], SPEC)
     held = meta(found)["result"]["held_back"]
-    assert not held["kept"] and held["after"] < held["before"]
+    assert not held["kept"] and held["after"] > held["before"]
     assert (found / store.WEIGHTS).read_bytes() == (pair[0] / store.WEIGHTS).read_bytes()
 
 

@@ -54,3 +54,22 @@ def run_block(block, hidden, options: tuple):
     args, kwargs = options
     output = block(hidden, *args, **kwargs)
     return output[0] if isinstance(output, tuple) else output
+
+
+def after_blocks(net, batch: dict, states):
+    """Logits (texts, length, vocabulary) that a language model makes of its last block's states.
+
+    Raises Refused for a network whose blocks do not hand on their states alone.
+    """
+    every = list(blocks(net).values())
+    for block in every[:-1]:
+        block.forward = lambda hidden, *_, **__: hidden
+    every[-1].forward = lambda *_, **__: states
+    try:
+        logits = net(**{**batch, "logits_to_keep": 0}).logits
+    finally:
+        for block in every:
+            del block.forward
+    if logits.shape[:2] != states.shape[:2]:
+        raise refuse("model", type(net).__name__, "a network whose blocks hand on their states alone")
+    return logits

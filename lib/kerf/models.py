@@ -111,9 +111,10 @@ def weights_digest(folder: Path) -> str:
 
 
 def describe(model: str) -> dict:
-    """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings.
+    """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings, on_grid.
 
-    `linears` and `embeddings` map names to [rows, columns]. Raises Refused for a tensor that holds NaN
+    `linears` and `embeddings` map names to [rows, columns], `on_grid` those whose weights lie on a low-bit
+    grid already to its bits and group_size. Raises Refused for a tensor that holds NaN
     or infinity, naming it, and for a directory that does not open.
     """
     folder = resolve(model)
@@ -132,9 +133,19 @@ def describe(model: str) -> dict:
             "other_bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p not in weights),
             "linears": {name: list(layer.weight.shape) for name, layer in anatomy.linears(net).items()},
             "embeddings": {name: list(layer.weight.shape) for name, layer in anatomy.embeddings(net).items()},
+            "on_grid": _on_grid(net),
         }
 
     return {**meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))["result"]}
+
+
+def _on_grid(net) -> dict[str, dict]:
+    """Layers whose weights lie on a low-bit grid already: bits and group_size by name."""
+    from kerf.ongrid import grid_of
+
+    layers = {**anatomy.embeddings(net), **anatomy.linears(net)}
+    found = {name: grid_of(layer.weight.data) for name, layer in layers.items()}
+    return {name: {"bits": grid[0], "group_size": grid[1]} for name, grid in found.items() if grid}
 
 
 def _check_finite(model: str, opened) -> None:

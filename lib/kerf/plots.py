@@ -150,3 +150,14 @@ def ingredients(rows: list[dict]) -> Figure:
     axes.invert_yaxis()
     _ = axes.set(xlabel="1 - mean cosine", xscale="log")
     return figure
+
+
+def restored(rows: list[dict]) -> Figure:
+    """Mean KL divergence that is left when a layer is float again; rows: as `kerf.evaluate.restored` gives them."""
+    figure, axes = _axes(height=2.8)
+    axes.bar(range(len(rows) - 1), [row["kl"] for row in rows[1:]], color=BLUE)
+    axes.axhline(rows[0]["kl"], color=ORANGE, label="nothing restored")
+    low = min(row["kl"] for row in rows)
+    _ = axes.set(xlabel="layer in float", ylabel="mean KL that is left", ylim=(low - (rows[0]["kl"] - low), None))
+    axes.legend(frameon=False)
+    return figure

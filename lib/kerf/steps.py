@@ -43,12 +43,18 @@ class Evaluation(Parameters):
     passages: Annotated[int, Field(strict=True, ge=2, description="a whole number from 2")] = 500
     contexts: Annotated[int, Field(strict=True, ge=2, description="a whole number from 2; language models")] = 64
     context: Annotated[int, Field(strict=True, ge=16, le=8192, description="16 to 8192 tokens; language models")] = 512
+    restored: Annotated[int, Field(strict=True, ge=0, le=8, description="0 to 8 contexts; language models")] = 2
+
+
+ELSEWHERE = ("checkpoint", "gptqmodel")  # methods whose linear layers something else quantized
 
 
 class Quantize(Parameters):
     """Keys of a `quantize` step."""
 
-    method: Annotated[Literal["rtn", "gptq"], Field(description="rtn or gptq")] = "rtn"
+    method: Annotated[
+        Literal["rtn", "gptq", "checkpoint", "gptqmodel"], Field(description="rtn, gptq, checkpoint or gptqmodel")
+    ] = "rtn"
     bits: Annotated[_Bits | Literal["mixed"], Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed")] = 8
     granularity: Annotated[
         Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")
@@ -69,6 +75,7 @@ class Quantize(Parameters):
 
     budget_bytes: Annotated[int | None, Field(strict=True, ge=1, description="bytes of the weight file; mixed only")] = None
     floor: Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1; mixed only")] = None
+    checkpoint: Annotated[str | None, Field(description="a GPTQ checkpoint, directory or hub id; checkpoint only")] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -85,6 +92,10 @@ class Quantize(Parameters):
             raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
         if (self.bits == "mixed") != ((self.budget_bytes is None) != (self.floor is None)):
             raise refuse("bits", self.bits, "mixed together with either budget_bytes or floor, or a width without them")
+        if (self.method == "checkpoint") != (self.checkpoint is not None):
+            raise refuse("checkpoint", self.checkpoint, "a directory or hub id with method checkpoint, none without it")
+        if self.method in ELSEWHERE and self.bits not in (2, 3, 4, 8):
+            raise refuse("bits", self.bits, f"2, 3, 4 or 8 with method {self.method}")
         return self
 
     def embedding_bits(self) -> float:

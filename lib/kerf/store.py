@@ -130,8 +130,8 @@ def read_weights(path: Path) -> dict:
     return {name: t.dequantize() if isinstance(t, Quantized) else t for name, t in read_tensors(path)}
 
 
-def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, card: dict) -> None:
-    """Write a candidate's directory: the model's own small files, the packed weights and the card."""
+def copy_small_files(model_folder: Path, folder: Path) -> None:
+    """Configuration, tokenizer and licences of a model, and the heads of sentence-transformers."""
     for path in model_folder.rglob("*"):
         name = path.relative_to(model_folder)
         keep = path.suffix in (".json", ".txt", ".model") or path.name in ("LICENSE", "NOTICE")
@@ -139,6 +139,11 @@ def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, 
         if path.is_file() and (keep or inside) and path.name not in ("meta.json", CARD) and "index" not in path.name:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
+
+
+def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, card: dict) -> None:
+    """Write a candidate's directory: the model's own small files, the packed weights and the card."""
+    copy_small_files(model_folder, folder)
     write_weights(folder / WEIGHTS, tensors)
     (folder / CARD).unlink(missing_ok=True)  # of an attempt before this one
     files = {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}

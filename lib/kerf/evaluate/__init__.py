@@ -90,13 +90,15 @@ def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = F
     other = encode(model, candidate, spec, again, device)
     key = {"base": meta(base)["key"], "other": meta(other)["key"]}
     # Timings are of one measurement: a comparison made again takes in the encoding that was made again.
+    key["restored"] = spec.restored
     key["when"] = [meta(base)["finished"], meta(other)["finished"]]
-    return artifact("comparison", key, lambda folder: _compare(folder, model, spec, base, other))
+    return artifact("comparison", key, lambda folder: _compare(folder, model, candidate, spec, base, other))
 
 
-def _compare(folder: Path, model: str, spec: Evaluation, base: Path, other: Path) -> dict:
+def _compare(folder: Path, model: str, candidate: str | Path, spec: Evaluation, base: Path, other: Path) -> dict:
     how = kind(model)
     rows, pictures = how.compare(folder, how.gather(model, spec), base, other)
+    pictures["restored"] = how.restored(model, candidate, spec, base) if candidate else []
     rows += _resources(meta(base)["result"], meta(other)["result"])
     (folder / "metrics.json").write_text(json.dumps(rows))
     (folder / "pictures.json").write_text(json.dumps(pictures))

@@ -5,7 +5,6 @@ that every scored token has at least half a chunk before it. Last words: passage
 right when every token of the last word is the most probable one. Continuations are greedy.
 """
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +13,13 @@ import numpy as np
 
 from kerf import models, texts
 from kerf.errors import refuse
+from kerf.evaluate.answers import CONTINUED, PROMPTS, answer
 from kerf.evaluate.tokens import Scored, metrics, pictures
 from kerf.kinds import causal
 from kerf.steps import Evaluation
 
+__all__ = ["about", "answer", "compare", "conclusion", "draw", "gather", "request", "restored", "worst"]
 NEEDS_BASE = True  # a candidate's probabilities are compared as they come; only the baseline's are kept
-PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: how many, tokens before, tokens after
 WORDS = 40  # of a passage whose last word is asked for, at least
 BATCH_TOKENS = 1024
 
@@ -99,74 +99,6 @@ def request(everything: Texts, again: bool) -> dict:
     }
 
 
-def answer(opened, request: dict, folder: Path) -> dict:
-    """Write answers.safetensors (see `kerf.evaluate.likelihood`), in the order of the request. Returns seconds and speeds."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    chunks = torch.tensor(request["chunks"])
-    base = load_file(Path(request["base"]) / "kept.safetensors") if "base" in request else None
-    order = np.random.default_rng(request["seed"]).permutation(len(chunks))
-    with torch.inference_mode():
-        clock = time.perf_counter()
-        kept, found = _score(opened, chunks, order, max(1, request["batch_tokens"] // chunks.shape[1]), base)
-        seconds = time.perf_counter() - clock
-        found["right"] = _last_words(opened, request["passages"], request["batch_tokens"])
-        clock = time.perf_counter()
-        found["continued"] = _continue(opened, chunks[:PROMPTS, :PROMPT])
-        decode = time.perf_counter() - clock
-    save_file(found, folder / "answers.safetensors")
-    if base is None:
-        save_file(kept, folder / "kept.safetensors")
-    return {"encode_seconds": seconds, "prefill_tokens_per_second": chunks.numel() / seconds,
-            "decode_tokens_per_second": found["continued"].numel() / decode}  # fmt: skip
-
-
-def _score(opened, chunks, order, size, base):
-    """The baseline's answer to every scored token, and this model's against it, both in the order of the chunks."""
-    import torch
-
-    from kerf.evaluate.likelihood import EXACT, against, full_divergence, keep, log_probabilities
-
-    half = chunks.shape[1] // 2
-    scored = chunks.shape[1] - half
-    kept, found, exact = [None] * len(chunks), [None] * len(chunks), base and base.pop("exact")
-    for start in range(0, len(order), size):
-        here = order[start : start + size].tolist()
-        logits = opened(chunks[here], use_cache=False, logits_to_keep=scored + 1).logits[:, :-1]
-        for place, each in zip(here, logits, strict=True):
-            targets, rows = chunks[place, half:], slice(place * scored, (place + 1) * scored)
-            own = {name: value[rows] for name, value in base.items()} if base else keep(each, targets)
-            kept[place], found[place] = None if base else own, against(own, each, targets)
-            if place == 0:
-                exact = log_probabilities(each[:EXACT]) if exact is None else exact
-                full = full_divergence(exact, each[:EXACT])
-    kept, found = ({name: torch.cat([each[name] for each in side]) for name in side[0]} if side[0] else {}
-                   for side in (kept, found))  # fmt: skip
-    return {**kept, "exact": exact}, {**found, "full": full}
-
-
-def _last_words(opened, passages, batch_tokens):
-    """Whether every token of the last word is the most probable one, (passages,)."""
-    import torch
-
-    right, groups = torch.zeros(len(passages), dtype=torch.bool), {}
-    for number, (ids, last) in enumerate(passages):  # of one length together: nothing is padded
-        groups.setdefault((len(ids), last), []).append(number)
-    for (length, last), numbers in sorted(groups.items()):
-        for piece in torch.tensor(numbers).split(max(1, batch_tokens // length)):
-            ids = torch.tensor([passages[number][0] for number in piece])
-            best = opened(ids, use_cache=False, logits_to_keep=last + 1).logits[:, :-1].argmax(-1)
-            right[piece] = (best == ids[:, -last:]).all(1)
-    return right
-
-
-def _continue(opened, prompts):
-    """Tokens (prompts, CONTINUED) that the model gives greedily."""
-    options = {"do_sample": False, "max_new_tokens": CONTINUED, "min_new_tokens": CONTINUED, "pad_token_id": 0}
-    return opened.generate(prompts, attention_mask=prompts.new_ones(prompts.shape), **options)[:, prompts.shape[1] :].clone()
-
-
 def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
     """Metric rows and what is drawn; scores of every token and passage go to items.parquet."""
     import pyarrow as pa
@@ -177,12 +109,24 @@ def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[l
     return metrics(scored), pictures(scored)
 
 
+def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) -> list[dict]:
+    """By layer: the mean divergence that is left when it is float again; none with `restored` 0."""
+    from kerf.evaluate.restored import by_layer
+
+    everything = gather(model, spec)
+    return by_layer(model, candidate, everything.chunks[: spec.restored], base) if spec.restored else []
+
+
 def draw(folder: Path, picture: dict) -> list[tuple]:
     """(figure, alt text) of a comparison."""
     from kerf import plots
 
     alt = "Mean KL divergence: a line by position in the chunk, bars by how often the token occurs in the text."
-    return [(plots.divergence(picture), alt)]
+    drawn = [(plots.divergence(picture), alt)]
+    if picture.get("restored"):
+        alt = "Mean KL divergence that is left when one layer is float again; the line is that of the whole candidate."
+        drawn.append((plots.restored(picture["restored"]), alt))
+    return drawn
 
 
 def worst(model: str, folder: Path, picture: dict):
@@ -218,6 +162,12 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
     if row := values.get("last_word_accuracy"):
         lines.append(f"Last words: {row['lost']} lost, {row['gained']} gained of {row['n']} (McNemar p = {row['mcnemar_p']:.3f}); "
                      f"a difference under {row['detectable']:.3f} would have gone unseen.")  # fmt: skip
+    if layers := picture.get("restored"):
+        best = min(layers[1:], key=lambda row: row["kl"])
+        lines.append(f"Most is won by layer {best['layer']}: in float, it leaves {best['kl']:.4f} of {layers[0]['kl']:.4f} on "
+                     f"{layers[0]['contexts']} contexts, too few for an interval.")  # fmt: skip
+    if cache := picture.get("cache"):
+        lines.append(f"Keys and values of {cache[-1]['tokens']} tokens take {cache[-1]['bytes'] / 1e6:.1f} MB, as the baseline's do.")
     cost = picture["storage"]
     lines.append(f"Only the most probable tokens of the baseline are kept: on {cost['tokens']} tokens that gives a mean "
                  f"KL of {cost['kept']:.5f}, over the whole vocabulary it is {cost['whole']:.5f}.")  # fmt: skip

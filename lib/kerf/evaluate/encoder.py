@@ -123,6 +123,11 @@ def _histograms(before: np.ndarray, after: np.ndarray) -> dict:
     return {"edges": edges.tolist(), "baseline": counts[0], "candidate": counts[1]}
 
 
+def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) -> list[dict]:
+    """Language models only: nothing."""
+    return []
+
+
 def draw(folder: Path, picture: dict) -> list[tuple]:
     """(figure, alt text) of a comparison."""
     import pandas as pd

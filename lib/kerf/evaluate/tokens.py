@@ -181,6 +181,7 @@ def pictures(scored: Scored) -> dict:
         "by_frequency": [{"count": names[i], "tokens": int((rarity == i).sum()), "kl": float(scored.kl[rarity == i].mean())}
                          for i in range(6) if (rarity == i).any()],
         "worst": _worst(scored),
+        "cache": scored.speeds[1].get("cache", []),
         "storage": {"tokens": len(scored.full), "kept": float(scored.kl[: len(scored.full)].mean()),
                     "whole": float(scored.full.mean())},
     }  # fmt: skip

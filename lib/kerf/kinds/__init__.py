@@ -2,8 +2,9 @@
 
 open_folder(folder, device), with_weights(folder, class_name, weights, device): the model, ready to use;
 network(opened): the part whose layers are compressed; batches(opened, spec): calibration text as the
-network takes it; held_batches(opened, spec): the same of text outside the sample; about(folder, spec):
-what the sample is, in a line; sample_texts(folder, spec): its text, refused where there is too little.
+network takes it; held_batches(opened, spec): the same of text outside the sample, check_held_back(folder,
+spec): refused where there is none; about(folder, spec): what the sample is, in a line; sample_texts(folder,
+spec): its text, refused where there is too little.
 """
 
 import json

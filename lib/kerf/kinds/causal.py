@@ -14,6 +14,7 @@ from kerf.errors import refuse
 from kerf.steps import Calibration
 
 BATCH_TOKENS = 1024  # of a batch of chunks
+HELD_BACK = 16  # chunks by which a step judges itself
 BETWEEN = "\n\n"  # documents
 
 
@@ -97,10 +98,19 @@ def about(folder: Path, spec: Calibration) -> str:
 
 def held_batches(opened, spec: Calibration) -> list[dict]:
     """Batches of chunks of the calibration part that are not in the sample. Raises Refused when none is left."""
-    rest = _drawn(_reader(opened), spec)[spec.samples :]
+    return _batches(_held_back(_reader(opened), spec), opened)
+
+
+def check_held_back(folder: Path, spec: Calibration) -> None:
+    """Refuse a sample that leaves no chunk to hold back."""
+    _held_back(tokenizer(folder), spec)
+
+
+def _held_back(reader, spec: Calibration) -> np.ndarray:
+    rest = _drawn(reader, spec)[spec.samples :]
     if not len(rest):
         raise refuse("calibration.samples", spec.samples, f"at most {spec.samples - 1}: a step needs text held back")
-    return _batches(rest[: texts.HELD_BACK], opened)
+    return rest[:HELD_BACK]
 
 
 def _reader(opened):

@@ -72,6 +72,11 @@ def held_batches(opened, spec: Calibration) -> list[dict]:
     return tokenized(opened, texts.held_back(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length)
 
 
+def check_held_back(folder: Path, spec: Calibration) -> None:
+    """Refuse a sample that leaves no sentence to hold back."""
+    texts.held_back(spec.texts, spec.samples, spec.seed)
+
+
 def tokenized(opened, sentences: list[str], batch_size: int, max_length: int) -> list[dict]:
     """Batches (input_ids, attention_mask, ... of shape (batch, length)), shortest texts first."""
     ordered = sorted(sentences, key=len)

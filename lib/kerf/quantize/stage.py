@@ -15,7 +15,9 @@ from pathlib import Path
 from kerf import anatomy, calibrate, kinds, models, store
 from kerf.artifacts import artifact, meta
 from kerf.memory import peak_rss_bytes, reset_peak_rss
-from kerf.steps import Calibration, Quantize, check_divides
+from kerf.steps import ELSEWHERE, Calibration, Quantize, check_divides
+
+REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid before
 
 
 def quantize(
@@ -26,12 +28,21 @@ def quantize(
     Made once: the same inputs give the same directory back. Raises Refused for a group size that does
     not divide a layer, and for weights whose scale does not fit scale_dtype.
     """
+    check(model, step, first=not source)
     moments = calibrate.calibrate(model, calibration, device)
-    if step.group_size:
-        check_divides(step.group_size, models.describe(model)["linears"], "group_size")
     origin = models.weights_digest(Path(source)) if source else None
     key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
     return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, moments, device))
+
+
+def check(model: str, step: Quantize, first: bool = True) -> None:
+    """Refuse, before heavy work, a step that this model cannot take. first: nothing was done to it yet."""
+    if step.group_size:
+        check_divides(step.group_size, models.describe(model)["linears"], "group_size")
+    if step.method in ELSEWHERE:
+        from kerf.quantize import elsewhere
+
+        elsewhere.check(model, step, first)
 
 
 def _make(folder, model, step, calibration, source, moments, device) -> dict:
@@ -72,6 +83,7 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
 
 
 def _write(folder, model, step, calibration, source, moments, device, assignment) -> dict:
+    from kerf.quantize import elsewhere
     from kerf.quantize.compress import compress
 
     opened = models.open_source(model, source, device)
@@ -83,7 +95,11 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
 
     def tensors():
         floats, written = anatomy.linears(reference), set()
-        for name, quantized, note in compress(net, reference, step, groups, statistics, batches, assignment):
+        if step.method in ELSEWHERE:
+            found = elsewhere.adopted(net, step, elsewhere.folder_of(model, step, calibration))
+        else:
+            found = compress(net, reference, step, groups, statistics, batches, assignment)
+        for name, quantized, note in found:
             written.add(f"{name}.weight")
             if name in floats:
                 layers.append(_layer(name, quantized, floats[name].weight.data, groups, statistics, note))
@@ -121,4 +137,5 @@ def _layer(name, quantized, weight, groups, statistics, note) -> dict:
         H, error = statistics[f"second/{head}"], quantized.dequantize() - weight
         output = float(((weight @ H) * weight).sum())
         row["error"] = float(((error @ H) * error).sum()) / output if output > 0 else None
+    row["reread"] = bool((quantized.dequantize() - weight).abs().max() <= REREAD * weight.abs().max())
     return row

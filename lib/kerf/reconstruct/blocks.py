@@ -2,7 +2,7 @@
 
 import torch
 from torch.func import functional_call
-from torch.nn.functional import cosine_similarity, embedding
+from torch.nn.functional import embedding
 
 from kerf import anatomy
 from kerf.parking import park
@@ -15,7 +15,7 @@ BLOCK_RATES = {"codes": 0.02, "scale": 3e-3, "zero_point": 3e-3, "float": 5e-4}
 # them swing around it. Scales and LayerNorm can still win.
 EMBEDDING_RATES = {"codes": 0.0, "scale": 3e-4, "zero_point": 0.0, "float": 1e-3}
 JOINT_RATES = {"codes": 0.02, "scale": 1e-3, "zero_point": 1e-3, "float": 2e-4}
-POOLED = 0.8  # share of the loss on the last states that looks at what is made of them
+ENDS = 0.8  # share of the loss on the last states that looks at what is made of them
 
 
 class Hidden:
@@ -43,14 +43,14 @@ class Hidden:
 class Stage:
     """What is learned at once against the states of the float network: embeddings, a block, or all together."""
 
-    def __init__(self, net, names: list[str], weights: dict[str, Quantized], fit: Hidden, pool=None) -> None:
+    def __init__(self, net, names: list[str], weights: dict[str, Quantized], fit: Hidden, ends=None) -> None:
         """names: of blocks that follow one another; none for the embeddings, all for the whole network.
 
         weights: every Quantized of the network by layer; fit: the states that enter the first of the
-        blocks; pool(states, attention_mask): what is made of the last block's states, (texts, features).
+        blocks; ends(states, wanted, batch): loss of the last block's states, by what the model makes of them.
         """
         every = anatomy.blocks(net)
-        self.net, self.names, self.pool = net, names, pool
+        self.net, self.names, self.ends = net, names, ends
         self.whole = len(names) == len(every) > 1
         self.learned, self.blocks = torch.nn.ModuleDict(), [every[name] for name in names]
         for layer, quantized in weights.items():
@@ -103,12 +103,11 @@ class Stage:
                 hook.remove()
 
     def loss(self, states: Hidden, target: Hidden, index: int) -> torch.Tensor:
-        """Squared error over squared target of one batch's tokens; for pooled states mostly 1 - cosine."""
+        """Squared error over squared target of one batch's tokens; for the last states mostly what `ends` says."""
         output, wanted, mask = self.forward(states, index), target.states[index], target.masks[index]
         loss = (output - wanted)[mask].square().sum() / wanted[mask].square().sum()
-        if self.pool:
-            found, aim = (self.pool(each, target.batches[index]["attention_mask"]) for each in (output, wanted))
-            loss = (1 - POOLED) * loss + POOLED * (1 - cosine_similarity(found, aim)).mean()
+        if self.ends:
+            loss = (1 - ENDS) * loss + ENDS * self.ends(output, wanted, target.batches[index])
         return loss
 
     @torch.no_grad()

@@ -3,10 +3,9 @@
 import time
 from pathlib import Path
 
-from kerf import models, store, texts
+from kerf import anatomy, kinds, models, store, texts
 from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
-from kerf.kinds import encoder
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.steps import Calibration, Reconstruct
 
@@ -21,50 +20,38 @@ def reconstruct(
     """
     if not source:
         raise refuse("reconstruct", "first", "a step after quantize: there is nothing to reconstruct yet")
-    models.check_encoder(model, "reconstruct")
-    held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)
-    key = {"step": step.model_dump(), "calibration": calibration.model_dump(), "held": held}
+    kinds.of(models.resolve(model)).check_held_back(models.resolve(model), calibration)
     source = Path(source)
+    key = {"step": step.model_dump(), "calibration": calibration.model_dump(), "texts": texts.digest(calibration.texts)}
     key |= {"source": models.weights_digest(source), "model": models.weights_digest(models.resolve(model))}
-    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, held, device))
+    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, device))
 
 
-def _make(folder, model, step, calibration, source, held, device) -> dict:
+def _make(folder, model, step, calibration, source, device) -> dict:
     import torch
 
-    from kerf.evaluate.quick import embed, fidelity
-    from kerf.quantize.grid import Quantized
-    from kerf.reconstruct.material import batched, splices
-    from kerf.reconstruct.train import reconstruct as learn
+    from kerf.reconstruct import material, train
 
     reset_peak_rss()
     clock = time.perf_counter()
     opened, original = models.load(source, device), models.open_model(model, device)
-    net = models.network(opened)
+    given = material.gather(original, calibration, step.splices)
     stored = dict(store.read_tensors(source / store.WEIGHTS))
-    weights = {n.removesuffix(".weight"): t for n, t in stored.items() if isinstance(t, Quantized)}
-    sample = texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed)
-    generator = torch.Generator().manual_seed(calibration.seed)
-    fit = batched(splices(encoder.token_ids(opened, sample, calibration.max_length), step.splices, generator), opened)
-    judge = batched(encoder.token_ids(opened, held, calibration.max_length), opened)
-    aim = embed(original, judge)
-    start, rows = fidelity(embed(opened, judge), aim), []
-    learned = learn(net, models.network(original), weights, fit, judge, step.steps,
-                    step.joint_steps, 60 * step.minutes, calibration.seed,
-                    pool=lambda states, mask: encoder.pool(opened, states, mask), report=_report(rows))  # fmt: skip
-    for name, value in net.state_dict().items():  # what is measured is what will be stored
-        if name.removesuffix(".weight") not in learned:
-            value.copy_(value.to(stored[name].dtype))
-    end = fidelity(embed(opened, judge), aim)
-    better = end > start
-    if better:
-        found = net.state_dict()
-        floats = {n: found[n].to(value.dtype) for n, value in stored.items() if isinstance(value, torch.Tensor)}
-        stored = {**{f"{name}.weight": value for name, value in learned.items()}, **floats}
+    start, rows = given.loss(opened), []
+    net = models.network(opened)
+    learned = train.reconstruct(net, models.network(original), _learnable(net, stored), given, step, calibration.seed, _report(rows))
+    kept = {name: value.dtype for name, value in stored.items() if isinstance(value, torch.Tensor)}
+    found = {name: value for name, value in net.state_dict().items() if name in kept}
+    for name, value in found.items():  # what is measured is what will be stored
+        value.copy_(value.to(kept[name]))
+    end = given.loss(opened)
+    if end < start:
+        stored |= {name: value.to(kept[name]) for name, value in found.items()}
+        stored |= {f"{name}.weight": value for name, value in learned.items()}
     card = store.verify(source)
     steps = [*card["steps"], {"reconstruct": step.model_dump()}]
-    kept = {key: card[key] for key in ("model", "kind", "class")}
-    store.write_candidate(folder, source, stored, {**kept, "steps": steps})
+    card = {key: card[key] for key in ("model", "kind", "class")}
+    store.write_candidate(folder, source, stored, {**card, "steps": steps})
     return {
         "model": model,
         "steps": steps,
@@ -72,9 +59,18 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
         "compress_peak_rss_bytes": peak_rss_bytes(),
         "linear_bits": meta(source)["result"]["linear_bits"],
         "blocks": rows,
-        "held_back": {"sentences": len(held), "before": start, "after": end, "kept": better},
+        "held_back": {"texts": given.held, "loss": given.measure, "before": start, "after": end, "kept": end < start},
         **store.size(folder),
     }
+
+
+def _learnable(net, stored: dict) -> dict:
+    """Quantized weights by layer. Word embeddings that are, or stand beside, a head stay: they decide every token."""
+    from kerf.quantize.grid import Quantized
+
+    apart = anatomy.embeddings(net) if net.get_output_embeddings() is not None else {}
+    layers = {name.removesuffix(".weight"): value for name, value in stored.items() if isinstance(value, Quantized)}
+    return {name: value for name, value in layers.items() if name not in apart}
 
 
 def _report(rows: list[dict]):

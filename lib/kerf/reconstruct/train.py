@@ -22,6 +22,8 @@ import torch
 from kerf import anatomy
 from kerf.quantize.grid import Quantized
 from kerf.reconstruct.blocks import Hidden, Stage
+from kerf.reconstruct.material import Material
+from kerf.steps import Reconstruct
 
 CHECKS = 8  # how often a block is measured on the text held back
 
@@ -71,26 +73,25 @@ def _restore(stage, kept):
         part.copy_(value)
 
 
-def reconstruct(net, reference, weights: dict[str, Quantized], fit: list[dict], held: list[dict], steps: int,
-                joint_steps: int, seconds: float, seed: int, pool=None, report=lambda **_: None) -> dict[str, Quantized]:  # fmt: skip
+def reconstruct(net, reference, weights: dict[str, Quantized], given: Material, step: Reconstruct, seed: int,
+                report=lambda **_: None) -> dict[str, Quantized]:  # fmt: skip
     """Learn `weights` of `net`, in place, so that its blocks put out what those of `reference` do.
 
-    fit, held: batches of text to learn from and to judge by; steps: of every block; joint_steps: of all
-    blocks together, afterwards; seconds: of all.
+    report(block=, before=, after=, steps=, seconds=) is called after each block, and after all together.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in (*net.parameters(), *reference.parameters()):
         parameter.requires_grad_(parameter.ndim == 1)
-    sides = [(Hidden(net, batches), Hidden(reference, batches)) for batches in (fit, held)]
-    blocks, result, ends = anatomy.blocks(net), dict(weights), time.perf_counter() + seconds
-    plan = [([], steps, 1), *(([name], steps, 1) for name in blocks)]  # names, steps, what a step costs
-    if joint_steps and len(blocks) > 1:
-        plan.append(([*blocks], joint_steps, len(blocks)))
+    sides = [(Hidden(net, batches), Hidden(reference, batches)) for batches in (given.fit, given.judge)]
+    blocks, result, ends = anatomy.blocks(net), dict(weights), time.perf_counter() + 60 * step.minutes
+    plan = [([], step.steps, 1), *(([name], step.steps, 1) for name in blocks)]  # names, steps, what a step costs
+    if step.joint_steps and len(blocks) > 1:
+        plan.append(([*blocks], step.joint_steps, len(blocks)))
     for number, (names, most, _) in enumerate(plan):
         if len(names) == 1:  # the target is what the float block makes of the float states
             for _, target in sides:
                 target.advance(reference.get_submodule(names[0]))
-        stage = Stage(net, names, result, sides[0][0], pool if list(blocks)[-1] in names else None)
+        stage = Stage(net, names, result, sides[0][0], given.ends if list(blocks)[-1] in names else None)
         if stage.learned:
             clock, costs = time.perf_counter(), [count * cost for _, count, cost in plan[number:]]
             allowed = max((ends - clock) * costs[0] / sum(costs), 1e-9)

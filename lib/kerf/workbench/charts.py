@@ -104,6 +104,28 @@ def similarity_distributions(pictures: dict[str, dict]) -> str:
                     + ", each over the same histogram of the baseline.")
 
 
+def divergence_by_layer(restored: dict[str, list[dict]]) -> str:
+    """One panel a candidate: the divergence that is left with one layer in float; the first row is that of none."""
+    columns = min(3, len(restored))
+    rows = -(-len(restored) // columns)
+    with matplotlib.rc_context(STYLE):
+        fig, axes = _panels(len(restored), columns, (8.0, 0.6 + 1.4 * rows))
+        for ax, (name, (whole, *found)) in zip(axes, restored.items()):
+            ax.set_title(name)
+            ax.axhline(whole["kl"], color=INK, linewidth=1, label="nothing in float")
+            ax.plot(range(len(found)), [row["kl"] for row in found], "o-", color=SERIES[1], markersize=3, linewidth=1.3,
+                    label="one block in float")
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            ax.yaxis.set_major_locator(MaxNLocator(4))
+            ax.yaxis.set_major_formatter(PLAIN)
+        fig.supxlabel("block that is in float again, first to last", fontsize=FONT)
+        fig.supylabel("mean KL divergence", fontsize=FONT)
+        _legend(fig, axes[0])
+        said = "; ".join(f"{name}: {min(found, key=lambda row: row['kl'])['layer']} leaves least"
+                         for name, (_, *found) in restored.items())
+        return _svg(fig, "restored", "Divergence by layer", f"What is left with one block in float. {said}.")
+
+
 def _panels(count, columns, inches, **shared):
     fig = Figure(figsize=inches, dpi=72, layout="constrained")
     axes = fig.subplots(-(-count // columns), columns, squeeze=False, **shared).ravel()

@@ -1,4 +1,4 @@
-"""The command line: `kerf run | check | list | lab`.
+"""The command line: `kerf run | check | list | export | lab`.
 
 Exit codes: 0 it ran; 1 with --gate, the verdict is not PASS; 2 bad input; 3 a stage failed.
 """
@@ -47,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true")
     command.add_argument("--out", type=Path, help="whose runs (default: the clone)")
     command.set_defaults(command=listing)
+    command = commands.add_parser("export", help="write a language model's candidate as a GPTQ checkpoint")
+    command.add_argument("candidate", type=Path, metavar="CANDIDATE", help="its directory, data/runs/EXPERIMENT/NAME")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="the checkpoint, a folder that does not exist yet")
+    command.add_argument("--format", default="gptq", help="gptq (zero points less one, as AutoGPTQ) or gptq_v2")
+    command.set_defaults(command=export)
     command = commands.add_parser("lab", help="JupyterLab on the notebooks, on localhost, with a token")
     command.set_defaults(command=lab)
     return parser
@@ -126,7 +131,8 @@ def _models(_) -> list[dict]:
 def _methods(_) -> list[dict]:
     from kerf.steps import Quantize, Reconstruct
 
-    about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)"}
+    about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)",
+             "checkpoint": "a GPTQ checkpoint of this language model", "gptqmodel": "GPTQModel, after `make peers`"}  # fmt: skip
     keys = ", ".join(Quantize.model_fields)
     rows = [{"name": name, "about": f"quantize: {text}", "keys": keys} for name, text in about.items()]
     learn = "a step after quantize: learn codes, scales and zero points block by block"
@@ -152,6 +158,14 @@ def _runs(parsed) -> list[dict]:
             about = "unreadable results.json"
         rows.append({"name": f"{folder.parent.name}/{folder.name}", "about": about})
     return rows
+
+
+def export(parsed) -> int:
+    """`kerf export`: a candidate that other libraries read."""
+    from kerf import checkpoint
+
+    print(checkpoint.export(parsed.candidate, parsed.folder, parsed.format))
+    return 0
 
 
 def lab(_) -> int:

@@ -30,7 +30,7 @@ def render_report(results: dict, folder: Path, pictures: dict) -> Path:
     rows = [_row(candidate, headline, deciding, results.get("release") or []) for candidate in candidates]
     page = _environment().get_template("report.html.j2").render(
         results=results, manifest=results.get("manifest") or {}, rows=rows, deciding=deciding,
-        headline=describe(headline), summary=summary(rows), figures=_figures(rows, headline, pictures or {}),
+        on_grid=_on_grid(results.get("model") or {}), headline=describe(headline), summary=summary(rows), figures=_figures(rows, headline, pictures or {}),
         parameters=list(dict.fromkeys(key for c in candidates for key in c.get("parameters") or {})),
         measured=sorted({m["name"] for c in candidates for m in c.get("metrics") or []}))
     return _write(Path(folder) / "index.html", page)
@@ -53,6 +53,14 @@ def _headline(candidates):
     return next((name for name in HEADLINES if name in names), names[0] if names else None)
 
 
+def _on_grid(model):
+    """Layers of the baseline that lie on a grid already, by the grid."""
+    found = {}
+    for name, grid in (model.get("on_grid") or {}).items():
+        found.setdefault(f"{grid['bits']} bits in groups of {grid['group_size']}", []).append(name)
+    return found
+
+
 def _row(candidate, headline, deciding, release):
     measured = {m["name"]: m for m in candidate.get("metrics") or []}
     every = [*(candidate.get("gates") or []), *(candidate.get("claims") or [])]
@@ -62,6 +70,7 @@ def _row(candidate, headline, deciding, release):
     return {"candidate": candidate, "name": candidate["name"], "baseline": candidate["name"] == "baseline",
             "gates": own, "claims": [gate for gate in gates if gate["criteria"] != deciding],
             "others": [m for name, m in measured.items() if name not in judged],
+            "reread": sum(bool(layer.get("reread")) for layer in candidate.get("layers") or []),
             "headline": measured.get(headline), "release": candidate["name"] in release,
             "steps": [step_in_words(step) for step in candidate.get("steps") or []],
             "asked": next((g["threshold"] for g in own if g["metric"] == headline), None),
@@ -82,9 +91,11 @@ def _figures(rows, headline, pictures):
               for row in rows if _drawable(row)]
     layers = {row["name"]: row["candidate"]["layers"] for row in rows if row["candidate"].get("layers")}
     spread = pictures.get("similarities") or {}
+    restored = pictures.get("restored") or {}
     label = describe(headline)["label"]
     log = headline in DRAWN_LOG and all(p["value"] > 0 for p in points)
-    return {"points": points, "layers": layers, "spread": spread,
+    return {"points": points, "layers": layers, "spread": spread, "restored": restored,
+            "by_restored": Markup(charts.divergence_by_layer(restored)) if restored else "",
             "fidelity": Markup(charts.fidelity_against_size(points, label, log)) if points else "",
             "by_layer": Markup(charts.error_by_layer(layers)) if layers else "",
             "similarities": Markup(charts.similarity_distributions(spread)) if spread else ""}

@@ -31,7 +31,7 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
         "schema": SCHEMA,
         "experiment": run.name,
         "verdict": judge.run_verdict(rows, experiment.release),
-        "model": {key: description[key] for key in ("id", "kind", "parameters", "bytes")},
+        "model": {key: description[key] for key in ("id", "kind", "parameters", "bytes", "on_grid")},
         "release": experiment.release,
         "criteria": list(experiment.criteria),
         "grade_rule": judge.GRADE_RULE,
@@ -40,7 +40,8 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
         "texts": _texts(),
         "manifest": _manifest(run),
     }
-    return results, {"similarities": similarities}
+    restored = {name: picture["restored"] for name, picture in drawn.items() if picture.get("restored")}
+    return results, {"similarities": similarities, "restored": restored}
 
 
 def _settings(experiment: Experiment) -> dict[str, dict]:

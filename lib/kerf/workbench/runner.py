@@ -15,9 +15,9 @@ from pathlib import Path
 
 from kerf import evaluate, kinds, models, texts
 from kerf.artifacts import digest, now, replace_folder
-from kerf.errors import refuse
+from kerf.errors import Refused, refuse
 from kerf.places import root
-from kerf.steps import check_divides
+from kerf.quantize.stage import check as check_step
 from kerf.workbench.experiment import Experiment
 from kerf.workbench.stage import Done, StageFailed, check_parameters, publish, run_stage
 
@@ -42,11 +42,15 @@ def check(experiment: Experiment, out: Path) -> dict:
     _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
-            if step.kind == "reconstruct" or getattr(step.parameters, "bits", None) == "mixed":
+            if step.kind == "reconstruct":
+                kinds.of(models.resolve(experiment.model)).check_held_back(models.resolve(experiment.model), experiment.calibration)
+            if getattr(step.parameters, "bits", None) == "mixed":
                 models.check_encoder(experiment.model, f"{name}.{number}")
-            if getattr(step.parameters, "group_size", None):
-                path = f"{name}.{number}.group_size"
-                check_divides(step.parameters.group_size, description["linears"], path)
+            if step.kind == "quantize":
+                try:
+                    check_step(experiment.model, step.parameters, first=number == 1)
+                except Refused as refusal:
+                    raise Refused(f"{name}.{number}.{refusal}") from None
     spec = experiment.calibration
     folder = models.resolve(experiment.model)
     everything = evaluate.kind(experiment.model).gather(experiment.model, experiment.evaluation)

@@ -1,0 +1,89 @@
+"""What a language model is asked in the measured process: probabilities, last words, continuations, its cache."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: how many, tokens before, tokens after
+
+
+def answer(opened, request: dict, folder: Path) -> dict:
+    """Write answers.safetensors (see `kerf.evaluate.likelihood`), in the order of the request. Returns seconds and speeds."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    chunks = torch.tensor(request["chunks"])
+    base = load_file(Path(request["base"]) / "kept.safetensors") if "base" in request else None
+    order = np.random.default_rng(request["seed"]).permutation(len(chunks))
+    with torch.inference_mode():
+        clock, forward = time.perf_counter(), []
+        kept, found = _score(opened, chunks, order, max(1, request["batch_tokens"] // chunks.shape[1]), base, forward)
+        seconds = time.perf_counter() - clock
+        found["right"] = _last_words(opened, request["passages"], request["batch_tokens"])
+        clock = time.perf_counter()
+        found["continued"] = _continue(opened, chunks[:PROMPTS, :PROMPT])
+        decode = time.perf_counter() - clock
+        cache = [_cache(opened, chunks[:1, :length]) for length in np.linspace(0, chunks.shape[1], 5, dtype=int)[1:].tolist()]
+    save_file(found, folder / "answers.safetensors")
+    if base is None:
+        save_file(kept, folder / "kept.safetensors")
+    return {"encode_seconds": seconds, "forward_seconds": sum(forward), "prefill_tokens_per_second": chunks.numel() / sum(forward),
+            "decode_tokens_per_second": found["continued"].numel() / decode, "cache": cache}  # fmt: skip
+
+
+def _score(opened, chunks, order, size, base, forward):
+    """The baseline's answer to every scored token, and this model's against it, both in the order of the chunks.
+
+    forward: a list that takes the seconds of every forward pass.
+    """
+    import torch
+
+    from kerf.evaluate.likelihood import EXACT, against, full_divergence, keep, log_probabilities
+
+    half = chunks.shape[1] // 2
+    scored = chunks.shape[1] - half
+    kept, found, exact = [None] * len(chunks), [None] * len(chunks), base and base.pop("exact")
+    for start in range(0, len(order), size):
+        here = order[start : start + size].tolist()
+        clock = time.perf_counter()
+        logits = opened(chunks[here], use_cache=False, logits_to_keep=scored + 1).logits[:, :-1]
+        forward.append(time.perf_counter() - clock)
+        for place, each in zip(here, logits, strict=True):
+            targets, rows = chunks[place, half:], slice(place * scored, (place + 1) * scored)
+            own = {name: value[rows] for name, value in base.items()} if base else keep(each, targets)
+            kept[place], found[place] = None if base else own, against(own, each, targets)
+            if place == 0:
+                exact = log_probabilities(each[:EXACT]) if exact is None else exact
+                full = full_divergence(exact, each[:EXACT])
+    kept, found = ({name: torch.cat([each[name] for each in side]) for name in side[0]} if side[0] else {}
+                   for side in (kept, found))  # fmt: skip
+    return {**kept, "exact": exact}, {**found, "full": full}
+
+
+def _last_words(opened, passages, batch_tokens):
+    """Whether every token of the last word is the most probable one, (passages,)."""
+    import torch
+
+    right, groups = torch.zeros(len(passages), dtype=torch.bool), {}
+    for number, (ids, last) in enumerate(passages):  # of one length together: nothing is padded
+        groups.setdefault((len(ids), last), []).append(number)
+    for (length, last), numbers in sorted(groups.items()):
+        for piece in torch.tensor(numbers).split(max(1, batch_tokens // length)):
+            ids = torch.tensor([passages[number][0] for number in piece])
+            best = opened(ids, use_cache=False, logits_to_keep=last + 1).logits[:, :-1].argmax(-1)
+            right[piece] = (best == ids[:, -last:]).all(1)
+    return right
+
+
+def _continue(opened, prompts):
+    """Tokens (prompts, CONTINUED) that the model gives greedily."""
+    options = {"do_sample": False, "max_new_tokens": CONTINUED, "min_new_tokens": CONTINUED, "pad_token_id": 0}
+    return opened.generate(prompts, attention_mask=prompts.new_ones(prompts.shape), **options)[:, prompts.shape[1] :].clone()
+
+
+def _cache(opened, ids) -> dict:
+    """Bytes of the keys and values that a text of so many tokens leaves behind."""
+    kept = opened(ids, use_cache=True, logits_to_keep=1).past_key_values
+    tensors = [part for layer in getattr(kept, "layers", []) for part in (layer.keys, layer.values)]
+    return {"tokens": ids.shape[1], "bytes": sum(part.numel() * part.element_size() for part in tensors)}

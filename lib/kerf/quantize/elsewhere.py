@@ -1,0 +1,94 @@
+"""Linear layers that something else quantized: a GPTQ checkpoint of this model, or one that gptqmodel makes of it.
+
+gptqmodel needs packages that Kerf's environment cannot have, so it runs in one of its own (`make peers`),
+on the same calibration tokens. Word embeddings are rounded by Kerf, as the step says, on either way.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from kerf import anatomy, checkpoint, kinds, models
+from kerf.artifacts import artifact, threads
+from kerf.errors import refuse
+from kerf.parking import park
+from kerf.places import root
+from kerf.quantize.layers import embedding
+from kerf.steps import Calibration, Quantize
+
+
+def check(model: str, step: Quantize, first: bool) -> None:
+    """Refuse, before heavy work, what `adopted` could not take."""
+    if not first:
+        raise refuse("method", step.method, "a first step: it starts from the float model")
+    if kinds.name_of(models.resolve(model)) != "causal":
+        raise refuse("method", step.method, "a causal language model to work on, or one of rtn and gptq")
+    if step.method == "gptqmodel" and not _python().is_file():
+        raise refuse("method", step.method, f"an environment for it: `make peers` ({_python().parent.parent} has none)")
+    if step.method == "checkpoint":
+        _open(step, models.resolve(step.checkpoint))
+
+
+def folder_of(model: str, step: Quantize, calibration: Calibration) -> Path:
+    """Directory of the checkpoint that a step names, or has gptqmodel make."""
+    if step.method == "checkpoint":
+        return models.resolve(step.checkpoint)
+    key = {"model": models.weights_digest(models.resolve(model)), "calibration": calibration.model_dump()}
+    asked = {"bits": step.bits, "group_size": step.group_size or -1, "sym": step.symmetric, "act_order": step.act_order}
+    script = root() / "environments" / "run_gptqmodel.py"
+    return artifact("gptqmodel", key | asked, lambda folder: _run(folder, script, model, asked, calibration),
+                    code=[Path(__file__), script, script.with_name("gptqmodel.txt")])  # fmt: skip
+
+
+def _run(folder: Path, script: Path, model: str, asked: dict, calibration: Calibration) -> dict:
+    batches = kinds.of(models.resolve(model)).batches(models.open_model(model), calibration)
+    tokens = [row for batch in batches for row in batch["input_ids"].tolist()]
+    request = {"model": str(models.resolve(model)), "tokens": tokens, "threads": threads(), **asked}
+    (folder / "request.json").write_text(json.dumps(request))
+    done = subprocess.run([_python(), script, folder / "request.json", folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"gptqmodel ended with {done.returncode}: {last}")
+    (folder / "request.json").unlink()
+    return json.loads((folder / "figures.json").read_text())
+
+
+def _python() -> Path:
+    return root() / ".venv-peers" / "gptqmodel" / "bin" / "python"
+
+
+def _open(step: Quantize, folder: Path) -> checkpoint.Checkpoint:
+    found = checkpoint.Checkpoint.open(folder)
+    if found.bits != step.bits:
+        raise refuse("bits", step.bits, f"{found.bits}, the bits of {folder}")
+    if found.group_size != (step.group_size or -1):
+        raise refuse("group_size", step.group_size, f"{found.group_size}, that of {folder}; none for -1")
+    return found
+
+
+def adopted(net, step: Quantize, folder: Path) -> Iterator[tuple[str, object, str]]:
+    """Put the checkpoint's weights into `net`, and yield name, Quantized and a note of each layer.
+
+    Raises Refused for a checkpoint of another model.
+    """
+    found = _open(step, folder)
+    state, taken = net.state_dict(), dict(found.floats())
+    for name, value in taken.items():
+        if name not in state or state[name].shape != value.shape:
+            raise refuse("checkpoint", str(folder), f"a checkpoint of this model, which has no {name} of {list(value.shape)}")
+    net.load_state_dict(taken, strict=False)
+    for name, layer in anatomy.embeddings(net).items():
+        if step.embedding_bits() < 32:
+            quantized = embedding(name, layer, step)
+            layer.weight.data = park(quantized.dequantize())
+            yield name, quantized, ""
+    for name, layer in anatomy.linears(net).items():
+        quantized = found.layer(name)
+        if quantized is None and f"{name}.weight" not in taken:
+            raise refuse("checkpoint", str(folder), f"a checkpoint of this model, with {name}")
+        if quantized is not None:
+            if quantized.codes.shape != layer.weight.shape:
+                raise refuse("checkpoint", str(folder), f"a checkpoint of this model, whose {name} is {list(layer.weight.shape)}")
+            layer.weight.data = park(quantized.dequantize())
+            yield name, quantized, f"quantized by {'gptqmodel' if step.method == 'gptqmodel' else 'whoever made the checkpoint'}"

@@ -1,0 +1,186 @@
+"""GPTQ checkpoints: the layout bit by bit, out of a candidate and back in, and what it cannot say."""
+
+import json
+import shutil
+
+import kerf
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kerf import checkpoint, pipeline, store
+from kerf.artifacts import meta
+from kerf.checkpoint import Checkpoint, export, packed, unpacked
+from kerf.errors import Refused
+from kerf.quantize.grid import Quantized
+from kerf.steps import Calibration
+from safetensors.torch import load_file, save_file
+from small import write_causal, write_model
+
+SPEC = Calibration(samples=8, max_length=64)
+
+
+def quantized(bits, rows=32, columns=64, group_size=32, seed=0, zeros=None) -> Quantized:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(2**bits, (rows, columns), generator=generator, dtype=torch.uint8)
+    groups = columns // group_size
+    scale = (torch.rand(rows, groups, generator=generator) + 0.01).half()
+    zero_point = torch.randint(2**bits, (rows, groups), generator=generator).float() if zeros is None else zeros
+    return Quantized(codes, scale, zero_point, bits, group_size, False)
+
+
+def field(words, index, bits) -> int:
+    """The index-th value in a list of 32-bit words, read bit by bit."""
+    found = 0
+    for bit in range(bits):
+        place = index * bits + bit
+        found |= ((int(words[place // 32]) & 0xFFFFFFFF) >> (place % 32) & 1) << bit
+    return found
+
+
+@pytest.mark.parametrize("bits", checkpoint.BITS)
+@pytest.mark.parametrize("form", checkpoint.FORMATS)
+def test_every_weight_follows_from_the_words_by_definition(bits, form):
+    layer = quantized(bits)
+    parts, weight = packed("layer", layer, form), layer.dequantize()
+    assert parts["qweight"].shape == (64 * bits // 32, 32) and parts["qzeros"].shape == (2, 32 * bits // 32)
+    assert parts["scales"].dtype == torch.float16 and parts["qweight"].dtype == parts["g_idx"].dtype == torch.int32
+    for row in range(32):
+        for column in range(64):
+            group = int(parts["g_idx"][column])
+            code = field(parts["qweight"][:, row], column, bits)
+            zero = field(parts["qzeros"][group], row, bits) + (form == "gptq")  # as readers do that do not wrap
+            assert zero <= 2**bits - 1 or form == "gptq_v2"
+            assert float(parts["scales"][group, row]) * (code - zero) == float(weight[row, column])
+
+
+@given(bits=st.sampled_from(checkpoint.BITS), form=st.sampled_from(checkpoint.FORMATS), seed=st.integers(0, 999),
+       shared=st.sampled_from([32, 64]), low=st.booleans())  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_a_layer_comes_back_as_it_was(bits, form, seed, shared, low):
+    zeros = torch.zeros(32, 64 // shared) if low else None  # zero points of 0 everywhere
+    layer = quantized(bits, group_size=shared, seed=seed, zeros=zeros)
+    back = unpacked("layer", packed("layer", layer, form), bits, form)
+    assert torch.equal(back.codes, layer.codes) and torch.equal(back.scale, layer.scale)
+    assert torch.equal(back.zero_point, layer.zero_point) and torch.equal(back.dequantize(), layer.dequantize())
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_zero_point_that_borrowed_from_its_neighbour_is_read_right(bits):
+    """As gptqmodel writes v1: one less in every field of the whole word, whatever overflows."""
+    layer = quantized(bits, zeros=torch.randint(0, 2, (32, 2)).float())
+    parts = packed("layer", layer, "gptq_v2")
+    parts["qzeros"] = parts["qzeros"] - sum(1 << shift for shift in range(0, 32, bits))
+    assert torch.equal(unpacked("layer", parts, bits, "gptq").dequantize(), layer.dequantize())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_causal(tmp_path_factory.mktemp("checkpoint") / "model"))
+
+
+def candidate(model, **step):
+    return pipeline.build(model, [{"quantize": {"method": "gptq", "bits": 4, "group_size": 32, "clip": "hessian", **step}}], SPEC)
+
+
+@pytest.mark.parametrize("form", checkpoint.FORMATS)
+@pytest.mark.parametrize("step", [{}, {"bits": 3}, {"bits": 2, "clip": "none"}, {"bits": 8, "group_size": None, "symmetric": True}],
+                         ids=["4", "3", "2", "8"])  # fmt: skip
+def test_a_candidate_goes_out_and_comes_back_in_with_every_weight(model, tmp_path, form, step):
+    made = candidate(model, embeddings=32, **step)
+    out = export(made, tmp_path / "out", form)
+    said = json.loads((out / "quantize_config.json").read_text())
+    assert said["bits"] == step.get("bits", 4) and said["group_size"] == step.get("group_size", 32) or -1
+    assert json.loads((out / "config.json").read_text())["quantization_config"] == said
+    grid = {"bits": said["bits"], "group_size": step.get("group_size", 32), "embeddings": 32}
+    back = pipeline.build(model, [{"quantize": {"method": "checkpoint", "checkpoint": str(out), **grid}}], SPEC)
+    before, after = kerf.load(made).state_dict(), kerf.load(back).state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert abs(meta(back)["result"]["linear_bits"] - meta(made)["result"]["linear_bits"]) <= said["bits"] / 32
+
+
+def test_word_embeddings_are_cut_beside_a_checkpoint_as_the_step_says(model, tmp_path):
+    out = export(candidate(model, embeddings=32), tmp_path / "out")
+    step = {"method": "checkpoint", "checkpoint": str(out), "bits": 4, "group_size": 32, "embeddings": 5}
+    stored = dict(store.read_tensors(pipeline.build(model, [{"quantize": step}], SPEC) / store.WEIGHTS))
+    assert stored["model.embed_tokens.weight"].bits == 5
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ({"bits": 5}, r"bits = 5: 2, 3, 4 or 8 in a GPTQ checkpoint \(model.layers.0.self_attn.q_proj\)"),
+        ({"bits": 2}, r"clip = .*: none, or with symmetric true any: a GPTQ checkpoint has whole zero points"),
+        ({"scale_dtype": "float32"}, "scale_dtype = .?float32.?: float16 in a GPTQ checkpoint"),
+    ],
+    ids=["bits", "half", "scales"],
+)
+def test_what_the_layout_cannot_say_is_refused(model, tmp_path, step, said):
+    with pytest.raises(Refused, match=said):
+        export(candidate(model, **step), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_exported_is_refused(model, tmp_path):
+    made = candidate(model)
+    with pytest.raises(Refused, match="format = .?awq.?: gptq or gptq_v2"):
+        export(made, tmp_path / "out", "awq")
+    with pytest.raises(Refused, match="a folder that does not exist yet"):
+        export(made, tmp_path)
+    encoder = str(write_model(tmp_path / "encoder"))
+    with pytest.raises(Refused, match="a candidate of a causal language model"):
+        export(pipeline.build(encoder, [{"quantize": {"bits": 4}}], SPEC), tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    return export(candidate(model), tmp_path_factory.mktemp("exported") / "out")
+
+
+def altered(exported, tmp_path, change):
+    """A copy whose settings and tensors went through change(settings, tensors)."""
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    settings, tensors = json.loads((copy / "quantize_config.json").read_text()), load_file(copy / "model.safetensors")
+    change(settings, tensors)
+    (copy / "quantize_config.json").write_text(json.dumps(settings))
+    save_file(tensors, copy / "model.safetensors")
+    return copy
+
+
+NAME = "model.layers.1.mlp.up_proj"
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "said"),
+    [
+        (lambda s, t: s.update(quant_method="awq"), {}, "checkpoint = .*: quant_method gptq, bits 2, 3, 4 or 8"),
+        (lambda s, t: s.update(bits=5), {}, "not gptq, 5 bits"),
+        (lambda s, t: None, {"bits": 8}, "bits = 8: 4, the bits of"),
+        (lambda s, t: None, {"group_size": 16}, "group_size = 16: 32, that of"),
+        (lambda s, t: t.pop(f"{NAME}.scales"), {}, f"{NAME} has qweight and no scales"),
+        (lambda s, t: t.update({f"{NAME}.g_idx": t[f"{NAME}.g_idx"].flip(0).contiguous()}), {}, f"{NAME}.g_idx.?: groups of neighbouring"),
+        (lambda s, t: t.update({"model.norm.weight": torch.ones(3)}), {}, "which has no model.norm.weight"),
+        (lambda s, t: [t.pop(f"{NAME}.{part}") for part in checkpoint.PARTS], {}, f"a checkpoint of this model, with {NAME}"),
+    ],
+    ids=["method", "width", "bits", "group", "part", "order", "shape", "layer"],
+)  # fmt: skip
+def test_a_checkpoint_that_does_not_fit_is_refused(model, exported, tmp_path, change, step, said):
+    folder = altered(exported, tmp_path, change)
+    step = {"method": "checkpoint", "checkpoint": str(folder), "bits": 4, "group_size": 32, **step}
+    with pytest.raises(Refused, match=said):
+        pipeline.build(model, [{"quantize": step}], SPEC)
+
+
+def test_a_folder_without_settings_is_no_checkpoint(model):
+    with pytest.raises(Refused, match="a folder with quantize_config.json"):
+        Checkpoint.open(kerf.models.resolve(model))
+
+
+def test_only_a_first_step_of_a_language_model_is_taken_from_elsewhere(model, exported, tmp_path):
+    step = {"quantize": {"method": "checkpoint", "checkpoint": str(exported), "bits": 4, "group_size": 32}}
+    with pytest.raises(Refused, match="method = .?checkpoint.?: a first step"):
+        pipeline.build(model, [{"quantize": {"bits": 8}}, step], SPEC)
+    with pytest.raises(Refused, match="method = .?checkpoint.?: a causal language model"):
+        pipeline.build(str(write_model(tmp_path / "encoder")), [step], SPEC)
+    with pytest.raises(Refused, match="checkpoint = None: a directory or hub id with method checkpoint"):
+        pipeline.build(model, [{"quantize": {"method": "checkpoint"}}], SPEC)
