@@ -26,7 +26,7 @@ peers: $(patsubst environments/%.txt,.venv-peers/%/.ready,$(wildcard environment
 .venv-peers/%/.ready: environments/%.txt
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r <(sed '$$d' $<)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r <(tail -n 1 $<)
+	BUILD_CUDA_EXT=0 $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -r <(tail -n 1 $<)
 	touch $@
 
 # The pins stand in environment.yml alone; pip reads them out of its `pip:` section.

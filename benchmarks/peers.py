@@ -95,12 +95,13 @@ def measure(calibration: Calibration, environments: Path) -> list[dict]:
         for name, chain in CHAINS.items():
             if name != "reconstruct" or bits in LEARNED:
                 show(bits, f"kerf {name}", *run_kerf(chain(bits), calibration))
-        for pins in sorted((root() / "environments").glob("*.txt")):
-            python = environments / pins.stem / "bin" / "python"
+        for script in sorted((root() / "benchmarks" / "peers").glob("with_*.py")):
+            name = script.stem.removeprefix("with_")
+            python = environments / name / "bin" / "python"
             if python.exists():
-                show(bits, pins.stem, *run_peer(pins.stem, python, bits, calibration))
+                show(bits, name, *run_peer(name, python, bits, calibration))
             else:
-                print(f"{bits:4} {pins.stem:20} has no environment: make peers")
+                print(f"{bits:4} {name:20} has no environment: make peers")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Seconds of GPTQ on MiniLM at 2 bits, over the floor that the method cannot avoid.
+"""Seconds of GPTQ, over the floor that the method cannot avoid: MiniLM at 2 bits, or SmolLM2 at 4.
 
 Floor: the forward passes that the method needs (of the model as it is being quantized, and with
 asymmetric calibration of the float model beside it), the moment products (one triangle of the symmetric
@@ -6,7 +6,7 @@ X^T X, all of the drift), and the Cholesky factorizations with the triangular in
 run in turn in one process; the ratio is the median of the pairwise ratios. `plain` is the published
 GPTQ, `full` what Kerf does by default: asymmetric calibration and two sweeps.
 
-    python benchmarks/quantize.py [--rounds 5] [--samples 256]
+    python benchmarks/quantize.py [--model minilm] [--rounds 5] [--samples 256]
 """
 
 import argparse
@@ -14,24 +14,14 @@ import statistics
 import time
 
 import torch
-from kerf import calibrate, models, texts
-from kerf.kinds import encoder
+from kerf import calibrate, kinds, models
 from kerf.lockstep import rows
 from kerf.quantize.compress import compress
 from kerf.steps import Calibration, Quantize
 
-OPTIONS = {"method": "gptq", "bits": 2, "group_size": 64, "clip": "hessian", "embeddings": 32}
-STEPS = {
-    "plain": Quantize(**OPTIONS, asymmetric_calibration=False, sweeps=0),
-    "full": Quantize(**OPTIONS),
-}
-
-
-def prepare(spec: Calibration):
-    """The model and its calibration batches."""
-    opened = models.open_model("minilm")
-    sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
-    return opened, encoder.tokenized(opened, sample, encoder.BATCH_SIZE, spec.max_length)
+OPTIONS = {"method": "gptq", "group_size": 64, "clip": "hessian", "embeddings": 32}
+BITS, LENGTH, UNIT = {"minilm": 2, "smollm2": 4}, {"minilm": 128, "smollm2": 512}, {"minilm": "sentences", "smollm2": "chunks"}
+STEPS = {"plain": {"asymmetric_calibration": False, "sweeps": 0}, "full": {}}
 
 
 def seconds(work) -> tuple[float, object]:
@@ -42,32 +32,28 @@ def seconds(work) -> tuple[float, object]:
 
 
 @torch.no_grad()
-def captured(net, groups, batches) -> list[torch.Tensor]:
-    """The (tokens, features) inputs of every group, for timing the products apart from the passes."""
-    kept, mask = {group.names[0]: [] for group in groups}, [None]
-    modules = dict(net.named_modules())
-    hooks = [
-        modules[name].register_forward_pre_hook(lambda _, a, name=name: kept[name].append(rows(a[0], mask[0])))
-        for name in kept
-    ]
+def products(net, groups, batches) -> float:
+    """Seconds of X^T X over the inputs of every group, apart from the passes that they come from."""
+    modules, mask, total = dict(net.named_modules()), [None], [0.0]
+    H = {names[0]: torch.zeros(2 * [modules[names[0]].weight.shape[1]]) for names in groups}
+
+    def multiply(name, inputs):
+        X = rows(inputs, mask[0])
+        total[0] += seconds(lambda: H[name].addmm_(X.T, X))[0]
+
+    hooks = [modules[n].register_forward_pre_hook(lambda _, args, n=n: multiply(n, args[0])) for n in H]
     for batch in batches:
         mask[0] = batch["attention_mask"]
         net(**batch)
     for hook in hooks:
         hook.remove()
-    return list(kept.values())
+    return total[0]
 
 
 @torch.no_grad()
-def floor(net, batches, inputs, moments, networks: int) -> dict[str, float]:
+def floor(net, groups, batches, moments, networks: int) -> dict[str, float]:
     """Seconds of each term; networks: 2 with asymmetric calibration, else 1."""
     forward = seconds(lambda: [net(**batch) for batch in batches])[0]
-
-    def products():
-        for pieces in inputs:
-            H = torch.zeros(pieces[0].shape[1], pieces[0].shape[1])
-            for piece in pieces:
-                H.addmm_(piece.T, piece)
 
     def factors():
         for H in moments:
@@ -78,41 +64,43 @@ def floor(net, batches, inputs, moments, networks: int) -> dict[str, float]:
         for H in moments:
             torch.linalg.cholesky_ex(H)
 
-    whole = seconds(products)[0]
+    whole = products(net, groups, batches)
     extra = seconds(second_factors)[0] if networks == 2 else 0.0
     return {"forward passes": networks * forward, "moment products": whole * (networks - 0.5),
             "factorizations": seconds(factors)[0] + extra}  # fmt: skip
 
 
-def method(step: Quantize, groups, batches) -> dict[str, float]:
+def method(model: str, step: Quantize, groups, batches) -> dict[str, float]:
     """Seconds of quantizing every layer of a freshly opened model."""
-    net, reference = (models.network(models.open_model("minilm")) for _ in range(2))
+    net, reference = (models.network(models.open_model(model)) for _ in range(2))
     return {"gptq": seconds(lambda: [None for _ in compress(net, reference, step, groups, {}, batches)])[0]}
 
 
 def main() -> None:
     """Run the benchmark and print every term."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=BITS, default="minilm")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=256, help="calibration sentences of news")
-    rounds, samples = vars(parser.parse_args()).values()
-    opened, batches = prepare(Calibration(samples=samples))
+    parser.add_argument("--samples", type=int, default=256, help="calibration sentences or chunks of news")
+    model, rounds, samples = vars(parser.parse_args()).values()
+    opened = models.open_model(model)
+    batches = kinds.of_opened(opened).batches(opened, Calibration(samples=samples, max_length=LENGTH[model]))
     net = models.network(opened)
     found = list(calibrate.collect(net, batches))
     groups, moments = [group.names for group in found], [group.second for group in found]
     for H in moments:
         H.diagonal().add_(0.01 * H.diagonal().mean())
-    inputs = captured(net, found, batches)
-    for name, step in STEPS.items():
-        method(step, groups, batches)  # compiles what is not compiled yet
-        pairs = [(floor(net, batches, inputs, moments, 1 + step.asymmetric_calibration), method(step, groups, batches))
+    for name, options in STEPS.items():
+        step = Quantize(**OPTIONS, bits=BITS[model], **options)
+        method(model, step, groups, batches)  # compiles what is not compiled yet
+        pairs = [(floor(net, groups, batches, moments, 1 + step.asymmetric_calibration), method(model, step, groups, batches))
                  for _ in range(rounds)]  # fmt: skip
         for title, side in (("floor", 0), ("kerf", 1)):
             for term in pairs[0][side]:
                 print(f"{name:6} {title:6} {term:18} {statistics.median(p[side][term] for p in pairs):7.2f} s")
         ratios = [sum(ours.values()) / sum(least.values()) for least, ours in pairs]
-        print(f"{name:6} ratio  median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
-              f"goal at most 1.3; {samples} sentences, {torch.get_num_threads()} threads, {rounds} rounds")  # fmt: skip
+        print(f"{name:6} ratio  median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), goal at most 1.3; "
+              f"{model}, {samples} {UNIT[model]}, {torch.get_num_threads()} threads, {rounds} rounds", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import papermill
-from small import write_model
+from small import write_causal, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -39,6 +39,20 @@ SMALL |= {
     "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20, "joint_steps": 10},
 }
 TINY = ("reconstruct", "sensitivity", "ingredients")
+CAUSAL = {  # the same notebooks on a small language model
+    name: {"samples": 8, "max_length": 64, **parameters}
+    for name, parameters in {
+        "calibrate": {},
+        "quantize": {"bits": 3, "group_size": 32},
+        "reconstruct": {key: SMALL["reconstruct"][key] for key in ("steps", "joint_steps", "splices", "before")},
+        "compare": {
+            "contexts": 4,
+            "context": 64,
+            "passages": 20,
+            "steps": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}],
+        },
+    }.items()
+}
 
 
 def copies(folder: Path) -> None:
@@ -48,6 +62,10 @@ def copies(folder: Path) -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         parameters = SMALL[path.stem] | ({"model": tiny} if path.stem in TINY else {})
         papermill.execute_notebook(path, folder / path.name, parameters, prepare_only=True)
+    causal = str(write_causal(folder / "causal"))
+    for name, parameters in CAUSAL.items():
+        target, parameters = folder / f"causal_{name}.ipynb", {**parameters, "model": causal}
+        papermill.execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", target, parameters, prepare_only=True)
 
 
 def main() -> int:

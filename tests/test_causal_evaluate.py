@@ -7,7 +7,7 @@ import pytest
 import torch
 from kerf import evaluate, models, pipeline, texts
 from kerf.errors import Refused
-from kerf.evaluate import answers, causal
+from kerf.evaluate import answers, causal, likelihood
 from kerf.evaluate.tokens import Documents, detectable
 from kerf.steps import Calibration, Evaluation
 from scipy import stats
@@ -102,15 +102,14 @@ def test_pictures_mark_what_changed(model, compared):
     assert page.count("<mark>") == sum(sum(each["changed"]) for each in picture["worst"])
 
 
-def test_what_storing_the_baseline_costs_is_said(model, candidate, compared, monkeypatch):
+def test_what_storing_the_baseline_costs_is_said(model, candidate, compared, monkeypatch, tmp_path):
     cost = evaluate.read(compared)[1]["storage"]
     assert cost["tokens"] == 16 and cost["kept"] == pytest.approx(cost["whole"], rel=1e-4)  # all 400 tokens are kept
     opened, chunks = kerf.load(candidate), torch.from_numpy(causal.gather(model, SPEC).chunks)
+    monkeypatch.setattr(likelihood, "TOP", 20)
     with torch.no_grad():
-        kept, _ = answers._score(kerf.open_model(model), chunks, np.arange(6), 1, None, [])
-    fewer = {name: value[:, :20] if name in ("ids", "logp") else value for name, value in kept.items()}
-    with torch.no_grad():
-        _, found = answers._score(opened, chunks, np.arange(6), 2, fewer, [])
+        answers.score(kerf.open_model(model), chunks, np.arange(6), 1, tmp_path, True, [])
+        found = answers.score(opened, chunks, np.arange(6)[::-1], 2, tmp_path, False, [])
     assert 0 < float(found["kl"][:16].mean()) < float(found["full"].mean()) == pytest.approx(cost["whole"], rel=1e-3)
 
 
@@ -140,14 +139,15 @@ def test_too_few_chunks_are_refused_with_the_number_there_is(model):
         causal.gather(model, Evaluation(contexts=9999))
 
 
-def test_a_model_that_gives_nan_is_named_as_such(model, tmp_path):
+@pytest.mark.parametrize("layer", ["model.norm", "model.layers.1.post_attention_layernorm"])
+def test_a_model_that_gives_nan_is_named_with_the_layer_it_begins_at(model, tmp_path, layer):
     broken = write_causal(tmp_path / "broken", seed=1)
     from safetensors.torch import load_file, save_file
 
     weights = load_file(broken / "model.safetensors")
-    weights["model.norm.weight"] *= 1e38
+    weights[f"{layer}.weight"] *= 1e39  # beyond float32
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RuntimeError, match="NaN or infinity"):
+    with pytest.raises(RuntimeError, match=f"the model gives NaN or infinity, from {layer} on"):
         evaluate.encode(str(broken), "", SPEC)
 
 

@@ -11,14 +11,14 @@ PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: how many, tokens befor
 def answer(opened, request: dict, folder: Path) -> dict:
     """Write answers.safetensors (see `kerf.evaluate.likelihood`), in the order of the request. Returns seconds and speeds."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     chunks = torch.tensor(request["chunks"])
-    base = load_file(Path(request["base"]) / "kept.safetensors") if "base" in request else None
+    base = Path(request["base"]) if "base" in request else None
     order = np.random.default_rng(request["seed"]).permutation(len(chunks))
     with torch.inference_mode():
         clock, forward = time.perf_counter(), []
-        kept, found = _score(opened, chunks, order, max(1, request["batch_tokens"] // chunks.shape[1]), base, forward)
+        found = score(opened, chunks, order, max(1, request["batch_tokens"] // chunks.shape[1]), base or folder, base is None, forward)
         seconds = time.perf_counter() - clock
         found["right"] = _last_words(opened, request["passages"], request["batch_tokens"])
         clock = time.perf_counter()
@@ -26,39 +26,64 @@ def answer(opened, request: dict, folder: Path) -> dict:
         decode = time.perf_counter() - clock
         cache = [_cache(opened, chunks[:1, :length]) for length in np.linspace(0, chunks.shape[1], 5, dtype=int)[1:].tolist()]
     save_file(found, folder / "answers.safetensors")
-    if base is None:
-        save_file(kept, folder / "kept.safetensors")
     return {"encode_seconds": seconds, "forward_seconds": sum(forward), "prefill_tokens_per_second": chunks.numel() / sum(forward),
             "decode_tokens_per_second": found["continued"].numel() / decode, "cache": cache}  # fmt: skip
 
 
-def _score(opened, chunks, order, size, base, forward):
-    """The baseline's answer to every scored token, and this model's against it, both in the order of the chunks.
+def score(opened, chunks, order, size, base, first, forward) -> dict:
+    """This model's answers to every scored token against the baseline's, in the order of the chunks.
 
+    base: folder of the baseline's answers, which are written there if this is the baseline (`first`).
     forward: a list that takes the seconds of every forward pass.
     """
     import torch
 
+    from kerf.evaluate import likelihood
+    from kerf.evaluate.kept import Kept
     from kerf.evaluate.likelihood import EXACT, against, full_divergence, keep, log_probabilities
 
     half = chunks.shape[1] // 2
-    scored = chunks.shape[1] - half
-    kept, found, exact = [None] * len(chunks), [None] * len(chunks), base and base.pop("exact")
+    scored, found = chunks.shape[1] - half, [None] * len(chunks)
+    kept = Kept(base, min(likelihood.TOP, len(opened.get_output_embeddings().weight))) if first else Kept(base)
     for start in range(0, len(order), size):
         here = order[start : start + size].tolist()
         clock = time.perf_counter()
         logits = opened(chunks[here], use_cache=False, logits_to_keep=scored + 1).logits[:, :-1]
         forward.append(time.perf_counter() - clock)
+        if not logits.isfinite().all():
+            raise ValueError(f"the model gives NaN or infinity, from {_broken(opened, chunks[here])} on")
         for place, each in zip(here, logits, strict=True):
-            targets, rows = chunks[place, half:], slice(place * scored, (place + 1) * scored)
-            own = {name: value[rows] for name, value in base.items()} if base else keep(each, targets)
-            kept[place], found[place] = None if base else own, against(own, each, targets)
+            targets = chunks[place, half:]
+            own = keep(each, targets, kept.top) if first else kept.read(place * scored, scored)
+            if first:
+                kept.write(place * scored, own)
+            found[place] = against(own, each, targets)
             if place == 0:
-                exact = log_probabilities(each[:EXACT]) if exact is None else exact
-                full = full_divergence(exact, each[:EXACT])
-    kept, found = ({name: torch.cat([each[name] for each in side]) for name in side[0]} if side[0] else {}
-                   for side in (kept, found))  # fmt: skip
-    return {**kept, "exact": exact}, {**found, "full": full}
+                if first:
+                    np.save(base / "exact.npy", log_probabilities(each[:EXACT]).numpy())
+                full = full_divergence(torch.from_numpy(np.load(base / "exact.npy")), each[:EXACT])
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]} | {"full": full}
+
+
+def _broken(opened, ids) -> str:
+    """Name of the first layer that puts out NaN or infinity."""
+    import torch
+
+    found = []
+
+    def look(name, output):
+        output = output[0] if isinstance(output, tuple) else output
+        if isinstance(output, torch.Tensor) and output.is_floating_point() and not output.isfinite().all():
+            found.append(name)
+
+    leaves = [(name, module) for name, module in opened.named_modules() if not any(module.children())]
+    hooks = [module.register_forward_hook(lambda _, __, output, name=name: look(name, output)) for name, module in leaves]
+    try:
+        opened(ids, use_cache=False, logits_to_keep=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next(iter(found), "between two layers")
 
 
 def _last_words(opened, passages, batch_tokens):

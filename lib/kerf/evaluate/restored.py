@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf import anatomy, models
+from kerf.evaluate.kept import Kept
 
 
 def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) -> list[dict]:
@@ -13,9 +14,8 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
     chunks: the first contexts that the baseline was asked, of which the second half is scored; base: its answers.
     """
     import torch
-    from safetensors.torch import load_file
 
-    kept = load_file(base / "kept.safetensors")
+    kept = Kept(base)
     opened, original = models.load(candidate), models.open_model(model)
     chunks = torch.from_numpy(chunks)
     with torch.inference_mode():
@@ -39,6 +39,5 @@ def _divergence(opened, chunks, kept) -> float:
     scored = chunks.shape[1] - half
     for number, chunk in enumerate(chunks):
         logits = opened(chunk[None], use_cache=False, logits_to_keep=scored + 1).logits[0, :-1]
-        own = {name: kept[name][number * scored : (number + 1) * scored] for name in ("ids", "logp", "target")}
-        total += float(against(own, logits, chunk[half:])["kl"].mean())
+        total += float(against(kept.read(number * scored, scored), logits, chunk[half:])["kl"].mean())
     return total / len(chunks)

@@ -1,0 +1,90 @@
+"""Kerf's GPTQ checkpoints in other libraries, and theirs in Kerf: the same weights, to the last bit?
+
+SmolLM2 at 8, 4, 3 and 2 bits in both conventions for zero points is exported and read by every library whose
+environment is there (`make peers`), each with its own code. Compared are the dequantized weights of every
+layer, and the logits of one text. Then GPTQModel quantizes, and Kerf reads what it saved.
+
+    python benchmarks/checkpoints.py [--environments DIR] [--bits 4]
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import kerf
+import torch
+from kerf import checkpoint, models, pipeline, texts
+from kerf.kinds import causal
+from kerf.places import root
+from kerf.steps import Calibration
+from safetensors.torch import load_file
+
+MODEL, GROUP = "smollm2", 64
+SPEC = Calibration(samples=16, max_length=128)
+STEPS = {8: {"method": "rtn"}, 4: {"method": "rtn", "clip": "mse"}, 3: {"method": "rtn", "clip": "mse"}, 2: {"method": "rtn"}}
+READERS = ("gptqmodel", "autogptq")
+
+
+def ask(python: Path, script: str, *arguments) -> None:
+    """Run a peer's script, and show the end of what it said if it fails."""
+    command = [python, root() / "benchmarks" / "peers" / script, *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{script} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def read_by(reader: str, python: Path, folder: Path, tokens: list[int], scratch: Path) -> tuple[dict, torch.Tensor, dict]:
+    """Weights, logits and figures of a checkpoint as another library reads it."""
+    asked = scratch / "tokens.json"
+    asked.write_text(json.dumps(tokens))
+    ask(python, f"read_with_{reader}.py", folder, asked, scratch)
+    figures = json.loads((scratch / "figures.json").read_text())
+    return load_file(scratch / "weights.safetensors"), load_file(scratch / "logits.safetensors")["logits"], figures
+
+
+def compare(title: str, own, weights: dict, logits: torch.Tensor, tokens: list[int], figures: dict) -> None:
+    """Print how many of the layers are equal, and how far the logits are apart."""
+    state = own.state_dict()
+    equal = sum(torch.equal(state[name], weight) for name, weight in weights.items())
+    furthest = max(float((state[name] - weight).abs().max()) for name, weight in weights.items())
+    with torch.no_grad():
+        ours = own(torch.tensor([tokens])).logits[0]
+    apart = float((ours - logits).abs().max() / ours.abs().max())
+    print(f"{title:34} {figures['peer']} {figures['version']}: {equal} of {len(weights)} layers equal (largest difference "
+          f"{furthest:.1e}); logits differ by at most {apart:.1e} of the largest", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    """Run every width, convention and reader."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer")
+    parser.add_argument("--bits", type=int, choices=STEPS, help="only this width")
+    arguments = parser.parse_args()
+    reader = causal.tokenizer(models.resolve(MODEL))
+    tokens = reader(texts.evaluation_documents("news")[0])["input_ids"][:64]
+    pythons = {name: arguments.environments / name / "bin" / "python" for name in READERS}
+    for bits in [arguments.bits] if arguments.bits else STEPS:
+        step = {"bits": bits, "group_size": GROUP, "embeddings": 32, **STEPS[bits]}
+        for symmetric in (False, True):
+            made = pipeline.build(MODEL, [{"quantize": {**step, "symmetric": symmetric}}], SPEC)
+            own = kerf.load(made)
+            for form in checkpoint.FORMATS:
+                with tempfile.TemporaryDirectory() as scratch:
+                    folder = checkpoint.export(made, Path(scratch, "checkpoint"), form)
+                    for name, python in pythons.items():
+                        if python.exists() and not (name == "autogptq" and form == "gptq_v2"):  # which it does not know
+                            title = f"{bits} bits, {'' if symmetric else 'a'}symmetric, {form}"
+                            compare(title, own, *_swap(read_by(name, python, folder, tokens, Path(scratch)), tokens))
+    if not any(python.exists() for python in pythons.values()):
+        print("no environment of another library: make peers")
+
+
+def _swap(found, tokens):
+    weights, logits, figures = found
+    return weights, logits, tokens, figures
+
+
+if __name__ == "__main__":
+    main()
