@@ -1,7 +1,7 @@
 """Kerf's GPTQ and GPTQModel's on SmolLM2 at 4 bits, group 64: wall time in turn, and perplexity on the same tokens.
 
 Both see the same calibration tokens on two threads, and keep word embeddings and head at 8 bits as Kerf rounds
-them. Time is of calibration and quantizing, imports and loading apart. Perplexity is that of 128 chunks of
+them. Time is of calibration and quantizing, imports apart; Kerf's opens the model and writes the file too. Perplexity is that of 128 chunks of
 512 tokens of wiki, the second half of each scored; the ratio of the two is paired by token, its interval
 drawn over documents.
 

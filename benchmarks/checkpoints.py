@@ -18,7 +18,8 @@ import torch
 from kerf import checkpoint, models, pipeline, texts
 from kerf.kinds import causal
 from kerf.places import root
-from kerf.steps import Calibration
+from kerf.quantize import elsewhere
+from kerf.steps import Calibration, Quantize
 from safetensors.torch import load_file
 
 MODEL, GROUP = "smollm2", 64
@@ -77,6 +78,14 @@ def main() -> None:
                         if python.exists() and not (name == "autogptq" and form == "gptq_v2"):  # which it does not know
                             title = f"{bits} bits, {'' if symmetric else 'a'}symmetric, {form}"
                             compare(title, own, *_swap(read_by(name, python, folder, tokens, Path(scratch)), tokens))
+    if elsewhere.python().is_file():
+        for bits in [arguments.bits] if arguments.bits else STEPS:
+            step = {"method": "gptqmodel", "bits": bits, "group_size": GROUP, "embeddings": 32}
+            own = kerf.load(pipeline.build(MODEL, [{"quantize": step}], SPEC))
+            made = elsewhere.folder_of(MODEL, Quantize(**step), SPEC)
+            with tempfile.TemporaryDirectory() as scratch:
+                read = read_by("gptqmodel", elsewhere.python(), made, tokens, Path(scratch))
+                compare(f"{bits} bits, made by GPTQModel", own, *_swap(read, tokens))
     if not any(python.exists() for python in pythons.values()):
         print("no environment of another library: make peers")
 

@@ -7,6 +7,7 @@ does not have it.
 
 import json
 import os
+import resource
 import sys
 import time
 from importlib.metadata import version
@@ -23,10 +24,14 @@ torch.set_num_threads(asked["threads"])
 settings = {"bits": asked["bits"], "group_size": asked["group_size"], "sym": asked["sym"]}
 if asked["act_order"]:
     settings |= {"desc_act": True, "act_group_aware": False, "static_groups": True}
+elif asked["group_size"] == -1:
+    settings |= {"act_group_aware": False}  # it needs groups
 model = GPTQModel.load(asked["model"], QuantizeConfig(**settings), device="cpu", dtype=torch.float32)
 sample = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in asked["tokens"]]
 clock = time.perf_counter()
 model.quantize(sample, batch_size=4)
 seconds = time.perf_counter() - clock
 model.save(out)
-Path(out, "figures.json").write_text(json.dumps({"seconds": seconds, "version": version("gptqmodel"), "settings": settings}))
+peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+figures = {"seconds": seconds, "peak_rss_bytes": peak, "version": version("gptqmodel"), "settings": settings}
+Path(out, "figures.json").write_text(json.dumps(figures))

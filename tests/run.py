@@ -35,15 +35,17 @@ SMALL |= {
         "splices": 2,
         "before": [{"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian"}}],
     },
+    "prune": {"samples": 48},
     "sensitivity": {"samples": 48, "group_size": 32, "budget_bytes": None},
     "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20, "joint_steps": 10},
 }
-TINY = ("reconstruct", "sensitivity", "ingredients")
+TINY = ("prune", "reconstruct", "sensitivity", "ingredients")
 CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
     for name, parameters in {
         "calibrate": {},
         "quantize": {"bits": 3, "group_size": 32},
+        "prune": {"pattern": "2:4"},
         "reconstruct": {key: SMALL["reconstruct"][key] for key in ("steps", "joint_steps", "splices", "before")},
         "compare": {
             "contexts": 4,

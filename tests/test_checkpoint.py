@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import kerf
 import pytest
@@ -12,6 +14,7 @@ from kerf import checkpoint, pipeline, store
 from kerf.artifacts import meta
 from kerf.checkpoint import Checkpoint, export, packed, unpacked
 from kerf.errors import Refused
+from kerf.quantize import elsewhere
 from kerf.quantize.grid import Quantized
 from kerf.steps import Calibration
 from safetensors.torch import load_file, save_file
@@ -90,7 +93,7 @@ def test_a_candidate_goes_out_and_comes_back_in_with_every_weight(model, tmp_pat
     made = candidate(model, embeddings=32, **step)
     out = export(made, tmp_path / "out", form)
     said = json.loads((out / "quantize_config.json").read_text())
-    assert said["bits"] == step.get("bits", 4) and said["group_size"] == step.get("group_size", 32) or -1
+    assert (said["bits"], said["group_size"]) == (step.get("bits", 4), step.get("group_size", 32) or -1)
     assert json.loads((out / "config.json").read_text())["quantization_config"] == said
     grid = {"bits": said["bits"], "group_size": step.get("group_size", 32), "embeddings": 32}
     back = pipeline.build(model, [{"quantize": {"method": "checkpoint", "checkpoint": str(out), **grid}}], SPEC)
@@ -110,7 +113,7 @@ def test_word_embeddings_are_cut_beside_a_checkpoint_as_the_step_says(model, tmp
     ("step", "said"),
     [
         ({"bits": 5}, r"bits = 5: 2, 3, 4 or 8 in a GPTQ checkpoint \(model.layers.0.self_attn.q_proj\)"),
-        ({"bits": 2}, r"clip = .*: none, or with symmetric true any: a GPTQ checkpoint has whole zero points"),
+        ({"bits": 2}, "CANDIDATE = .?model.layers.0.self_attn.q_proj.?: whole zero points, as 2 bits have with symmetric true"),
         ({"scale_dtype": "float32"}, "scale_dtype = .?float32.?: float16 in a GPTQ checkpoint"),
     ],
     ids=["bits", "half", "scales"],
@@ -155,6 +158,10 @@ NAME = "model.layers.1.mlp.up_proj"
     [
         (lambda s, t: s.update(quant_method="awq"), {}, "checkpoint = .*: quant_method gptq, bits 2, 3, 4 or 8"),
         (lambda s, t: s.update(bits=5), {}, "not gptq, 5 bits"),
+        (lambda s, t: s.update(bits=8), {"bits": 8}, "model.layers.0.self_attn.q_proj.?: tensors that fit together at 8 bits"),
+        (lambda s, t: s.update(dynamic={"x": 1}), {}, "one width for all layers; this one has a `dynamic`"),
+        (lambda s, t: t.update({f"lm_head.{part}": t[f"{NAME}.{part}"].clone() for part in checkpoint.PARTS}), {},
+         "which has no linear layer lm_head"),
         (lambda s, t: None, {"bits": 8}, "bits = 8: 4, the bits of"),
         (lambda s, t: None, {"group_size": 16}, "group_size = 16: 32, that of"),
         (lambda s, t: t.pop(f"{NAME}.scales"), {}, f"{NAME} has qweight and no scales"),
@@ -162,13 +169,81 @@ NAME = "model.layers.1.mlp.up_proj"
         (lambda s, t: t.update({"model.norm.weight": torch.ones(3)}), {}, "which has no model.norm.weight"),
         (lambda s, t: [t.pop(f"{NAME}.{part}") for part in checkpoint.PARTS], {}, f"a checkpoint of this model, with {NAME}"),
     ],
-    ids=["method", "width", "bits", "group", "part", "order", "shape", "layer"],
+    ids=["method", "width", "words", "dynamic", "head", "bits", "group", "part", "order", "shape", "layer"],
 )  # fmt: skip
 def test_a_checkpoint_that_does_not_fit_is_refused(model, exported, tmp_path, change, step, said):
     folder = altered(exported, tmp_path, change)
     step = {"method": "checkpoint", "checkpoint": str(folder), "bits": 4, "group_size": 32, **step}
     with pytest.raises(Refused, match=said):
         pipeline.build(model, [{"quantize": step}], SPEC)
+
+
+def test_what_autogptq_adds_to_a_llama_is_left_out(model, exported, tmp_path):
+    def change(settings, tensors):
+        tensors |= {f"{NAME}.bias": torch.zeros(128), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+
+    step = {"method": "checkpoint", "bits": 4, "group_size": 32}
+    plain, theirs = (pipeline.build(model, [{"quantize": {**step, "checkpoint": str(each)}}], SPEC)
+                     for each in (exported, altered(exported, tmp_path, change)))  # fmt: skip
+    assert (plain / store.WEIGHTS).read_bytes() == (theirs / store.WEIGHTS).read_bytes()
+
+
+def test_a_checkpoint_that_changed_is_read_again(model, exported, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    step = {"quantize": {"method": "checkpoint", "checkpoint": str(copy), "bits": 4, "group_size": 32}}
+    before = kerf.load(pipeline.build(model, [step], SPEC)).get_submodule(NAME).weight
+    tensors = load_file(copy / "model.safetensors")
+    tensors[f"{NAME}.scales"] = 2 * tensors[f"{NAME}.scales"]
+    save_file(tensors, copy / "model.safetensors")
+    assert torch.equal(kerf.load(pipeline.build(model, [step], SPEC)).get_submodule(NAME).weight, 2 * before)
+
+
+def test_it_is_refused_before_anything_is_calibrated(model, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr("kerf.calibrate.calibrate", lambda *_: pytest.fail("calibrated"))
+    folder = altered(exported, tmp_path, lambda s, t: t.pop(f"{NAME}.scales"))
+    for path, said in ((folder, "has qweight and no scales"), (tmp_path / "none", "checkpoint = .*none.*: a directory")):
+        with pytest.raises(Refused, match=said):
+            pipeline.build(model, [{"quantize": {"method": "checkpoint", "checkpoint": str(path), "bits": 4, "group_size": 32}}], SPEC)
+
+
+def test_gptqmodel_is_offered_where_it_is_not_installed(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(elsewhere, "python", lambda: tmp_path / "gptqmodel" / "bin" / "python")
+    with pytest.raises(Refused, match="method = .?gptqmodel.?: an environment for it: `make peers`"):
+        pipeline.build(model, [{"quantize": {"method": "gptqmodel", "bits": 4, "group_size": 32}}], SPEC)
+
+
+STANDS_IN = """
+import json, shutil, sys
+asked = json.load(open(sys.argv[1]))
+assert len(asked["tokens"]) == 8 and all(len(ids) == 64 for ids in asked["tokens"]) and asked["group_size"] == 32
+shutil.copytree({checkpoint!r}, sys.argv[2], dirs_exist_ok=True)
+json.dump({{"seconds": 7000.0, "peak_rss_bytes": 10**15}}, open(sys.argv[2] + "/figures.json", "w"))
+"""
+
+
+def test_what_gptqmodel_made_is_taken_over_with_what_it_cost(model, exported, monkeypatch, tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(STANDS_IN.format(checkpoint=str(exported)))
+    (tmp_path / "gptqmodel.txt").write_text("")
+    monkeypatch.setattr(elsewhere, "python", lambda: Path(sys.executable))
+    monkeypatch.setattr(elsewhere, "_script", lambda: script)
+    step = {"bits": 4, "group_size": 32}
+    theirs, read = (pipeline.build(model, [{"quantize": {**step, **how}}], SPEC)
+                    for how in ({"method": "gptqmodel"}, {"method": "checkpoint", "checkpoint": str(exported)}))  # fmt: skip
+    assert (theirs / store.WEIGHTS).read_bytes() == (read / store.WEIGHTS).read_bytes()
+    made = meta(theirs)["result"]
+    assert made["compress_seconds"] > 7000 and made["compress_peak_rss_bytes"] == 10**15
+    script.write_text("raise SystemExit('it went wrong')")
+    with pytest.raises(RuntimeError, match="gptqmodel ended with 1: it went wrong"):
+        pipeline.build(model, [{"quantize": {**step, "method": "gptqmodel"}}], SPEC)
+
+
+def test_a_pruned_candidate_goes_out_with_its_zeros(model, tmp_path):
+    chain = [{"prune": {"method": "magnitude"}}, {"quantize": {"method": "gptq", "bits": 4, "group_size": 32, "embeddings": 32}}]
+    made = pipeline.build(model, chain, SPEC)
+    step = {"method": "checkpoint", "checkpoint": str(export(made, tmp_path / "out")), "bits": 4, "group_size": 32, "embeddings": 32}
+    before, after = (kerf.load(folder).state_dict() for folder in (made, pipeline.build(model, [{"quantize": step}], SPEC)))
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_folder_without_settings_is_no_checkpoint(model):

@@ -26,6 +26,11 @@ def test_a_grid_is_found_with_its_groups(bits, group_size, dtype):
     assert grid_of(cut) == (bits, group_size)
 
 
+def test_few_levels_are_a_grid():
+    assert grid_of(rtn(weight(), 1.6, 192, symmetric=True, clip=True).dequantize()) == (2, 192)
+    assert grid_of(weight().sign()) == (1, 192)
+
+
 def test_a_grid_with_any_lowest_value_is_found():
     codes = torch.randint(16, (96, 6, 32), generator=torch.Generator().manual_seed(0))
     low, step = torch.randn(96, 6, 1), torch.rand(96, 6, 1) + 0.1  # as Q4_1 has it
@@ -37,6 +42,7 @@ def test_no_grid_is_found_in_floats(dtype):
     assert grid_of(weight().to(dtype).float()) is None
     assert grid_of((0.02 * weight(seed=1)).to(dtype).float()) is None
     assert grid_of(torch.zeros(96, 192)) is None and grid_of(weight(columns=8)) is None
+    assert grid_of(weight(columns=1)) is None
 
 
 def test_a_model_says_which_layers_lie_on_a_grid_and_a_candidate_which_it_only_read_again(tmp_path):

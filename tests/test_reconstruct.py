@@ -44,7 +44,7 @@ def test_what_is_learned_starts_exactly_at_the_quantized_weight(grid, rows):
     learned = Learned(start, rows if len(start.scale) > 1 else None)  # rows of one shared grid cannot part
     rows = learned.rows
     assert torch.equal(learned(), start.dequantize()[rows])
-    assert same(learned.quantized(), start) and learned.quantized().symmetric == start.symmetric
+    assert same(learned.result(), start) and learned.result().symmetric == start.symmetric
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -59,7 +59,7 @@ def test_what_is_stored_is_what_was_computed_with(grid):
         optimizer.step()
         learned.keep_in_reach()
     assert float((learned() - target).detach().square().sum()) < 0.8 * before
-    found = learned.quantized()
+    found = learned.result()
     assert torch.equal(found.dequantize(), learned().detach())
     assert found.scale.dtype == learned.start.scale.dtype and found.stored_bits() == learned.start.stored_bits()
 
@@ -71,7 +71,7 @@ def test_rows_that_take_no_part_stay():
         learned.codes.add_(1)
         learned.scale.mul_(2)
     others = torch.tensor([1, 2, 3, 4])
-    found = learned.quantized()
+    found = learned.result()
     assert torch.equal(found.dequantize()[others], start.dequantize()[others])
     assert not torch.equal(found.dequantize()[rows], start.dequantize()[rows])
 
@@ -127,6 +127,49 @@ def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_sta
     assert [block["block"] for block in meta(made)["result"]["blocks"]] == ["model.layers.0", "model.layers.1", "all blocks"]
     with pytest.raises(Refused, match="calibration.samples = .*: at most"):
         gather(original, Calibration(samples=len(causal._drawn(causal.tokenizer(language), spec)), max_length=32), 1)
+
+
+def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learning(model, language):
+    for name in (model, language):
+        opened = models.open_model(name)
+        batch = gather(opened, Calibration(samples=8, max_length=16), 1).judge[0]
+        net = models.network(opened)
+        anatomy.check_blocks(net, batch)
+        last = list(anatomy.blocks(net).values())[-1]
+        last.register_forward_pre_hook(lambda _, args: (2 * args[0], *args[1:]))  # as between two blocks
+        anatomy.check_blocks(net, batch)
+        whole = type(net).forward
+        net.forward = lambda *args, whole=whole, net=net, **kwargs: _twice(whole(net, *args, **kwargs))
+        with pytest.raises(Refused, match="a network whose blocks all take the same arguments"):
+            anatomy.check_blocks(net, batch)
+
+
+def _twice(output):
+    for key in ("last_hidden_state", "logits"):
+        if key in output:
+            output[key] = 2 * output[key]
+    return output
+
+
+def test_pruned_weights_stay_0_while_the_rest_is_learned(model):
+    chain = [{"prune": {"method": "magnitude", "sparsity": 0.4}}, START, LEARN]
+    first, made = (pipeline.build(model, chain[:count], SPEC) for count in (2, 3))
+    assert meta(made)["result"]["held_back"]["kept"]
+    before, after = (dict(store.read_tensors(folder / store.WEIGHTS)) for folder in (first, made))
+    for name, value in before.items():
+        if isinstance(value, Quantized) and value.kept is not None:
+            assert torch.equal(after[name].kept, value.kept) and (after[name].dequantize()[~value.kept] == 0).all()
+
+
+def test_a_pruned_model_learns_with_the_weights_it_has_left(model):
+    cut = {"prune": {"method": "wanda", "pattern": "2:4"}}
+    first, made = pipeline.build(model, [cut], SPEC), pipeline.build(model, [cut, LEARN], SPEC)
+    held = meta(made)["result"]["held_back"]
+    assert held["kept"] and held["after"] < 0.9 * held["before"]
+    before, after = (store.read_weights(folder / store.WEIGHTS) for folder in (first, made))
+    linear = [f"{name}.weight" for name in models.describe(model)["linears"] if "layer" in name]
+    assert all((after[name][before[name] == 0] == 0).all() and not torch.equal(after[name], before[name]) for name in linear)
+    assert meta(made)["result"]["sparsity"] == meta(first)["result"]["sparsity"]
 
 
 def test_all_blocks_together_put_out_what_the_network_does(model):
@@ -209,7 +252,7 @@ def test_the_time_budget_ends_it_early(model):
 
 
 def test_it_is_refused_without_a_quantized_source_and_without_text_to_hold_back(model):
-    with pytest.raises(Refused, match="steps.1 = 'reconstruct': a step after quantize"):
+    with pytest.raises(Refused, match="steps.1 = 'reconstruct': a step after quantize or prune"):
         pipeline.build(model, [LEARN], SPEC)
     with pytest.raises(Refused, match="calibration.samples = 1279: at most"):
         pipeline.build(model, [START, LEARN], Calibration(samples=1279))

@@ -110,9 +110,9 @@ def test_an_edited_byte_of_the_weights_never_gives_other_weights(weights):
 
 def test_a_newer_schema_and_a_foreign_table_are_refused(weights):
     table = pq.read_table(weights)
-    for version in ({"kerf.schema": "3"}, {}):
+    for version in ({"kerf.schema": "4"}, {}):
         pq.write_table(table.replace_schema_metadata(version), weights)
-        with pytest.raises(Refused, match=f"{store.WEIGHTS}: has schema .*this Kerf reads 2"):
+        with pytest.raises(Refused, match=f"{store.WEIGHTS}: has schema .*this Kerf reads 3"):
             dict(store.read_tensors(weights))
 
 
@@ -156,7 +156,7 @@ def test_every_edited_byte_of_the_weights_is_found_by_verify(candidate):
             store.verify(candidate)
 
 
-@pytest.mark.parametrize("change", [{"model": "other"}, {"files": {}}, {"steps": [1]}, {"schema": 3}, {"new": 1}])
+@pytest.mark.parametrize("change", [{"model": "other"}, {"files": {}}, {"steps": [1]}, {"schema": 4}, {"new": 1}])
 def test_an_edited_card_is_refused(candidate, change):
     card = json.loads((candidate / store.CARD).read_text())
     (candidate / store.CARD).write_text(json.dumps({**card, **change}))
@@ -166,10 +166,10 @@ def test_an_edited_card_is_refused(candidate, change):
 
 def test_a_card_of_a_newer_schema_is_refused_as_such(candidate):
     card = json.loads((candidate / store.CARD).read_text())
-    card = {**card, "schema": 3}
+    card = {**card, "schema": 4}
     del card["sha256"]
     (candidate / store.CARD).write_text(json.dumps({**card, "sha256": digest(card)}))
-    with pytest.raises(Refused, match="has schema 3; this Kerf reads 2"):
+    with pytest.raises(Refused, match="has schema 4; this Kerf reads 3"):
         store.verify(candidate)
 
 

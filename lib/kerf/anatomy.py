@@ -29,6 +29,26 @@ def blocks(net) -> dict:
     raise refuse("model", type(net).__name__, "a network with a list of num_hidden_layers blocks")
 
 
+def neurons(net) -> dict[str, list[str]]:
+    """The linear layers that narrow a block's feed-forward part, by name, with those that widen it before.
+
+    Raises Refused for a network where one layer of each block does not take what others of it give, or
+    where that is as wide as the states.
+    """
+    import torch
+
+    wide, found = getattr(net.config, "intermediate_size", None), {}
+    for name, block in blocks(net).items():
+        layers = {f"{name}.{n}": m for n, m in block.named_modules() if isinstance(m, torch.nn.Linear)}
+        into = [n for n, m in layers.items() if m.out_features == wide]
+        out = [n for n, m in layers.items() if m.in_features == wide]
+        if not into or len(out) != 1 or {*into} & {*out}:
+            accepted = "feed-forward layers of intermediate_size, one after others in each block, as in BERT and Llama"
+            raise refuse("model", type(net).__name__, accepted)
+        found[out[0]] = into
+    return found
+
+
 class _Reached(Exception):
     """The first block was reached: what it was called with."""
 
@@ -59,17 +79,34 @@ def run_block(block, hidden, options: tuple):
 def after_blocks(net, batch: dict, states):
     """Logits (texts, length, vocabulary) that a language model makes of its last block's states.
 
-    Raises Refused for a network whose blocks do not hand on their states alone.
+    The blocks are stepped over: each hands on what it gets, the last one `states`.
     """
     every = list(blocks(net).values())
     for block in every[:-1]:
         block.forward = lambda hidden, *_, **__: hidden
     every[-1].forward = lambda *_, **__: states
     try:
-        logits = net(**{**batch, "logits_to_keep": 0}).logits
+        return net(**{**batch, "logits_to_keep": 0}).logits
     finally:
         for block in every:
             del block.forward
-    if logits.shape[:2] != states.shape[:2]:
-        raise refuse("model", type(net).__name__, "a network whose blocks hand on their states alone")
-    return logits
+
+
+def check_blocks(net, batch: dict) -> None:
+    """Refuse a network that is more than its blocks, one after another, called with what the first is called with."""
+    import torch
+
+    head = net.get_output_embeddings() is not None
+    accepted = "a network whose blocks all take the same arguments and hand on their states alone"
+    with torch.no_grad():
+        hidden, options = entry(net, batch)
+        try:
+            for block in blocks(net).values():
+                hidden = run_block(block, hidden, options)
+            found = after_blocks(net, batch, hidden) if head else hidden
+        except (IndexError, RuntimeError, TypeError, ValueError):
+            raise refuse("model", type(net).__name__, accepted) from None
+        wanted = net(**{**batch, "logits_to_keep": 0}).logits if head else net(**batch).last_hidden_state
+    mask = batch["attention_mask"].bool()
+    if found.shape != wanted.shape or not torch.allclose(found[mask], wanted[mask], rtol=1e-3, atol=1e-3):
+        raise refuse("model", type(net).__name__, accepted)

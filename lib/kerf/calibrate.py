@@ -149,3 +149,10 @@ def read(folder: Path) -> tuple[list[list[str]], dict]:
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(path)
     return [group["names"] for group in meta(folder)["result"]["groups"]], tensors
+
+
+def output_error(before, after, second) -> float | None:
+    """Squared error of a layer's output over its squared output, from the second moments of its input; None: no output."""
+    error = after - before
+    output = float(((before @ second) * before).sum())
+    return float(((error @ second) * error).sum()) / output if output > 0 else None

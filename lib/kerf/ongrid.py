@@ -8,6 +8,7 @@ with at most 256 steps from the lowest to the highest.
 import torch
 
 GROUPS = (128, 64, 32, 16)  # sizes that are tried, after the whole row; each where it divides the row
+LEAST = 16  # columns: fewer floats may stand whole steps apart by chance
 ROWS = 64  # of a layer that are looked at
 SHARE = 0.99  # of the groups that have to lie on a grid
 NEAR = 0.02  # of a step: what is left of a whole number of steps
@@ -17,6 +18,8 @@ WIDEST = 255  # steps
 def grid_of(weight: torch.Tensor) -> tuple[int, int] | None:
     """(bits, group_size) of the coarsest grouping in which weight (rows, columns) lies on a grid; None: in none."""
     rows, columns = weight.shape
+    if columns < LEAST:
+        return None
     some = weight[:: max(1, rows // ROWS)][:ROWS].double()
     for group_size in (columns, *(size for size in GROUPS if size < columns and columns % size == 0)):
         steps = _steps(some.reshape(-1, group_size))
@@ -28,7 +31,7 @@ def grid_of(weight: torch.Tensor) -> tuple[int, int] | None:
 
 
 def _steps(groups: torch.Tensor) -> torch.Tensor:
-    """Steps from the lowest to the highest value of each group; 0: on no grid; -1: too few values to tell."""
+    """Steps from the lowest to the highest value of each group; 0: on no grid; -1: all values are one."""
     ordered = groups.sort(1).values
     span = ordered[:, -1:] - ordered[:, :1]
     gaps = ordered.diff(dim=1)
@@ -40,5 +43,4 @@ def _steps(groups: torch.Tensor) -> torch.Tensor:
         offsets = (ordered - ordered[:, :1]) / span * top
         on = ((offsets - offsets.round()).abs().amax(1) < NEAR) & (top[:, 0] <= WIDEST)
         found = torch.where((found == 0) & on, top[:, 0], found)
-    # As many values as there could be steps tell nothing; nor do two or three points.
-    return torch.where(apart.sum(1) < 3, -1.0, found)
+    return torch.where(apart.any(1), found, -1.0)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kerf.prune.stage import prune
 from kerf.quantize.stage import quantize
 from kerf.reconstruct.stage import reconstruct
 from kerf.steps import STEPS, Calibration, check_chain, parse
@@ -20,4 +21,4 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
     return source
 
 
-_STAGES = {"quantize": quantize, "reconstruct": reconstruct}
+_STAGES = {"quantize": quantize, "reconstruct": reconstruct, "prune": prune}

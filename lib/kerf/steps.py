@@ -3,6 +3,7 @@
 Every field says in `description` what it accepts; that text is what a refusal shows.
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
@@ -96,6 +97,8 @@ class Quantize(Parameters):
             raise refuse("checkpoint", self.checkpoint, "a directory or hub id with method checkpoint, none without it")
         if self.method in ELSEWHERE and self.bits not in (2, 3, 4, 8):
             raise refuse("bits", self.bits, f"2, 3, 4 or 8 with method {self.method}")
+        if self.method in ELSEWHERE and self.granularity == "tensor":
+            raise refuse("granularity", self.granularity, f"channel or group with method {self.method}")
         return self
 
     def embedding_bits(self) -> float:
@@ -112,14 +115,52 @@ class Reconstruct(Parameters):
     splices: Annotated[int, Field(strict=True, ge=1, le=100, description="a whole number from 1 to 100")] = 8
 
 
-STEPS: dict[str, type[Parameters]] = {"quantize": Quantize, "reconstruct": Reconstruct}
+class Prune(Parameters):
+    """Keys of a `prune` step."""
+
+    method: Annotated[
+        Literal["magnitude", "wanda", "sparsegpt", "neurons"], Field(description="magnitude, wanda, sparsegpt or neurons")
+    ] = "magnitude"
+    sparsity: Annotated[float, Field(gt=0, lt=1, description="a share between 0 and 1, both apart")] = 0.5
+    pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; it decides the sparsity")] = None
+    scope: Annotated[Literal["layer", "global"], Field(description="layer or global; global is magnitude's alone")] = "layer"
+    asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; sparsegpt only")] = True
+    sweeps: Annotated[int, Field(strict=True, ge=0, le=20, description="a whole number from 0 to 20")] = 2
+
+    def neighbours(self) -> tuple[int, int] | None:
+        """(N, M) of the pattern: N kept of every M."""
+        return tuple(map(int, self.pattern.split(":"))) if self.pattern else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _implied(cls, values):
+        if isinstance(values, dict) and isinstance(values.get("pattern"), str):
+            found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", values["pattern"])
+            if not found or int(found[1]) >= int(found[2]):
+                raise refuse("pattern", values["pattern"], "N:M, as in 2:4, with N below M")
+            share = 1 - int(found[1]) / int(found[2])
+            if values.get("sparsity", share) != share:
+                raise refuse("sparsity", values["sparsity"], f"{share:g}, which the pattern says, or none")
+            values = {**values, "sparsity": share}
+        return values
+
+    @model_validator(mode="after")
+    def _agree(self):
+        if self.scope == "global" and (self.method != "magnitude" or self.pattern):
+            raise refuse("scope", self.scope, "layer, or global with method magnitude and no pattern")
+        if self.method == "neurons" and self.pattern:
+            raise refuse("pattern", self.pattern, "none with method neurons, which leaves whole neurons out")
+        return self
+
+
+STEPS: dict[str, type[Parameters]] = {"quantize": Quantize, "reconstruct": Reconstruct, "prune": Prune}
 
 
 def check_chain(kinds: list[str], path: str) -> None:
     """Refuse a chain whose steps cannot follow one another."""
     for number, kind in enumerate(kinds, 1):
-        if kind == "reconstruct" and "quantize" not in kinds[: number - 1]:
-            raise refuse(f"{path}.{number}", kind, "a step after quantize")
+        if kind == "reconstruct" and not {"quantize", "prune"} & {*kinds[: number - 1]}:
+            raise refuse(f"{path}.{number}", kind, "a step after quantize or prune")
 
 
 def parse(kind: type[Parameters], values: object, path: str) -> Parameters:

@@ -1,7 +1,8 @@
 """The store: packed weights in one Parquet file, and a card that vouches for every file beside it.
 
 `weights.parquet` has a row per tensor. A quantized tensor is packed codes, scales and zero points; a
-tensor that stays float is its bytes. The schema version stands in the Parquet metadata. `card.json`
+tensor that stays float is its bytes. Of a pruned one only what is left is there, and a bitmap that says
+where it was: after the file's compression a 2:4 pattern takes less than the indices of what it keeps would. The schema version stands in the Parquet metadata. `card.json`
 holds the sha256 of every file, itself included, so a truncated or edited file is refused by name.
 """
 
@@ -17,19 +18,22 @@ from kerf.errors import Refused
 from kerf.quantize.packing import pack, unpack
 from kerf.sources import sha256
 
-SCHEMA = 2
+SCHEMA = 3
+READS = (2, 3)  # the second knew nothing of pruned tensors
+SPARSE = 1 / 16  # share of zeros from which a float tensor is stored as a bitmap and what is left
 WEIGHTS, CARD = "weights.parquet", "card.json"
 _FLOATS = ("float32", "float16", "int64", "bool")
 
 
-def _schema():
+def _schema(version: int = SCHEMA):
     import pyarrow as pa
 
     columns = [("name", pa.string()), ("dtype", pa.string()), ("shape", pa.list_(pa.int64()))]
     columns += [("bits", pa.float32()), ("group_size", pa.int64()), ("symmetric", pa.bool_())]
     columns += [("scale_shape", pa.list_(pa.int64()))]
     columns += [(name, pa.binary()) for name in ("values", "codes", "scale", "zero_point")]
-    return pa.schema(columns, metadata={"kerf.schema": str(SCHEMA)})
+    columns += [("kept", pa.binary())] if version > 2 else []
+    return pa.schema(columns, metadata={"kerf.schema": str(version)})
 
 
 def write_weights(path: Path, tensors: dict | Iterable[tuple[str, object]]) -> None:
@@ -61,7 +65,12 @@ def _row(value) -> dict:
         array = value.detach().cpu().contiguous().numpy()
         if str(array.dtype) not in _FLOATS:
             raise ValueError(f"the store keeps {', '.join(_FLOATS)}, not {array.dtype}")
-        return {"dtype": str(array.dtype), "shape": list(array.shape), "values": array.tobytes()}
+        row = {"dtype": str(array.dtype), "shape": list(array.shape)}
+        kept = (array != 0) | np.signbit(array) if array.ndim == 2 and array.dtype.kind == "f" else np.ones(1, bool)
+        if not kept.size or kept.mean() > 1 - SPARSE:
+            return {**row, "values": array.tobytes()}
+        return {**row, "values": array[kept].tobytes(), "kept": np.packbits(kept, bitorder="little").tobytes()}
+    codes = value.codes if value.kept is None else value.codes[value.kept]
     return {
         "dtype": str(value.scale.dtype).removeprefix("torch."),
         "shape": list(value.codes.shape),
@@ -69,7 +78,8 @@ def _row(value) -> dict:
         "group_size": value.group_size,
         "symmetric": value.symmetric,
         "scale_shape": list(value.scale.shape),
-        "codes": pack(value.codes.numpy(), value.bits),
+        "codes": pack(codes.numpy(), value.bits),
+        "kept": None if value.kept is None else np.packbits(value.kept.numpy(), bitorder="little").tobytes(),
         "scale": value.scale.numpy().tobytes(),
         "zero_point": b"" if value.symmetric else pack(
             (value.zero_point.numpy() / zero_step(value.bits)).astype(np.uint8), zero_point_bits(value.bits)
@@ -88,9 +98,9 @@ def read_tensors(path: Path) -> Iterator[tuple[str, object]]:
     try:
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             version = int((file.schema_arrow.metadata or {}).get(b"kerf.schema", b"0"))
-            if version != SCHEMA:
+            if version not in READS:
                 raise Refused(f"{path}: has schema {version or 'of something else'}; this Kerf reads {SCHEMA}")
-            if not file.schema_arrow.equals(_schema()):
+            if not file.schema_arrow.equals(_schema(version)):
                 raise ValueError("its columns are not those of a store")
             for number in range(file.num_row_groups):
                 for row in file.read_row_group(number).to_pylist():
@@ -109,7 +119,7 @@ def _tensor(row: dict):
     if row["bits"] is None:
         if row["dtype"] not in _FLOATS:
             raise Refused(f"{row['name']}: dtype {row['dtype']} is none of {', '.join(_FLOATS)}")
-        return torch.from_numpy(np.frombuffer(row["values"], row["dtype"]).reshape(row["shape"]).copy())
+        return torch.from_numpy(_spread(np.frombuffer(row["values"], row["dtype"]), row))
     shape, scale_shape = row["shape"], row["scale_shape"]
     bits = int(row["bits"]) if row["bits"] >= 2 else TERNARY  # a float32 on disk
     scale = np.frombuffer(row["scale"], row["dtype"]).reshape(scale_shape).copy()
@@ -118,9 +128,29 @@ def _tensor(row: dict):
     else:
         steps = unpack(row["zero_point"], zero_point_bits(bits), scale.size).reshape(scale_shape)
         zero_point = steps.astype(np.float32) * np.float32(zero_step(bits))
-    codes = unpack(row["codes"], bits, int(np.prod(shape))).reshape(shape)
+    kept = _kept(row)
+    codes = _spread(unpack(row["codes"], bits, int(np.prod(shape)) if kept is None else int(kept.sum())), row)
     parts = (torch.from_numpy(array) for array in (codes, scale, zero_point))
-    return Quantized(*parts, bits=bits, group_size=row["group_size"], symmetric=row["symmetric"])
+    kept = None if kept is None else torch.from_numpy(kept)
+    return Quantized(*parts, bits=bits, group_size=row["group_size"], symmetric=row["symmetric"], kept=kept)
+
+
+def _kept(row: dict) -> np.ndarray | None:
+    """bool of the tensor's shape: where a pruned tensor has values."""
+    if row.get("kept") is None:
+        return None
+    count = int(np.prod(row["shape"]))
+    return np.unpackbits(np.frombuffer(row["kept"], np.uint8), count=count, bitorder="little").view(bool).reshape(row["shape"])
+
+
+def _spread(values: np.ndarray, row: dict) -> np.ndarray:
+    """The tensor whose kept values these are, 0 elsewhere."""
+    kept = _kept(row)
+    if kept is None:
+        return values.reshape(row["shape"]).copy()
+    whole = np.zeros(row["shape"], values.dtype)
+    whole[kept] = values
+    return whole
 
 
 def read_weights(path: Path) -> dict:
@@ -141,9 +171,15 @@ def copy_small_files(model_folder: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / name)
 
 
-def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, card: dict) -> None:
-    """Write a candidate's directory: the model's own small files, the packed weights and the card."""
+def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, card: dict, config: dict | None = None) -> None:
+    """Write a candidate's directory: the model's own small files, the packed weights and the card.
+
+    config: what changes in its config.json, of a model whose shapes did.
+    """
     copy_small_files(model_folder, folder)
+    if config:
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, **config}, indent=2))
     write_weights(folder / WEIGHTS, tensors)
     (folder / CARD).unlink(missing_ok=True)  # of an attempt before this one
     files = {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -160,7 +196,7 @@ def verify(folder: Path) -> dict:
         raise Refused(f"{folder / CARD}: is missing or no card of a candidate") from None
     if own != digest(card):
         raise Refused(f"{folder / CARD}: was edited after it was written (sha256 differs)")
-    if card["schema"] != SCHEMA:
+    if card["schema"] not in READS:
         raise Refused(f"{folder / CARD}: has schema {card['schema']}; this Kerf reads {SCHEMA}")
     for name, expected in card["files"].items():
         if not (folder / name).is_file() or sha256(folder / name) != expected:

@@ -110,5 +110,5 @@ def _continue(opened, prompts):
 def _cache(opened, ids) -> dict:
     """Bytes of the keys and values that a text of so many tokens leaves behind."""
     kept = opened(ids, use_cache=True, logits_to_keep=1).past_key_values
-    tensors = [part for layer in getattr(kept, "layers", []) for part in (layer.keys, layer.values)]
-    return {"tokens": ids.shape[1], "bytes": sum(part.numel() * part.element_size() for part in tensors)}
+    parts = [getattr(layer, name, None) for layer in getattr(kept, "layers", []) for name in ("keys", "values")]
+    return {"tokens": ids.shape[1], "bytes": sum(part.numel() * part.element_size() for part in parts if part is not None)}

@@ -162,8 +162,9 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
     if row := values.get("last_word_accuracy"):
         lines.append(f"Last words: {row['lost']} lost, {row['gained']} gained of {row['n']} (McNemar p = {row['mcnemar_p']:.3f}); "
                      f"a difference under {row['detectable']:.3f} would have gone unseen.")  # fmt: skip
-    if layers := picture.get("restored"):
-        best = min(layers[1:], key=lambda row: row["kl"])
+    layers = picture.get("restored") or []
+    best = min(layers, key=lambda row: row["kl"], default=None)
+    if best and best["layer"] != "none":
         lines.append(f"Most is won by layer {best['layer']}: in float, it leaves {best['kl']:.4f} of {layers[0]['kl']:.4f} on "
                      f"{layers[0]['contexts']} contexts, too few for an interval.")  # fmt: skip
     if cache := picture.get("cache"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf import anatomy, models
+from kerf.errors import Refused
 from kerf.evaluate.kept import Kept
 
 
@@ -20,7 +21,7 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
     chunks = torch.from_numpy(chunks)
     with torch.inference_mode():
         rows = [{"layer": "none", "kl": _divergence(opened, chunks, kept), "contexts": len(chunks)}]
-        for name, block in anatomy.blocks(opened).items():
+        for name, block in _blocks(opened).items():
             own = {key: parameter.data for key, parameter in block.named_parameters()}
             floats = dict(original.get_submodule(name).named_parameters())
             for key, parameter in block.named_parameters():
@@ -29,6 +30,14 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
             for key, parameter in block.named_parameters():
                 parameter.data = own[key]
     return rows
+
+
+def _blocks(net) -> dict:
+    """The blocks; none where the network has no list of them."""
+    try:
+        return anatomy.blocks(net)
+    except Refused:
+        return {}
 
 
 def _divergence(opened, chunks, kept) -> float:

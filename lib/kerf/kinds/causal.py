@@ -44,6 +44,7 @@ def _opened(folder, device, source, class_name="AutoModelForCausalLM"):
     except Exception as error:
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
         raise refuse("model", str(folder), f"a causal language model that transformers opens ({cause[:160]})") from error
+    opened.name_or_path = str(folder)  # of a candidate too: its tokenizer lies there
     return opened.to(device).eval()
 
 

@@ -13,23 +13,24 @@ from kerf.steps import Quantize
 
 
 def compress(
-    net, reference, step: Quantize, groups, statistics, batches, assignment: dict[str, float] | None = None
+    net, reference, step: Quantize, groups, statistics, batches, assignment: dict[str, float] | None = None, sparse=False
 ) -> Iterator[tuple[str, object, str]]:
     """Quantize the layers of `net` in place, and yield each: name, Quantized, a note on what was special.
 
     reference: the same network, left as it is; groups, statistics: what `calibrate.read` gives;
-    assignment: layer -> bits, where they are mixed. Layers that are one tensor (tied) are quantized once.
+    assignment: layer -> bits, where they are mixed; sparse: the network was pruned, and what is 0 stays 0.
+    Layers that are one tensor (tied) are quantized once.
     """
     done: dict[int, object] = {}
     shared = _tied(net)
-    for name, quantized, note in _each(net, reference, step, groups, statistics, batches, done, assignment or {}):
+    for name, quantized, note in _each(net, reference, step, groups, statistics, batches, done, assignment or {}, sparse):
         weight = net.get_submodule(name).weight
         done[id(weight)] = quantized if id(weight) in shared else None  # kept only where it is needed again
         weight.data = park(quantized.dequantize())
         yield name, quantized, note
 
 
-def _each(net, reference, step, groups, statistics, batches, done, assignment):
+def _each(net, reference, step, groups, statistics, batches, done, assignment, sparse):
     def at(name):
         return step.model_copy(update={"bits": assignment[name], "embeddings": "same"}) if assignment else step
 
@@ -43,15 +44,17 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment):
             names = [name for name in stops[0][0] if id(layers[name].weight) not in done]
             seen.update(names)
             if names:
-                yield from _gptq_group(layers, names, [inputs for _, inputs in stops], at)
+                yield from _gptq_group(layers, names, [inputs for _, inputs in stops], at, sparse)
     heads = {name: group[0] for group in groups for name in group}
     for name in (name for name in layers if name not in seen):
         if id(layers[name].weight) in done:
             yield name, done[id(layers[name].weight)], "the same tensor as another layer's"
         else:
             second = statistics.get(f"second/{heads.get(name)}")
+            second = second if second is not None and len(second) == layers[name].weight.shape[1] else None
             note = "no calibration text reached it: rounded to nearest" if step.method == "gptq" else ""
-            yield name, rtn_layer(name, layers[name], at(name), None if second is None else second.diagonal()), note
+            importance = None if second is None else second.diagonal()
+            yield name, rtn_layer(name, layers[name], at(name), importance, _kept(layers[name], sparse)), note
 
 
 def _tied(net) -> set[int]:
@@ -60,23 +63,28 @@ def _tied(net) -> set[int]:
     return {weight for weight in every if every.count(weight) > 1}
 
 
-def _gptq_group(layers, names, inputs, at) -> Iterator[tuple[str, object, str]]:
+def _gptq_group(layers, names, inputs, at, sparse) -> Iterator[tuple[str, object, str]]:
     """Layers that share an input: one Hessian, one factor. inputs: of the net, and of the float one beside it.
 
     at(name): the step's parameters for a layer.
     """
-    H, drift = _moments(*inputs)
+    H, drift = moments(*inputs)
     weights = {name: layers[name].weight.data for name in names}
     if drift is not None:
         stacked = corrected(torch.cat(list(weights.values())), H, drift)
         weights = dict(zip(names, stacked.split([len(weight) for weight in weights.values()]), strict=True))
     order, factored = factor(H, at(names[0]))
     for name, weight in weights.items():
-        result, note = gptq_layer(name, weight, H, order, factored, at(name))
-        yield name, result or rtn_layer(name, layers[name], at(name), H.diagonal()), note
+        kept = _kept(layers[name], sparse)
+        result, note = gptq_layer(name, weight, H, order, factored, at(name), kept)
+        yield name, result or rtn_layer(name, layers[name], at(name), H.diagonal(), kept), note
 
 
-def _moments(inputs, originals=None):
+def _kept(layer, sparse: bool):
+    return layer.weight.data != 0 if sparse else None
+
+
+def moments(inputs, originals=None):
     """H = X^T X over all batches, and the drift (F - X)^T X where the float model's inputs F come along."""
     H = drift = None
     for X in inputs:

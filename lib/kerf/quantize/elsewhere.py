@@ -5,13 +5,14 @@ on the same calibration tokens. Word embeddings are rounded by Kerf, as the step
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from kerf import anatomy, checkpoint, kinds, models
-from kerf.artifacts import artifact, threads
-from kerf.errors import refuse
+from kerf import anatomy, checkpoint, kinds, models, sources, texts
+from kerf.artifacts import artifact, meta, threads
+from kerf.errors import Refused, refuse
 from kerf.parking import park
 from kerf.places import root
 from kerf.quantize.layers import embedding
@@ -24,29 +25,53 @@ def check(model: str, step: Quantize, first: bool) -> None:
         raise refuse("method", step.method, "a first step: it starts from the float model")
     if kinds.name_of(models.resolve(model)) != "causal":
         raise refuse("method", step.method, "a causal language model to work on, or one of rtn and gptq")
-    if step.method == "gptqmodel" and not _python().is_file():
-        raise refuse("method", step.method, f"an environment for it: `make peers` ({_python().parent.parent} has none)")
+    if step.method == "gptqmodel" and not python().is_file():
+        raise refuse("method", step.method, f"an environment for it: `make peers` ({python().parent.parent} has none)")
     if step.method == "checkpoint":
-        _open(step, models.resolve(step.checkpoint))
+        _open(step, _resolved(step)).check(models.describe(model)["linears"])
+
+
+def fingerprint(step: Quantize, calibration: Calibration) -> dict:
+    """What the layers depend on beside the model and the step's own keys."""
+    if step.method == "checkpoint":
+        return {"checkpoint": models.weights_digest(_resolved(step))}
+    pins = _script().with_name("gptqmodel.txt")
+    return {"script": sources.sha256(_script()), "pins": sources.sha256(pins), "texts": texts.digest(calibration.texts)}
+
+
+def _resolved(step: Quantize) -> Path:
+    try:
+        return models.resolve(step.checkpoint)
+    except Refused as refusal:
+        raise Refused(re.sub("^model =", "checkpoint =", str(refusal))) from None
+
+
+def _script() -> Path:
+    return root() / "environments" / "run_gptqmodel.py"
 
 
 def folder_of(model: str, step: Quantize, calibration: Calibration) -> Path:
     """Directory of the checkpoint that a step names, or has gptqmodel make."""
     if step.method == "checkpoint":
-        return models.resolve(step.checkpoint)
+        return _resolved(step)
     key = {"model": models.weights_digest(models.resolve(model)), "calibration": calibration.model_dump()}
     asked = {"bits": step.bits, "group_size": step.group_size or -1, "sym": step.symmetric, "act_order": step.act_order}
-    script = root() / "environments" / "run_gptqmodel.py"
-    return artifact("gptqmodel", key | asked, lambda folder: _run(folder, script, model, asked, calibration),
-                    code=[Path(__file__), script, script.with_name("gptqmodel.txt")])  # fmt: skip
+    key |= {**asked, **fingerprint(step, calibration)}
+    return artifact("gptqmodel", key, lambda folder: _run(folder, model, asked, calibration), code=[Path(__file__)])
 
 
-def _run(folder: Path, script: Path, model: str, asked: dict, calibration: Calibration) -> dict:
+def cost(folder: Path, step: Quantize) -> tuple[float, int]:
+    """Seconds and peak memory of what was done elsewhere; of a checkpoint that was there, none."""
+    figures = meta(folder)["result"] if step.method == "gptqmodel" else {"seconds": 0.0, "peak_rss_bytes": 0}
+    return figures["seconds"], figures["peak_rss_bytes"]
+
+
+def _run(folder: Path, model: str, asked: dict, calibration: Calibration) -> dict:
     batches = kinds.of(models.resolve(model)).batches(models.open_model(model), calibration)
     tokens = [row for batch in batches for row in batch["input_ids"].tolist()]
     request = {"model": str(models.resolve(model)), "tokens": tokens, "threads": threads(), **asked}
     (folder / "request.json").write_text(json.dumps(request))
-    done = subprocess.run([_python(), script, folder / "request.json", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run([python(), _script(), folder / "request.json", folder], capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"gptqmodel ended with {done.returncode}: {last}")
@@ -54,7 +79,8 @@ def _run(folder: Path, script: Path, model: str, asked: dict, calibration: Calib
     return json.loads((folder / "figures.json").read_text())
 
 
-def _python() -> Path:
+def python() -> Path:
+    """The interpreter of gptqmodel's environment, there or not."""
     return root() / ".venv-peers" / "gptqmodel" / "bin" / "python"
 
 
@@ -73,6 +99,7 @@ def adopted(net, step: Quantize, folder: Path) -> Iterator[tuple[str, object, st
     Raises Refused for a checkpoint of another model.
     """
     found = _open(step, folder)
+    found.check({name: list(layer.weight.shape) for name, layer in anatomy.linears(net).items()})
     state, taken = net.state_dict(), dict(found.floats())
     for name, value in taken.items():
         if name not in state or state[name].shape != value.shape:
@@ -85,10 +112,6 @@ def adopted(net, step: Quantize, folder: Path) -> Iterator[tuple[str, object, st
             yield name, quantized, ""
     for name, layer in anatomy.linears(net).items():
         quantized = found.layer(name)
-        if quantized is None and f"{name}.weight" not in taken:
-            raise refuse("checkpoint", str(folder), f"a checkpoint of this model, with {name}")
         if quantized is not None:
-            if quantized.codes.shape != layer.weight.shape:
-                raise refuse("checkpoint", str(folder), f"a checkpoint of this model, whose {name} is {list(layer.weight.shape)}")
             layer.weight.data = park(quantized.dequantize())
             yield name, quantized, f"quantized by {'gptqmodel' if step.method == 'gptqmodel' else 'whoever made the checkpoint'}"

@@ -82,11 +82,13 @@ def gptq(
     symmetric: bool = False,
     factor: tuple[torch.Tensor | None, float] | None = None,
     sweeps: int = 0,
+    kept: torch.Tensor | None = None,
 ) -> tuple[Quantized | None, float]:
     """Quantize weight (rows, columns) on the grid (scale, zero_point), each (rows or 1, groups).
 
     H: (columns, columns) second moments of the input, any multiple of X^T X. order: of the columns,
-    default as they stand. factor: `inverse_factor` of H in that order, for layers that share it. Returns
+    default as they stand. factor: `inverse_factor` of H in that order, for layers that share it. kept: bool
+    (rows, columns) of a weight that was pruned before; what it leaves out stays 0. Returns
     the result (None when H cannot be factorized or numbers overflow) and the damping that was used.
     """
     rows, columns = weight.shape
@@ -99,27 +101,28 @@ def gptq(
     ordered = weight.float()[:, order].contiguous()
     codes = torch.empty(rows, columns, dtype=torch.uint8)
     transposed = [part.T.contiguous() for part in grid]
-    found = _round_columns(ordered, R, *transposed, order // group_size, top_code(bits))
+    everywhere = torch.ones(rows, columns, dtype=torch.bool) if kept is None else kept
+    found = _round_columns(ordered, R, *transposed, order // group_size, top_code(bits), everywhere[:, order].contiguous())
     if found is None:
         return None, damping
     codes[:, order] = found
-    result = Quantized(codes, scale, zero_point, bits, group_size, symmetric)
+    result = Quantized(codes, scale, zero_point, bits, group_size, symmetric, kept)
     if sweeps:
         loss = damped(H, damping)
         gradient = (result.dequantize() - weight.float()) @ loss
         for _ in range(sweeps):
             groups = torch.arange(columns) // group_size
-            kernels.descend(codes, gradient, loss, *grid, groups, order, top_code(bits))
+            kernels.descend(codes, gradient, loss, *grid, groups, order, top_code(bits), everywhere)
     return result, damping
 
 
-def _round_columns(W, R, scale, zero_point, group_of, top):
+def _round_columns(W, R, scale, zero_point, group_of, top, kept):
     """Codes (rows, columns) of W, which is scratch; None where an error overflows. Grid: (groups, rows)."""
     codes = torch.empty(W.shape, dtype=torch.uint8)
     for start in range(0, W.shape[1], BLOCK):
         stop = min(start + BLOCK, W.shape[1])
         errors = torch.empty(len(W), stop - start)
-        kernels.round_block(W, R, scale, zero_point, group_of, top, codes, errors, start, stop)
+        kernels.round_block(W, R, scale, zero_point, group_of, top, kept, codes, errors, start, stop)
         if not errors.isfinite().all():
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)

@@ -32,7 +32,10 @@ def top_code(bits: float) -> int:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A weight on its grid. codes: uint8 (rows, columns); scale, zero_point (float32): (rows or 1, groups)."""
+    """A weight on its grid. codes: uint8 (rows, columns); scale, zero_point (float32): (rows or 1, groups).
+
+    kept: bool (rows, columns) of a pruned weight, which is 0 wherever `kept` is not; None: nothing is pruned.
+    """
 
     codes: torch.Tensor
     scale: torch.Tensor
@@ -40,6 +43,7 @@ class Quantized:
     bits: float
     group_size: int
     symmetric: bool
+    kept: torch.Tensor | None = None
 
     def dequantize(self) -> torch.Tensor:
         """float32 (rows, columns)."""
@@ -47,12 +51,14 @@ class Quantized:
         values = self.codes.to(torch.float32)
         grouped = values.view(*self.scale.shape, -1)
         grouped.sub_(self.zero_point[..., None]).mul_(self.scale[..., None].float())
-        return values
+        return values if self.kept is None else values.mul_(self.kept)
 
     def stored_bits(self) -> float:
-        """Bits of codes, scales and zero points, before the file's compression."""
+        """Bits of codes, scales, zero points and the map of what is kept, before the file's compression."""
         zero_bits = 0 if self.symmetric else self.zero_point.numel() * zero_point_bits(self.bits)
-        return self.codes.numel() * self.bits + self.scale.numel() * self.scale.element_size() * 8 + zero_bits
+        codes = self.codes.numel() if self.kept is None else int(self.kept.sum())
+        kept = 0 if self.kept is None else self.kept.numel()
+        return codes * self.bits + kept + self.scale.numel() * self.scale.element_size() * 8 + zero_bits
 
 
 def zero_step(bits: float, symmetric: bool = False) -> float:

@@ -1,5 +1,7 @@
 """One layer by itself: the keys of a `quantize` step, turned into calls of the methods."""
 
+from dataclasses import replace
+
 import torch
 
 from kerf.errors import refuse
@@ -40,10 +42,10 @@ def _grid_options(step: Quantize, columns: int, importance=None) -> dict:
     }
 
 
-def rtn_layer(name, layer, step, importance):
-    """Rounded to nearest. importance: (columns,) second moments of the input, or None."""
+def rtn_layer(name, layer, step, importance, kept=None):
+    """Rounded to nearest. importance: (columns,) second moments of the input, or None; kept: of a pruned weight."""
     weight = layer.weight.data
-    return _named(name, rtn, weight, **_grid_options(step, weight.shape[1], importance))
+    return replace(_named(name, rtn, weight, **_grid_options(step, weight.shape[1], importance)), kept=kept)
 
 
 def factor(H, step):
@@ -52,10 +54,10 @@ def factor(H, step):
     return order, inverse_factor(H[order][:, order])
 
 
-def gptq_layer(name, weight, H, order, factor, step):
+def gptq_layer(name, weight, H, order, factor, step, kept=None):
     """GPTQ with what `factor` gives for H: Quantized, or None where H could not be factorized; and a note."""
     grid = _named(name, find_grid, weight, **_grid_options(step, len(H), H.diagonal()))
-    result, damping = gptq(weight, H, *grid, step.bits, order, step.symmetric, factor, step.sweeps)
+    result, damping = gptq(weight, H, *grid, step.bits, order, step.symmetric, factor, step.sweeps, kept)
     if result is None:
         return None, "second moments could not be factorized: rounded to nearest"
     return result, f"damping raised to {damping:g}" if damping > DAMPING else ""

@@ -3,7 +3,8 @@
 rtn looks at one weight at a time; gptq streams the calibration text through the model, and through the
 float model beside it, and quantizes layers in the order they run, so that later layers see what earlier
 ones became and make up for it. Word embeddings are rounded to nearest per row, first of all, since every
-layer sees them. Positions, biases and LayerNorm stay float.
+layer sees them. Positions, biases and LayerNorm stay float. Linear layers may come quantized from elsewhere instead
+(`kerf.quantize.elsewhere`).
 
 A layer is written as soon as it is done, and what the model goes on with lies in a mapped file: memory
 does not grow with the number of layers.
@@ -26,12 +27,17 @@ def quantize(
     """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
 
     Made once: the same inputs give the same directory back. Raises Refused for a group size that does
-    not divide a layer, and for weights whose scale does not fit scale_dtype.
+    not divide a layer, for weights whose scale does not fit scale_dtype, and for a checkpoint of another model.
     """
     check(model, step, first=not source)
     moments = calibrate.calibrate(model, calibration, device)
     origin = models.weights_digest(Path(source)) if source else None
     key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
+    if step.method in ELSEWHERE:
+        from kerf.quantize import elsewhere
+
+        key |= elsewhere.fingerprint(step, calibration)
+        elsewhere.folder_of(model, step, calibration)  # what it takes is counted apart
     return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, moments, device))
 
 
@@ -52,8 +58,13 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     clock = time.perf_counter()
     inputs = (model, step, calibration, source, moments, device)
     found = _write(folder, *inputs, {}) if step.bits != "mixed" else _mixed(folder, *inputs)
-    seconds = time.perf_counter() - clock
-    return {"model": model, "compress_seconds": seconds, "compress_peak_rss_bytes": peak_rss_bytes(), **found}
+    seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
+    if step.method in ELSEWHERE:
+        from kerf.quantize import elsewhere
+
+        spent, held = elsewhere.cost(elsewhere.folder_of(model, step, calibration), step)
+        seconds, peak = seconds + spent, max(peak, held)
+    return {"model": model, "compress_seconds": seconds, "compress_peak_rss_bytes": peak, **found}
 
 
 def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
@@ -91,6 +102,8 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
     groups, statistics = calibrate.read(moments)
     batches = kinds.of_opened(opened).batches(opened, calibration)
     layers, sizes, kept = [], [], _round_floats(net, step)
+    before = store.verify(Path(source))["steps"] if source else []
+    sparse = any("prune" in each for each in before)
     tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers makes them one tensor as it opens
 
     def tensors():
@@ -98,7 +111,7 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
         if step.method in ELSEWHERE:
             found = elsewhere.adopted(net, step, elsewhere.folder_of(model, step, calibration))
         else:
-            found = compress(net, reference, step, groups, statistics, batches, assignment)
+            found = compress(net, reference, step, groups, statistics, batches, assignment, sparse)
         for name, quantized, note in found:
             written.add(f"{name}.weight")
             if name in floats:
@@ -109,12 +122,13 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
             if name not in written and name not in tied:
                 yield name, value.to(kept) if value.is_floating_point() else value
 
-    before = store.verify(Path(source))["steps"] if source else []
     steps = [*before, {"quantize": step.model_dump()}]
     card = {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(net).__name__, "steps": steps}
     store.write_candidate(folder, Path(source) if source else models.resolve(model), tensors(), card)
     linear_bits = sum(bits for bits, _ in sizes) / sum(count for _, count in sizes)
-    return {"steps": steps, "linear_bits": linear_bits, "layers": layers, **store.size(folder)}
+    counts = [count for _, count in sizes]
+    gone = sum(row["sparsity"] * count for row, count in zip(layers, counts, strict=True)) / sum(counts)
+    return {"steps": steps, "linear_bits": linear_bits, "sparsity": gone, "layers": layers, **store.size(folder)}
 
 
 def _round_floats(net, step):
@@ -131,11 +145,11 @@ def _round_floats(net, step):
 
 def _layer(name, quantized, weight, groups, statistics, note) -> dict:
     """Bits of a layer, and its squared output error over its squared output on the calibration text."""
+    gone = 0.0 if quantized.kept is None else 1 - float(quantized.kept.float().mean())
+    row = {"name": name, "bits": quantized.bits, "error": None, "note": note, "sparsity": gone}
     head = next((group[0] for group in groups if name in group), None)
-    row = {"name": name, "bits": quantized.bits, "error": None, "note": note}
-    if head:
-        H, error = statistics[f"second/{head}"], quantized.dequantize() - weight
-        output = float(((weight @ H) * weight).sum())
-        row["error"] = float(((error @ H) * error).sum()) / output if output > 0 else None
-    row["reread"] = bool((quantized.dequantize() - weight).abs().max() <= REREAD * weight.abs().max())
+    if head and len(statistics[f"second/{head}"]) == weight.shape[1]:  # a source may have fewer columns than the baseline
+        row["error"] = calibrate.output_error(weight, quantized.dequantize(), statistics[f"second/{head}"])
+    largest = float(weight.abs().max())
+    row["reread"] = bool(0 < largest and float((quantized.dequantize() - weight).abs().max()) <= REREAD * largest)
     return row

@@ -7,14 +7,14 @@ from torch.nn.functional import embedding
 from kerf import anatomy
 from kerf.parking import park
 from kerf.quantize.grid import Quantized
-from kerf.reconstruct.learned import Learned
+from kerf.reconstruct.learned import Learned, Masked
 
 # Of Adam. Codes are in steps of the grid, scales relative to where they started.
-BLOCK_RATES = {"codes": 0.02, "scale": 3e-3, "zero_point": 3e-3, "float": 5e-4}
+BLOCK_RATES = {"codes": 0.02, "scale": 3e-3, "zero_point": 3e-3, "float": 5e-4, "weight": 3e-4}
 # A token's vector has one right answer, to which its codes are the nearest already: learning would only let
 # them swing around it. Scales and LayerNorm can still win.
-EMBEDDING_RATES = {"codes": 0.0, "scale": 3e-4, "zero_point": 0.0, "float": 1e-3}
-JOINT_RATES = {"codes": 0.02, "scale": 1e-3, "zero_point": 1e-3, "float": 2e-4}
+EMBEDDING_RATES = {"codes": 0.0, "scale": 3e-4, "zero_point": 0.0, "float": 1e-3, "weight": 0.0}
+JOINT_RATES = {"codes": 0.02, "scale": 1e-3, "zero_point": 1e-3, "float": 2e-4, "weight": 1e-4}
 ENDS = 0.8  # share of the loss on the last states that looks at what is made of them
 
 
@@ -46,19 +46,19 @@ class Stage:
     def __init__(self, net, names: list[str], weights: dict[str, Quantized], fit: Hidden, ends=None) -> None:
         """names: of blocks that follow one another; none for the embeddings, all for the whole network.
 
-        weights: every Quantized of the network by layer; fit: the states that enter the first of the
+        weights: every Quantized of the network, or pruned float weight, by layer; fit: the states that enter the first of the
         blocks; ends(states, wanted, batch): loss of the last block's states, by what the model makes of them.
         """
         every = anatomy.blocks(net)
         self.net, self.names, self.ends = net, names, ends
         self.whole = len(names) == len(every) > 1
         self.learned, self.blocks = torch.nn.ModuleDict(), [every[name] for name in names]
-        for layer, quantized in weights.items():
+        for layer, start in weights.items():
             if layer.startswith(tuple(f"{name}." for name in names)):
-                self.learned[layer.replace(".", "/")] = Learned(quantized)
+                self.learned[layer.replace(".", "/")] = Learned(start) if isinstance(start, Quantized) else Masked(start)
             if not names and layer in anatomy.embeddings(net):
                 occurring = torch.unique(torch.cat([batch["input_ids"].flatten() for batch in fit.batches]))
-                self.learned[layer.replace(".", "/")] = Learned(quantized, occurring)
+                self.learned[layer.replace(".", "/")] = Learned(start, occurring)
         outside = {id(p) for block in every.values() for p in block.parameters()}
         around = [] if names and not self.whole else [p for p in net.parameters() if id(p) not in outside]
         self.floats = [p for p in (*around, *(p for b in self.blocks for p in b.parameters())) if p.ndim == 1]
@@ -67,8 +67,8 @@ class Stage:
         """Parameters and their learning rates, for an optimizer."""
         rates = JOINT_RATES if self.whole else BLOCK_RATES if self.names else EMBEDDING_RATES
         groups = [{"params": self.floats, "lr": rates["float"]}]
-        for part in ("codes", "scale", "zero_point"):
-            parameters = [getattr(each, part) for each in self.learned.values()]
+        for part in ("codes", "scale", "zero_point", "weight"):
+            parameters = [getattr(each, part) for each in self.learned.values() if hasattr(each, part)]
             groups.append({"params": [p for p in parameters if p.requires_grad], "lr": rates[part]})
         return groups
 
@@ -116,11 +116,12 @@ class Stage:
         counts = [len(batch["input_ids"]) for batch in states.batches]
         return sum(float(self.loss(states, target, i)) * count for i, count in enumerate(counts)) / sum(counts)
 
-    def finish(self) -> dict[str, Quantized]:
+    def finish(self) -> dict[str, Quantized | torch.Tensor]:
         """Put what was learned into the network, and return it by layer."""
-        found = {name.replace("/", "."): learned.quantized() for name, learned in self.learned.items()}
-        for name, quantized in found.items():
-            self.net.get_submodule(name).weight.data = park(quantized.dequantize())
+        found = {name.replace("/", "."): learned.result() for name, learned in self.learned.items()}
+        for name, value in found.items():
+            weight = value.dequantize() if isinstance(value, Quantized) else value.clone()
+            self.net.get_submodule(name).weight.data = park(weight)
         return found
 
 

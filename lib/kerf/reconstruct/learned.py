@@ -1,4 +1,4 @@
-"""A quantized weight whose codes, scales and zero points can be learned.
+"""A quantized weight whose codes, scales and zero points can be learned, or a pruned one that stays as sparse.
 
 Codes are real numbers v that the forward pass rounds, with the gradient going straight through:
 
@@ -44,7 +44,8 @@ class Learned(torch.nn.Module):
     def forward(self) -> torch.Tensor:
         """The weight (rows, columns)."""
         codes, scale, zero_point = self.parts()
-        return ((codes - zero_point) * scale).view(len(self.rows), -1)
+        weight = ((codes - zero_point) * scale).view(len(self.rows), -1)
+        return weight if self.start.kept is None else weight * self.start.kept[self.rows]
 
     @torch.no_grad()
     def keep_in_reach(self) -> None:
@@ -52,7 +53,7 @@ class Learned(torch.nn.Module):
         self.codes.clamp_(-0.45, top_code(self.start.bits) + 0.45)
 
     @torch.no_grad()
-    def quantized(self) -> Quantized:
+    def result(self) -> Quantized:
         """What was learned, in place of what it started from."""
         codes, scale, zero_point = self.parts()
         if scale.shape[:2] == self.start.scale.shape:
@@ -63,6 +64,27 @@ class Learned(torch.nn.Module):
         for part, new in zip(whole, (codes.flatten(1), scale[..., 0], zero_point[..., 0]), strict=True):
             part[self.rows] = new.to(part.dtype)
         return replace(self.start, codes=whole[0], scale=whole[1], zero_point=whole[2])
+
+
+class Masked(torch.nn.Module):
+    """A pruned float weight whose kept values can be learned; what is 0 stays 0."""
+
+    def __init__(self, start: torch.Tensor) -> None:
+        super().__init__()
+        self.kept = start != 0
+        self.weight = torch.nn.Parameter(start.clone())
+
+    def forward(self) -> torch.Tensor:
+        """The weight (rows, columns)."""
+        return self.weight * self.kept
+
+    def keep_in_reach(self) -> None:
+        """Nothing holds a float weight."""
+
+    @torch.no_grad()
+    def result(self) -> torch.Tensor:
+        """What was learned."""
+        return self.weight.masked_fill(~self.kept, 0)
 
 
 class _Through(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The reconstruct stage: a quantized candidate in, the same with learned codes, scales and zero points out."""
+"""The reconstruct stage: a quantized or pruned candidate in, the same out with what it has left learned anew."""
 
 import time
 from pathlib import Path
@@ -13,13 +13,13 @@ from kerf.steps import Calibration, Reconstruct
 def reconstruct(
     model: str, step: Reconstruct, calibration: Calibration, source: str | Path = "", device: str = "cpu"
 ) -> Path:
-    """Directory of the candidate that `step` makes of the quantized candidate `source`.
+    """Directory of the candidate that `step` makes of the quantized or pruned candidate `source`.
 
     Never worse than `source` on the text held back: where nothing was won, its weights are kept. Raises
-    Refused without a quantized source, and when the calibration text leaves nothing to hold back.
+    Refused without such a source, and when the calibration text leaves nothing to hold back.
     """
     if not source:
-        raise refuse("reconstruct", "first", "a step after quantize: there is nothing to reconstruct yet")
+        raise refuse("reconstruct", "first", "a step after quantize or prune: there is nothing to reconstruct yet")
     kinds.of(models.resolve(model)).check_held_back(models.resolve(model), calibration)
     source = Path(source)
     key = {"step": step.model_dump(), "calibration": calibration.model_dump(), "texts": texts.digest(calibration.texts)}
@@ -39,7 +39,9 @@ def _make(folder, model, step, calibration, source, device) -> dict:
     stored = dict(store.read_tensors(source / store.WEIGHTS))
     start, rows = given.loss(opened), []
     net = models.network(opened)
-    learned = train.reconstruct(net, models.network(original), _learnable(net, stored), given, step, calibration.seed, _report(rows))
+    sparse = any("prune" in each for each in store.verify(source)["steps"])
+    weights = _learnable(net, stored, sparse)
+    learned = train.reconstruct(net, models.network(original), weights, given, step, calibration.seed, _report(rows))
     kept = {name: value.dtype for name, value in stored.items() if isinstance(value, torch.Tensor)}
     found = {name: value for name, value in net.state_dict().items() if name in kept}
     for name, value in found.items():  # what is measured is what will be stored
@@ -57,20 +59,24 @@ def _make(folder, model, step, calibration, source, device) -> dict:
         "steps": steps,
         "compress_seconds": time.perf_counter() - clock,
         "compress_peak_rss_bytes": peak_rss_bytes(),
-        "linear_bits": meta(source)["result"]["linear_bits"],
+        **{name: meta(source)["result"].get(name, 0.0) for name in ("linear_bits", "sparsity")},
         "blocks": rows,
         "held_back": {"texts": given.held, "loss": given.measure, "before": start, "after": end, "kept": end < start},
         **store.size(folder),
     }
 
 
-def _learnable(net, stored: dict) -> dict:
-    """Quantized weights by layer. Word embeddings that are, or stand beside, a head stay: they decide every token."""
+def _learnable(net, stored: dict, sparse: bool) -> dict:
+    """Quantized weights by layer, and of a pruned network (`sparse`) the float ones of linear layers.
+
+    Word embeddings that are, or stand beside, a head stay: they decide every token.
+    """
     from kerf.quantize.grid import Quantized
 
     apart = anatomy.embeddings(net) if net.get_output_embeddings() is not None else {}
-    layers = {name.removesuffix(".weight"): value for name, value in stored.items() if isinstance(value, Quantized)}
-    return {name: value for name, value in layers.items() if name not in apart}
+    layers = {name.removesuffix(".weight"): value for name, value in stored.items()}
+    pruned = anatomy.linears(net) if sparse else {}
+    return {n: value for n, value in layers.items() if isinstance(value, Quantized) and n not in apart or n in pruned}
 
 
 def _report(rows: list[dict]):

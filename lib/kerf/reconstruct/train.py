@@ -7,11 +7,11 @@ numbers v that the forward pass rounds, with the gradient going straight through
     weight = (clamp(round(v), 0, top) - zero_point) * scale
 
 (block-wise: BRECQ, arXiv:2102.05426; everything in a block at once: EfficientQAT, arXiv:2407.11062).
-Then all blocks together, against the float model's last states: a block alone cannot know which of its
-errors the blocks after it would forgive. Biases and LayerNorm, which stay float anyway, are learned too.
+Then all blocks together, against the float model's last states and what it makes of them: a block alone
+cannot know which of its errors the blocks after it would forgive. Biases and LayerNorm, which stay float anyway, are learned too.
 No labels: the text is the calibration sample, and splices of it, for the float model has an answer to any
-text. Sentences of the calibration part outside the sample are held back: they pick the best moment of every
-block, and a block, or a whole result, that is not better on them than its start is dropped.
+text. Text of the calibration part outside the sample is held back: it picks the best moment of every block,
+and a block, or a whole result, that is not better on it than its start is dropped.
 """
 
 import math
@@ -20,7 +20,6 @@ import time
 import torch
 
 from kerf import anatomy
-from kerf.quantize.grid import Quantized
 from kerf.reconstruct.blocks import Hidden, Stage
 from kerf.reconstruct.material import Material
 from kerf.steps import Reconstruct
@@ -73,13 +72,17 @@ def _restore(stage, kept):
         part.copy_(value)
 
 
-def reconstruct(net, reference, weights: dict[str, Quantized], given: Material, step: Reconstruct, seed: int,
-                report=lambda **_: None) -> dict[str, Quantized]:  # fmt: skip
-    """Learn `weights` of `net`, in place, so that its blocks put out what those of `reference` do.
+def reconstruct(net, reference, weights: dict, given: Material, step: Reconstruct, seed: int,
+                report=lambda **_: None) -> dict:  # fmt: skip
+    """Learn `weights` of `net`, in place, so that its blocks put out what those of `reference` do; returns them.
+
+    weights: by layer, Quantized or a pruned float tensor.
 
     report(block=, before=, after=, steps=, seconds=) is called after each block, and after all together.
+    Raises Refused for a network that is not its blocks one after another.
     """
     generator = torch.Generator().manual_seed(seed)
+    anatomy.check_blocks(reference, given.judge[0])
     for parameter in (*net.parameters(), *reference.parameters()):
         parameter.requires_grad_(parameter.ndim == 1)
     sides = [(Hidden(net, batches), Hidden(reference, batches)) for batches in (given.fit, given.judge)]

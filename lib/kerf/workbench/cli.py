@@ -129,13 +129,18 @@ def _models(_) -> list[dict]:
 
 
 def _methods(_) -> list[dict]:
-    from kerf.steps import Quantize, Reconstruct
+    from kerf.steps import Prune, Quantize, Reconstruct
 
     about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)",
              "checkpoint": "a GPTQ checkpoint of this language model", "gptqmodel": "GPTQModel, after `make peers`"}  # fmt: skip
     keys = ", ".join(Quantize.model_fields)
     rows = [{"name": name, "about": f"quantize: {text}", "keys": keys} for name, text in about.items()]
-    learn = "a step after quantize: learn codes, scales and zero points block by block"
+    learn = "a step after quantize or prune: learn block by block what they left"
+    about = {"magnitude": "the smallest weights go", "wanda": "the least by weight and input (Sun et al. 2023)",
+             "sparsegpt": "column by column with error feedback (Frantar and Alistarh 2023)",
+             "neurons": "whole feed-forward neurons, by least squares: smaller matrices"}  # fmt: skip
+    keys = ", ".join(Prune.model_fields)
+    rows += [{"name": name, "about": f"prune: {text}", "keys": keys} for name, text in about.items()]
     return [*rows, {"name": "reconstruct", "about": learn, "keys": ", ".join(Reconstruct.model_fields)}]
 
 

@@ -82,6 +82,9 @@ def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> di
         "metrics": _metrics(candidate, floor),
         "notebooks": _notebooks(run, candidate),
     }
+    if candidate.compared:
+        pictures = evaluate.read(candidate.compared.result)[1]
+        entry |= {name: pictures[name] for name in ("restored", "cache") if pictures.get(name)}
     if not chain:
         return entry | {"gates": [], "claims": [], "verdict": judge.FAIL if candidate.error else judge.PASS, "grade": None}
     verdict = judge.judge(candidate.name, full, entry["metrics"], entry, run.experiment.criteria)

@@ -17,7 +17,9 @@ from kerf import evaluate, kinds, models, texts
 from kerf.artifacts import digest, now, replace_folder
 from kerf.errors import Refused, refuse
 from kerf.places import root
-from kerf.quantize.stage import check as check_step
+from kerf.prune.stage import check as check_prune
+from kerf.quantize.stage import check as check_quantize
+from kerf.steps import ELSEWHERE
 from kerf.workbench.experiment import Experiment
 from kerf.workbench.stage import Done, StageFailed, check_parameters, publish, run_stage
 
@@ -46,9 +48,12 @@ def check(experiment: Experiment, out: Path) -> dict:
                 kinds.of(models.resolve(experiment.model)).check_held_back(models.resolve(experiment.model), experiment.calibration)
             if getattr(step.parameters, "bits", None) == "mixed":
                 models.check_encoder(experiment.model, f"{name}.{number}")
-            if step.kind == "quantize":
+            if step.kind in ("quantize", "prune"):
                 try:
-                    check_step(experiment.model, step.parameters, first=number == 1)
+                    if step.kind == "prune":
+                        check_prune(experiment.model, step.parameters, [each.kind for each in chain[: number - 1]])
+                    else:
+                        check_quantize(experiment.model, step.parameters, first=number == 1)
                 except Refused as refusal:
                     raise Refused(f"{name}.{number}.{refusal}") from None
     spec = experiment.calibration
@@ -101,6 +106,18 @@ def _all_parameters(experiment: Experiment):
             yield step.kind, _step_parameters(experiment, [], step)
 
 
+def _elsewhere(experiment: Experiment) -> dict[str, str]:
+    """Digests of what steps take from outside, a checkpoint for one."""
+    found = {}
+    for name, chain in experiment.candidates.items():
+        for number, step in enumerate(chain, 1):
+            if getattr(step.parameters, "method", None) in ELSEWHERE:
+                from kerf.quantize.elsewhere import fingerprint
+
+                found[f"{name}.{number}"] = digest(fingerprint(step.parameters, experiment.calibration))
+    return found
+
+
 class Run:
     """One run of an experiment into the folder `out`."""
 
@@ -115,6 +132,7 @@ class Run:
             "weights": models.weights_digest(models.resolve(experiment.model)),
             "calibration": texts.digest(experiment.calibration.texts),
             "evaluation": texts.digest(experiment.evaluation.texts),
+            **_elsewhere(experiment),
         }
         self.total = 3 + sum(len(chain) + 1 for chain in experiment.candidates.values())
         # Kernels may run anywhere, and what they make names the run that made it.

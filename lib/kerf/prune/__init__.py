@@ -1,0 +1,1 @@
+"""Pruning: which weights go, and how those that stay make up for it."""

@@ -1,0 +1,56 @@
+"""SparseGPT: prune column by column, and let the columns not yet seen make up for the error.
+
+Frantar and Alistarh 2023 (arXiv:2301.00774). With Hinv the upper Cholesky factor of the inverse of H = X^T X,
+removing w from column i costs (w / Hinv[i, i])^2, and every later column j changes by
+
+    W[:, j] -= w / Hinv[i, i] * Hinv[i, j].
+
+It is the recursion of GPTQ (`kerf.quantize.gptq`) with 0 in the place of the nearest point. Which weights go
+is decided a block of columns at a time, from what the weights have become by then; N:M patterns are
+decided every M columns. Sweeps of coordinate descent then let what is kept settle, earlier columns included.
+"""
+
+import torch
+
+from kerf.prune.masks import lowest_of_all
+from kerf.quantize import kernels
+from kerf.quantize.gptq import BLOCK, damped
+
+
+def sparsegpt(
+    weight: torch.Tensor,
+    H: torch.Tensor,
+    R: torch.Tensor,
+    sparsity: float,
+    pattern: tuple[int, int] | None = None,
+    sweeps: int = 0,
+) -> torch.Tensor | None:
+    """The pruned weight (rows, columns), float32; None where numbers overflow.
+
+    H: (columns, columns) second moments of the input; R: `inverse_factor` of it. sparsity: share that goes,
+    of every block of columns; pattern: (N, M) instead, N kept of every M.
+    """
+    W = weight.float().clone()
+    kept = torch.ones(W.shape, dtype=torch.bool)
+    zeros, of = (pattern[1] - pattern[0], pattern[1]) if pattern else (0, 0)
+    for start in range(0, W.shape[1], BLOCK):
+        stop = min(start + BLOCK, W.shape[1])
+        if not pattern:
+            pivots = R.diagonal()[start:stop]
+            kept[:, start:stop] = lowest_of_all((W[:, start:stop] / pivots).square_(), sparsity)
+        errors = torch.empty(len(W), stop - start)
+        kernels.prune_block(W, R, kept, zeros, of, errors, start, stop)
+        if not errors.isfinite().all():
+            return None
+        W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
+    if sweeps:
+        settle(W, weight.float(), H, kept, sweeps)
+    return W if W.isfinite().all() else None
+
+
+def settle(W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.Tensor, sweeps: int) -> None:
+    """Coordinate descent on |(W - target) X|^2 over the weights that are kept, in place."""
+    loss = damped(H, 0.01)
+    gradient = (W - target) @ loss
+    for _ in range(sweeps):
+        kernels.descend_kept(W, gradient, loss, kept)

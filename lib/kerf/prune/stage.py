@@ -1,0 +1,123 @@
+"""The prune stage: a model or candidate in, a candidate with part of its weights 0 out.
+
+magnitude looks at weights alone. wanda and sparsegpt stream the calibration text through the model, and
+through the model as it was beside it, and prune layers in the order they run, so that later layers see
+what earlier ones became. Word embeddings, positions, biases and LayerNorm stay as they are. With method
+neurons whole feed-forward neurons go, and the model gets smaller matrices.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from kerf import anatomy, calibrate, kinds, models, store
+from kerf.artifacts import artifact, meta
+from kerf.errors import refuse
+from kerf.memory import peak_rss_bytes, reset_peak_rss
+from kerf.steps import Calibration, Prune
+
+
+def check(model: str, step: Prune, before: list[str]) -> None:
+    """Refuse, before heavy work, a step that this model cannot take after the kinds of steps `before`."""
+    if step.method == "neurons":
+        if "quantize" in before:
+            raise refuse("method", step.method, "a step before quantize")
+        anatomy.neurons(models.network(models.open_model(model)))
+    elif "quantize" in before and (step.method == "sparsegpt" or step.method == "wanda" and step.sweeps):
+        accepted = "magnitude or wanda with sweeps 0 after quantize: weights on a grid cannot move"
+        raise refuse("method", step.method, accepted)
+    if not step.pattern:
+        return
+    _, of = step.neighbours()
+    for name, (_, columns) in models.describe(model)["linears"].items():
+        if columns % of:
+            raise refuse("pattern", step.pattern, f"N:M with M a divisor of the {columns} columns of {name}")
+
+
+def prune(model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> Path:
+    """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
+
+    Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises Refused for a pattern
+    that does not divide a layer's columns, and for a method that would move weights off their grid.
+    """
+    before = store.verify(Path(source))["steps"] if source else []
+    check(model, step, [kind for each in before for kind in each])
+    moments = calibrate.calibrate(model, calibration, device)
+    origin = models.weights_digest(Path(source)) if source else None
+    key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
+    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, moments, device))
+
+
+def _make(folder, model, step, calibration, source, moments, device) -> dict:
+    import sentence_transformers  # noqa: F401  imports are not what pruning costs
+
+    from kerf.quantize.grid import Quantized
+
+    reset_peak_rss()
+    clock = time.perf_counter()
+    opened = models.open_source(model, source, device)
+    net, reference = models.network(opened), models.network(models.open_source(model, source, device))
+    groups, statistics = calibrate.read(moments)
+    heads = {name: group[0] for group in groups for name in group}
+    batches = kinds.of_opened(opened).batches(opened, calibration)
+    tied = getattr(net, "all_tied_weights_keys", None) or {}
+    layers, config = [], None
+    if step.method == "neurons":
+        layers, config = _without_neurons(net, reference, step, groups, batches, {n: statistics[f"second/{h}"] for n, h in heads.items()})
+    for name, weight, note in pruned(net, reference, step, groups, batches) if not config else ():
+        row = {"name": name, "bits": 32, "error": None, "note": note, "sparsity": float((weight == 0).float().mean())}
+        if name in heads:
+            whole = reference.get_submodule(name).weight.data
+            row["error"] = calibrate.output_error(whole, weight, statistics[f"second/{heads[name]}"])
+        layers.append(row)
+    tensors = {name: value for name, value in net.state_dict().items() if name not in tied}
+    for name, value in store.read_tensors(Path(source) / store.WEIGHTS) if source else ():
+        if isinstance(value, Quantized):  # its grid stays
+            linear = name.removesuffix(".weight") in anatomy.linears(net)
+            tensors[name] = replace(value, kept=tensors[name] != 0) if linear else value
+    before = store.verify(Path(source))["steps"] if source else []
+    steps = [*before, {"prune": step.model_dump()}]
+    card = {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(net).__name__, "steps": steps}
+    store.write_candidate(folder, Path(source) if source else models.resolve(model), tensors, card, config)
+    count = sum(layer.weight.numel() for layer in anatomy.linears(reference).values())
+    left = sum((layer.weight != 0).sum().item() for layer in anatomy.linears(net).values())
+    stored = [tensors[f"{name}.weight"] for name in anatomy.linears(net)]
+    bits = sum(value.stored_bits() if isinstance(value, Quantized) else 32 * int((value != 0).sum()) for value in stored)
+    bits += 0 if config else sum(value.numel() for value in stored if not isinstance(value, Quantized))  # the bitmap
+    return {"model": model, "steps": steps, "compress_seconds": time.perf_counter() - clock,
+            "compress_peak_rss_bytes": peak_rss_bytes(), "linear_bits": bits / count, "sparsity": 1 - left / count,
+            "layers": layers, **store.size(folder)}  # fmt: skip
+
+
+def _without_neurons(net, reference, step, groups, batches, seconds) -> tuple[list[dict], dict]:
+    """Rows of what went, by layer, and what changes in the configuration. seconds: second moments by layer."""
+    from kerf.prune.neurons import remove
+
+    pairs, rows = anatomy.neurons(net), []
+    for name, stay, weight in remove(net, reference, step.sparsity, groups, batches):
+        whole = reference.get_submodule(name).weight.data
+        row = {"bits": 32, "error": None, "note": "", "sparsity": 1 - len(stay) / whole.shape[1]}
+        rows.append({**row, "name": name, "error": calibrate.output_error(whole, weight, seconds[name])})
+        rows += [{**row, "name": each} for each in pairs[name]]
+    return rows, {"intermediate_size": net.config.intermediate_size}
+
+
+def pruned(net, reference, step: Prune, groups, batches) -> Iterator[tuple[str, object, str]]:
+    """Prune the layers of `net` in place, and yield each: name, weight, a note on what was special."""
+    from kerf.lockstep import in_lockstep
+    from kerf.prune.layers import by_magnitude, prune_group
+
+    layers = anatomy.linears(net)
+    if step.method == "magnitude":
+        yield from by_magnitude(layers, step)
+        return
+    networks = (net, reference) if step.method == "sparsegpt" and step.asymmetric_calibration else (net,)
+    seen = set()
+    for stops in zip(*(in_lockstep(each, groups, batches) for each in networks), strict=True):
+        names = stops[0][0]
+        seen.update(names)
+        yield from prune_group({name: layers[name] for name in names}, [inputs for _, inputs in stops], step)
+    rest = {name: layer for name, layer in layers.items() if name not in seen}
+    for name, weight, _ in by_magnitude(rest, step):
+        yield name, weight, "no calibration text reached it: pruned by magnitude"

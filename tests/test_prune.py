@@ -1,0 +1,283 @@
+"""Pruning: which weights go, how the rest makes up for it, and that what is 0 stays 0 through every step and the store."""
+
+import json
+
+import kerf
+import numpy as np
+import pytest
+import torch
+from kerf import anatomy, models, pipeline, store
+from kerf.artifacts import meta
+from kerf.errors import Refused
+from kerf.prune import masks
+from kerf.prune.neurons import left, surgery
+from kerf.prune.sparsegpt import sparsegpt
+from kerf.quantize.gptq import damped, inverse_factor
+from kerf.quantize.grid import Quantized
+from kerf.quantize.rtn import rtn
+from kerf.steps import Calibration, Prune, parse
+from scipy.optimize import lsq_linear
+from small import write_causal, write_model
+
+SPEC = Calibration(samples=16, max_length=64)
+PRUNE = {"prune": {"method": "sparsegpt", "sparsity": 0.5}}
+
+
+def problem(rows=24, columns=160, tokens=400, seed=0):
+    """A weight and correlated inputs (tokens, columns)."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
+    X = torch.randn(tokens, columns, generator=generator) @ (mixing + 0.3 * torch.eye(columns))
+    return torch.randn(rows, columns, generator=generator), X * torch.linspace(0.1, 2, columns)[torch.randperm(columns, generator=generator)]
+
+
+def lost(before, after, X) -> float:
+    return float(((after - before) @ X.T).square().sum())
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
+def test_the_lowest_go_and_as_many_as_were_asked(sparsity):
+    scores = torch.rand(8, 40, generator=torch.Generator().manual_seed(0))
+    whole, rows = masks.lowest_of_all(scores, sparsity), masks.lowest(scores, sparsity)
+    assert int((~whole).sum()) == round(sparsity * 320) and scores[~whole].max() < scores[whole].min()
+    assert ((~rows).sum(1) == round(sparsity * 40)).all()
+    assert all(row[~kept].max() < row[kept].min() for row, kept in zip(scores, rows, strict=True))
+
+
+@pytest.mark.parametrize(("keep", "of"), [(2, 4), (4, 8), (1, 5)])
+def test_of_neighbours_the_highest_stay(keep, of):
+    scores = torch.rand(8, 40, generator=torch.Generator().manual_seed(0))
+    kept = masks.lowest_of_neighbours(scores, keep, of).view(8, -1, of)
+    assert (kept.sum(-1) == keep).all()
+    highest = scores.view(8, -1, of).sort(descending=True).values[..., :keep]
+    assert torch.equal(torch.where(kept, scores.view(8, -1, of), 0).sort(descending=True).values[..., :keep], highest)
+
+
+def test_wanda_is_its_definition():
+    weight, X = problem()
+    assert torch.allclose(masks.wanda(weight, X.square().sum(0)), weight.abs() * X.norm(dim=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("pattern", [None, (2, 4), (4, 8)])
+def test_sparsegpt_is_the_slow_and_obvious_loop(pattern):
+    weight, X = problem(rows=6, columns=32)
+    H = X.T @ X
+    R, damping = inverse_factor(H)
+    found = sparsegpt(weight, H, R, 0.5, pattern)
+    W, kept = weight.double().clone(), torch.ones(6, 32, dtype=torch.bool)
+    upper = torch.linalg.cholesky(damped(H, damping).double().inverse(), upper=True)
+    loss = (W / upper.diagonal()).square()
+    if not pattern:
+        kept = masks.lowest_of_all(loss, 0.5)
+    for i in range(32):
+        if pattern and i % pattern[1] == 0:
+            here = slice(i, i + pattern[1])
+            kept[:, here] = masks.lowest((W[:, here] / upper.diagonal()[here]).square(), 1 - pattern[0] / pattern[1])
+        error = torch.where(kept[:, i], 0.0, W[:, i]) / upper[i, i]
+        W[:, i:] -= error[:, None] * upper[i, i:]
+        W[:, i] *= kept[:, i]
+    assert torch.equal(found != 0, kept) and torch.allclose(found.double(), W, atol=1e-3)
+
+
+def test_each_method_loses_less_than_the_simpler_one():
+    weight, X = problem()
+    H = X.T @ X
+    R, _ = inverse_factor(H)
+    by_size = lost(weight, weight * masks.lowest_of_all(weight.abs(), 0.5), X)
+    by_input = lost(weight, weight * masks.lowest(masks.wanda(weight, H.diagonal()), 0.5), X)
+    updated, settled = (lost(weight, sparsegpt(weight, H, R, 0.5, None, sweeps), X) for sweeps in (0, 5))
+    assert settled < 0.95 * updated < 0.8 * by_input < 0.7 * by_size
+
+
+def test_many_sweeps_end_at_the_least_squares_of_what_is_kept():
+    weight, X = problem(rows=3, columns=24)
+    H = X.T @ X
+    found = sparsegpt(weight, H, inverse_factor(H, 1e-6)[0], 0.5, None, sweeps=400)
+    loss = damped(H, 0.01)
+    root = torch.linalg.cholesky(loss.double()).T.numpy()
+    for row, target in zip(found, weight, strict=True):
+        columns = np.flatnonzero(row.numpy())
+        best = lsq_linear(root[:, columns], root @ target.double().numpy()).x
+        assert np.allclose(row.numpy()[columns], best, atol=1e-3)
+
+
+@pytest.fixture(scope="module", params=["encoder", "causal"])
+def model(request, tmp_path_factory):
+    write = write_model if request.param == "encoder" else write_causal
+    return str(write(tmp_path_factory.mktemp("prune") / request.param))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"method": "magnitude", "sparsity": 0.3},
+        {"method": "magnitude", "sparsity": 0.5, "scope": "global"},
+        {"method": "wanda", "sparsity": 0.5, "sweeps": 0},
+        {"method": "wanda", "pattern": "2:4"},
+        {"method": "sparsegpt", "sparsity": 0.5},
+        {"method": "sparsegpt", "pattern": "4:8", "asymmetric_calibration": False},
+    ],
+    ids=["magnitude", "global", "wanda", "wanda 2:4", "sparsegpt", "sparsegpt 4:8"],
+)
+def test_a_pruned_model_is_as_sparse_as_was_asked_and_loads_as_it_was_stored(model, step):
+    made = pipeline.build(model, [{"prune": step}], SPEC)
+    result, share = meta(made)["result"], parse(Prune, step, "p").sparsity
+    assert result["sparsity"] == pytest.approx(share, abs=0.01)
+    linears = anatomy.linears(models.network(kerf.load(made)))
+    zeros = [int((layer.weight == 0).sum()) for layer in linears.values()]
+    assert sum(zeros) / sum(layer.weight.numel() for layer in linears.values()) == pytest.approx(share, abs=0.01)
+    if step["method"] == "magnitude":
+        before = anatomy.linears(models.network(models.open_model(model)))
+        assert all(torch.equal(layer.weight[layer.weight != 0], before[n].weight[layer.weight != 0]) for n, layer in linears.items())
+    if "pattern" in step:
+        keep, of = parse(Prune, step, "p").neighbours()
+        assert all(((layer.weight.reshape(-1, of) != 0).sum(1) <= keep).all() for layer in linears.values())
+    stored = store.read_weights(made / store.WEIGHTS)
+    assert all(torch.equal(layer.weight, stored[f"{name}.weight"]) for name, layer in linears.items())
+
+
+def test_bytes_fall_with_sparsity_and_a_pattern_costs_less_than_its_indices(model):
+    sizes = [meta(pipeline.build(model, [{"prune": {"sparsity": share}}], SPEC))["result"]["bytes_on_disk"] for share in (0.25, 0.5, 0.75)]
+    count = sum(rows * columns for rows, columns in models.describe(model)["linears"].values())
+    for wider, narrower in zip(sizes, sizes[1:], strict=False):
+        assert wider - narrower == pytest.approx(count, rel=0.25)  # a quarter of 4 bytes a weight, a little compressed
+    whole = torch.randn(256, 512)
+    cut = whole.masked_fill(~masks.lowest_of_neighbours(whole.abs(), 2, 4), 0)
+    values = store.row_bytes(cut[cut != 0].view(256, 256))
+    assert store.row_bytes(cut) < values + 0.75 * cut.numel() / 8  # indices: two bits each of half the weights
+
+
+@pytest.mark.parametrize("quantize", [{"method": "gptq", "bits": 3, "group_size": 32, "clip": "hessian"}, {"bits": 4, "group_size": 32}],
+                         ids=["gptq", "rtn"])  # fmt: skip
+def test_what_is_pruned_stays_0_when_it_is_quantized(model, quantize):
+    first, both = (pipeline.build(model, chain, SPEC) for chain in ([PRUNE], [PRUNE, {"quantize": quantize}]))
+    before, after = (anatomy.linears(models.network(kerf.load(folder))) for folder in (first, both))
+    assert all((layer.weight[before[name].weight == 0] == 0).all() for name, layer in after.items())
+    alone = pipeline.build(model, [{"quantize": quantize}], SPEC)
+    sizes = [meta(folder)["result"]["bytes_on_disk"] for folder in (first, alone, both)]
+    assert sizes[2] < sizes[1] < sizes[0]
+    made = meta(both)["result"]
+    assert made["sparsity"] == pytest.approx(0.5, abs=0.01) and made["linear_bits"] < meta(alone)["result"]["linear_bits"]
+
+
+def test_a_quantized_model_is_pruned_on_its_grid(model):
+    cut = {"quantize": {"bits": 4, "group_size": 32}}
+    first = pipeline.build(model, [cut], SPEC)
+    both = pipeline.build(model, [cut, {"prune": {"method": "wanda", "pattern": "2:4", "sweeps": 0}}], SPEC)
+    before, after = (dict(store.read_tensors(folder / store.WEIGHTS)) for folder in (first, both))
+    for name in models.describe(model)["linears"]:
+        a, b = before[f"{name}.weight"], after[f"{name}.weight"]
+        assert isinstance(b, Quantized) and (b.kept.view(-1, 4).sum(1) <= 2).all()
+        assert torch.equal(b.dequantize(), a.dequantize() * b.kept) and torch.equal(b.codes[b.kept], a.codes[b.kept])
+    with pytest.raises(Refused, match="method = .?sparsegpt.?: magnitude or wanda with sweeps 0 after quantize"):
+        pipeline.build(model, [cut, PRUNE], SPEC)
+
+
+@pytest.mark.parametrize("bits", [1.6, 2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_pruned_and_quantized_tensors_come_back_exactly(bits, symmetric, tmp_path):
+    weight = torch.randn(6, 24, generator=torch.Generator().manual_seed(0))
+    kept = torch.rand(6, 24, generator=torch.Generator().manual_seed(1)) > 0.4
+    value = rtn(weight, bits, 8, symmetric)
+    value = Quantized(**{**vars(value), "codes": value.codes * kept, "kept": kept})
+    store.write_weights(tmp_path / "w", {"a": value, "b": weight * kept, "c": torch.zeros(4, 4), "d": -torch.zeros(4, 4)})
+    found = dict(store.read_tensors(tmp_path / "w"))
+    assert all(torch.equal(getattr(found["a"], part), getattr(value, part)) for part in ("codes", "scale", "zero_point", "kept"))
+    assert torch.equal(found["a"].dequantize(), value.dequantize()) and (value.dequantize()[~kept] == 0).all()
+    assert all(found[name].numpy().tobytes() == wanted.numpy().tobytes()
+               for name, wanted in (("b", weight * kept), ("c", torch.zeros(4, 4)), ("d", -torch.zeros(4, 4))))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"sparsity": 0}, "p.sparsity = 0: a share between 0 and 1"),
+        ({"sparsity": 1.0}, "p.sparsity = 1.0: a share between 0 and 1"),
+        ({"sparsity": -0.5}, "p.sparsity = -0.5"),
+        ({"pattern": "4:2"}, "p.pattern = '4:2': N:M, as in 2:4, with N below M"),
+        ({"pattern": "2of4"}, "p.pattern = '2of4'"),
+        ({"pattern": "2:4", "sparsity": 0.3}, "p.sparsity = 0.3: 0.5, which the pattern says"),
+        ({"method": "wanda", "scope": "global"}, "p.scope = 'global': layer, or global with method magnitude"),
+        ({"method": "random"}, "p.method = 'random': magnitude, wanda or sparsegpt"),
+    ],
+)
+def test_wrong_parameters_are_refused(values, said):
+    with pytest.raises(Refused) as refusal:
+        parse(Prune, values, "p")
+    assert str(refusal.value).startswith(said)
+
+
+def test_a_pattern_that_does_not_divide_is_refused_before_work(model):
+    with pytest.raises(Refused, match="pattern = '2:7': N:M with M a divisor of the 64 columns of"):
+        pipeline.build(model, [{"prune": {"pattern": "2:7"}}], SPEC)
+
+
+def test_moments_that_cannot_be_factorized_fall_back_to_wanda(model, monkeypatch):
+    monkeypatch.setattr("kerf.prune.layers.inverse_factor", lambda H: (None, 1.0))
+    made = pipeline.build(model, [{"prune": {"method": "sparsegpt", "sparsity": 0.47}}], SPEC)
+    layers = meta(made)["result"]["layers"]
+    assert any(layer["note"] == "second moments could not be factorized: pruned by wanda" for layer in layers)
+    assert meta(made)["result"]["sparsity"] == pytest.approx(0.47, abs=0.01)
+
+
+def test_the_same_seed_gives_the_same_bytes(model, monkeypatch):
+    before = (pipeline.build(model, [PRUNE], SPEC) / store.WEIGHTS).read_bytes()
+    monkeypatch.setenv("KERF_FRESH", "9999")
+    assert (pipeline.build(model, [PRUNE], SPEC) / store.WEIGHTS).read_bytes() == before
+
+
+def test_surgery_ends_at_the_least_squares_of_the_columns_that_stay():
+    weight, X = problem(rows=5, columns=24)
+    H = X.T @ X
+    stay, found = surgery(weight, H, 10)
+    assert len(stay) == 10 and (found != 0).any(0).nonzero()[:, 0].tolist() == stay.tolist()
+    loss = damped(H, 0.01).double()
+    best = weight.double() @ loss[:, stay] @ torch.linalg.inv(loss[stay][:, stay])
+    assert torch.allclose(found[:, stay].double(), best, atol=1e-4)
+    order = weight.square().sum(0).argsort(descending=True)[:10].sort().values
+    largest = torch.zeros_like(weight)
+    largest[:, order] = (weight.double() @ loss[:, order] @ torch.linalg.inv(loss[order][:, order])).float()
+    assert lost(weight, found, X) < lost(weight, largest, X)
+
+
+def test_a_fixed_column_never_goes_and_takes_up_the_mean():
+    weight, X = problem(rows=5, columns=24)
+    X = torch.cat([X + 3, torch.ones(len(X), 1)], 1)
+    whole = torch.cat([weight, torch.zeros(5, 1)], 1)
+    stay, found = surgery(whole, X.T @ X, 12, fixed=1)
+    assert 24 not in stay.tolist() and found[:, 24].abs().min() > 0
+    assert float(((found - whole) @ X.T).mean(1).abs().max()) < 0.1 * float((whole @ X.T).abs().mean())
+
+
+@pytest.mark.parametrize(("neurons", "sparsity", "stay"), [(1536, 0.45, 832), (1536, 0.5, 768), (128, 0.4, 64), (48, 0.5, 24), (4, 0.99, 1)])
+def test_as_many_neurons_stay_as_vector_units_like(neurons, sparsity, stay):
+    assert left(neurons, sparsity) == stay
+
+
+def test_without_neurons_the_model_is_a_plain_smaller_one(model, tmp_path):
+    step = {"prune": {"method": "neurons", "sparsity": 0.25}}
+    made = pipeline.build(model, [step], SPEC)
+    opened = kerf.load(made)
+    net = models.network(opened)
+    assert net.config.intermediate_size == 96 and json.loads((made / "config.json").read_text())["intermediate_size"] == 96
+    for out, into in anatomy.neurons(net).items():
+        assert net.get_submodule(out).weight.shape == (64, 96) and all(net.get_submodule(n).weight.shape == (96, 64) for n in into)
+    net.save_pretrained(tmp_path / "plain")
+    plain = type(net).from_pretrained(tmp_path / "plain")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(plain(ids)[0], net(ids)[0])
+    assert meta(made)["result"]["bytes_on_disk"] < 0.95 * models.describe(model)["bytes"]
+    chain = [step, {"reconstruct": {"steps": 20, "joint_steps": 10, "splices": 1}}, {"quantize": {"method": "gptq", "bits": 4, "group_size": 32}}]
+    whole = pipeline.build(model, chain, SPEC)
+    linears = anatomy.linears(models.network(kerf.load(whole)))
+    assert [list(layer.weight.shape) for layer in linears.values()] == [list(layer.weight.shape) for layer in anatomy.linears(net).values()]
+    with pytest.raises(Refused, match="method = 'neurons': a step before quantize"):
+        pipeline.build(model, [chain[2], step], SPEC)
+
+
+def test_neurons_of_a_network_that_is_not_understood_are_refused(model):
+    net = models.network(kerf.open_model(model))
+    net.config.intermediate_size = 77
+    with pytest.raises(Refused, match="feed-forward layers of intermediate_size, one after others in each block, as in BERT and Llama"):
+        anatomy.neurons(net)
