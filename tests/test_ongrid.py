@@ -45,6 +45,14 @@ def test_no_grid_is_found_in_floats(dtype):
     assert grid_of(weight(columns=1)) is None
 
 
+def test_the_language_model_that_its_package_ships_lies_on_the_grids_it_was_stored_in():
+    described = models.describe("smollm2")
+    assert {name: described["on_grid"][name] for name in described["linears"]} == dict.fromkeys(
+        described["linears"], {"bits": 4, "group_size": 32}  # Q4_1
+    )
+    assert described["on_grid"]["model.embed_tokens"] == {"bits": 8, "group_size": 32}  # Q8_0
+
+
 def test_a_model_says_which_layers_lie_on_a_grid_and_a_candidate_which_it_only_read_again(tmp_path):
     folder = write_causal(tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")

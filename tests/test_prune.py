@@ -198,7 +198,8 @@ def test_pruned_and_quantized_tensors_come_back_exactly(bits, symmetric, tmp_pat
         ({"pattern": "2of4"}, "p.pattern = '2of4'"),
         ({"pattern": "2:4", "sparsity": 0.3}, "p.sparsity = 0.3: 0.5, which the pattern says"),
         ({"method": "wanda", "scope": "global"}, "p.scope = 'global': layer, or global with method magnitude"),
-        ({"method": "random"}, "p.method = 'random': magnitude, wanda or sparsegpt"),
+        ({"method": "neurons", "pattern": "2:4"}, "p.pattern = '2:4': none with method neurons"),
+        ({"method": "random"}, "p.method = 'random': magnitude, wanda, sparsegpt or neurons"),
     ],
 )
 def test_wrong_parameters_are_refused(values, said):

@@ -58,6 +58,17 @@ def row_bytes(value) -> int:
     return sum(codec.compress(part).size for part in parts) + 400  # what Parquet says of a row group
 
 
+def stored_bits(value) -> float:
+    """Bits of one tensor before the file's compression, the map of what is kept included."""
+    from kerf.quantize.grid import Quantized
+
+    if isinstance(value, Quantized):
+        return value.stored_bits()
+    left = int((value != 0).sum())
+    sparse = left <= (1 - SPARSE) * value.numel()
+    return 8 * value.element_size() * (left if sparse else value.numel()) + (value.numel() if sparse else 0)
+
+
 def _row(value) -> dict:
     from kerf.quantize.grid import Quantized, zero_point_bits, zero_step  # torch takes seconds; `verify` needs none
 

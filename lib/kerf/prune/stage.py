@@ -52,55 +52,61 @@ def prune(model: str, step: Prune, calibration: Calibration, source: str | Path 
 def _make(folder, model, step, calibration, source, moments, device) -> dict:
     import sentence_transformers  # noqa: F401  imports are not what pruning costs
 
-    from kerf.quantize.grid import Quantized
-
     reset_peak_rss()
     clock = time.perf_counter()
     opened = models.open_source(model, source, device)
     net, reference = models.network(opened), models.network(models.open_source(model, source, device))
     groups, statistics = calibrate.read(moments)
-    heads = {name: group[0] for group in groups for name in group}
+    second = {name: statistics[f"second/{group[0]}"] for group in groups for name in group}
     batches = kinds.of_opened(opened).batches(opened, calibration)
-    tied = getattr(net, "all_tied_weights_keys", None) or {}
-    layers, config = [], None
-    if step.method == "neurons":
-        layers, config = _without_neurons(net, reference, step, groups, batches, {n: statistics[f"second/{h}"] for n, h in heads.items()})
-    for name, weight, note in pruned(net, reference, step, groups, batches) if not config else ():
-        row = {"name": name, "bits": 32, "error": None, "note": note, "sparsity": float((weight == 0).float().mean())}
-        if name in heads:
-            whole = reference.get_submodule(name).weight.data
-            row["error"] = calibrate.output_error(whole, weight, statistics[f"second/{heads[name]}"])
-        layers.append(row)
-    tensors = {name: value for name, value in net.state_dict().items() if name not in tied}
-    for name, value in store.read_tensors(Path(source) / store.WEIGHTS) if source else ():
-        if isinstance(value, Quantized):  # its grid stays
-            linear = name.removesuffix(".weight") in anatomy.linears(net)
-            tensors[name] = replace(value, kept=tensors[name] != 0) if linear else value
+    layers = list(_cut(net, reference, step, groups, batches, second))
+    tensors = _tensors(net, source)
+    config = {"intermediate_size": net.config.intermediate_size} if step.method == "neurons" else None
     before = store.verify(Path(source))["steps"] if source else []
     steps = [*before, {"prune": step.model_dump()}]
     card = {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(net).__name__, "steps": steps}
     store.write_candidate(folder, Path(source) if source else models.resolve(model), tensors, card, config)
     count = sum(layer.weight.numel() for layer in anatomy.linears(reference).values())
-    left = sum((layer.weight != 0).sum().item() for layer in anatomy.linears(net).values())
-    stored = [tensors[f"{name}.weight"] for name in anatomy.linears(net)]
-    bits = sum(value.stored_bits() if isinstance(value, Quantized) else 32 * int((value != 0).sum()) for value in stored)
-    bits += 0 if config else sum(value.numel() for value in stored if not isinstance(value, Quantized))  # the bitmap
+    left = sum(int((layer.weight != 0).sum()) for layer in anatomy.linears(net).values())
+    bits = sum(store.stored_bits(tensors[f"{name}.weight"]) for name in anatomy.linears(net))
     return {"model": model, "steps": steps, "compress_seconds": time.perf_counter() - clock,
             "compress_peak_rss_bytes": peak_rss_bytes(), "linear_bits": bits / count, "sparsity": 1 - left / count,
             "layers": layers, **store.size(folder)}  # fmt: skip
 
 
-def _without_neurons(net, reference, step, groups, batches, seconds) -> tuple[list[dict], dict]:
-    """Rows of what went, by layer, and what changes in the configuration. seconds: second moments by layer."""
-    from kerf.prune.neurons import remove
+def _cut(net, reference, step, groups, batches, second) -> Iterator[dict]:
+    """Prune `net` in place; yields what is reported of each layer. second: second moments of its input, by layer."""
+    if step.method == "neurons":
+        from kerf.prune.neurons import remove
 
-    pairs, rows = anatomy.neurons(net), []
-    for name, stay, weight in remove(net, reference, step.sparsity, groups, batches):
-        whole = reference.get_submodule(name).weight.data
-        row = {"bits": 32, "error": None, "note": "", "sparsity": 1 - len(stay) / whole.shape[1]}
-        rows.append({**row, "name": name, "error": calibrate.output_error(whole, weight, seconds[name])})
-        rows += [{**row, "name": each} for each in pairs[name]]
-    return rows, {"intermediate_size": net.config.intermediate_size}
+        pairs = anatomy.neurons(net)
+        for name, stay, weight in remove(net, reference, step.sparsity, groups, batches):
+            gone = 1 - len(stay) / weight.shape[1]
+            yield _row(name, reference, weight, second, "", gone)
+            yield from (_row(each, reference, None, second, "", gone) for each in pairs[name])
+        return
+    for name, weight, note in pruned(net, reference, step, groups, batches):
+        yield _row(name, reference, weight, second, note, float((weight == 0).float().mean()))
+
+
+def _row(name, reference, weight, second, note, sparsity) -> dict:
+    whole, error = reference.get_submodule(name).weight.data, None
+    if weight is not None and name in second and len(second[name]) == whole.shape[1]:
+        error = calibrate.output_error(whole, weight, second[name])
+    return {"name": name, "bits": 32, "error": error, "note": note, "sparsity": sparsity}
+
+
+def _tensors(net, source) -> dict:
+    """What is stored: the network's tensors, those of a quantized source still on their grid."""
+    from kerf.quantize.grid import Quantized
+
+    tied = getattr(net, "all_tied_weights_keys", None) or {}
+    tensors = {name: value for name, value in net.state_dict().items() if name not in tied}
+    linear = {f"{name}.weight" for name in anatomy.linears(net)}
+    for name, value in store.read_tensors(Path(source) / store.WEIGHTS) if source else ():
+        if isinstance(value, Quantized):
+            tensors[name] = replace(value, kept=tensors[name] != 0) if name in linear else value
+    return tensors
 
 
 def pruned(net, reference, step: Prune, groups, batches) -> Iterator[tuple[str, object, str]]:
