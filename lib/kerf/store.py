@@ -20,6 +20,7 @@ from kerf.sources import sha256
 
 SCHEMA = 3
 READS = (2, 3)  # the second knew nothing of pruned tensors
+SMALL = 1 << 16  # bytes of neighbouring tensors that share a row group
 SPARSE = 1 / 16  # share of zeros from which a float tensor is stored as a bitmap and what is left
 WEIGHTS, CARD = "weights.parquet", "card.json"
 _FLOATS = ("float32", "float16", "int64", "bool")
@@ -45,8 +46,22 @@ def write_weights(path: Path, tensors: dict | Iterable[tuple[str, object]]) -> N
     # A row group a tensor, so that a reader holds one at a time; a dictionary of unique blobs helps nobody.
     options = {"compression": "zstd", "compression_level": 9, "use_dictionary": False, "write_statistics": False}
     with pq.ParquetWriter(path, schema, write_page_checksum=True, **options) as writer:
-        for name, value in tensors.items() if isinstance(tensors, dict) else tensors:
-            writer.write_table(pa.Table.from_pylist([{"name": name, **_row(value)}], schema=schema))
+        for rows in _row_groups(tensors.items() if isinstance(tensors, dict) else tensors):
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _row_groups(tensors: Iterable[tuple[str, object]]) -> Iterator[list[dict]]:
+    """A tensor each; small ones together, since Parquet has more to say of a group than a bias holds."""
+    waiting, size = [], 0
+    for name, value in tensors:
+        row = {"name": name, **_row(value)}
+        waiting.append(row)
+        size += sum(len(part) for part in row.values() if isinstance(part, bytes))
+        if size > SMALL:
+            yield waiting
+            waiting, size = [], 0
+    if waiting:
+        yield waiting
 
 
 def row_bytes(value) -> int:
