@@ -155,16 +155,14 @@ def test_code_that_a_model_brings_along_is_refused(model, tmp_path):
         kerf.open_model(str(copy))
 
 
-def test_steps_that_know_encoders_only_refuse_a_causal_model(model):
-    mixed = {"quantize": {"method": "gptq", "bits": "mixed", "budget_bytes": 100_000}}
-    for chain in ([mixed], [GPTQ, {"reconstruct": {}}]):
-        with pytest.raises(Refused, match="encoder"):
-            pipeline.build(model, chain, SPEC)
+def test_mixed_widths_refuse_a_causal_model(model):
+    with pytest.raises(Refused, match="encoder"):
+        pipeline.build(model, [{"quantize": {"method": "gptq", "bits": "mixed", "budget_bytes": 100_000}}], SPEC)
 
 
 def test_kinds_offer_the_same_names():
     for kind in kinds.KINDS.values():
-        for name in ("open_folder", "with_weights", "network", "batches", "held_batches", "about", "sample_texts"):
+        for name in ("open_folder", "with_weights", "network", "batches", "held_batches", "check_held_back", "about", "sample_texts"):
             assert callable(getattr(kind, name))
 
 

@@ -97,7 +97,7 @@ def test_a_wrong_override_is_refused_in_one_line(file, capsys, override, named):
         ("model: minilm\ncandidates: {}\n", "at least one"),
         ("model: minilm\ncandidates: {A b: [{quantize: {}}]}\n", "names of a-z"),
         ("model: minilm\ncandidates: {baseline: [{quantize: {}}]}\n", "not baseline"),
-        ("model: minilm\ncandidates: {a: [{prune: {}}]}\n", "a kind of step"),
+        ("model: minilm\ncandidates: {a: [{squeeze: {}}]}\n", "a kind of step"),
         ("model: minilm\ncandidates: {a: []}\n", "at least one"),
         ("model: minilm\nmodle: x\ncandidates: {a: [{quantize: {}}]}\n", "did you mean model"),
         ("candidates: {a: [{quantize: {}}]}\n", "kerf list models"),
