@@ -17,8 +17,6 @@ from kerf import evaluate, kinds, models, texts
 from kerf.artifacts import digest, now, replace_folder
 from kerf.errors import Refused, refuse
 from kerf.places import root
-from kerf.prune.stage import check as check_prune
-from kerf.quantize.stage import check as check_quantize
 from kerf.steps import ELSEWHERE
 from kerf.workbench.experiment import Experiment
 from kerf.workbench.stage import Done, StageFailed, check_parameters, publish, run_stage
@@ -41,6 +39,9 @@ def check(experiment: Experiment, out: Path) -> dict:
     """Everything that can be refused before heavy work. Returns the model's description."""
     _check_writable(out)
     description = models.describe(experiment.model)
+    from kerf.prune.stage import check as check_prune  # these wait for torch, which a first refusal need not
+    from kerf.quantize.stage import check as check_quantize
+
     _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
