@@ -45,7 +45,7 @@ def read_by(reader: str, python: Path, folder: Path, tokens: list[int], scratch:
     return load_file(scratch / "weights.safetensors"), load_file(scratch / "logits.safetensors")["logits"], figures
 
 
-def compare(title: str, own, weights: dict, logits: torch.Tensor, tokens: list[int], figures: dict) -> None:
+def compare(title: str, own, tokens: list[int], weights: dict, logits: torch.Tensor, figures: dict) -> None:
     """Print how many of the layers are equal, and how far the logits are apart."""
     state = own.state_dict()
     equal = sum(torch.equal(state[name], weight) for name, weight in weights.items())
@@ -77,7 +77,7 @@ def main() -> None:
                     for name, python in pythons.items():
                         if python.exists() and not (name == "autogptq" and form == "gptq_v2"):  # which it does not know
                             title = f"{bits} bits, {'' if symmetric else 'a'}symmetric, {form}"
-                            compare(title, own, *_swap(read_by(name, python, folder, tokens, Path(scratch)), tokens))
+                            compare(title, own, tokens, *read_by(name, python, folder, tokens, Path(scratch)))
     if elsewhere.python().is_file():
         for bits in [arguments.bits] if arguments.bits else STEPS:
             step = {"method": "gptqmodel", "bits": bits, "group_size": GROUP, "embeddings": 32}
@@ -85,14 +85,9 @@ def main() -> None:
             made = elsewhere.folder_of(MODEL, Quantize(**step), SPEC)
             with tempfile.TemporaryDirectory() as scratch:
                 read = read_by("gptqmodel", elsewhere.python(), made, tokens, Path(scratch))
-                compare(f"{bits} bits, made by GPTQModel", own, *_swap(read, tokens))
+                compare(f"{bits} bits, made by GPTQModel", own, tokens, *read)
     if not any(python.exists() for python in pythons.values()):
         print("no environment of another library: make peers")
-
-
-def _swap(found, tokens):
-    weights, logits, figures = found
-    return weights, logits, tokens, figures
 
 
 if __name__ == "__main__":

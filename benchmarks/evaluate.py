@@ -10,7 +10,6 @@ memory above what it was before, for 4, 8 and 16 chunks.
 import argparse
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from kerf import pipeline
 from kerf.evaluate import answers, causal
-from kerf.memory import anonymous_bytes
+from kerf.memory import anonymous_peak
 from kerf.steps import Calibration, Evaluation
 
 MODEL, STEP = "smollm2", {"quantize": {"method": "rtn", "bits": 4, "group_size": 64}}
@@ -47,22 +46,6 @@ def scored(models, chunks, size: int) -> None:
             answers.score(opened, chunks, order, size, Path(folder), first, [])
 
 
-def peak(work) -> int:
-    """Peak of anonymous memory while work() runs, above what it was before."""
-    before, highest, stop = anonymous_bytes(), [0], threading.Event()
-
-    def watch():
-        while not stop.wait(0.005):
-            highest[0] = max(highest[0], anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    work()
-    stop.set()
-    watcher.join()
-    return highest[0] - before
-
-
 def main() -> None:
     """Run the benchmark and print every term."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -82,7 +65,7 @@ def main() -> None:
         print(f"{'ratio':15} median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), goal at most "
               f"{GOAL}; {len(chunks)} chunks of {chunks.shape[1]} tokens, {torch.get_num_threads()} threads, {rounds} rounds")  # fmt: skip
         for count in (4, 8, 16):
-            most = peak(lambda count=count: scored(models, chunks[:count], size))
+            most = anonymous_peak(lambda count=count: scored(models, chunks[:count], size))
             print(f"{count:3} chunks: {most / 2**20:6.0f} MiB anonymous above the models")
 
 

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -45,24 +44,14 @@ def measured(model: str, samples: int) -> None:
     """Quantize in this process, and print the peak of anonymous memory above what imports took, in bytes."""
     import sentence_transformers  # noqa: F401
     from kerf import pipeline
-    from kerf.memory import anonymous_bytes as anonymous
+    from kerf.memory import anonymous_peak
     from kerf.quantize import kernels  # noqa: F401
     from kerf.steps import Calibration
 
-    before, peak, stop = anonymous(), [0], threading.Event()
-
-    def watch():
-        while not stop.wait(0.003):
-            peak[0] = max(peak[0], anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     clock = time.perf_counter()
     step = {"method": "gptq", "bits": 2, "group_size": 64, "clip": "hessian"}
-    pipeline.build(model, [{"quantize": step}], Calibration(samples=samples, max_length=32))
-    stop.set()
-    watcher.join()
-    print(json.dumps({"peak": peak[0] - before, "seconds": time.perf_counter() - clock}))
+    peak = anonymous_peak(lambda: pipeline.build(model, [{"quantize": step}], Calibration(samples=samples, max_length=32)))
+    print(json.dumps({"peak": peak, "seconds": time.perf_counter() - clock}))
 
 
 def ask(model: Path, samples: int) -> dict:

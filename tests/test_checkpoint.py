@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kerf import checkpoint, pipeline, store
 from kerf.artifacts import meta
-from kerf.checkpoint import Checkpoint, export, packed, unpacked
+from kerf.checkpoint import Checkpoint, export
 from kerf.errors import Refused
 from kerf.quantize import elsewhere
+from kerf.quantize.gptq_layout import packed, unpacked
 from kerf.quantize.grid import Quantized
 from kerf.steps import Calibration
 from safetensors.torch import load_file, save_file

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import threading
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -20,6 +21,24 @@ def anonymous_bytes() -> int:
     """Resident memory of this process that no file stands behind, now. Linux only."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024
+
+
+def anonymous_peak(work) -> int:
+    """Peak of anonymous memory while work() runs, above what it was before, in bytes. Linux only."""
+    before, highest, stop = anonymous_bytes(), [0], threading.Event()
+
+    def watch():
+        while not stop.wait(0.003):
+            highest[0] = max(highest[0], anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        stop.set()
+        watcher.join()
+    return highest[0] - before
 
 
 def peak_rss_bytes() -> int:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from kerf.parking import park
 from kerf.prune import masks
 from kerf.prune.sparsegpt import settle, sparsegpt
 from kerf.quantize.compress import moments
@@ -33,13 +34,13 @@ def prune_group(layers: dict, inputs: list, step: Prune) -> Iterator[tuple[str, 
         found = None
         if R is not None:
             found = sparsegpt(target, H, R, step.sparsity, step.neighbours(), step.sweeps)
+        note = "sparsegpt gave no finite weights: pruned by wanda" if step.method == "sparsegpt" and found is None else ""
         if found is None:
             kept = _mask(masks.wanda(weight, H.diagonal()), step, of_rows=True)
             found = weight.masked_fill(~kept, 0)
             if step.method == "wanda" and step.sweeps:
                 settle(found, weight, H, kept, step.sweeps)
-        failed = step.method == "sparsegpt" and R is None
-        yield name, _set(layer, found), "second moments could not be factorized: pruned by wanda" if failed else ""
+        yield name, _set(layer, found), note
 
 
 def _mask(scores, step: Prune, of_rows: bool) -> torch.Tensor:
@@ -49,7 +50,5 @@ def _mask(scores, step: Prune, of_rows: bool) -> torch.Tensor:
 
 
 def _set(layer, weight) -> torch.Tensor:
-    from kerf.parking import park
-
     layer.weight.data = park(weight.to(layer.weight.dtype).contiguous())
     return layer.weight.data

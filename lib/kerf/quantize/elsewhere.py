@@ -94,12 +94,11 @@ def _open(step: Quantize, folder: Path) -> checkpoint.Checkpoint:
 
 
 def adopted(net, step: Quantize, folder: Path) -> Iterator[tuple[str, object, str]]:
-    """Put the checkpoint's weights into `net`, and yield name, Quantized and a note of each layer.
+    """Put the checkpoint's weights into `net`, and yield name, Quantized and a note of each layer; `check` came before.
 
     Raises Refused for a checkpoint of another model.
     """
     found = _open(step, folder)
-    found.check({name: list(layer.weight.shape) for name, layer in anatomy.linears(net).items()})
     state, taken = net.state_dict(), dict(found.floats())
     for name, value in taken.items():
         if name not in state or state[name].shape != value.shape:

@@ -39,8 +39,8 @@ def _make(folder, model, step, calibration, source, device) -> dict:
     stored = dict(store.read_tensors(source / store.WEIGHTS))
     start, rows = given.loss(opened), []
     net = models.network(opened)
-    sparse = any("prune" in each for each in store.verify(source)["steps"])
-    weights = _learnable(net, stored, sparse)
+    card = store.verify(source)
+    weights = _learnable(net, stored, any("prune" in each for each in card["steps"]))
     learned = train.reconstruct(net, models.network(original), weights, given, step, calibration.seed, _report(rows))
     kept = {name: value.dtype for name, value in stored.items() if isinstance(value, torch.Tensor)}
     found = {name: value for name, value in net.state_dict().items() if name in kept}
@@ -50,7 +50,6 @@ def _make(folder, model, step, calibration, source, device) -> dict:
     if end < start:
         stored |= {name: value.to(kept[name]) for name, value in found.items()}
         stored |= {f"{name}.weight": value for name, value in learned.items()}
-    card = store.verify(source)
     steps = [*card["steps"], {"reconstruct": step.model_dump()}]
     card = {key: card[key] for key in ("model", "kind", "class")}
     store.write_candidate(folder, source, stored, {**card, "steps": steps})

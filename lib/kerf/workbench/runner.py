@@ -39,24 +39,10 @@ def check(experiment: Experiment, out: Path) -> dict:
     """Everything that can be refused before heavy work. Returns the model's description."""
     _check_writable(out)
     description = models.describe(experiment.model)
-    from kerf.prune.stage import check as check_prune  # these wait for torch, which a first refusal need not
-    from kerf.quantize.stage import check as check_quantize
-
     _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
-            if step.kind == "reconstruct":
-                kinds.of(models.resolve(experiment.model)).check_held_back(models.resolve(experiment.model), experiment.calibration)
-            if getattr(step.parameters, "bits", None) == "mixed":
-                models.check_encoder(experiment.model, f"{name}.{number}")
-            if step.kind in ("quantize", "prune"):
-                try:
-                    if step.kind == "prune":
-                        check_prune(experiment.model, step.parameters, [each.kind for each in chain[: number - 1]])
-                    else:
-                        check_quantize(experiment.model, step.parameters, first=number == 1)
-                except Refused as refusal:
-                    raise Refused(f"{name}.{number}.{refusal}") from None
+            _check_step(experiment, f"{name}.{number}", step, [each.kind for each in chain[: number - 1]])
     spec = experiment.calibration
     folder = models.resolve(experiment.model)
     everything = evaluate.kind(experiment.model).gather(experiment.model, experiment.evaluation)
@@ -64,6 +50,26 @@ def check(experiment: Experiment, out: Path) -> dict:
     for name, parameters in _all_parameters(experiment):
         check_parameters(name, parameters)
     return description
+
+
+def _check_step(experiment: Experiment, path: str, step, before: list[str]) -> None:
+    """Refuse a step that the model cannot take after the kinds of steps `before`."""
+    from kerf.prune import stage as prune  # these wait for torch, which a first refusal need not
+    from kerf.quantize import stage as quantize
+
+    folder = models.resolve(experiment.model)
+    if step.kind == "reconstruct":
+        kinds.of(folder).check_held_back(folder, experiment.calibration)
+        return
+    if getattr(step.parameters, "bits", None) == "mixed":
+        models.check_encoder(experiment.model, path)
+    try:
+        if step.kind == "prune":
+            prune.check(experiment.model, step.parameters, before)
+        else:
+            quantize.check(experiment.model, step.parameters, first=not before)
+    except Refused as refusal:
+        raise Refused(f"{path}.{refusal}") from None
 
 
 def _check_writable(out: Path, needed: float = 0) -> None:
