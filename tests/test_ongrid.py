@@ -26,6 +26,12 @@ def test_a_grid_is_found_with_its_groups(bits, group_size, dtype):
     assert grid_of(cut) == (bits, group_size)
 
 
+def test_values_that_only_come_near_a_grid_lie_on_none():
+    codes = torch.randint(16, (96, 192), generator=torch.Generator().manual_seed(0))
+    assert grid_of(codes.float()) == (4, 192)
+    assert grid_of(torch.arange(16.0)[codes] ** 1.5) is None  # a codebook of uneven steps, as NF4 has
+
+
 def test_few_levels_are_a_grid():
     assert grid_of(rtn(weight(), 1.6, 192, symmetric=True, clip=True).dequantize()) == (2, 192)
     assert grid_of(weight().sign()) == (1, 192)

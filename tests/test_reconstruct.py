@@ -64,6 +64,15 @@ def test_what_is_stored_is_what_was_computed_with(grid):
     assert found.scale.dtype == learned.start.scale.dtype and found.stored_bits() == learned.start.stored_bits()
 
 
+@pytest.mark.parametrize("rows", [None, torch.tensor([1, 4])])
+def test_what_is_pruned_is_0_while_it_is_learned(rows):
+    kept = torch.rand(6, 24, generator=torch.Generator().manual_seed(2)) > 0.5
+    start = replace(quantized(bits=3, group_size=8), kept=kept)
+    learned = Learned(start, rows)
+    assert torch.equal(learned(), start.dequantize()[learned.rows])
+    assert torch.equal(learned.result().kept, kept)
+
+
 def test_rows_that_take_no_part_stay():
     start, rows = quantized(bits=3, group_size=8), torch.tensor([0, 5])
     learned = Learned(start, rows)
