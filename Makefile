@@ -2,13 +2,14 @@
 SHELL := bash
 PYTHON ?= python3.11
 STAMP := .venv/.kerf-ready
+EXTRAS := .venv/.kerf-extras
 
 .PHONY: report test lab benchmarks peers
 report: $(STAMP)
 	.venv/bin/kerf run minilm
 	@echo "open $(CURDIR)/reports/index.html"
 
-test: $(STAMP)
+test: $(EXTRAS)
 	.venv/bin/python tests/run.py
 
 lab: $(STAMP)
@@ -34,4 +35,9 @@ $(STAMP): environment.yml lib/pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r <(sed '1,/- pip:/d; s/^ *- //' environment.yml)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e lib
+	touch $@
+
+# What Kerf can do without, and the tests do not.
+$(EXTRAS): $(STAMP)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e 'lib[lm-eval]'
 	touch $@

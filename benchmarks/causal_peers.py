@@ -1,78 +1,133 @@
-"""Kerf's GPTQ and GPTQModel's on SmolLM2 at 4 bits, group 64: wall time in turn, and perplexity on the same tokens.
+"""Kerf's GPTQ beside GPTQModel and llm-compressor on SmolLM2, group 64: wall time in turn, and what each loses.
 
-Both see the same calibration tokens on two threads, and keep word embeddings and head at 8 bits as Kerf rounds
-them. Time is of calibration and quantizing, imports apart; Kerf's opens the model and writes the file too. Perplexity is that of 128 chunks of
-512 tokens of wiki, the second half of each scored; the ratio of the two is paired by token, its interval
+All see the same calibration tokens on two threads, and keep word embeddings and head at 8 bits as Kerf rounds
+them. Time is of calibration and quantizing, imports apart; Kerf's opens the model and writes the file too.
+GPTQModel runs with its defaults, llm-compressor (once) with what did best of what it offers. Loss is on 128
+chunks of 512 tokens of wiki, the second half of each scored; differences are paired by token, their intervals
 drawn over documents.
 
-    python benchmarks/causal_peers.py [--rounds 2] [--samples 32] [--length 256]
+    python benchmarks/causal_peers.py [--bits 4] [--rounds 2] [--samples 32] [--length 256] [--environments DIR]
 """
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
+import tempfile
+from pathlib import Path
 
+import kerf
 import numpy as np
-import pandas as pd
-from kerf import calibrate, evaluate
+import torch
+from kerf import calibrate, kinds, models
 from kerf import statistics as st
-from kerf.artifacts import meta, now
+from kerf.artifacts import meta, now, threads
+from kerf.evaluate import answers, causal
 from kerf.pipeline import build
+from kerf.places import root
 from kerf.quantize import elsewhere
 from kerf.steps import Calibration, Evaluation, Quantize
+from safetensors.torch import load_file
 
-MODEL = "smollm2"
-STEPS = {
-    "kerf": {"method": "gptq", "bits": 4, "group_size": 64, "clip": "hessian"},
-    "gptqmodel": {"method": "gptqmodel", "bits": 4, "group_size": 64},
-}
+MODEL, GROUP = "smollm2", 64
 
 
-def seconds(name: str, spec: Calibration) -> float:
+def steps(bits: int) -> dict[str, dict]:
+    """The step of each method that is a step of Kerf."""
+    return {"kerf": {"method": "gptq", "bits": bits, "group_size": GROUP, "clip": "hessian"},
+            "gptqmodel": {"method": "gptqmodel", "bits": bits, "group_size": GROUP, "act_order": False}}  # fmt: skip
+
+
+def seconds(name: str, step: dict, spec: Calibration) -> float:
     """Calibrate and quantize anew; what the method itself took."""
     os.environ["KERF_FRESH"] = now()
-    made = build(MODEL, [{"quantize": STEPS[name]}], spec)
+    made = build(MODEL, [{"quantize": step}], spec)
     if name == "gptqmodel":
-        folder = elsewhere.folder_of(MODEL, Quantize(**STEPS[name]), spec)
-        return meta(folder)["result"]["seconds"]
+        return meta(elsewhere.folder_of(MODEL, Quantize(**step), spec))["result"]["seconds"]
     return meta(calibrate.calibrate(MODEL, spec))["result"]["calibrate_seconds"] + meta(made)["result"]["compress_seconds"]
 
 
-def losses(name: str, spec: Calibration, text: Evaluation) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Loss and document of every scored token, and the metric rows by name."""
-    compared = evaluate.compare(MODEL, build(MODEL, [{"quantize": STEPS[name]}], spec), text)
-    items = pd.read_parquet(compared / "items.parquet")
-    tokens = items[items.metric == "kl"]
-    return tokens.candidate.to_numpy(), tokens.document.to_numpy(), {row["name"]: row for row in evaluate.read(compared)[0]}
+def llmcompressor(python: Path, bits: int, spec: Calibration) -> tuple[dict, dict]:
+    """Dequantized weights by name, and figures, from its own environment."""
+    batches = kinds.causal.batches(models.open_model(MODEL), spec)
+    request = {"model": str(models.resolve(MODEL)), "tokens": [row for batch in batches for row in batch["input_ids"].tolist()],
+               "bits": bits, "group_size": GROUP, "threads": threads()}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "request.json").write_text(json.dumps(request))
+        script = root() / "benchmarks" / "peers" / "causal_with_llmcompressor.py"
+        done = subprocess.run([python, script, Path(folder, "request.json"), folder], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"llm-compressor ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        return load_file(Path(folder, "weights.safetensors")), json.loads(Path(folder, "figures.json").read_text())
+
+
+class Judge:
+    """Scores of models on the same tokens, against the baseline's answers, which are kept in a file."""
+
+    def __init__(self, contexts: int, folder: str):
+        """folder: of the baseline's answers."""
+        text = causal.gather(MODEL, Evaluation(texts="wiki", contexts=contexts, passages=2, restored=0))
+        self.chunks, self.documents, self.folder = torch.from_numpy(text.chunks), text.owners[:, text.scored].ravel(), Path(folder)
+        self.score(models.open_model(MODEL), first=True)
+
+    @torch.inference_mode()
+    def score(self, opened, first: bool = False) -> dict[str, np.ndarray]:
+        """kl, loss and base_loss of every scored token."""
+        size = causal.BATCH_TOKENS // self.chunks.shape[1]
+        found = answers.score(opened, self.chunks, np.arange(len(self.chunks)), size, self.folder, first, [])
+        return {name: found[name].double().numpy() for name in ("kl", "loss", "base_loss")}
+
+    def mean(self, values: np.ndarray) -> tuple[float, float, float]:
+        """Mean and interval over documents."""
+        return st.mean_interval(values, self.documents)
+
+
+def report(judge: Judge, scores: dict[str, dict]) -> None:
+    """Print what every model lost, and Kerf's against each peer's."""
+    for name, found in scores.items():
+        (kl, low, high), ratio = judge.mean(found["kl"]), np.exp(judge.mean(found["loss"] - found["base_loss"]))
+        print(f"{name:14} perplexity ratio {ratio[0]:.4f} ({ratio[1]:.4f} to {ratio[2]:.4f}), mean KL {kl:.4f} ({low:.4f} to {high:.4f})")
+    own = scores["kerf"]
+    for name, found in scores.items():
+        if name != "kerf":
+            mean, low, high = judge.mean(own["loss"] - found["loss"])
+            print(f"log perplexity of kerf's less {name}'s: {mean:+.4f} ({low:+.4f} to {high:+.4f}) on {len(own['loss']):,} tokens, "
+                  f"goal at most +0.01; KL {own['kl'].mean() / found['kl'].mean():.2f} of its, goal at most 0.5")  # fmt: skip
 
 
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bits", type=int, default=4, choices=(2, 3, 4))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=32, help="calibration chunks of news")
     parser.add_argument("--length", type=int, default=256, help="tokens of a chunk")
     parser.add_argument("--contexts", type=int, default=128, help="chunks of wiki that are measured")
-    rounds, samples, length, contexts = vars(parser.parse_args()).values()
-    spec = Calibration(samples=samples, max_length=length)
-    taken = {name: [] for name in STEPS}
-    for _ in range(rounds):
-        for name in STEPS:
-            taken[name].append(seconds(name, spec))
+    parser.add_argument("--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer")
+    asked = parser.parse_args()
+    spec, chains = Calibration(samples=asked.samples, max_length=asked.length), steps(asked.bits)
+    taken = {name: [] for name in chains}
+    for _ in range(asked.rounds):
+        for name, step in chains.items():
+            taken[name].append(seconds(name, step, spec))
     ratios = [theirs / ours for ours, theirs in zip(*taken.values(), strict=True)]
     for name, found in taken.items():
-        print(f"{name:10} {statistics.median(found):7.1f} s")
-    print(f"{'faster':10} {statistics.median(ratios):7.2f} times ({min(ratios):.2f} to {max(ratios):.2f}), goal at least 3; {rounds} rounds")
+        print(f"{name:14} {statistics.median(found):7.1f} s")
+    print(f"{'faster':14} {statistics.median(ratios):7.2f} times ({min(ratios):.2f} to {max(ratios):.2f}), goal at least 3; {asked.rounds} rounds")
     os.environ.pop("KERF_FRESH")
-    text = Evaluation(texts="wiki", contexts=contexts, context=512, passages=50, restored=0)
-    (ours, documents, own), (theirs, _, other) = (losses(name, spec, text) for name in STEPS)
-    for name, rows in (("kerf", own), ("gptqmodel", other)):
-        kl, ratio = rows["kl_mean"], rows["perplexity_ratio"]
-        print(f"{name:10} perplexity ratio {ratio['value']:.4f} ({ratio['low']:.4f} to {ratio['high']:.4f}), "
-              f"mean KL {kl['value']:.4f} ({kl['low']:.4f} to {kl['high']:.4f})")  # fmt: skip
-    mean, low, high = st.mean_interval(ours - theirs, documents)
-    print(f"log perplexity of kerf's less gptqmodel's: {mean:+.4f} ({low:+.4f} to {high:+.4f}) on {len(ours):,} tokens, "
-          f"goal at most +0.01; KL {own['kl_mean']['value'] / other['kl_mean']['value']:.2f} of gptqmodel's, goal at most 0.5")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        judge = Judge(asked.contexts, folder)
+        opened = {name: kerf.load(build(MODEL, [{"quantize": step}], spec)) for name, step in chains.items()}
+        scores = {name: judge.score(each) for name, each in opened.items()}
+        python = asked.environments / "llmcompressor" / "bin" / "python"
+        if python.is_file():
+            weights, figures = llmcompressor(python, asked.bits, spec)
+            found = opened["kerf"].load_state_dict(weights, strict=False)  # its linear layers, Kerf's embeddings
+            assert weights and not found.unexpected_keys
+            scores["llmcompressor"] = judge.score(opened["kerf"])
+            print(f"{'llmcompressor':14} {figures['seconds']:7.1f} s, once; {figures['settings']}")
+        report(judge, scores)
 
 
 if __name__ == "__main__":

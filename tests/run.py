@@ -39,6 +39,8 @@ SMALL |= {
     "sensitivity": {"samples": 48, "group_size": 32, "budget_bytes": None},
     "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20, "joint_steps": 10},
 }
+ON_CAUSAL = {"tasks": {"samples": 8, "max_length": 64, "documents": 20,
+                       "steps": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}}  # fmt: skip
 TINY = ("prune", "reconstruct", "sensitivity", "ingredients")
 CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
@@ -62,10 +64,12 @@ def copies(folder: Path) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     tiny = str(write_model(folder / "tiny"))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        if path.stem in ON_CAUSAL:
+            continue
         parameters = SMALL[path.stem] | ({"model": tiny} if path.stem in TINY else {})
         papermill.execute_notebook(path, folder / path.name, parameters, prepare_only=True)
     causal = str(write_causal(folder / "causal"))
-    for name, parameters in CAUSAL.items():
+    for name, parameters in {**CAUSAL, **ON_CAUSAL}.items():
         target, parameters = folder / f"causal_{name}.ipynb", {**parameters, "model": causal}
         papermill.execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", target, parameters, prepare_only=True)
 

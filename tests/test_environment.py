@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import tomllib
 
 from kerf.places import root
 
@@ -12,10 +13,15 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
+def extras() -> dict[str, str]:
+    project = tomllib.loads((root() / "lib" / "pyproject.toml").read_text())["project"]
+    return dict(pin.split("==") for pins in project["optional-dependencies"].values() for pin in pins)
+
+
 def test_installed_versions_are_the_pinned_ones():
     wrong = {
         name: (version, installed)
-        for name, version in pins().items()
+        for name, version in {**pins(), **extras()}.items()
         if (installed := importlib.metadata.version(name).partition("+")[0]) != version
     }
     assert not wrong
@@ -26,7 +32,7 @@ def test_everything_the_library_imports_is_pinned():
     imported = set()
     for path in (root() / "lib").rglob("*.py"):
         imported |= set(re.findall(r"^\s*(?:from|import) ([a-zA-Z_]\w*)", path.read_text(), re.M))
-    pinned = {name.lower().replace("_", "-") for name in pins()}
+    pinned = {name.lower().replace("_", "-") for name in {**pins(), **extras()}}
     missing = {
         name
         for name in imported - {"kerf"}

@@ -152,6 +152,19 @@ def ingredients(rows: list[dict]) -> Figure:
     return figure
 
 
+def differences(rows: list[dict]) -> Figure:
+    """Candidate minus baseline with its interval; rows: as `kerf.evaluate.tasks.compare` gives them."""
+    figure, axes = _axes(height=1 + 0.3 * len(rows))
+    middle = [row["difference"] for row in rows]
+    bars = [[row["difference"] - row["low"] for row in rows], [row["high"] - row["difference"] for row in rows]]
+    axes.errorbar(middle, range(len(rows)), xerr=bars, fmt="o", color=BLUE, capsize=3)
+    axes.axvline(0, color=GREY)
+    axes.set_yticks(range(len(rows)), [f"{row['task']}, {row['metric']}" for row in rows])
+    axes.invert_yaxis()
+    _ = axes.set(xlabel="candidate - baseline")
+    return figure
+
+
 def restored(rows: list[dict]) -> Figure:
     """Mean KL divergence that is left when a layer is float again; rows: as `kerf.evaluate.restored` gives them."""
     figure, axes = _axes(height=2.8)
