@@ -1,10 +1,11 @@
-"""Seconds of GPTQ, over the floor that the method cannot avoid: MiniLM at 2 bits, or SmolLM2 at 4.
+"""Seconds of GPTQ and SparseGPT, over the floor that the method cannot avoid: MiniLM at 2 bits, or SmolLM2 at 4.
 
 Floor: the forward passes that the method needs (of the model as it is being quantized, and with
 asymmetric calibration of the float model beside it), the moment products (one triangle of the symmetric
 X^T X, all of the drift), and the Cholesky factorizations with the triangular inverse. Floor and method
 run in turn in one process; the ratio is the median of the pairwise ratios. `plain` is the published
-GPTQ, `full` what Kerf does by default: asymmetric calibration and two sweeps.
+GPTQ, `full` what Kerf does by default: asymmetric calibration and two sweeps. `sparsegpt` prunes half of the
+weights, with the same two.
 
     python benchmarks/quantize.py [--model minilm] [--rounds 5] [--samples 256]
 """
@@ -16,12 +17,18 @@ import time
 import torch
 from kerf import calibrate, kinds, models
 from kerf.lockstep import rows
+from kerf.prune.stage import pruned
 from kerf.quantize.compress import compress
-from kerf.steps import Calibration, Quantize
+from kerf.steps import Calibration, Prune, Quantize
 
 OPTIONS = {"method": "gptq", "group_size": 64, "clip": "hessian", "embeddings": 32}
 BITS, LENGTH, UNIT = {"minilm": 2, "smollm2": 4}, {"minilm": 128, "smollm2": 512}, {"minilm": "sentences", "smollm2": "chunks"}
-STEPS = {"plain": {"asymmetric_calibration": False, "sweeps": 0}, "full": {}}
+
+
+def steps(bits: int) -> dict[str, Quantize | Prune]:
+    """What is timed, by name."""
+    return {"plain": Quantize(**OPTIONS, bits=bits, asymmetric_calibration=False, sweeps=0), "full": Quantize(**OPTIONS, bits=bits),
+            "sparsegpt": Prune(method="sparsegpt", sparsity=0.5)}  # fmt: skip
 
 
 def seconds(work) -> tuple[float, object]:
@@ -70,9 +77,11 @@ def floor(net, groups, batches, moments, networks: int) -> dict[str, float]:
             "factorizations": seconds(factors)[0] + extra}  # fmt: skip
 
 
-def method(model: str, step: Quantize, groups, batches) -> dict[str, float]:
-    """Seconds of quantizing every layer of a freshly opened model."""
+def method(model: str, step: Quantize | Prune, groups, batches) -> dict[str, float]:
+    """Seconds of cutting every layer of a freshly opened model."""
     net, reference = (models.network(models.open_model(model)) for _ in range(2))
+    if isinstance(step, Prune):
+        return {"sparsegpt": seconds(lambda: [None for _ in pruned(net, reference, step, groups, batches)])[0]}
     return {"gptq": seconds(lambda: [None for _ in compress(net, reference, step, groups, {}, batches)])[0]}
 
 
@@ -90,16 +99,15 @@ def main() -> None:
     groups, moments = [group.names for group in found], [group.second for group in found]
     for H in moments:
         H.diagonal().add_(0.01 * H.diagonal().mean())
-    for name, options in STEPS.items():
-        step = Quantize(**OPTIONS, bits=BITS[model], **options)
+    for name, step in steps(BITS[model]).items():
         method(model, step, groups, batches)  # compiles what is not compiled yet
         pairs = [(floor(net, groups, batches, moments, 1 + step.asymmetric_calibration), method(model, step, groups, batches))
                  for _ in range(rounds)]  # fmt: skip
         for title, side in (("floor", 0), ("kerf", 1)):
             for term in pairs[0][side]:
-                print(f"{name:6} {title:6} {term:18} {statistics.median(p[side][term] for p in pairs):7.2f} s")
+                print(f"{name:9} {title:6} {term:18} {statistics.median(p[side][term] for p in pairs):7.2f} s")
         ratios = [sum(ours.values()) / sum(least.values()) for least, ours in pairs]
-        print(f"{name:6} ratio  median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), goal at most 1.3; "
+        print(f"{name:9} ratio  median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), goal at most 1.3; "
               f"{model}, {samples} {UNIT[model]}, {torch.get_num_threads()} threads, {rounds} rounds", flush=True)  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 
 from kerf.prune.masks import lowest_of_all
 from kerf.quantize import kernels
-from kerf.quantize.gptq import BLOCK, damped
+from kerf.quantize.gptq import BLOCK, damped, finite
 
 
 def sparsegpt(
@@ -40,12 +40,12 @@ def sparsegpt(
             kept[:, start:stop] = lowest_of_all((W[:, start:stop] / pivots).square_(), sparsity)
         errors = torch.empty(len(W), stop - start)
         kernels.prune_block(W, R, kept, zeros, of, errors, start, stop)
-        if not errors.isfinite().all():
+        if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
     if sweeps:
         settle(W, weight.float(), H, kept, sweeps)
-    return W if W.isfinite().all() else None
+    return W if finite(W) else None
 
 
 def settle(W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.Tensor, sweeps: int) -> None:

@@ -24,6 +24,12 @@ RIDGE = 0.1  # the same for `corrected`: how much the calibration text has to in
 BLOCK = 128  # columns whose updates to all later columns are applied at once
 
 
+def finite(tensor: torch.Tensor) -> bool:
+    """Whether no entry is NaN or infinite, in one pass that allocates nothing."""
+    low, high = tensor.aminmax()  # NaN goes through
+    return bool(low.isfinite() and high.isfinite())
+
+
 def damped(H: torch.Tensor, damping: float) -> torch.Tensor:
     """H + damping * mean(diag(H)) * I, a copy; dead columns get the mean."""
     mean, dead = H.diagonal().mean(), H.diagonal() == 0
@@ -39,7 +45,7 @@ def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Ten
     Damping grows tenfold while a factorization fails; past 1.0 the answer is (None, damping) and the
     caller falls back to rounding to nearest.
     """
-    if not H.isfinite().all() or H.diagonal().mean() <= 0:
+    if not finite(H) or H.diagonal().mean() <= 0:
         return None, damping
     while damping <= 1.0:
         # With rows and columns in reverse, the lower factor L of H gives H = U U^T for the upper U =
@@ -47,7 +53,7 @@ def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Ten
         L, failed = torch.linalg.cholesky_ex(damped(H, damping).flip(0, 1))
         if not failed:
             R = torch.linalg.solve_triangular(L.flip(0, 1), torch.eye(len(H)), upper=True)
-            if R.isfinite().all():
+            if finite(R):
                 return R.contiguous(), damping
         damping = max(10 * damping, DAMPING)
     return None, damping
@@ -66,10 +72,10 @@ def corrected(weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, ridge:
     H cannot be factorized.
     """
     L, failed = torch.linalg.cholesky_ex(damped(H, ridge))
-    if failed or not drift.isfinite().all():
+    if failed or not finite(drift):
         return weight.float()
     moved = weight.float() + torch.cholesky_solve((weight.float() @ drift).T, L).T
-    return moved.contiguous() if moved.isfinite().all() else weight.float()
+    return moved.contiguous() if finite(moved) else weight.float()
 
 
 def gptq(
@@ -123,7 +129,7 @@ def _round_columns(W, R, scale, zero_point, group_of, top, kept):
         stop = min(start + BLOCK, W.shape[1])
         errors = torch.empty(len(W), stop - start)
         kernels.round_block(W, R, scale, zero_point, group_of, top, kept, codes, errors, start, stop)
-        if not errors.isfinite().all():
+        if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
     return codes
