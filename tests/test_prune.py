@@ -6,16 +6,16 @@ import kerf
 import numpy as np
 import pytest
 import torch
-from kerf import anatomy, models, pipeline, store
+from kerf import anatomy, calibrate, evaluate, kinds, models, pipeline, store
 from kerf.artifacts import meta
 from kerf.errors import Refused
-from kerf.prune import masks
-from kerf.prune.neurons import left, surgery
+from kerf.prune import depth, masks, structured
 from kerf.prune.sparsegpt import sparsegpt
+from kerf.prune.structured import left, surgery
 from kerf.quantize.gptq import damped, inverse_factor
 from kerf.quantize.grid import Quantized
 from kerf.quantize.rtn import rtn
-from kerf.steps import Calibration, Prune, parse
+from kerf.steps import Calibration, Evaluation, Prune, parse
 from scipy.optimize import lsq_linear
 from small import write_causal, write_model
 
@@ -199,7 +199,7 @@ def test_pruned_and_quantized_tensors_come_back_exactly(bits, symmetric, tmp_pat
         ({"pattern": "2:4", "sparsity": 0.3}, "p.sparsity = 0.3: 0.5, which the pattern says"),
         ({"method": "wanda", "scope": "global"}, "p.scope = 'global': layer, or global with method magnitude"),
         ({"method": "neurons", "pattern": "2:4"}, "p.pattern = '2:4': none with method neurons"),
-        ({"method": "random"}, "p.method = 'random': magnitude, wanda, sparsegpt or neurons"),
+        ({"method": "random"}, "p.method = 'random': magnitude, wanda, sparsegpt, neurons, heads or depth"),
     ],
 )
 def test_wrong_parameters_are_refused(values, said):
@@ -250,7 +250,7 @@ def test_a_fixed_column_never_goes_and_takes_up_the_mean():
     assert float(((found - whole) @ X.T).mean(1).abs().max()) < 0.1 * float((whole @ X.T).abs().mean())
 
 
-@pytest.mark.parametrize(("neurons", "sparsity", "stay"), [(1536, 0.45, 832), (1536, 0.5, 768), (128, 0.4, 64), (48, 0.5, 24), (4, 0.99, 1)])
+@pytest.mark.parametrize(("neurons", "sparsity", "stay"), [(1536, 0.45, 832), (1536, 0.5, 768), (128, 0.4, 64), (48, 0.5, 24), (4, 0.99, 0), (3, 0.33, 2)])
 def test_as_many_neurons_stay_as_vector_units_like(neurons, sparsity, stay):
     assert left(neurons, sparsity) == stay
 
@@ -282,3 +282,106 @@ def test_neurons_of_a_network_that_is_not_understood_are_refused(model):
     net.config.intermediate_size = 77
     with pytest.raises(Refused, match="feed-forward layers of intermediate_size, one after others in each block, as in BERT and Llama"):
         anatomy.neurons(net)
+
+
+def test_units_of_many_columns_go_as_an_obvious_search_says():
+    weight, X = problem(rows=5, columns=24)
+    H = X.T @ X
+    stay, found = surgery(weight, H, 5, size=4)
+    loss, here = damped(H, 0.01).double(), list(range(6))
+    solve = lambda units: _least_squares(weight.double(), loss, units, 4)  # noqa: E731
+    here.remove(min(here, key=lambda unit: solve([u for u in here if u != unit])[1]))
+    assert stay.tolist() == here
+    assert torch.allclose(found, solve(here)[0].float(), atol=1e-4)
+
+
+def _least_squares(W, H, units, size):
+    """The best weight with nothing outside the units, and its loss."""
+    columns = torch.cat([torch.arange(size) + unit * size for unit in units])
+    best = torch.zeros_like(W)
+    best[:, columns] = W @ H[:, columns] @ torch.linalg.inv(H[columns][:, columns])
+    return best, float((((best - W) @ H) * (best - W)).sum())
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    return str(write_causal(tmp_path_factory.mktemp("pruned") / "causal", num_key_value_heads=2, num_attention_heads=4, num_hidden_layers=3))
+
+
+SMALL_SPEC = Calibration(samples=8, max_length=64)
+EVALUATION = Evaluation(contexts=2, context=64, passages=2, restored=1)
+
+
+def test_without_heads_a_language_model_is_a_plain_smaller_one(language_model, tmp_path):
+    step = {"prune": {"method": "heads", "sparsity": 0.5}}
+    made = pipeline.build(language_model, [step], SMALL_SPEC)
+    net = kerf.load(made)
+    assert (net.config.num_attention_heads, net.config.num_key_value_heads, net.config.head_dim) == (2, 1, 16)
+    shapes = {name.rpartition(".")[2]: list(layer.weight.shape) for name, layer in anatomy.linears(net).items()}
+    assert [shapes[part] for part in ("q_proj", "k_proj", "v_proj", "o_proj")] == [[32, 64], [16, 64], [16, 64], [64, 32]]
+    net.save_pretrained(tmp_path / "plain")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(type(net).from_pretrained(tmp_path / "plain")(ids).logits, net(ids).logits)
+        quantized = kerf.load(pipeline.build(language_model, [step, {"quantize": {"bits": 8}}], SMALL_SPEC))
+        assert quantized(ids).logits.shape == net(ids).logits.shape
+
+
+def test_heads_that_stay_are_the_ones_that_were(language_model):
+    """With least squares undone, a model without some heads is the model with those heads silenced."""
+    net, reference = kerf.open_model(language_model), kerf.open_model(language_model)
+    groups, _ = calibrate.read(calibrate.calibrate(language_model, SMALL_SPEC))
+    batches = kinds.causal.batches(net, SMALL_SPEC)
+    list(structured.remove(net, reference, "heads", 0.5, groups, batches))
+    for name, block in anatomy.blocks(net).items():
+        own = anatomy.blocks(reference)[name].self_attn
+        kept = [unit for unit in range(2) if torch.equal(block.self_attn.k_proj.weight, own.k_proj.weight[unit * 16 : unit * 16 + 16])]
+        assert len(kept) == 1
+        assert torch.equal(block.self_attn.q_proj.weight, own.q_proj.weight[kept[0] * 32 : kept[0] * 32 + 32])
+        assert torch.equal(block.self_attn.v_proj.weight, own.v_proj.weight[kept[0] * 16 : kept[0] * 16 + 16])
+
+
+def test_heads_of_bert_are_refused_and_it_says_what_is_understood(tmp_path):
+    model = str(write_model(tmp_path / "encoder"))
+    with pytest.raises(Refused, match="q_proj, k_proj, v_proj, o_proj and a configuration with head_dim, as in Llama and Qwen"):
+        pipeline.build(model, [{"prune": {"method": "heads", "sparsity": 0.5}}], SPEC)
+
+
+def test_influence_is_what_a_loop_over_hidden_states_says(language_model):
+    net = kerf.open_model(language_model)
+    batches = kinds.causal.batches(net, SMALL_SPEC)
+    found = depth.influence(net, batches)
+    with torch.no_grad():
+        states = [net(**batch, output_hidden_states=True).hidden_states for batch in batches]
+    for index, value in enumerate(list(found.values())[:-1]):  # the last of them has gone through the final norm
+        cosines = [torch.cosine_similarity(each[index], each[index + 1], dim=-1).flatten() for each in states]
+        assert value == pytest.approx(1 - float(torch.cat(cosines).mean()), abs=1e-5)
+
+
+def test_without_a_block_the_rest_moves_up_on_its_grid(language_model):
+    chain = [{"quantize": {"bits": 4, "group_size": 32}}, {"prune": {"method": "depth", "sparsity": 0.3}}]
+    before, made = pipeline.build(language_model, chain[:1], SMALL_SPEC), pipeline.build(language_model, chain, SMALL_SPEC)
+    net, whole = kerf.load(made), kerf.load(before)
+    assert net.config.num_hidden_layers == len(net.model.layers) == 2
+    notes = {row["name"]: row["note"] for row in meta(made)["result"]["layers"]}
+    stay = [index for index in range(3) if "stays" in notes[f"model.layers.{index}.self_attn.q_proj"]]
+    for index, old in enumerate(stay):
+        assert torch.equal(net.model.layers[index].mlp.up_proj.weight, whole.model.layers[old].mlp.up_proj.weight)
+    assert meta(made)["result"]["bytes_on_disk"] < meta(before)["result"]["bytes_on_disk"]
+    assert evaluate.compare(language_model, made, EVALUATION)
+    net.generate(torch.arange(5)[None], max_new_tokens=3, do_sample=False)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"prune": {"method": "depth", "sparsity": 0.5}}, {"quantize": {}}], "steps.1.method = 'depth': the last step"),
+        ([{"prune": {"method": "depth", "sparsity": 0.1}}], "sparsity = 0.1: .*3 blocks and not all; this leaves 3"),
+        ([{"prune": {"method": "heads", "sparsity": 0.9}}], "sparsity = 0.9: .*2 key and value heads of a block and not all; this leaves 0"),
+        ([{"prune": {"method": "neurons", "sparsity": 0.99}}], "sparsity = 0.99: .*128 neurons of a block and not all; this leaves 0"),
+        ([{"quantize": {}}, {"prune": {"method": "heads", "sparsity": 0.5}}], "method = 'heads': a step before quantize"),
+    ],
+)
+def test_structures_that_cannot_go_are_refused(language_model, steps, message):
+    with pytest.raises(Refused, match=message):
+        pipeline.build(language_model, steps, SMALL_SPEC)

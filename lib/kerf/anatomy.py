@@ -29,24 +29,53 @@ def blocks(net) -> dict:
     raise refuse("model", type(net).__name__, "a network with a list of num_hidden_layers blocks")
 
 
-def neurons(net) -> dict[str, list[str]]:
-    """The linear layers that narrow a block's feed-forward part, by name, with those that widen it before.
+def neurons(net) -> dict[str, dict[str, int]]:
+    """The linear layers that narrow a block's feed-forward part, by name, with those that widen it before: 1 row a neuron.
 
     Raises Refused for a network where one layer of each block does not take what others of it give, or
     where that is as wide as the states.
     """
-    import torch
-
     wide, found = getattr(net.config, "intermediate_size", None), {}
-    for name, block in blocks(net).items():
-        layers = {f"{name}.{n}": m for n, m in block.named_modules() if isinstance(m, torch.nn.Linear)}
+    for _, layers in _by_block(net):
         into = [n for n, m in layers.items() if m.out_features == wide]
         out = [n for n, m in layers.items() if m.in_features == wide]
         if not into or len(out) != 1 or {*into} & {*out}:
             accepted = "feed-forward layers of intermediate_size, one after others in each block, as in BERT and Llama"
             raise refuse("model", type(net).__name__, accepted)
-        found[out[0]] = into
+        found[out[0]] = dict.fromkeys(into, 1)
     return found
+
+
+def heads(net) -> dict[str, dict[str, int]]:
+    """The linear layers that mix a block's attention heads, by name, with those before them and the rows that a unit
+    has there: a unit is a key and value head with the query heads that share it.
+
+    Raises Refused for a network without q_proj, k_proj, v_proj and o_proj in each block, or whose configuration
+    cannot say how many dimensions a head has, so that fewer heads could not be told from wider ones.
+    """
+    accepted = "attention of q_proj, k_proj, v_proj, o_proj and a configuration with head_dim, as in Llama and Qwen"
+    parts, found = ("q_proj", "k_proj", "v_proj", "o_proj"), {}
+    for _, layers in _by_block(net):
+        named = {n.rpartition(".")[2]: n for n in layers}
+        if not {*parts} <= {*named} or not hasattr(net.config, "head_dim"):
+            raise refuse("model", type(net).__name__, accepted)
+        size, (q, k, v, o) = head_dim(net), (named[part] for part in parts)
+        shared = net.config.num_attention_heads // net.config.num_key_value_heads
+        found[o] = {k: size, v: size, q: size * shared}
+    return found
+
+
+def head_dim(net) -> int:
+    """Dimensions of an attention head."""
+    return getattr(net.config, "head_dim", None) or net.config.hidden_size // net.config.num_attention_heads
+
+
+def _by_block(net) -> list[tuple[str, dict]]:
+    """Name of every block, and its linear layers by name."""
+    import torch
+
+    return [(name, {f"{name}.{n}": m for n, m in block.named_modules() if isinstance(m, torch.nn.Linear)})
+            for name, block in blocks(net).items()]  # fmt: skip
 
 
 class _Reached(Exception):

@@ -13,7 +13,7 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
 
     Raises Refused for a parameter that is not accepted.
     """
-    check_chain([kind for step in steps for kind in step], "steps")
+    check_chain(steps, "steps")
     source: Path | str = ""
     for number, step in enumerate(steps, 1):
         ((kind, values),) = step.items()

@@ -119,7 +119,8 @@ class Prune(Parameters):
     """Keys of a `prune` step."""
 
     method: Annotated[
-        Literal["magnitude", "wanda", "sparsegpt", "neurons"], Field(description="magnitude, wanda, sparsegpt or neurons")
+        Literal["magnitude", "wanda", "sparsegpt", "neurons", "heads", "depth"],
+        Field(description="magnitude, wanda, sparsegpt, neurons, heads or depth"),
     ] = "magnitude"
     sparsity: Annotated[float, Field(gt=0, lt=1, description="a share between 0 and 1, both apart")] = 0.5
     pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; it decides the sparsity")] = None
@@ -148,17 +149,20 @@ class Prune(Parameters):
     def _agree(self):
         if self.scope == "global" and (self.method != "magnitude" or self.pattern):
             raise refuse("scope", self.scope, "layer, or global with method magnitude and no pattern")
-        if self.method == "neurons" and self.pattern:
-            raise refuse("pattern", self.pattern, "none with method neurons, which leaves whole neurons out")
+        if self.method in ("neurons", "heads", "depth") and self.pattern:
+            raise refuse("pattern", self.pattern, f"none with method {self.method}, which leaves whole {self.method} out")
         return self
 
 
 STEPS: dict[str, type[Parameters]] = {"quantize": Quantize, "reconstruct": Reconstruct, "prune": Prune}
 
 
-def check_chain(kinds: list[str], path: str) -> None:
-    """Refuse a chain whose steps cannot follow one another."""
-    for number, kind in enumerate(kinds, 1):
+def check_chain(steps: list[dict], path: str) -> None:
+    """Refuse a chain whose steps, each one kind with its values, cannot follow one another."""
+    kinds = [kind for step in steps for kind in step]
+    for number, (kind, values) in enumerate((pair for step in steps for pair in step.items()), 1):
+        if number < len(kinds) and kind == "prune" and isinstance(values, dict) and values.get("method") == "depth":
+            raise refuse(f"{path}.{number}.method", "depth", "the last step: what comes after would not find the blocks by their names")
         if kind == "reconstruct" and not {"quantize", "prune"} & {*kinds[: number - 1]}:
             raise refuse(f"{path}.{number}", kind, "a step after quantize or prune")
 

@@ -18,6 +18,8 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
 
     kept = Kept(base)
     opened, original = models.load(candidate), models.open_model(model)
+    if len(_blocks(opened)) != len(_blocks(original)):
+        return []  # of a candidate without some of the blocks, none has its twin
     chunks = torch.from_numpy(chunks)
     with torch.inference_mode():
         rows = [{"layer": "none", "kl": _divergence(opened, chunks, kept), "contexts": len(chunks)}]

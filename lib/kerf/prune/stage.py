@@ -2,8 +2,8 @@
 
 magnitude looks at weights alone. wanda and sparsegpt stream the calibration text through the model, and
 through the model as it was beside it, and prune layers in the order they run, so that later layers see
-what earlier ones became. Word embeddings, positions, biases and LayerNorm stay as they are. With method
-neurons whole feed-forward neurons go, and the model gets smaller matrices.
+what earlier ones became. Word embeddings, positions, biases and LayerNorm stay as they are. With neurons
+and heads whole units go and matrices get smaller, with depth whole blocks.
 """
 
 import time
@@ -17,14 +17,18 @@ from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.steps import Calibration, Prune
 
+UNITS = ("neurons", "heads")
+CONFIG = {"neurons": ["intermediate_size"], "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
+          "depth": ["num_hidden_layers", "layer_types"]}  # fmt: skip
+
 
 def check(model: str, step: Prune, before: list[str]) -> None:
     """Refuse, before heavy work, a step that this model cannot take after the kinds of steps `before`."""
-    if step.method == "neurons":
-        if "quantize" in before:
-            raise refuse("method", step.method, "a step before quantize")
-        anatomy.neurons(models.network(models.open_model(model)))
-    elif "quantize" in before and (step.method == "sparsegpt" or step.method == "wanda" and step.sweeps):
+    if step.method in CONFIG:
+        _check_structure(models.network(models.open_model(model)), step)
+    if step.method in UNITS and "quantize" in before:
+        raise refuse("method", step.method, "a step before quantize")
+    if "quantize" in before and (step.method == "sparsegpt" or step.method == "wanda" and step.sweeps):
         accepted = "magnitude or wanda with sweeps 0 after quantize: weights on a grid cannot move"
         raise refuse("method", step.method, accepted)
     if not step.pattern:
@@ -33,6 +37,20 @@ def check(model: str, step: Prune, before: list[str]) -> None:
     for name, (_, columns) in models.describe(model)["linears"].items():
         if columns % of:
             raise refuse("pattern", step.pattern, f"N:M with M a divisor of the {columns} columns of {name}")
+
+
+def _check_structure(net, step: Prune) -> None:
+    """Refuse a network that is not understood, and a share that takes nothing or all of it."""
+    from kerf.prune import structured
+
+    if step.method == "depth":
+        there, stay = len(anatomy.blocks(net)), len(anatomy.blocks(net)) - round(step.sparsity * len(anatomy.blocks(net)))
+    else:
+        there = min(structured.count(net, rows) for rows in structured.units(net, step.method).values())
+        stay = structured.left(there, step.sparsity)
+    if not 0 < stay < there:
+        what = {"depth": "blocks", "heads": "key and value heads of a block", "neurons": "neurons of a block"}[step.method]
+        raise refuse("sparsity", step.sparsity, f"a share that leaves some of the {there} {what} and not all; this leaves {stay}")
 
 
 def prune(model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> Path:
@@ -59,9 +77,10 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     groups, statistics = calibrate.read(moments)
     second = {name: statistics[f"second/{group[0]}"] for group in groups for name in group}
     batches = kinds.of_opened(opened).batches(opened, calibration)
-    layers = list(_cut(net, reference, step, groups, batches, second))
-    tensors = _tensors(net, source)
-    config = {"intermediate_size": net.config.intermediate_size} if step.method == "neurons" else None
+    places: dict[str, str] = {}
+    layers = list(_cut(net, reference, step, groups, batches, second, places))
+    tensors = _tensors(net, source, places)
+    config = {key: getattr(net.config, key) for key in CONFIG.get(step.method, ()) if getattr(net.config, key, None) is not None}
     before = store.verify(Path(source))["steps"] if source else []
     steps = [*before, {"prune": step.model_dump()}]
     card = {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(net).__name__, "steps": steps}
@@ -74,16 +93,29 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
             "layers": layers, **store.size(folder)}  # fmt: skip
 
 
-def _cut(net, reference, step, groups, batches, second) -> Iterator[dict]:
-    """Prune `net` in place; yields what is reported of each layer. second: second moments of its input, by layer."""
-    if step.method == "neurons":
-        from kerf.prune.neurons import remove
+def _cut(net, reference, step, groups, batches, second, places) -> Iterator[dict]:
+    """Prune `net` in place; yields what is reported of each layer. second: second moments of its input, by layer;
+    places: filled with the new names of blocks by their old ones, where blocks go."""
+    if step.method in CONFIG:
+        _check_structure(net, step)  # a source may have fewer units than the baseline
+    if step.method in UNITS:
+        from kerf.prune import structured
 
-        pairs = anatomy.neurons(net)
-        for name, stay, weight in remove(net, reference, step.sparsity, groups, batches):
-            gone = 1 - len(stay) / weight.shape[1]
+        found = structured.units(net, step.method)
+        for name, gone, weight in structured.remove(net, reference, step.method, step.sparsity, groups, batches):
             yield _row(name, reference, weight, second, "", gone)
-            yield from (_row(each, reference, None, second, "", gone) for each in pairs[name])
+            yield from (_row(each, reference, None, second, "", gone) for each in found[name])
+        return
+    if step.method == "depth":
+        from kerf.prune import depth
+
+        influence, moves = depth.drop(net, batches, step.sparsity)
+        places.update(moves)
+        for name, layer in anatomy.linears(reference).items():
+            block = next((block for block in influence if name.startswith(f"{block}.")), None)
+            if block is not None:
+                note = f"block influence {influence[block]:.4f}: " + ("stays" if block in moves else "dropped")
+                yield _row(name, reference, layer.weight.data if block in moves else None, second, note, float(block not in moves))
         return
     for name, weight, note in pruned(net, reference, step, groups, batches):
         yield _row(name, reference, weight, second, note, float((weight == 0).float().mean()))
@@ -96,15 +128,17 @@ def _row(name, reference, weight, second, note, sparsity) -> dict:
     return {"name": name, "bits": 32, "error": error, "note": note, "sparsity": sparsity}
 
 
-def _tensors(net, source) -> dict:
-    """What is stored: the network's tensors, those of a quantized source still on their grid."""
+def _tensors(net, source, places) -> dict:
+    """What is stored: the network's tensors, those of a quantized source still on their grid; places: see `_cut`."""
+    from kerf.prune.depth import moved
     from kerf.quantize.grid import Quantized
 
     tied = getattr(net, "all_tied_weights_keys", None) or {}
     tensors = {name: value for name, value in net.state_dict().items() if name not in tied}
     linear = {f"{name}.weight" for name in anatomy.linears(net)}
     for name, value in store.read_tensors(Path(source) / store.WEIGHTS) if source else ():
-        if isinstance(value, Quantized):
+        name = moved(name, places) if places else name
+        if isinstance(value, Quantized) and name is not None:
             tensors[name] = replace(value, kept=tensors[name] != 0) if name in linear else value
     return tensors
 

@@ -138,7 +138,9 @@ def _methods(_) -> list[dict]:
     learn = "a step after quantize or prune: learn block by block what they left"
     about = {"magnitude": "the smallest weights go", "wanda": "the least by weight and input (Sun et al. 2023)",
              "sparsegpt": "column by column with error feedback (Frantar and Alistarh 2023)",
-             "neurons": "whole feed-forward neurons, by least squares: smaller matrices"}  # fmt: skip
+             "neurons": "whole feed-forward neurons, by least squares: smaller matrices",
+             "heads": "whole key and value heads with their query heads, by least squares",
+             "depth": "whole blocks, those that change their input least"}  # fmt: skip
     keys = ", ".join(Prune.model_fields)
     rows += [{"name": name, "about": f"prune: {text}", "keys": keys} for name, text in about.items()]
     return [*rows, {"name": "reconstruct", "about": learn, "keys": ", ".join(Reconstruct.model_fields)}]

@@ -186,7 +186,7 @@ def _candidates(value: object, given: set[str]) -> dict[str, list[Step]]:
         if not isinstance(chain, list) or not chain:
             raise refuse(f"candidates.{name}", chain, "a list of steps, at least one")
         found[name] = [_step(step, f"{name}.{number}", given) for number, step in enumerate(chain, 1)]
-        check_chain([step.kind for step in found[name]], name)
+        check_chain([{step.kind: step.parameters.model_dump()} for step in found[name]], name)
     return found
 
 
