@@ -385,3 +385,40 @@ def test_without_a_block_the_rest_moves_up_on_its_grid(language_model):
 def test_structures_that_cannot_go_are_refused(language_model, steps, message):
     with pytest.raises(Refused, match=message):
         pipeline.build(language_model, steps, SMALL_SPEC)
+
+
+@pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"pattern": "2:4"}])
+def test_pruned_and_quantized_in_one_pass(model, options):
+    step = {"method": "gptq", "bits": 4, "group_size": 32, "clip": "hessian", **options}
+    made = pipeline.build(model, [{"quantize": step}], SPEC)
+    net, reference = models.network(kerf.load(made)), models.network(kerf.open_model(model))
+    stored = dict(store.read_tensors(made / store.WEIGHTS))
+    for name, layer in anatomy.linears(net).items():
+        quantized = stored[f"{name}.weight"]
+        assert isinstance(quantized, Quantized) and not layer.weight[~quantized.kept].any()
+        assert float(quantized.kept.float().mean()) == pytest.approx(0.5, abs=1e-3)
+        if "pattern" in options:
+            assert (quantized.kept.view(len(layer.weight), -1, 4).sum(2) == 2).all()
+    result = meta(made)["result"]
+    assert result["sparsity"] == pytest.approx(0.5, abs=0.01)
+    apart = [{"prune": {"method": "magnitude", **options}}, {"quantize": {**step, "sparsity": None, "pattern": None}}]
+    groups, statistics = calibrate.read(calibrate.calibrate(model, SPEC))
+    name = groups[0][0]  # the first layer, which sees what the float model sees
+    second, other = statistics[f"second/{name}"], models.network(kerf.load(pipeline.build(model, apart, SPEC)))
+    lost = [calibrate.output_error(reference.get_submodule(name).weight, each.get_submodule(name).weight, second) for each in (net, other)]
+    assert lost[0] < 0.8 * lost[1]  # weights that go by what they cost, not by their size
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"quantize": {"sparsity": 0.5}}], "sparsity = 0.5: none but with method gptq and one width"),
+        ([{"quantize": {"method": "gptq", "sparsity": 1.0}}], "sparsity = 1.0: a share between 0 and 1"),
+        ([{"quantize": {"method": "gptq", "pattern": "4:2"}}], "pattern = '4:2': N:M, as in 2:4, with N below M"),
+        ([{"quantize": {"method": "gptq", "pattern": "2:7"}}], "pattern = '2:7': N:M with M a divisor of the 64 columns of"),
+        ([PRUNE, {"quantize": {"method": "gptq", "sparsity": 0.5}}], "2.sparsity = 0.5: none after another step"),
+    ],
+)
+def test_one_pass_is_refused_where_it_cannot_be(model, steps, message):
+    with pytest.raises(Refused, match=message):
+        pipeline.build(model, steps, SPEC)

@@ -50,6 +50,24 @@ class Evaluation(Parameters):
 ELSEWHERE = ("checkpoint", "gptqmodel")  # methods whose linear layers something else quantized
 
 
+def _of_pattern(values):
+    """Values of a step with the sparsity that its pattern says."""
+    if isinstance(values, dict) and isinstance(values.get("pattern"), str):
+        found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", values["pattern"])
+        if not found or int(found[1]) >= int(found[2]):
+            raise refuse("pattern", values["pattern"], "N:M, as in 2:4, with N below M")
+        share = 1 - int(found[1]) / int(found[2])
+        if values.get("sparsity") not in (None, share):
+            raise refuse("sparsity", values["sparsity"], f"{share:g}, which the pattern says, or none")
+        values = {**values, "sparsity": share}
+    return values
+
+
+def _neighbours(self) -> tuple[int, int] | None:
+    """(N, M) of the pattern: N kept of every M."""
+    return tuple(map(int, self.pattern.split(":"))) if self.pattern else None
+
+
 class Quantize(Parameters):
     """Keys of a `quantize` step."""
 
@@ -74,13 +92,18 @@ class Quantize(Parameters):
     asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; gptq only")] = True
     sweeps: Annotated[int, Field(strict=True, ge=0, le=20, description="a whole number from 0 to 20; gptq only")] = 2
 
+    sparsity: Annotated[float | None, Field(gt=0, lt=1, description="a share between 0 and 1; gptq only")] = None
+    pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; gptq only")] = None
     budget_bytes: Annotated[int | None, Field(strict=True, ge=1, description="bytes of the weight file; mixed only")] = None
     floor: Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1; mixed only")] = None
     checkpoint: Annotated[str | None, Field(description="a GPTQ checkpoint, directory or hub id; checkpoint only")] = None
 
+    neighbours = _neighbours
+
     @model_validator(mode="before")
     @classmethod
     def _implied(cls, values):
+        values = _of_pattern(values)
         if isinstance(values, dict) and values.get("granularity") is None:
             values = {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
         if isinstance(values, dict) and values.get("bits") == "mixed":
@@ -93,6 +116,8 @@ class Quantize(Parameters):
             raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
         if (self.bits == "mixed") != ((self.budget_bytes is None) != (self.floor is None)):
             raise refuse("bits", self.bits, "mixed together with either budget_bytes or floor, or a width without them")
+        if self.sparsity is not None and (self.method != "gptq" or self.bits == "mixed"):
+            raise refuse("sparsity", self.sparsity, "none but with method gptq and one width; a prune step goes with everything")
         if (self.method == "checkpoint") != (self.checkpoint is not None):
             raise refuse("checkpoint", self.checkpoint, "a directory or hub id with method checkpoint, none without it")
         if self.method in ELSEWHERE and self.bits not in (2, 3, 4, 8):
@@ -128,22 +153,8 @@ class Prune(Parameters):
     asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; sparsegpt only")] = True
     sweeps: Annotated[int, Field(strict=True, ge=0, le=20, description="a whole number from 0 to 20")] = 2
 
-    def neighbours(self) -> tuple[int, int] | None:
-        """(N, M) of the pattern: N kept of every M."""
-        return tuple(map(int, self.pattern.split(":"))) if self.pattern else None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _implied(cls, values):
-        if isinstance(values, dict) and isinstance(values.get("pattern"), str):
-            found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", values["pattern"])
-            if not found or int(found[1]) >= int(found[2]):
-                raise refuse("pattern", values["pattern"], "N:M, as in 2:4, with N below M")
-            share = 1 - int(found[1]) / int(found[2])
-            if values.get("sparsity", share) != share:
-                raise refuse("sparsity", values["sparsity"], f"{share:g}, which the pattern says, or none")
-            values = {**values, "sparsity": share}
-        return values
+    neighbours = _neighbours
+    _implied = model_validator(mode="before")(_of_pattern)
 
     @model_validator(mode="after")
     def _agree(self):
@@ -163,6 +174,8 @@ def check_chain(steps: list[dict], path: str) -> None:
     for number, (kind, values) in enumerate((pair for step in steps for pair in step.items()), 1):
         if number < len(kinds) and kind == "prune" and isinstance(values, dict) and values.get("method") == "depth":
             raise refuse(f"{path}.{number}.method", "depth", "the last step: what comes after would not find the blocks by their names")
+        if number > 1 and kind == "quantize" and isinstance(values, dict) and values.get("sparsity") is not None:
+            raise refuse(f"{path}.{number}.sparsity", values["sparsity"], "none after another step: a prune step before it does the same")
         if kind == "reconstruct" and not {"quantize", "prune"} & {*kinds[: number - 1]}:
             raise refuse(f"{path}.{number}", kind, "a step after quantize or prune")
 
@@ -198,3 +211,10 @@ def check_divides(group_size: int, linears: dict[str, list[int]], path: str) -> 
         fits = [size for size in range(4, min(columns) + 1, 2) if not any(c % size for c in columns)]
         offered = ", ".join(map(str, fits)) or "none: use granularity channel"
         raise refuse(path, group_size, f"a divisor of the {linears[bad][1]} columns of {bad}; these divide: {offered}")
+
+
+def check_pattern(step: Quantize | Prune, linears: dict[str, list[int]]) -> None:
+    """Refuse a pattern N:M whose M does not divide every layer's columns."""
+    for name, (_, columns) in linears.items():
+        if step.pattern and columns % step.neighbours()[1]:
+            raise refuse("pattern", step.pattern, f"N:M with M a divisor of the {columns} columns of {name}")

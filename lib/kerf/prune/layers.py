@@ -44,9 +44,9 @@ def prune_group(layers: dict, inputs: list, step: Prune) -> Iterator[tuple[str, 
 
 
 def _mask(scores, step: Prune, of_rows: bool) -> torch.Tensor:
-    if step.pattern:
-        return masks.lowest_of_neighbours(scores, *step.neighbours())
-    return masks.lowest(scores, step.sparsity) if of_rows else masks.lowest_of_all(scores, step.sparsity)
+    if of_rows and not step.pattern:
+        return masks.lowest(scores, step.sparsity)
+    return masks.of_layer(scores, step.sparsity, step.neighbours())
 
 
 def _set(layer, weight) -> torch.Tensor:

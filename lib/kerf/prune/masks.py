@@ -32,3 +32,8 @@ def lowest_of_all(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
 def lowest_of_neighbours(scores: torch.Tensor, keep: int, of: int) -> torch.Tensor:
     """bool (rows, columns): True for the `keep` highest of every `of` neighbouring columns."""
     return lowest(scores.reshape(len(scores), -1, of), 1 - keep / of).view_as(scores)
+
+
+def of_layer(scores: torch.Tensor, sparsity: float, neighbours: tuple[int, int] | None) -> torch.Tensor:
+    """By a pattern (N, M) where there is one, else the `sparsity` share of the whole layer."""
+    return lowest_of_neighbours(scores, *neighbours) if neighbours else lowest_of_all(scores, sparsity)

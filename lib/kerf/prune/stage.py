@@ -15,7 +15,7 @@ from kerf import anatomy, calibrate, kinds, models, store
 from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
-from kerf.steps import Calibration, Prune
+from kerf.steps import Calibration, Prune, check_pattern
 
 UNITS = ("neurons", "heads")
 CONFIG = {"neurons": ["intermediate_size"], "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
@@ -31,12 +31,7 @@ def check(model: str, step: Prune, before: list[str]) -> None:
     if "quantize" in before and (step.method == "sparsegpt" or step.method == "wanda" and step.sweeps):
         accepted = "magnitude or wanda with sweeps 0 after quantize: weights on a grid cannot move"
         raise refuse("method", step.method, accepted)
-    if not step.pattern:
-        return
-    _, of = step.neighbours()
-    for name, (_, columns) in models.describe(model)["linears"].items():
-        if columns % of:
-            raise refuse("pattern", step.pattern, f"N:M with M a divisor of the {columns} columns of {name}")
+    check_pattern(step, models.describe(model)["linears"])
 
 
 def _check_structure(net, step: Prune) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from kerf.errors import refuse
+from kerf.prune import masks
 from kerf.quantize.gptq import DAMPING, act_order, gptq, inverse_factor
 from kerf.quantize.grid import find_grid
 from kerf.quantize.rtn import rtn
@@ -45,6 +46,8 @@ def _grid_options(step: Quantize, columns: int, importance=None) -> dict:
 def rtn_layer(name, layer, step, importance, kept=None):
     """Rounded to nearest. importance: (columns,) second moments of the input, or None; kept: of a pruned weight."""
     weight = layer.weight.data
+    if step.sparsity is not None:
+        kept = masks.of_layer(masks.magnitude(weight), step.sparsity, step.neighbours())
     return replace(_named(name, rtn, weight, **_grid_options(step, weight.shape[1], importance)), kept=kept)
 
 
@@ -56,11 +59,25 @@ def factor(H, step):
 
 def gptq_layer(name, weight, H, order, factor, step, kept=None):
     """GPTQ with what `factor` gives for H: Quantized, or None where H could not be factorized; and a note."""
-    grid = _named(name, find_grid, weight, **_grid_options(step, len(H), H.diagonal()))
+    if step.sparsity is not None and factor[0] is not None:
+        kept = least_costly(weight, order, factor[0], step)
+    shown = weight if kept is None else weight * kept  # what is 0 for good does not ask for a place on the grid
+    grid = _named(name, find_grid, shown, **_grid_options(step, len(H), H.diagonal()))
     result, damping = gptq(weight, H, *grid, step.bits, order, step.symmetric, factor, step.sweeps, kept)
     if result is None:
         return None, "second moments could not be factorized: rounded to nearest"
     return result, f"damping raised to {damping:g}" if damping > DAMPING else ""
+
+
+def least_costly(weight, order, R, step):
+    """bool (rows, columns): False where a weight costs least to remove, w^2 / inverse(H)[i, i] (Hassibi and Stork 1993).
+
+    R: the factor of inverse(H) = R^T R with columns in `order`. Which weights go is settled before the pass over
+    the columns, so that act-order and N:M patterns of neighbours do not get in each other's way.
+    """
+    diagonal = torch.empty(len(R))
+    diagonal[order] = R.square().sum(0)
+    return masks.of_layer(weight.float().square() / diagonal, step.sparsity, step.neighbours())
 
 
 def _named(name, function, weight, **options):

@@ -16,7 +16,7 @@ from pathlib import Path
 from kerf import anatomy, calibrate, kinds, models, store
 from kerf.artifacts import artifact, meta
 from kerf.memory import peak_rss_bytes, reset_peak_rss
-from kerf.steps import ELSEWHERE, Calibration, Quantize, check_divides
+from kerf.steps import ELSEWHERE, Calibration, Quantize, check_divides, check_pattern
 
 REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid before
 
@@ -45,6 +45,7 @@ def check(model: str, step: Quantize, first: bool = True) -> None:
     """Refuse, before heavy work, a step that this model cannot take. first: nothing was done to it yet."""
     if step.group_size:
         check_divides(step.group_size, models.describe(model)["linears"], "group_size")
+    check_pattern(step, models.describe(model)["linears"])
     if step.method in ELSEWHERE:
         from kerf.quantize import elsewhere
 
