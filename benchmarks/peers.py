@@ -4,7 +4,7 @@ Each peer of `environments/` quantizes the linear layers in an environment of it
 script `benchmarks/peers/with_<name>.py`, and hands back dequantized weights. Word embeddings are rounded by
 Kerf's own method on both sides, so that the linear layers alone make the difference.
 
-    python benchmarks/peers.py [--samples 256] [--json FILE]
+    python benchmarks/peers.py [--samples 1151] [--bits 4 3 2] [--only NAME ...] [--json FILE]
 """
 
 import argparse
@@ -27,11 +27,9 @@ from safetensors.torch import load_file
 MODEL, GROUP, SENTENCES, GOAL = "minilm", 64, 400, 0.5
 EMBEDDINGS = {4: 8, 3: 4, 2: 4}  # bits of the linear layers -> bits of the word embeddings, on both sides
 QUANTIZE = {"method": "gptq", "group_size": GROUP, "clip": "hessian"}
-LEARN = {"reconstruct": {"steps": 200, "joint_steps": 300, "splices": 6}}
-LEARNED = (3, 2)  # widths that are learned back too; at 4 bits GPTQ alone is enough
 CHAINS = {  # name -> steps for so many bits
     "gptq": lambda bits: [{"quantize": {**QUANTIZE, "bits": bits, "embeddings": EMBEDDINGS[bits]}}],
-    "reconstruct": lambda bits: [*CHAINS["gptq"](bits), LEARN],
+    "reconstruct": lambda bits: [*CHAINS["gptq"](bits), {"reconstruct": {}}],
 }
 
 
@@ -78,8 +76,8 @@ def run_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tu
     return opened, figures
 
 
-def measure(calibration: Calibration, environments: Path) -> list[dict]:
-    """Rows of the table, printed as they come."""
+def measure(calibration: Calibration, environments: Path, widths: list[int], only: list[str]) -> list[dict]:
+    """Rows of the table, printed as they come; only: names of what is measured, none for all."""
     yardstick, rows = Yardstick(MODEL, "news", SENTENCES), []
     print(f"{'bits':>4} {'who':20} {'linear_bits':>11} {'cosine (95 %)':>25} {'1 - cosine':>10} {'seconds':>8}")
 
@@ -91,13 +89,15 @@ def measure(calibration: Calibration, environments: Path) -> list[dict]:
         print(f"{bits:4} {who:20} {row['linear_bits']:11.3f} {interval:>25} "
               f"{1 - row['cosine']:10.4f} {row['seconds']:8.1f}", flush=True)  # fmt: skip
 
-    for bits in EMBEDDINGS:
+    for bits in widths:
         for name, chain in CHAINS.items():
-            if name != "reconstruct" or bits in LEARNED:
+            if not only or name in only:
                 show(bits, f"kerf {name}", *run_kerf(chain(bits), calibration))
         for script in sorted((root() / "benchmarks" / "peers").glob("with_*.py")):
             name = script.stem.removeprefix("with_")
             python = environments / name / "bin" / "python"
+            if only and name not in only:
+                continue
             if python.exists():
                 show(bits, name, *run_peer(name, python, bits, calibration))
             else:
@@ -122,14 +122,17 @@ def _ours() -> set[str]:
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=256, help="calibration sentences of news")
+    parser.add_argument("--samples", type=int, default=1151, help="calibration sentences of news")
+    parser.add_argument("--bits", type=int, nargs="+", choices=EMBEDDINGS, default=[*EMBEDDINGS])
+    parser.add_argument("--only", nargs="+", default=[], help="gptq, reconstruct (Kerf's) or names of peers")
     parser.add_argument("--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer")
-    parser.add_argument("--json", type=Path, help="write all rows there")
+    parser.add_argument("--json", type=Path, help="add all rows to those there")
     arguments = parser.parse_args()
-    rows = measure(Calibration(samples=arguments.samples), arguments.environments)
-    compare(rows)
+    known = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.is_file() else []
+    rows = known + measure(Calibration(samples=arguments.samples), arguments.environments, arguments.bits, arguments.only)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
+    compare(rows)
 
 
 if __name__ == "__main__":
