@@ -74,6 +74,7 @@ METRICS = {
     "rss_peak_bytes": Metric(
         "peak resident memory", "Of a fresh process that loads the model and encodes.", "lower", "bytes"
     ),
+    "speedup": Metric("times faster", "Baseline's seconds over the candidate's: one batch, in turn, in one process; median."),
     "load_seconds": Metric("load time", "Warm median of fresh processes, imports apart.", "lower", "s"),
     # Figures of a candidate itself: exact, or measured once.
     "bytes_on_disk": Metric("weight files", "Bytes of the weight files.", "lower", "bytes"),

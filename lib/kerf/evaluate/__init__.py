@@ -18,7 +18,7 @@ from kerf import kinds, models
 from kerf import statistics as st
 from kerf.artifacts import artifact, meta, threads
 from kerf.errors import Refused
-from kerf.evaluate import causal, encoder, fidelity
+from kerf.evaluate import causal, encoder, fidelity, latency
 from kerf.steps import Evaluation
 
 KINDS = {"encoder": encoder, "causal": causal}
@@ -55,7 +55,7 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
 
     def make(folder: Path) -> dict:
         (folder / "request.json").write_text(json.dumps(request))
-        _run(folder / "request.json")
+        run_measured("kerf.evaluate.measure", folder / "request.json")
         figures = json.loads((folder / "figures.json").read_text())
         (folder / "request.json").unlink()
         return figures
@@ -63,11 +63,12 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
     return artifact("encoding", key, make)
 
 
-def _run(request: Path) -> None:
+def run_measured(module: str, request: Path) -> None:
+    """Run a module in a fresh process on a request with its `threads`. Raises Refused, and RuntimeError when it dies."""
     # A caller's OMP_NUM_THREADS must not decide for the measured process: the request does.
     threads_asked = str(json.loads(request.read_text())["threads"])
     done = subprocess.run(
-        [sys.executable, "-m", "kerf.evaluate.measure", str(request)],
+        [sys.executable, "-m", module, str(request)],
         env={**os.environ, "OMP_NUM_THREADS": threads_asked},
         capture_output=True,
         text=True,
@@ -92,14 +93,17 @@ def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = F
     # Timings are of one measurement: a comparison made again takes in the encoding that was made again.
     key["restored"] = spec.restored
     key["when"] = [meta(base)["finished"], meta(other)["finished"]]
-    return artifact("comparison", key, lambda folder: _compare(folder, model, candidate, spec, base, other))
+    return artifact("comparison", key, lambda folder: _compare(folder, model, candidate, spec, base, other, device))
 
 
-def _compare(folder: Path, model: str, candidate: str | Path, spec: Evaluation, base: Path, other: Path) -> dict:
+def _compare(folder: Path, model: str, candidate: str | Path, spec: Evaluation, base: Path, other: Path, device: str) -> dict:
     how = kind(model)
     rows, pictures = how.compare(folder, how.gather(model, spec), base, other)
     pictures["restored"] = how.restored(model, candidate, spec, base) if candidate else []
     rows += _resources(meta(base)["result"], meta(other)["result"])
+    if candidate and latency.is_structured(candidate):
+        asked = {"model": model, "candidate": str(Path(candidate).resolve()), "kind": how.__name__.rpartition(".")[2]}
+        rows.append(latency.metric({**asked, "threads": threads(), "device": device, "asked": how.sample(how.gather(model, spec))}))
     (folder / "metrics.json").write_text(json.dumps(rows))
     (folder / "pictures.json").write_text(json.dumps(pictures))
     return {"encode_seconds": meta(other)["result"]["encode_seconds"]}

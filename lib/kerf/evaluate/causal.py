@@ -18,7 +18,7 @@ from kerf.evaluate.tokens import Scored, metrics, pictures
 from kerf.kinds import causal
 from kerf.steps import Evaluation
 
-__all__ = ["about", "answer", "compare", "conclusion", "draw", "gather", "request", "restored", "worst"]
+__all__ = ["about", "answer", "ask", "compare", "conclusion", "draw", "gather", "request", "restored", "sample", "worst"]
 NEEDS_BASE = True  # a candidate's probabilities are compared as they come; only the baseline's are kept
 WORDS = 40  # of a passage whose last word is asked for, at least
 BATCH_TOKENS = 1024
@@ -97,6 +97,19 @@ def request(everything: Texts, again: bool) -> dict:
         "passages": everything.passages,
         "batch_tokens": BATCH_TOKENS if not again else BATCH_TOKENS // 2,
     }
+
+
+def sample(everything: Texts) -> list[int]:
+    """Tokens of a chunk, for `ask`."""
+    return everything.chunks[0].tolist()
+
+
+def ask(opened, tokens: list[int]) -> None:
+    """Read a chunk and say what comes next, for its time."""
+    import torch
+
+    with torch.inference_mode():
+        opened(torch.tensor([tokens]), use_cache=False, logits_to_keep=1)
 
 
 def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:

@@ -72,6 +72,16 @@ def answer(opened, request: dict, folder: Path) -> dict:
     return {"encode_seconds": seconds}
 
 
+def sample(everything: Texts) -> list[str]:
+    """A batch of sentences, for `ask`."""
+    return everything.all[everything.where["sentences"]][:BATCH_SIZE]
+
+
+def ask(opened, sentences: list[str]) -> None:
+    """Encode a batch, for its time."""
+    opened.encode(sentences, batch_size=BATCH_SIZE, show_progress_bar=False)
+
+
 def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
     """Metric rows and histograms; per-sentence cosine and per-query reciprocal ranks go to items.parquet."""
     before, after = (_embeddings(path, everything) for path in (base, other))

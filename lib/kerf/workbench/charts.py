@@ -55,9 +55,13 @@ def fidelity_against_size(points: list[dict], label: str, log: bool = False) -> 
         return _svg(fig, "fidelity", f"{label} against size on disk", f"One mark a candidate: {best}.")
 
 
-def error_by_layer(layers: dict[str, list[dict]]) -> str:
-    """One panel a kind of layer, one line a candidate; empty if no layer is in a numbered block."""
-    kinds = _kinds(layers)
+BY_LAYER = {"error": ("Error by layer", "relative output error"), "sparsity": ("Sparsity by layer", "share that is gone")}
+
+
+def by_layer(layers: dict[str, list[dict]], key: str) -> str:
+    """`key`, error or sparsity: one panel a kind of layer, one line a candidate; empty if no numbered block has any."""
+    title, label = BY_LAYER[key]
+    kinds = _kinds(layers, key)
     if not kinds:
         return ""
     columns = min(3, len(kinds))
@@ -71,16 +75,16 @@ def error_by_layer(layers: dict[str, list[dict]]) -> str:
                 ax.plot(*zip(*points), label=name, color=SERIES[place % len(SERIES)], linewidth=1.3,
                         linestyle=DASHES[place // len(SERIES) % len(DASHES)],
                         marker=MARKERS[place % len(MARKERS)], markersize=3)
-            ax.set(yscale="log")
+            ax.set(yscale="log" if key == "error" else "linear")
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             ax.yaxis.set_major_formatter(PLAIN)
             ax.yaxis.set_minor_locator(NullLocator())
         fig.supxlabel("block of the model, first to last", fontsize=FONT)
-        fig.supylabel("relative output error", fontsize=FONT)
+        fig.supylabel(label, fontsize=FONT)
         _legend(fig, *axes[:len(kinds)])
-        said = "; ".join(f"{name}: largest {max(layer['error'] or 0 for layer in found):.2g}"
+        said = "; ".join(f"{name}: largest {max(layer.get(key) or 0 for layer in found):.2g}"
                          for name, found in layers.items() if found)
-        return _svg(fig, "layers", "Error by layer", f"Relative output error of each layer. {said}.")
+        return _svg(fig, f"layers-{key}", title, f"{label.capitalize()} of each layer. {said}.")
 
 
 def similarity_distributions(pictures: dict[str, dict]) -> str:
@@ -175,15 +179,15 @@ def _legend(fig, *axes):
                ncols=min(5, len(entries)), handlelength=2.2, columnspacing=1.4, borderpad=0)
 
 
-def _kinds(layers):
-    """{kind: {candidate: [(block, error)]}}; the first number in a name is its block."""
+def _kinds(layers, key):
+    """{kind: {candidate: [(block, value of key)]}}; the first number in a name is its block."""
     kinds = {}
     for name, found in layers.items():
         for layer in found:
             split = re.fullmatch(r".*?\.(\d+)\.(.+)", layer["name"])
-            if split and (layer["error"] or 0) > 0:
+            if split and (layer.get(key) or 0) > 0:
                 kind = kinds.setdefault(split[2], {})
-                kind.setdefault(name, []).append((int(split[1]), layer["error"]))
+                kind.setdefault(name, []).append((int(split[1]), layer[key]))
     return kinds
 
 

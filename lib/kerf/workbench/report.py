@@ -97,7 +97,8 @@ def _figures(rows, headline, pictures):
     return {"points": points, "layers": layers, "spread": spread, "restored": restored,
             "by_restored": Markup(charts.divergence_by_layer(restored)) if restored else "",
             "fidelity": Markup(charts.fidelity_against_size(points, label, log)) if points else "",
-            "by_layer": Markup(charts.error_by_layer(layers)) if layers else "",
+            "by_layer": Markup(charts.by_layer(layers, "error")) if layers else "",
+            "by_sparsity": Markup(charts.by_layer(layers, "sparsity")) if layers else "",
             "similarities": Markup(charts.similarity_distributions(spread)) if spread else ""}
 
 

@@ -16,7 +16,7 @@ from kerf.workbench.experiment import Experiment
 from kerf.workbench.runner import Candidate, Run
 
 SCHEMA = 1
-TIMED = ("rss_peak_bytes", "load_seconds", "prefill_tokens_per_second", "decode_tokens_per_second")
+TIMED = ("rss_peak_bytes", "load_seconds", "speedup", "prefill_tokens_per_second", "decode_tokens_per_second")
 
 
 def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict, dict]:

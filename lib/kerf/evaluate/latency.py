@@ -1,0 +1,65 @@
+"""How much faster a candidate with smaller matrices is: it and the baseline in turn, in one fresh process.
+
+Run as `python -m kerf.evaluate.latency REQUEST.json`; the request names both models, what they are asked,
+and the threads. Who goes first changes from round to round.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from kerf import statistics as st
+from kerf import store
+from kerf.evaluate.fidelity import row
+
+ROUNDS = 15
+STRUCTURED = ("neurons", "heads", "depth")  # prune methods after which matrices are smaller
+
+
+def is_structured(candidate: str | Path) -> bool:
+    """Whether a step took whole structures out of the candidate, so that it computes less."""
+    steps = store.verify(Path(candidate))["steps"]
+    return any(step.get("prune", {}).get("method") in STRUCTURED for step in steps)
+
+
+def metric(request: dict) -> dict:
+    """Row `speedup`: median of the rounds' ratios, seconds of the baseline over the candidate's, and its interval.
+
+    request: model, candidate, kind, threads, device, and `asked` as the kind's `ask` takes it.
+    Raises RuntimeError when the process dies.
+    """
+    from kerf.evaluate import run_measured
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "request.json")
+        path.write_text(json.dumps(request))
+        run_measured("kerf.evaluate.latency", path)
+        ratios = np.array(json.loads(Path(folder, "ratios.json").read_text()))
+    return row("speedup", *st.median_interval(ratios), 1.0, len(ratios))
+
+
+def measure(request: dict) -> list[float]:
+    """Seconds of the baseline over the candidate's in every round, after one that does not count."""
+    from kerf import evaluate, models
+
+    ask = evaluate.KINDS[request["kind"]].ask
+    both = [models.open_source(request["model"], source, request["device"]) for source in ("", request["candidate"])]
+    seconds = np.zeros((ROUNDS + 1, 2))
+    for number in range(ROUNDS + 1):
+        for place in (0, 1) if number % 2 else (1, 0):
+            clock = time.perf_counter()
+            ask(both[place], request["asked"])
+            seconds[number, place] = time.perf_counter() - clock
+    return (seconds[1:, 0] / seconds[1:, 1]).tolist()
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = str(json.loads(Path(sys.argv[1]).read_text())["threads"])
+    ratios = measure(json.loads(Path(sys.argv[1]).read_text()))
+    Path(sys.argv[1]).with_name("ratios.json").write_text(json.dumps(ratios))
+    os._exit(0)  # as in kerf.evaluate.measure
