@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from conftest import BROWSER
+from kerf.workbench import charts
 from kerf.workbench.report import render_index, render_report
 
 CHROMIUM = shutil.which("chromium")
@@ -116,3 +117,11 @@ def test_every_picture_has_words_and_every_table_a_caption(page):
         browser.close()
     assert len(pictures) >= 3 and all(len(words) > 20 for words in pictures)
     assert captions and all(captions) and heads
+
+
+def test_sparsity_by_layer_is_drawn_where_something_is_gone():
+    rows = [{"name": f"encoder.layer.{block}.output.dense", "error": 0.1, "sparsity": share} for block, share in enumerate((0.3, 0.6))]
+    drawn = charts.by_layer({"pruned": rows, "whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity")
+    assert "Share that is gone of each layer. pruned: largest 0.6; whole: largest 0." in drawn
+    assert charts.by_layer({"whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity") == ""
+    assert charts.by_layer({"old": [{"name": row["name"], "error": 0.1} for row in rows]}, "sparsity") == ""
