@@ -9,7 +9,8 @@ import torch
 from kerf import anatomy, calibrate, evaluate, kinds, models, pipeline, store
 from kerf.artifacts import meta
 from kerf.errors import Refused
-from kerf.prune import depth, masks, structured
+from kerf.prune import allocation, depth, masks, structured
+from kerf.prune.layers import alone_pruned, by_magnitude, prune_group
 from kerf.prune.sparsegpt import sparsegpt
 from kerf.prune.structured import left, surgery
 from kerf.quantize.gptq import damped, inverse_factor
@@ -425,3 +426,48 @@ def test_pruned_and_quantized_in_one_pass(model, options):
 def test_one_pass_is_refused_where_it_cannot_be(model, steps, message):
     with pytest.raises(Refused, match=message):
         pipeline.build(model, steps, SPEC)
+
+
+def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
+    model = str(write_model(tmp_path / "model"))
+    step = parse(Prune, {"method": "wanda", "sparsity": 0.5, "allocation": "sensitivity", "sweeps": 0}, "p")
+    shares = allocation.allocated(model, step, SPEC)
+    sizes = {name: rows * columns for name, (rows, columns) in models.describe(model)["linears"].items()}
+    assert shares.keys() == sizes.keys() and len({*shares.values()}) > 1
+    assert sum(shares[name] * size for name, size in sizes.items()) >= 0.499 * sum(sizes.values())
+    made = pipeline.build(model, [{"prune": step.model_dump()}], SPEC)
+    gone = {row["name"]: row["sparsity"] for row in meta(made)["result"]["layers"]}
+    assert all(gone[name] == pytest.approx(share, abs=0.02) for name, share in shares.items())
+    table = json.loads((allocation._table(model, step, SPEC, "cpu") / "table.json").read_text())
+    for name, costs in zip(table["layers"], table["costs"], strict=True):
+        assert costs[0] == pytest.approx(0, abs=1e-6), f"{name} costs something although nothing went"
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_alone_and_whole_a_layer_is_pruned_the_same_way(method):
+    weight, X = problem(rows=8, columns=64)
+    H, step = X.T @ X, parse(Prune, {"method": method, "sparsity": 0.5}, "p")
+    layer = torch.nn.Linear(64, 8, bias=False)
+    layer.weight.data = weight.clone()
+    whole = by_magnitude({"l": layer}, step) if method == "magnitude" else prune_group({"l": layer}, [iter([X])], step)
+    ((_, expected, _),) = whole
+    nothing, half = alone_pruned(weight, H, step, (0.0, 0.5))
+    assert torch.equal(nothing, weight) and torch.allclose(half, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"allocation": "sensitivity", "pattern": "2:4"}, "allocation = 'sensitivity': uniform, or sensitivity with"),
+        ({"allocation": "sensitivity", "method": "neurons"}, "allocation = 'sensitivity': uniform, or sensitivity with"),
+        ({"allocation": "sensitivity", "sparsity": 0.9}, "sparsity = 0.9: at most 0.8 with allocation sensitivity"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(tmp_path, values, message):
+    with pytest.raises(Refused, match=message):
+        pipeline.build(str(write_model(tmp_path / "model")), [{"prune": values}], SPEC)
+
+
+def test_shares_of_a_language_model_are_refused(language_model):
+    with pytest.raises(Refused, match="an encoder; allocation: sensitivity does not know causal language models yet"):
+        pipeline.build(language_model, [{"prune": {"allocation": "sensitivity", "sparsity": 0.5}}], SMALL_SPEC)

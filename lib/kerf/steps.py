@@ -149,6 +149,9 @@ class Prune(Parameters):
     ] = "magnitude"
     sparsity: Annotated[float, Field(gt=0, lt=1, description="a share between 0 and 1, both apart")] = 0.5
     pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; it decides the sparsity")] = None
+    allocation: Annotated[
+        Literal["uniform", "sensitivity"], Field(description="uniform, or sensitivity: by what each layer costs; encoders")
+    ] = "uniform"
     scope: Annotated[Literal["layer", "global"], Field(description="layer or global; global is magnitude's alone")] = "layer"
     asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; sparsegpt only")] = True
     sweeps: Annotated[int, Field(strict=True, ge=0, le=20, description="a whole number from 0 to 20")] = 2
@@ -160,6 +163,8 @@ class Prune(Parameters):
     def _agree(self):
         if self.scope == "global" and (self.method != "magnitude" or self.pattern):
             raise refuse("scope", self.scope, "layer, or global with method magnitude and no pattern")
+        if self.allocation == "sensitivity" and (self.pattern or self.scope == "global" or self.method in ("neurons", "heads", "depth")):
+            raise refuse("allocation", self.allocation, "uniform, or sensitivity with magnitude, wanda or sparsegpt, scope layer, no pattern")
         if self.method in ("neurons", "heads", "depth") and self.pattern:
             raise refuse("pattern", self.pattern, f"none with method {self.method}, which leaves whole {self.method} out")
         return self

@@ -15,6 +15,7 @@ from kerf import anatomy, calibrate, kinds, models, store
 from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
+from kerf.prune import allocation
 from kerf.steps import Calibration, Prune, check_pattern
 
 UNITS = ("neurons", "heads")
@@ -31,6 +32,8 @@ def check(model: str, step: Prune, before: list[str]) -> None:
     if "quantize" in before and (step.method == "sparsegpt" or step.method == "wanda" and step.sweeps):
         accepted = "magnitude or wanda with sweeps 0 after quantize: weights on a grid cannot move"
         raise refuse("method", step.method, accepted)
+    if step.allocation == "sensitivity":
+        allocation.check(model, step)
     check_pattern(step, models.describe(model)["linears"])
 
 
@@ -73,7 +76,8 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     second = {name: statistics[f"second/{group[0]}"] for group in groups for name in group}
     batches = kinds.of_opened(opened).batches(opened, calibration)
     places: dict[str, str] = {}
-    layers = list(_cut(net, reference, step, groups, batches, second, places))
+    shares = allocation.allocated(model, step, calibration, device) if step.allocation == "sensitivity" else None
+    layers = list(_cut(net, reference, step, groups, batches, second, places, shares))
     tensors = _tensors(net, source, places)
     config = {key: getattr(net.config, key) for key in CONFIG.get(step.method, ()) if getattr(net.config, key, None) is not None}
     before = store.verify(Path(source))["steps"] if source else []
@@ -88,9 +92,9 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
             "layers": layers, **store.size(folder)}  # fmt: skip
 
 
-def _cut(net, reference, step, groups, batches, second, places) -> Iterator[dict]:
+def _cut(net, reference, step, groups, batches, second, places, shares) -> Iterator[dict]:
     """Prune `net` in place; yields what is reported of each layer. second: second moments of its input, by layer;
-    places: filled with the new names of blocks by their old ones, where blocks go."""
+    places: filled with the new names of blocks by their old ones, where blocks go; shares: see `pruned`."""
     if step.method in CONFIG:
         _check_structure(net, step)  # a source may have fewer units than the baseline
     if step.method in UNITS:
@@ -112,7 +116,7 @@ def _cut(net, reference, step, groups, batches, second, places) -> Iterator[dict
                 note = f"block influence {influence[block]:.4f}: " + ("stays" if block in moves else "dropped")
                 yield _row(name, reference, layer.weight.data if block in moves else None, second, note, float(block not in moves))
         return
-    for name, weight, note in pruned(net, reference, step, groups, batches):
+    for name, weight, note in pruned(net, reference, step, groups, batches, shares):
         yield _row(name, reference, weight, second, note, float((weight == 0).float().mean()))
 
 
@@ -138,21 +142,24 @@ def _tensors(net, source, places) -> dict:
     return tensors
 
 
-def pruned(net, reference, step: Prune, groups, batches) -> Iterator[tuple[str, object, str]]:
-    """Prune the layers of `net` in place, and yield each: name, weight, a note on what was special."""
+def pruned(net, reference, step: Prune, groups, batches, shares: dict[str, float] | None = None) -> Iterator[tuple[str, object, str]]:
+    """Prune the layers of `net` in place, and yield each: name, weight, a note on what was special.
+
+    shares: sparsity of each layer, where they differ.
+    """
     from kerf.lockstep import in_lockstep
     from kerf.prune.layers import by_magnitude, prune_group
 
     layers = anatomy.linears(net)
     if step.method == "magnitude":
-        yield from by_magnitude(layers, step)
+        yield from by_magnitude(layers, step, shares)
         return
     networks = (net, reference) if step.method == "sparsegpt" and step.asymmetric_calibration else (net,)
     seen = set()
     for stops in zip(*(in_lockstep(each, groups, batches) for each in networks), strict=True):
         names = stops[0][0]
         seen.update(names)
-        yield from prune_group({name: layers[name] for name in names}, [inputs for _, inputs in stops], step)
+        yield from prune_group({name: layers[name] for name in names}, [inputs for _, inputs in stops], step, shares)
     rest = {name: layer for name, layer in layers.items() if name not in seen}
-    for name, weight, _ in by_magnitude(rest, step):
+    for name, weight, _ in by_magnitude(rest, step, shares):
         yield name, weight, "no calibration text reached it: pruned by magnitude"

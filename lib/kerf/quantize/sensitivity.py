@@ -8,6 +8,7 @@ those of the packed tensor after the store's compression.
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -81,41 +82,49 @@ def held_fidelity(model: str, candidate: Path, calibration: Calibration) -> floa
 
 
 def _make(folder, model, step, calibration, moments, held, device) -> dict:
-    from kerf.evaluate.quick import embed
+    from kerf.quantize.layers import one_layer
 
     clock = time.perf_counter()
-    opened = models.open_model(model, device)
-    net = models.network(opened)
-    groups, statistics = calibrate.read(moments)
-    batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
-    aim = embed(opened, batches)
-    heads = {name: group[0] for group in groups for name in group}
-    words = list(anatomy.embeddings(net))
-    names = [*words, *anatomy.linears(net)]
-    table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), "costs": [], "bytes": []}
-    for name in names:
-        second = statistics.get(f"second/{heads.get(name)}")
-        found = [_alone(opened, net, name, step.model_copy(update={"bits": w}), second, batches, aim) for w in WIDTHS]
-        table["costs"].append([cost for cost, _ in found])
-        table["bytes"].append([size for _, size in found])
-    cut = {f"{name}.weight" for name in names}
-    rest = [value for name, value in net.state_dict().items() if name not in cut]
+    words = list(anatomy.embeddings(models.network(models.open_model(model))))
+    names = [*words, *models.describe(model)["linears"]]
+
+    def cuts(name, layer, second):
+        for width in WIDTHS:
+            quantized = one_layer(name, layer, step.model_copy(update={"bits": width}), second)
+            yield quantized.dequantize(), store.row_bytes(quantized)
+
+    found = alone(model, names, cuts, calibration, moments, held, device)
+    table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), **found}
+    rest = [value for name, value in models.network(models.open_model(model)).state_dict().items()
+            if name not in {f"{name}.weight" for name in names}]  # fmt: skip
     halves = [value.half() if value.is_floating_point() else value for value in rest]
     table["rest_bytes"] = {"float32": sum(map(store.row_bytes, rest)), "float16": sum(map(store.row_bytes, halves))}
     (folder / "sensitivity.json").write_text(json.dumps(table))
     return {"seconds": time.perf_counter() - clock, "sentences": len(held)}
 
 
-def _alone(opened, net, name, step, second, batches, aim) -> tuple[float, int]:
-    """1 - mean cosine, and bytes, with one layer cut."""
-    from kerf.evaluate.quick import embed, fidelity
-    from kerf.quantize.layers import one_layer
+def alone(model: str, names: list[str], cuts: Callable, calibration: Calibration, moments: Path, held: list[str],
+          device: str = "cpu") -> dict[str, list[list[float]]]:  # fmt: skip
+    """costs (1 - mean cosine on `held`) and bytes of every layer, each cut alone in every way.
 
-    layer = net.get_submodule(name)
-    before = layer.weight.data
-    quantized = one_layer(name, layer, step, second)
-    layer.weight.data = quantized.dequantize()
-    try:
-        return 1 - fidelity(embed(opened, batches), aim), store.row_bytes(quantized)
-    finally:
-        layer.weight.data = before
+    cuts(name, layer, second): yields the weight and the size of each way; second: moments of the layer's input,
+    None where no calibration text reached it.
+    """
+    from kerf.evaluate.quick import embed, fidelity
+
+    opened = models.open_model(model, device)
+    net = models.network(opened)
+    groups, statistics = calibrate.read(moments)
+    heads = {name: group[0] for group in groups for name in group}
+    batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
+    aim, table = embed(opened, batches), {"costs": [], "bytes": []}
+    for name in names:
+        layer = net.get_submodule(name)
+        before, found = layer.weight.data, []
+        for weight, size in cuts(name, layer, statistics.get(f"second/{heads.get(name)}")):
+            layer.weight.data = weight
+            found.append((1 - fidelity(embed(opened, batches), aim), size))
+            layer.weight.data = before
+        table["costs"].append([cost for cost, _ in found])
+        table["bytes"].append([size for _, size in found])
+    return table
