@@ -134,10 +134,12 @@ def export(candidate: str | Path, folder: str | Path, form: str = "gptq") -> Pat
 def _write_settings(folder: Path, bits: int, group_size: int, symmetric: bool, form: str) -> None:
     from kerf import __version__
 
+    # GPTQModel reads asymmetric zero points of the first format only if somebody counts them as it has done since 0.9.0.
+    counts = ["gptqmodel:0.9.0"] if form == "gptq" and not symmetric else []
     settings = {"bits": bits, "group_size": group_size, "desc_act": False, "static_groups": True, "sym": symmetric,
                 "true_sequential": True, "lm_head": False, "quant_method": "gptq", "checkpoint_format": form,
                 "model_name_or_path": None, "model_file_base_name": "model",
-                "damp_percent": 0.01, "meta": {"quantizer": [f"kerf:{__version__}"]}}  # fmt: skip
+                "damp_percent": 0.01, "meta": {"quantizer": [f"kerf:{__version__}", *counts]}}  # fmt: skip
     (folder / "quantize_config.json").write_text(json.dumps(settings, indent=1))
     config = json.loads((folder / "config.json").read_text())
     config.pop("torch_dtype", None)  # what `dtype` was called before
