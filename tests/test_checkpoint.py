@@ -260,3 +260,15 @@ def test_only_a_first_step_of_a_language_model_is_taken_from_elsewhere(model, ex
         pipeline.build(str(write_model(tmp_path / "encoder")), [step], SPEC)
     with pytest.raises(Refused, match="checkpoint = None: a directory or hub id with method checkpoint"):
         pipeline.build(model, [{"quantize": {"method": "checkpoint"}}], SPEC)
+
+
+def test_readers_of_the_first_format_find_what_they_would_not_tie_or_look_up(model, tmp_path):
+    made = pipeline.build(model, [{"quantize": {"bits": 4, "group_size": 32}}], SPEC)
+    for form in checkpoint.FORMATS:
+        folder = checkpoint.export(made, tmp_path / form, form)
+        tensors, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+        assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+        assert ("lm_head.weight" in tensors) == (form == "gptq")
+        if form == "gptq":
+            assert torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+            assert config["quantization_config"]["meta"]["quantizer"][1:] == ["gptqmodel:0.9.0"]

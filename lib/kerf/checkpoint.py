@@ -111,7 +111,8 @@ def export(candidate: str | Path, folder: str | Path, form: str = "gptq") -> Pat
     card = store.verify(candidate)
     if card["kind"] != "causal":
         raise refuse("CANDIDATE", str(candidate), "a candidate of a causal language model")
-    linear = {f"{name}.weight" for name in anatomy.linears(models.load(candidate))}
+    opened = models.load(candidate)
+    linear = {f"{name}.weight" for name in anatomy.linears(opened)}
     tensors, grids, whole_rows = {}, set(), True
     for name, value in store.read_tensors(candidate / store.WEIGHTS):
         layer = name.removesuffix(".weight")
@@ -125,6 +126,9 @@ def export(candidate: str | Path, folder: str | Path, form: str = "gptq") -> Pat
     if len(grids) != 1:
         found = ", ".join(f"{bits} bits in groups of {size}" for bits, size, _ in sorted(grids)) or "none"
         raise refuse("CANDIDATE", str(candidate), f"one width and group size for all linear layers, not {found}")
+    if form == "gptq":  # AutoGPTQ ties nothing: a head that is not in the file would be 0
+        tied = getattr(opened, "all_tied_weights_keys", None) or {}
+        tensors |= {name: tensors[source].clone() for name, source in tied.items() if source in tensors}
     store.copy_small_files(candidate, folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_settings(folder, *grids.pop(), form)
@@ -143,4 +147,6 @@ def _write_settings(folder: Path, bits: int, group_size: int, symmetric: bool, f
     (folder / "quantize_config.json").write_text(json.dumps(settings, indent=1))
     config = json.loads((folder / "config.json").read_text())
     config.pop("torch_dtype", None)  # what `dtype` was called before
+    if theta := (config.get("rope_parameters") or {}).get("rope_theta"):
+        config["rope_theta"] = theta  # where transformers 4 looks for it
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32", "quantization_config": settings}, indent=1))
