@@ -81,8 +81,10 @@ def main() -> int:
         notebooks.mkdir()
         copies(notebooks)
         nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
-        command = [sys.executable, "-m", "pytest", *nbval, "-q", "--durations=8", "-rs", str(notebooks), "tests"]
-        environment = {**os.environ, "KERF_ROOT": str(ROOT), "IPYTHONDIR": scratch}
+        # A file to a core: most of the time goes into starting kernels and processes, which more threads do not help.
+        workers = ["-n", str(len(os.sched_getaffinity(0))), "--dist", "loadfile"]
+        command = [sys.executable, "-m", "pytest", *nbval, *workers, "-q", "--durations=12", "-rs", str(notebooks), "tests"]
+        environment = {**os.environ, "KERF_ROOT": str(ROOT), "IPYTHONDIR": scratch, "OMP_NUM_THREADS": "1"}
         return subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
 
 
