@@ -31,7 +31,7 @@ READERS = ("gptqmodel", "autogptq")
 def ask(python: Path, script: str, *arguments) -> None:
     """Run a peer's script, and show the end of what it said if it fails."""
     command = [python, root() / "benchmarks" / "peers" / script, *arguments]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=arguments[-1])  # logs go there
     if done.returncode:
         raise SystemExit(f"{script} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 

@@ -7,6 +7,7 @@ on the same calibration tokens. Word embeddings are rounded by Kerf, as the step
 import json
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,9 @@ def _run(folder: Path, model: str, asked: dict, calibration: Calibration) -> dic
     tokens = [row for batch in batches for row in batch["input_ids"].tolist()]
     request = {"model": str(models.resolve(model)), "tokens": tokens, "threads": threads(), **asked}
     (folder / "request.json").write_text(json.dumps(request))
-    done = subprocess.run([python(), _script(), folder / "request.json", folder], capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as place:  # it writes logs where it stands
+        command = [python(), _script(), folder / "request.json", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"gptqmodel ended with {done.returncode}: {last}")
