@@ -1,6 +1,7 @@
 """Pruning: which weights go, how the rest makes up for it, and that what is 0 stays 0 through every step and the store."""
 
 import json
+import time
 
 import kerf
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from kerf import anatomy, calibrate, evaluate, kinds, models, pipeline, store
 from kerf.artifacts import meta
 from kerf.errors import Refused
+from kerf.evaluate import latency
 from kerf.prune import allocation, depth, masks, structured
 from kerf.prune.layers import alone_pruned, by_magnitude, prune_group
 from kerf.prune.sparsegpt import sparsegpt
@@ -329,7 +331,6 @@ def test_without_heads_a_language_model_is_a_plain_smaller_one(language_model, t
 
 
 def test_heads_that_stay_are_the_ones_that_were(language_model):
-    """With least squares undone, a model without some heads is the model with those heads silenced."""
     net, reference = kerf.open_model(language_model), kerf.open_model(language_model)
     groups, _ = calibrate.read(calibrate.calibrate(language_model, SMALL_SPEC))
     batches = kinds.causal.batches(net, SMALL_SPEC)
@@ -391,6 +392,15 @@ def test_structures_that_cannot_go_are_refused(language_model, steps, message):
         pipeline.build(language_model, steps, SMALL_SPEC)
 
 
+def test_twice_as_fast_is_more_than_one_and_each_goes_first_in_turn(monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "open_source", lambda model, source, device: source or "baseline")
+    monkeypatch.setattr(evaluate.encoder, "ask", lambda opened, _: (asked.append(opened), time.sleep(0.02 if opened == "baseline" else 0.002)))
+    ratios = latency.measure({"model": "m", "candidate": "c", "kind": "encoder", "device": "cpu", "asked": []})
+    assert len(ratios) == latency.ROUNDS and np.median(ratios) > 1
+    assert {*asked[::2]} == {*asked[1::2]} == {"baseline", "c"}
+
+
 @pytest.mark.parametrize("options", [{"sparsity": 0.5}, {"pattern": "2:4"}])
 def test_pruned_and_quantized_in_one_pass(model, options):
     step = {"method": "gptq", "bits": 4, "group_size": 32, "clip": "hessian", **options}
@@ -441,6 +451,8 @@ def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
     table = json.loads((allocation._table(model, step, SPEC, "cpu") / "table.json").read_text())
     for name, costs in zip(table["layers"], table["costs"], strict=True):
         assert costs[0] == pytest.approx(0, abs=1e-6), f"{name} costs something although nothing went"
+    uniform = sum(costs[allocation.LEVELS.index(0.5)] for costs in table["costs"])
+    assert sum(costs[allocation.LEVELS.index(shares[name])] for name, costs in zip(table["layers"], table["costs"], strict=True)) < uniform
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from kerf import kinds, models, pipeline, steps
 from kerf.errors import Refused
-from kerf.evaluate import tasks
+from kerf.evaluate import causal, tasks
 from small import write_causal, write_model
 
 
@@ -64,7 +64,7 @@ def test_last_words_are_from_text_and_seeded(place, tmp_path):
     assert written == (place / "files" / "last_words.jsonl").read_text()
     for document in map(json.loads, written.splitlines()):
         assert len(set(document["choices"])) == tasks.CHOICES
-        assert len(document["before"].split()) >= tasks.WORDS - 1
+        assert len(document["before"].split()) >= causal.WORDS - 1
 
 
 def test_a_changed_task_file_is_answered_again(place, answers, tmp_path):

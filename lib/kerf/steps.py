@@ -140,6 +140,9 @@ class Reconstruct(Parameters):
     splices: Annotated[int, Field(strict=True, ge=1, le=100, description="a whole number from 1 to 100")] = 8
 
 
+STRUCTURES = ("neurons", "heads", "depth")  # methods that leave a smaller model, not zeros
+
+
 class Prune(Parameters):
     """Keys of a `prune` step."""
 
@@ -163,9 +166,9 @@ class Prune(Parameters):
     def _agree(self):
         if self.scope == "global" and (self.method != "magnitude" or self.pattern):
             raise refuse("scope", self.scope, "layer, or global with method magnitude and no pattern")
-        if self.allocation == "sensitivity" and (self.pattern or self.scope == "global" or self.method in ("neurons", "heads", "depth")):
+        if self.allocation == "sensitivity" and (self.pattern or self.scope == "global" or self.method in STRUCTURES):
             raise refuse("allocation", self.allocation, "uniform, or sensitivity with magnitude, wanda or sparsegpt, scope layer, no pattern")
-        if self.method in ("neurons", "heads", "depth") and self.pattern:
+        if self.method in STRUCTURES and self.pattern:
             raise refuse("pattern", self.pattern, f"none with method {self.method}, which leaves whole {self.method} out")
         return self
 

@@ -18,7 +18,7 @@ from kerf.evaluate.tokens import Scored, metrics, pictures
 from kerf.kinds import causal
 from kerf.steps import Evaluation
 
-__all__ = ["about", "answer", "ask", "compare", "conclusion", "draw", "gather", "request", "restored", "sample", "worst"]
+__all__ = ["about", "answer", "ask", "compare", "conclusion", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
 NEEDS_BASE = True  # a candidate's probabilities are compared as they come; only the baseline's are kept
 WORDS = 40  # of a passage whose last word is asked for, at least
 BATCH_TOKENS = 1024
@@ -57,13 +57,13 @@ def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
         raise refuse("evaluation.contexts", spec.contexts, accepted)
     chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: spec.contexts])
     owned = causal.chunks(owners, spec.context, None if first is None else -1)[chosen]
-    passages = [(number, *_last_word(reader, passage)) for number, d in enumerate(documents) for passage in _passages(d)]
+    passages = [(number, *_last_word(reader, passage)) for number, d in enumerate(documents) for passage in stretches(d)]
     passages = [each for each in passages if each[2]][: spec.passages]
     return Texts(found[chosen], owned, [(ids, last) for _, ids, last in passages],
                  np.array([number for number, *_ in passages]), documents)  # fmt: skip
 
 
-def _passages(document: str) -> list[str]:
+def stretches(document: str) -> list[str]:
     """Stretches of whole sentences of at least WORDS words."""
     found, current = [], []
     for sentence in texts.sentences(document):

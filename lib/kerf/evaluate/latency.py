@@ -16,15 +16,15 @@ import numpy as np
 from kerf import statistics as st
 from kerf import store
 from kerf.evaluate.fidelity import row
+from kerf.steps import STRUCTURES
 
 ROUNDS = 15
-STRUCTURED = ("neurons", "heads", "depth")  # prune methods after which matrices are smaller
 
 
 def is_structured(candidate: str | Path) -> bool:
     """Whether a step took whole structures out of the candidate, so that it computes less."""
     steps = store.verify(Path(candidate))["steps"]
-    return any(step.get("prune", {}).get("method") in STRUCTURED for step in steps)
+    return any(step.get("prune", {}).get("method") in STRUCTURES for step in steps)
 
 
 def metric(request: dict) -> dict:
@@ -59,7 +59,6 @@ def measure(request: dict) -> list[float]:
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = str(json.loads(Path(sys.argv[1]).read_text())["threads"])
-    ratios = measure(json.loads(Path(sys.argv[1]).read_text()))
-    Path(sys.argv[1]).with_name("ratios.json").write_text(json.dumps(ratios))
+    path = Path(sys.argv[1])
+    path.with_name("ratios.json").write_text(json.dumps(measure(json.loads(path.read_text()))))
     os._exit(0)  # as in kerf.evaluate.measure

@@ -18,11 +18,12 @@ from kerf import kinds, models, texts
 from kerf import statistics as st
 from kerf.artifacts import artifact, digest
 from kerf.errors import nearest, refuse
+from kerf.evaluate import causal
 from kerf.evaluate.tokens import detectable
 from kerf.places import data_folder
 from kerf.sources import sha256
 
-CHOICES, WORDS = 4, 40  # of a document of `last_words`: words to choose from, words before them at least
+CHOICES = 4  # words to choose from, in a document of `last_words`
 
 
 def last_words(folder: Path, source: str = "wiki", count: int = 200, seed: int = 0) -> str:
@@ -51,14 +52,9 @@ def last_words(folder: Path, source: str = "wiki", count: int = 200, seed: int =
 
 
 def _ends(document: str) -> list[tuple[str, str]]:
-    """(text before, last word) of stretches of whole sentences."""
-    found, current = [], []
-    for sentence in texts.sentences(document):
-        current += sentence.split()
-        if len(current) >= WORDS and (last := current[-1].rstrip(".!?\"'")).isalpha():
-            found.append((" ".join(current[:-1]), last))
-            current = []
-    return found
+    """(text before, last word) of stretches of whole sentences that end with a word."""
+    parts = [passage.rstrip(" .!?\"'").rpartition(" ") for passage in causal.stretches(document)]
+    return [(before, last) for before, _, last in parts if last.isalpha()]
 
 
 def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path | None = None, limit: int | None = None,

@@ -16,16 +16,17 @@ from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.prune import allocation
-from kerf.steps import Calibration, Prune, check_pattern
+from kerf.steps import STRUCTURES, Calibration, Prune, check_pattern
 
 UNITS = ("neurons", "heads")
+# What a structure that goes changes in the configuration.
 CONFIG = {"neurons": ["intermediate_size"], "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
           "depth": ["num_hidden_layers", "layer_types"]}  # fmt: skip
 
 
 def check(model: str, step: Prune, before: list[str]) -> None:
     """Refuse, before heavy work, a step that this model cannot take after the kinds of steps `before`."""
-    if step.method in CONFIG:
+    if step.method in STRUCTURES:
         _check_structure(models.network(models.open_model(model)), step)
     if step.method in UNITS and "quantize" in before:
         raise refuse("method", step.method, "a step before quantize")
@@ -95,7 +96,7 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
 def _cut(net, reference, step, groups, batches, second, places, shares) -> Iterator[dict]:
     """Prune `net` in place; yields what is reported of each layer. second: second moments of its input, by layer;
     places: filled with the new names of blocks by their old ones, where blocks go; shares: see `pruned`."""
-    if step.method in CONFIG:
+    if step.method in STRUCTURES:
         _check_structure(net, step)  # a source may have fewer units than the baseline
     if step.method in UNITS:
         from kerf.prune import structured
