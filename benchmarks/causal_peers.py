@@ -20,7 +20,7 @@ from pathlib import Path
 import kerf
 import numpy as np
 import torch
-from kerf import calibrate, kinds, models
+from kerf import kinds, models
 from kerf import statistics as st
 from kerf.artifacts import meta, now, threads
 from kerf.evaluate import answers, causal
@@ -40,12 +40,12 @@ def steps(bits: int) -> dict[str, dict]:
 
 
 def seconds(name: str, step: dict, spec: Calibration) -> float:
-    """Calibrate and quantize anew; what the method itself took."""
+    """Quantize anew, from the text on; what the method itself took."""
     os.environ["KERF_FRESH"] = now()
     made = build(MODEL, [{"quantize": step}], spec)
     if name == "gptqmodel":
         return meta(elsewhere.folder_of(MODEL, Quantize(**step), spec))["result"]["seconds"]
-    return meta(calibrate.calibrate(MODEL, spec))["result"]["calibrate_seconds"] + meta(made)["result"]["compress_seconds"]
+    return meta(made)["result"]["compress_seconds"]
 
 
 def llmcompressor(python: Path, bits: int, spec: Calibration) -> tuple[dict, dict]:

@@ -2,12 +2,13 @@
 
 Floor: the forward passes that the method needs (of the model as it is being quantized, and with
 asymmetric calibration of the float model beside it), the moment products (one triangle of the symmetric
-X^T X, all of the drift), and the Cholesky factorizations with the triangular inverse. Floor and method
+X^T X, all of the drift), and the Cholesky factorizations with the triangular inverse. Products of calibration text are rounded on both
+sides as `kerf.products` says. Floor and method
 run in turn in one process; the ratio is the median of the pairwise ratios. `plain` is the published
 GPTQ, `full` what Kerf does by default: asymmetric calibration and two sweeps. `sparsegpt` prunes half of the
 weights, with the same two.
 
-    python benchmarks/quantize.py [--model minilm] [--rounds 5] [--samples 256]
+    python benchmarks/quantize.py [--model minilm] [--rounds 5] [--samples 256] [--only full]
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 import torch
 from kerf import calibrate, kinds, models
 from kerf.lockstep import rows
+from kerf.products import rounded_products
 from kerf.prune.stage import pruned
 from kerf.quantize.compress import compress
 from kerf.steps import Calibration, Prune, Quantize
@@ -51,7 +53,8 @@ def products(net, groups, batches) -> float:
     hooks = [modules[n].register_forward_pre_hook(lambda _, args, n=n: multiply(n, args[0])) for n in H]
     for batch in batches:
         mask[0] = batch["attention_mask"]
-        net(**batch)
+        with rounded_products():
+            net(**batch)
     for hook in hooks:
         hook.remove()
     return total[0]
@@ -60,7 +63,8 @@ def products(net, groups, batches) -> float:
 @torch.no_grad()
 def floor(net, groups, batches, moments, networks: int) -> dict[str, float]:
     """Seconds of each term; networks: 2 with asymmetric calibration, else 1."""
-    forward = seconds(lambda: [net(**batch) for batch in batches])[0]
+    with rounded_products():
+        forward = seconds(lambda: [net(**batch) for batch in batches])[0]
 
     def factors():
         for H in moments:
@@ -91,7 +95,8 @@ def main() -> None:
     parser.add_argument("--model", choices=BITS, default="minilm")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=256, help="calibration sentences or chunks of news")
-    model, rounds, samples = vars(parser.parse_args()).values()
+    parser.add_argument("--only", nargs="+", choices=steps(4), default=list(steps(4)), help="what is timed")
+    model, rounds, samples, only = vars(parser.parse_args()).values()
     opened = models.open_model(model)
     batches = kinds.of_opened(opened).batches(opened, Calibration(samples=samples, max_length=LENGTH[model]))
     net = models.network(opened)
@@ -99,7 +104,7 @@ def main() -> None:
     groups, moments = [group.names for group in found], [group.second for group in found]
     for H in moments:
         H.diagonal().add_(0.01 * H.diagonal().mean())
-    for name, step in steps(BITS[model]).items():
+    for name, step in ((name, step) for name, step in steps(BITS[model]).items() if name in only):
         method(model, step, groups, batches)  # compiles what is not compiled yet
         pairs = [(floor(net, groups, batches, moments, 1 + step.asymmetric_calibration), method(model, step, groups, batches))
                  for _ in range(rounds)]  # fmt: skip

@@ -49,7 +49,7 @@ def quantize(net, text, step, reference=None):
     groups = calibrate.groups_of(net, text[0])
     copy = reference or type(net)()
     copy.load_state_dict(net.state_dict())
-    found = {name: note for name, _, note in compress(net, copy, step, groups, {}, text)}
+    found = {name: note for name, _, note, _ in compress(net, copy, step, groups, {}, text)}
     return {name: (before[name], anatomy.linears(net)[name].weight, found[name]) for name in before}
 
 

@@ -15,6 +15,7 @@ from kerf.prune import allocation, depth, masks, structured
 from kerf.prune.layers import alone_pruned, by_magnitude, prune_group
 from kerf.prune.sparsegpt import sparsegpt
 from kerf.prune.structured import left, surgery
+from kerf.quantize.compress import moments
 from kerf.quantize.gptq import damped, inverse_factor
 from kerf.quantize.grid import Quantized
 from kerf.quantize.rtn import rtn
@@ -458,7 +459,7 @@ def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
 def test_alone_and_whole_a_layer_is_pruned_the_same_way(method):
     weight, X = problem(rows=8, columns=64)
-    H, step = X.T @ X, parse(Prune, {"method": method, "sparsity": 0.5}, "p")
+    H, step = moments(iter([X]))[0], parse(Prune, {"method": method, "sparsity": 0.5}, "p")
     layer = torch.nn.Linear(64, 8, bias=False)
     layer.weight.data = weight.clone()
     whole = by_magnitude({"l": layer}, step) if method == "magnitude" else prune_group({"l": layer}, [iter([X])], step)

@@ -16,7 +16,7 @@ from kerf.artifacts import artifact, meta
 from kerf.lockstep import in_lockstep
 from kerf.steps import Calibration
 
-TRIANGLE = 128  # columns of a block of X^T X: narrower ones save arithmetic and lose speed
+TRIANGLE = 256  # columns of a block of X^T X: narrower ones save arithmetic and lose speed
 
 
 @dataclass
@@ -71,9 +71,13 @@ def calibrate(model: str, spec: Calibration, device: str = "cpu") -> Path:
     A safetensors file a group holds second/<group>, minimum/<group> and maximum/<group>; meta.json's
     result lists the groups in the order they run. Raises Refused for text or models that cannot be used.
     """
+    return artifact("calibration", key_of(model, spec), lambda folder: _make(folder, model, spec, device))
+
+
+def key_of(model: str, spec: Calibration) -> dict:
+    """Everything that what is calibrated on this text depends on."""
     weights = models.weights_digest(models.resolve(model))
-    key = {"model": weights, "spec": spec.model_dump(), "texts": texts.digest(spec.texts)}
-    return artifact("calibration", key, lambda folder: _make(folder, model, spec, device))
+    return {"model": weights, "spec": spec.model_dump(), "texts": texts.digest(spec.texts)}
 
 
 def _make(folder: Path, model: str, spec: Calibration, device: str) -> dict:
@@ -149,6 +153,12 @@ def read(folder: Path) -> tuple[list[list[str]], dict]:
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(path)
     return [group["names"] for group in meta(folder)["result"]["groups"]], tensors
+
+
+def second_moments(folder: Path) -> dict[str, object]:
+    """Second moments of the input of every layer, by its name."""
+    groups, tensors = read(folder)
+    return {name: tensors[f"second/{group[0]}"] for group in groups for name in group}
 
 
 def output_error(before, after, second) -> float | None:

@@ -16,15 +16,16 @@ import torch
 from greenlet import getcurrent, greenlet
 
 from kerf.parking import park, trim
+from kerf.products import rounded_products
 
 
-def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[tuple[list[str], Iterator]]:
+def in_lockstep(net, groups: list[list[str]], batches: list[dict], rounded: bool = False) -> Iterator[tuple[list[str], Iterator]]:
     """Yield (names, inputs) for each group of layers that share an input, in the order they run.
 
     groups: names of linear layers, as `calibrate` found them. inputs: an iterator over (tokens,
     in_features) tensors, one a batch, padding left out. The layers of the group may be changed before
     the next one is asked for. A group that no batch reaches is not yielded, and each is yielded once: a
-    layer that the model calls again is not stopped at again.
+    layer that the model calls again is not stopped at again. rounded: as `kerf.products` says, between the stops.
     """
     order = {group[0]: index for index, group in enumerate(groups)}
     main, seen = getcurrent(), {}
@@ -47,7 +48,7 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict]) -> Iterator[t
     stops = {n: modules[n].register_forward_pre_hook(lambda _, args, n=n: wait(n, args[0])) for n in order}
 
     def advance(run, *batch):
-        with torch.no_grad():  # around the model alone: the caller's loop may want gradients
+        with torch.no_grad(), rounded_products(rounded):  # around the model alone: the caller's loop may want gradients
             return run.switch(*batch)
 
     try:

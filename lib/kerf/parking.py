@@ -12,8 +12,12 @@ import tempfile
 
 import torch
 
+from kerf.memory import anonymous_bytes
 from kerf.places import data_folder
 
+GROWTH = 64 * 2**20  # bytes of anonymous memory since the last `trim`
+
+_trimmed = [0]
 _mapped: dict[int, list[mmap.mmap]] = {}  # by size
 
 
@@ -40,6 +44,10 @@ def _pages(size: int) -> mmap.mmap:
 
 
 def trim() -> None:
-    """Give free memory back to the system, where its C library can (glibc keeps most of what torch frees)."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+    """Give free memory back to the system, where its C library can (glibc keeps most of what torch frees).
+
+    Only after the process has grown: pages that come back have to be touched anew, which costs more than giving them up.
+    """
+    if sys.platform == "linux" and anonymous_bytes() > _trimmed[0] + GROWTH and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
+        _trimmed[0] = anonymous_bytes()

@@ -73,8 +73,8 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     clock = time.perf_counter()
     opened = models.open_source(model, source, device)
     net, reference = models.network(opened), models.network(models.open_source(model, source, device))
-    groups, statistics = calibrate.read(moments)
-    second = {name: statistics[f"second/{group[0]}"] for group in groups for name in group}
+    groups, _ = calibrate.read(moments)
+    second = calibrate.second_moments(moments)
     batches = kinds.of_opened(opened).batches(opened, calibration)
     places: dict[str, str] = {}
     shares = allocation.allocated(model, step, calibration, device) if step.allocation == "sensitivity" else None
@@ -157,7 +157,7 @@ def pruned(net, reference, step: Prune, groups, batches, shares: dict[str, float
         return
     networks = (net, reference) if step.method == "sparsegpt" and step.asymmetric_calibration else (net,)
     seen = set()
-    for stops in zip(*(in_lockstep(each, groups, batches) for each in networks), strict=True):
+    for stops in zip(*(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True):
         names = stops[0][0]
         seen.update(names)
         yield from prune_group({name: layers[name] for name in names}, [inputs for _, inputs in stops], step, shares)

@@ -72,7 +72,7 @@ def remove(net, reference, method: str, sparsity: float, groups, batches) -> Ite
     Blocks go in the order they run; each makes up for what those before it changed. Shapes change at the end.
     """
     found, kept = units(net, method), {}
-    for (names, inputs), (_, originals) in zip(*(in_lockstep(each, groups, batches) for each in (net, reference)), strict=True):
+    for (names, inputs), (_, originals) in zip(*(in_lockstep(each, groups, batches, rounded=True) for each in (net, reference)), strict=True):
         for name in (name for name in names if name in found):
             layer = net.get_submodule(name)
             biased, columns = layer.bias is not None, layer.weight.shape[1]

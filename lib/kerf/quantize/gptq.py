@@ -64,6 +64,11 @@ def act_order(H: torch.Tensor) -> torch.Tensor:
     return torch.argsort(H.diagonal(), descending=True, stable=True)
 
 
+def ordered(H: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """H with its rows and columns in another order; `index_select` is three times as fast as brackets."""
+    return H.index_select(0, order).index_select(1, order)
+
+
 def corrected(weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
     """The weight whose output on the compressed model's inputs X is closest to W's on the float model's, F.
 
@@ -100,15 +105,15 @@ def gptq(
     rows, columns = weight.shape
     group_size = columns // scale.shape[1]
     order = torch.arange(columns) if order is None else order
-    R, damping = factor or inverse_factor(H[order][:, order])
+    R, damping = factor or inverse_factor(ordered(H, order))
     if R is None:
         return None, damping
     grid = [part.float().expand(rows, -1).contiguous() for part in (scale, zero_point)]
-    ordered = weight.float()[:, order].contiguous()
     codes = torch.empty(rows, columns, dtype=torch.uint8)
     transposed = [part.T.contiguous() for part in grid]
     everywhere = torch.ones(rows, columns, dtype=torch.bool) if kept is None else kept
-    found = _round_columns(ordered, R, *transposed, order // group_size, top_code(bits), everywhere[:, order].contiguous())
+    here = everywhere if kept is None else kept[:, order].contiguous()
+    found = _round_columns(weight.float().index_select(1, order), R, *transposed, order // group_size, top_code(bits), here)
     if found is None:
         return None, damping
     codes[:, order] = found

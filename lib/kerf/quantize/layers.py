@@ -6,7 +6,7 @@ import torch
 
 from kerf.errors import refuse
 from kerf.prune import masks
-from kerf.quantize.gptq import DAMPING, act_order, gptq, inverse_factor
+from kerf.quantize.gptq import DAMPING, act_order, gptq, inverse_factor, ordered
 from kerf.quantize.grid import find_grid
 from kerf.quantize.rtn import rtn
 from kerf.steps import Quantize
@@ -54,7 +54,7 @@ def rtn_layer(name, layer, step, importance, kept=None):
 def factor(H, step):
     """The order of the columns, and the inverse factor in that order with the damping it took."""
     order = act_order(H) if step.act_order else torch.arange(len(H))
-    return order, inverse_factor(H[order][:, order])
+    return order, inverse_factor(ordered(H, order))
 
 
 def gptq_layer(name, weight, H, order, factor, step, kept=None):

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from kerf import anatomy, calibrate, kinds, models, store
-from kerf.artifacts import artifact, meta
+from kerf.artifacts import artifact
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.steps import ELSEWHERE, Calibration, Quantize, check_divides, check_pattern
 
@@ -30,9 +30,10 @@ def quantize(
     not divide a layer, for weights whose scale does not fit scale_dtype, and for a checkpoint of another model.
     """
     check(model, step, first=not source)
-    moments = calibrate.calibrate(model, calibration, device)
+    # gptq looks at the text by itself, as the layers before each one have become
+    moments = None if step.method == "gptq" else calibrate.calibrate(model, calibration, device)
     origin = models.weights_digest(Path(source)) if source else None
-    key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
+    key = {"step": step.model_dump(), "calibration": calibrate.key_of(model, calibration), "source": origin}
     if step.method in ELSEWHERE:
         from kerf.quantize import elsewhere
 
@@ -100,8 +101,9 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
 
     opened = models.open_source(model, source, device)
     net, reference = models.network(opened), models.network(models.open_source(model, source, device))
-    groups, statistics = calibrate.read(moments)
     batches = kinds.of_opened(opened).batches(opened, calibration)
+    statistics = calibrate.second_moments(moments) if moments else {}
+    groups = calibrate.groups_of(net, batches[0]) if step.method == "gptq" else []
     layers, sizes, kept = [], [], _round_floats(net, step)
     before = store.verify(Path(source))["steps"] if source else []
     sparse = any("prune" in each for each in before)
@@ -110,13 +112,14 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
     def tensors():
         floats, written = anatomy.linears(reference), set()
         if step.method in ELSEWHERE:
-            found = elsewhere.adopted(net, step, elsewhere.folder_of(model, step, calibration))
+            adopted = elsewhere.adopted(net, step, elsewhere.folder_of(model, step, calibration))
+            found = ((*each, statistics.get(each[0])) for each in adopted)
         else:
             found = compress(net, reference, step, groups, statistics, batches, assignment, sparse)
-        for name, quantized, note in found:
+        for name, quantized, note, second in found:
             written.add(f"{name}.weight")
             if name in floats:
-                layers.append(_layer(name, quantized, floats[name].weight.data, groups, statistics, note))
+                layers.append(_layer(name, quantized, floats[name].weight.data, second, note))
                 sizes.append((quantized.stored_bits(), quantized.codes.numel()))
             yield f"{name}.weight", quantized
         for name, value in net.state_dict().items():
@@ -144,13 +147,13 @@ def _round_floats(net, step):
     return kept
 
 
-def _layer(name, quantized, weight, groups, statistics, note) -> dict:
-    """Bits of a layer, and its squared output error over its squared output on the calibration text."""
+def _layer(name, quantized, weight, second, note) -> dict:
+    """Bits of a layer, and its squared output error over its squared output; second: moments of its input, or None."""
     gone = 0.0 if quantized.kept is None else 1 - float(quantized.kept.float().mean())
     row = {"name": name, "bits": quantized.bits, "error": None, "note": note, "sparsity": gone}
-    head = next((group[0] for group in groups if name in group), None)
-    if head and len(statistics[f"second/{head}"]) == weight.shape[1]:  # a source may have fewer columns than the baseline
-        row["error"] = calibrate.output_error(weight, quantized.dequantize(), statistics[f"second/{head}"])
+    values = quantized.dequantize()
+    if second is not None and len(second) == weight.shape[1]:  # a source may have fewer columns than the baseline
+        row["error"] = calibrate.output_error(weight, values, second)
     largest = float(weight.abs().max())
-    row["reread"] = bool(0 < largest and float((quantized.dequantize() - weight).abs().max()) <= REREAD * largest)
+    row["reread"] = bool(0 < largest and float(values.sub_(weight).abs_().max()) <= REREAD * largest)
     return row
