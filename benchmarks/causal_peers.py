@@ -48,11 +48,11 @@ def seconds(name: str, step: dict, spec: Calibration) -> float:
     return meta(made)["result"]["compress_seconds"]
 
 
-def llmcompressor(python: Path, bits: int, spec: Calibration) -> tuple[dict, dict]:
-    """Dequantized weights by name, and figures, from its own environment."""
+def llmcompressor(python: Path, spec: Calibration, **asked) -> tuple[dict, dict]:
+    """Dequantized weights by name, and figures, from its own environment; asked: method and what it takes."""
     batches = kinds.causal.batches(models.open_model(MODEL), spec)
     request = {"model": str(models.resolve(MODEL)), "tokens": [row for batch in batches for row in batch["input_ids"].tolist()],
-               "bits": bits, "group_size": GROUP, "threads": threads()}  # fmt: skip
+               "threads": threads(), **asked}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "request.json").write_text(json.dumps(request))
         script = root() / "benchmarks" / "peers" / "causal_with_llmcompressor.py"
@@ -122,7 +122,7 @@ def main() -> None:
         scores = {name: judge.score(each) for name, each in opened.items()}
         python = asked.environments / "llmcompressor" / "bin" / "python"
         if python.is_file():
-            weights, figures = llmcompressor(python, asked.bits, spec)
+            weights, figures = llmcompressor(python, spec, method="gptq", bits=asked.bits, group_size=GROUP)
             found = opened["kerf"].load_state_dict(weights, strict=False)  # its linear layers, Kerf's embeddings
             assert weights and not found.unexpected_keys
             scores["llmcompressor"] = judge.score(opened["kerf"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from kerf.quantize import gptq as module
-from kerf.quantize.gptq import DAMPING, corrected, gptq, inverse_factor
+from kerf.quantize.gptq import DAMPING, RIDGE, corrected, gptq, inverse_factor
 from kerf.quantize.grid import find_grid
 from kerf.quantize.rtn import rtn
 
@@ -158,7 +158,7 @@ def indefinite(lowest):
     return torch.tensor([[1.0, 1 - lowest], [1 - lowest, 1.0]])
 
 
-@pytest.mark.parametrize(("lowest", "taken"), [(0.5, 0.01), (-0.05, 0.1), (-0.5, 1.0)])
+@pytest.mark.parametrize(("lowest", "taken"), [(0.5, 0.1), (-0.5, 1.0)])
 def test_damping_grows_until_the_moments_can_be_factorized_and_is_returned(lowest, taken):
     H = indefinite(lowest)
     Hinv, damping = inverse_factor(H)
@@ -208,24 +208,25 @@ def test_the_corrected_weight_undoes_what_a_linear_drift_did():
     W = torch.randn(8, 32, generator=torch.Generator().manual_seed(1))
     for seed in range(3):
         F, X = drifted(seed)
-        found = corrected(W, X.T @ X, (F - X).T @ X, ridge=1e-6)
+        found = corrected(W, X.T @ X, (F - X).T @ X, tokens=10**9)
         assert (X @ found.T - F @ W.T).norm() < 0.01 * (X @ W.T - F @ W.T).norm()
 
 
 def test_the_corrected_weight_is_least_squares_pulled_towards_the_weight():
     F, X = drifted(3)
-    W, ridge = torch.randn(8, 32, generator=torch.Generator().manual_seed(2)), 0.1
+    W, tokens = torch.randn(8, 32, generator=torch.Generator().manual_seed(2)), 4000
+    ridge = RIDGE * 32 / tokens
     pull = ridge * float((X.T @ X).diagonal().mean()) ** 0.5 / ridge**0.5  # rows that ask for W itself
     A = np.vstack([X.double(), pull * np.eye(32)])
     B = np.vstack([(F @ W.T).double(), pull * W.T.double()])
     expected = np.linalg.lstsq(A, B, rcond=None)[0].T
-    assert np.allclose(corrected(W, X.T @ X, (F - X).T @ X, ridge).numpy(), expected, atol=1e-4)
+    assert np.allclose(corrected(W, X.T @ X, (F - X).T @ X, tokens).numpy(), expected, atol=1e-4)
 
 
 def test_without_drift_or_with_one_that_is_not_finite_the_weight_stays():
     W, H = layer(8, 4, 16)
     for drift in (torch.zeros(16, 16), torch.full((16, 16), torch.nan)):
-        assert torch.equal(corrected(W, H, drift), W)
+        assert torch.equal(corrected(W, H, drift, 100), W)
 
 
 @pytest.mark.parametrize("counts", [(8, 8, 8), (1, 5, 3)])

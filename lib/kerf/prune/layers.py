@@ -32,11 +32,11 @@ def at(step: Prune, name: str, shares: dict[str, float] | None) -> Prune:
 def prune_group(layers: dict, inputs: list, step: Prune, shares: dict[str, float] | None = None) -> Iterator[tuple[str, torch.Tensor, str]]:
     """Prune layers that share an input. inputs: of the net, and of the one as it was beside it; shares: sparsity of
     each layer, where they differ."""
-    H, drift = moments(*inputs)
+    H, drift, tokens = moments(*inputs)
     R, _ = inverse_factor(H) if step.method == "sparsegpt" else (None, 0.0)
     for name, layer in layers.items():
         weight = layer.weight.data.float()
-        found, note = _pruned(weight, weight if drift is None else corrected(weight, H, drift), H, R, at(step, name, shares))
+        found, note = _pruned(weight, weight if drift is None else corrected(weight, H, drift, tokens), H, R, at(step, name, shares))
         yield name, _set(layer, found), note
 
 

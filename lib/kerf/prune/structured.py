@@ -19,8 +19,9 @@ import torch
 from kerf import anatomy
 from kerf.lockstep import in_lockstep
 from kerf.quantize.compress import moments
-from kerf.quantize.gptq import DAMPING, corrected, damped
+from kerf.quantize.gptq import corrected, damped
 
+DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units ask for less than single weights
 MULTIPLE = 32  # of neurons that stay: vector units and group sizes like it
 
 
@@ -77,9 +78,9 @@ def remove(net, reference, method: str, sparsity: float, groups, batches) -> Ite
             layer = net.get_submodule(name)
             biased, columns = layer.bias is not None, layer.weight.shape[1]
             there = count(net, found[name])
-            H, drift = moments(_with_ones(inputs, biased), _with_ones(originals, biased))
+            H, drift, tokens = moments(_with_ones(inputs, biased), _with_ones(originals, biased))
             whole = torch.cat([layer.weight.data, layer.bias.data[:, None]], 1) if biased else layer.weight.data
-            stay, cut = surgery(corrected(whole, H, drift), H, left(there, sparsity), int(biased), columns // there)
+            stay, cut = surgery(corrected(whole, H, drift, tokens), H, left(there, sparsity), int(biased), columns // there)
             layer.weight.data = cut[:, :columns].contiguous()
             if biased:
                 layer.bias.data = cut[:, -1].contiguous()

@@ -70,10 +70,10 @@ def _gptq_group(layers, names, inputs, at, sparse) -> Iterator[tuple[str, object
 
     at(name): the step's parameters for a layer.
     """
-    H, drift = moments(*inputs)
+    H, drift, tokens = moments(*inputs)
     weights = {name: layers[name].weight.data for name in names}
     if drift is not None:
-        stacked = corrected(torch.cat(list(weights.values())), H, drift)
+        stacked = corrected(torch.cat(list(weights.values())), H, drift, tokens)
         weights = dict(zip(names, stacked.split([len(weight) for weight in weights.values()]), strict=True))
     order, factored = factor(H, at(names[0]))
     for name, weight in weights.items():
@@ -87,9 +87,10 @@ def _kept(layer, sparse: bool):
 
 
 def moments(inputs, originals=None):
-    """H = X^T X over all batches, and the drift (F - X)^T X where the float model's inputs F come along."""
-    H = drift = None
+    """H = X^T X over all batches, the drift (F - X)^T X where the float model's inputs F come along, and the tokens."""
+    H, drift, tokens = None, None, 0
     for X in inputs:
+        tokens += len(X)
         if H is None:
             H = torch.zeros(X.shape[1], X.shape[1])
             drift = torch.zeros_like(H) if originals is not None else None
@@ -99,4 +100,4 @@ def moments(inputs, originals=None):
             if F is not None:
                 drift.addmm_((F - X).T, X)
     calibrate.complete(H)
-    return H, drift
+    return H, drift, tokens

@@ -19,8 +19,8 @@ import torch
 from kerf.quantize import kernels
 from kerf.quantize.grid import Quantized, top_code
 
-DAMPING = 0.01  # share of the mean of the diagonal that is added to it
-RIDGE = 0.1  # the same for `corrected`: how much the calibration text has to insist before a weight moves
+DAMPING = 0.1  # share of the mean of the diagonal that is added to it
+RIDGE = 18.0  # the same for `corrected`, times columns over tokens: how much the text has to insist before a weight moves
 BLOCK = 128  # columns whose updates to all later columns are applied at once
 
 
@@ -69,14 +69,15 @@ def ordered(H: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return H.index_select(0, order).index_select(1, order)
 
 
-def corrected(weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
+def corrected(weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, tokens: int) -> torch.Tensor:
     """The weight whose output on the compressed model's inputs X is closest to W's on the float model's, F.
 
     Least squares: W + W D (H + ridge)^-1 with H = X^T X and drift D = (F - X)^T X, both (columns,
-    columns). GPTAQ (arXiv:2504.02692) has the same objective, column by column. The weight itself where
-    H cannot be factorized.
+    columns), over so many tokens; what few tokens say of many columns is mostly noise, so the ridge grows
+    with columns / tokens. GPTAQ (arXiv:2504.02692) has the same objective, column by column. The weight
+    itself where H cannot be factorized.
     """
-    L, failed = torch.linalg.cholesky_ex(damped(H, ridge))
+    L, failed = torch.linalg.cholesky_ex(damped(H, RIDGE * len(H) / tokens))
     if failed or not finite(drift):
         return weight.float()
     moved = weight.float() + torch.cholesky_solve((weight.float() @ drift).T, L).T
