@@ -3,8 +3,8 @@
 All see the same calibration tokens on two threads, and keep word embeddings and head at 8 bits as Kerf rounds
 them. Time is of calibration and quantizing, imports apart; Kerf's opens the model and writes the file too.
 GPTQModel runs with its defaults, llm-compressor (once) with what did best of what it offers. Loss is on 128
-chunks of 512 tokens of wiki, the second half of each scored; differences are paired by token, their intervals
-drawn over documents.
+chunks of 512 tokens of wiki, and on all 64 of the news that is not calibrated on, the second half of each scored;
+differences are paired by token, their intervals drawn over documents.
 
     python benchmarks/causal_peers.py [--bits 4] [--rounds 2] [--samples 32] [--length 256] [--environments DIR]
 """
@@ -31,6 +31,7 @@ from kerf.steps import Calibration, Evaluation, Quantize
 from safetensors.torch import load_file
 
 MODEL, GROUP = "smollm2", 64
+NEWS = 64  # chunks
 
 
 def steps(bits: int) -> dict[str, dict]:
@@ -65,10 +66,11 @@ def llmcompressor(python: Path, spec: Calibration, **asked) -> tuple[dict, dict]
 class Judge:
     """Scores of models on the same tokens, against the baseline's answers, which are kept in a file."""
 
-    def __init__(self, contexts: int, folder: str):
+    def __init__(self, contexts: int, folder: Path, texts: str = "wiki"):
         """folder: of the baseline's answers."""
-        text = causal.gather(MODEL, Evaluation(texts="wiki", contexts=contexts, passages=2, restored=0))
-        self.chunks, self.documents, self.folder = torch.from_numpy(text.chunks), text.owners[:, text.scored].ravel(), Path(folder)
+        text = causal.gather(MODEL, Evaluation(texts=texts, contexts=contexts, passages=2, restored=0))
+        self.chunks, self.documents, self.folder = torch.from_numpy(text.chunks), text.owners[:, text.scored].ravel(), folder
+        folder.mkdir(parents=True)
         self.score(models.open_model(MODEL), first=True)
 
     @torch.inference_mode()
@@ -83,16 +85,17 @@ class Judge:
         return st.mean_interval(values, self.documents)
 
 
-def report(judge: Judge, scores: dict[str, dict]) -> None:
-    """Print what every model lost, and Kerf's against each peer's."""
+def report(texts: str, judge: Judge, scores: dict[str, dict]) -> None:
+    """Print what every model lost on a text, and Kerf's against each peer's."""
     for name, found in scores.items():
         (kl, low, high), ratio = judge.mean(found["kl"]), np.exp(judge.mean(found["loss"] - found["base_loss"]))
-        print(f"{name:14} perplexity ratio {ratio[0]:.4f} ({ratio[1]:.4f} to {ratio[2]:.4f}), mean KL {kl:.4f} ({low:.4f} to {high:.4f})")
+        print(f"{texts}: {name:14} perplexity ratio {ratio[0]:.4f} ({ratio[1]:.4f} to {ratio[2]:.4f}), "
+              f"mean KL {kl:.4f} ({low:.4f} to {high:.4f})")  # fmt: skip
     own = scores["kerf"]
     for name, found in scores.items():
         if name != "kerf":
             mean, low, high = judge.mean(own["loss"] - found["loss"])
-            print(f"log perplexity of kerf's less {name}'s: {mean:+.4f} ({low:+.4f} to {high:+.4f}) on {len(own['loss']):,} tokens, "
+            print(f"{texts}: log perplexity of kerf's less {name}'s: {mean:+.4f} ({low:+.4f} to {high:+.4f}) on {len(own['loss']):,} tokens, "
                   f"goal at most +0.01; KL {own['kl'].mean() / found['kl'].mean():.2f} of its, goal at most 0.5")  # fmt: skip
 
 
@@ -114,20 +117,23 @@ def main() -> None:
     ratios = [theirs / ours for ours, theirs in zip(*taken.values(), strict=True)]
     for name, found in taken.items():
         print(f"{name:14} {statistics.median(found):7.1f} s")
-    print(f"{'faster':14} {statistics.median(ratios):7.2f} times ({min(ratios):.2f} to {max(ratios):.2f}), goal at least 3; {asked.rounds} rounds")
+    print(f"{'faster':14} {statistics.median(ratios):7.2f} times ({min(ratios):.2f} to {max(ratios):.2f}), goal at least 3; "
+          f"{asked.rounds} rounds")  # fmt: skip
     os.environ.pop("KERF_FRESH")
     with tempfile.TemporaryDirectory() as folder:
-        judge = Judge(asked.contexts, folder)
+        judges = {"wiki": Judge(asked.contexts, Path(folder, "wiki")), "news": Judge(NEWS, Path(folder, "news"), "news")}
         opened = {name: kerf.load(build(MODEL, [{"quantize": step}], spec)) for name, step in chains.items()}
-        scores = {name: judge.score(each) for name, each in opened.items()}
+        scores = {texts: {name: judge.score(each) for name, each in opened.items()} for texts, judge in judges.items()}
         python = asked.environments / "llmcompressor" / "bin" / "python"
         if python.is_file():
             weights, figures = llmcompressor(python, spec, method="gptq", bits=asked.bits, group_size=GROUP)
             found = opened["kerf"].load_state_dict(weights, strict=False)  # its linear layers, Kerf's embeddings
             assert weights and not found.unexpected_keys
-            scores["llmcompressor"] = judge.score(opened["kerf"])
+            for texts, judge in judges.items():
+                scores[texts]["llmcompressor"] = judge.score(opened["kerf"])
             print(f"{'llmcompressor':14} {figures['seconds']:7.1f} s, once; {figures['settings']}")
-        report(judge, scores)
+        for texts, judge in judges.items():
+            report(texts, judge, scores[texts])
 
 
 if __name__ == "__main__":

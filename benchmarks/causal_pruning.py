@@ -34,7 +34,7 @@ def main() -> None:
     spec = Calibration(samples=asked.samples, max_length=asked.length)
     python = asked.environments / "llmcompressor" / "bin" / "python"
     with tempfile.TemporaryDirectory() as folder:
-        judge, scores = Judge(asked.contexts, folder), {}
+        judge, scores = Judge(asked.contexts, Path(folder, "answers")), {}
 
         def row(name, opened, seconds):
             found = scores[name] = judge.score(opened)

@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=64, help="chunks of wiki that are measured")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        judge = Judge(asked.contexts, scratch)
+        judge = Judge(asked.contexts, Path(scratch, "answers"))
         for bits in asked.bits:
             plain = None
             for fold in (None, awq, rotation):
