@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from kerf import anatomy, calibrate, load, models, texts
+from kerf import anatomy, load, models, texts
 from kerf.artifacts import meta, threads
 from kerf.kinds import encoder
 from kerf.pipeline import build
@@ -34,10 +34,9 @@ CHAINS = {  # name -> steps for so many bits
 
 
 def run_kerf(steps: list[dict], calibration: Calibration) -> tuple[object, dict]:
-    """The model that a chain makes, and its figures; seconds are of calibration and of every link."""
+    """The model that a chain makes, and its figures; seconds are of every link."""
     links = [meta(build(MODEL, steps[:count], calibration))["result"] for count in range(1, len(steps) + 1)]
-    calibrated = meta(calibrate.calibrate(MODEL, calibration))["result"]["calibrate_seconds"]
-    seconds = calibrated + sum(link["compress_seconds"] for link in links)
+    seconds = sum(link["compress_seconds"] for link in links)
     figures = {"linear_bits": links[-1]["linear_bits"], "seconds": seconds, "version": "", "settings": steps}
     return load(build(MODEL, steps, calibration)), figures
 
