@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kerf import parking
 from kerf.lockstep import in_lockstep
 from kerf.memory import anonymous_bytes as anonymous
 from kerf.parking import park, trim
@@ -62,3 +63,15 @@ def test_batches_that_wait_take_no_anonymous_memory():
         for _ in inputs:
             peak = max(peak, anonymous())
     assert peak - before < 24e6  # the outputs of `a` alone are 64 MiB
+
+
+def test_memory_is_given_back_only_after_it_grew(monkeypatch):
+    now, given = [0], []
+    library = type("libc", (), {"malloc_trim": staticmethod(lambda _: given.append(now[0]))})
+    monkeypatch.setattr(parking.sys, "platform", "linux")
+    monkeypatch.setattr(parking.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(parking, "anonymous_bytes", lambda: now[0] * 2**20)
+    monkeypatch.setattr(parking, "_least", [0])
+    for now[0] in (10, 70, 100, 140, 20, 90):  # 20: the work is done, and other work begins
+        trim()
+    assert given == [70, 140, 90]

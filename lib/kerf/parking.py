@@ -15,9 +15,9 @@ import torch
 from kerf.memory import anonymous_bytes
 from kerf.places import data_folder
 
-GROWTH = 64 * 2**20  # bytes of anonymous memory since the last `trim`
+GROWTH = 64 * 2**20  # bytes of anonymous memory after which `trim` acts
 
-_trimmed = [0]
+_least = [0]  # bytes of anonymous memory, as seen by `trim`
 _mapped: dict[int, list[mmap.mmap]] = {}  # by size
 
 
@@ -48,6 +48,10 @@ def trim() -> None:
 
     Only after the process has grown: pages that come back have to be touched anew, which costs more than giving them up.
     """
-    if sys.platform == "linux" and anonymous_bytes() > _trimmed[0] + GROWTH and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        return
+    now = anonymous_bytes()
+    if now > _least[0] + GROWTH:
         libc.malloc_trim(0)
-        _trimmed[0] = anonymous_bytes()
+        _least[0] = anonymous_bytes()
+    _least[0] = min(_least[0], now)
