@@ -85,12 +85,16 @@ class Judge:
         return st.mean_interval(values, self.documents)
 
 
+def lost(judge: Judge, found: dict[str, np.ndarray]) -> str:
+    """What a model lost, in words."""
+    (kl, low, high), ratio = judge.mean(found["kl"]), np.exp(judge.mean(found["loss"] - found["base_loss"]))
+    return f"perplexity ratio {ratio[0]:.4f} ({ratio[1]:.4f} to {ratio[2]:.4f}), mean KL {kl:.4f} ({low:.4f} to {high:.4f})"
+
+
 def report(texts: str, judge: Judge, scores: dict[str, dict]) -> None:
     """Print what every model lost on a text, and Kerf's against each peer's."""
     for name, found in scores.items():
-        (kl, low, high), ratio = judge.mean(found["kl"]), np.exp(judge.mean(found["loss"] - found["base_loss"]))
-        print(f"{texts}: {name:14} perplexity ratio {ratio[0]:.4f} ({ratio[1]:.4f} to {ratio[2]:.4f}), "
-              f"mean KL {kl:.4f} ({low:.4f} to {high:.4f})")  # fmt: skip
+        print(f"{texts}: {name:14} {lost(judge, found)}")
     own = scores["kerf"]
     for name, found in scores.items():
         if name != "kerf":

@@ -11,8 +11,7 @@ import tempfile
 from pathlib import Path
 
 import kerf
-import numpy as np
-from causal_peers import MODEL, Judge, llmcompressor
+from causal_peers import MODEL, Judge, llmcompressor, lost
 from kerf.artifacts import meta
 from kerf.pipeline import build
 from kerf.places import root
@@ -37,10 +36,8 @@ def main() -> None:
         judge, scores = Judge(asked.contexts, Path(folder, "answers")), {}
 
         def row(name, opened, seconds):
-            found = scores[name] = judge.score(opened)
-            ratio, (kl, low, high) = np.exp(judge.mean(found["loss"] - found["base_loss"])), judge.mean(found["kl"])
-            print(f"{name:24} perplexity ratio {ratio[0]:.4f} ({ratio[1]:.4f} to {ratio[2]:.4f}), mean KL {kl:.4f} "
-                  f"({low:.4f} to {high:.4f}), {seconds:.0f} s", flush=True)  # fmt: skip
+            scores[name] = judge.score(opened)
+            print(f"{name:24} {lost(judge, scores[name])}, {seconds:.0f} s", flush=True)
 
         for name, step in KERF.items():
             made = build(MODEL, [{"prune": {**step, "sparsity": asked.sparsity}}], spec)

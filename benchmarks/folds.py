@@ -17,7 +17,7 @@ from pathlib import Path
 import kerf
 import numpy as np
 import torch
-from causal_peers import GROUP, MODEL, Judge
+from causal_peers import GROUP, MODEL, Judge, lost
 from kerf import calibrate, models
 from kerf.artifacts import meta
 from kerf.pipeline import build
@@ -122,11 +122,9 @@ def main() -> None:
                 made = build(model, [{"quantize": {"method": "gptq", "bits": bits, "group_size": GROUP, "clip": "hessian"}}], SPEC)
                 found = judge.score(kerf.load(made))
                 plain = found if plain is None else plain
-                ratio = np.exp(judge.mean(found["loss"] - found["base_loss"]))
                 kl, low, high = judge.mean(found["kl"] - plain["kl"])
-                print(f"{bits} bits, {name:9} {meta(made)['result']['bytes_on_disk'] / 1e6:6.1f} MB, perplexity ratio {ratio[0]:.4f} "
-                      f"({ratio[1]:.4f} to {ratio[2]:.4f}), mean KL {found['kl'].mean():.4f}, less that of the model as it is "
-                      f"{kl:+.4f} ({low:+.4f} to {high:+.4f})", flush=True)  # fmt: skip
+                print(f"{bits} bits, {name:9} {meta(made)['result']['bytes_on_disk'] / 1e6:6.1f} MB, {lost(judge, found)}, "
+                      f"less that of the model as it is {kl:+.4f} ({low:+.4f} to {high:+.4f})", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

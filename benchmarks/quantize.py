@@ -2,11 +2,10 @@
 
 Floor: the forward passes that the method needs (of the model as it is being quantized, and with
 asymmetric calibration of the float model beside it), the moment products (one triangle of the symmetric
-X^T X, all of the drift), and the Cholesky factorizations with the triangular inverse. Products of calibration text are rounded on both
-sides as `kerf.products` says. Floor and method
-run in turn in one process; the ratio is the median of the pairwise ratios. `plain` is the published
-GPTQ, `full` what Kerf does by default: asymmetric calibration and two sweeps. `sparsegpt` prunes half of the
-weights, with the same two.
+X^T X, all of the drift), and the Cholesky factorizations with the triangular inverse. Products of
+calibration text are rounded on both sides as `kerf.products` says. Floor and method run in turn in one
+process; the ratio is the median of the pairwise ratios. `plain` is the published GPTQ, `full` what Kerf does by
+default: asymmetric calibration and two sweeps. `sparsegpt` prunes half of the weights, with the same two.
 
     python benchmarks/quantize.py [--model minilm] [--rounds 5] [--samples 256] [--only full]
 """

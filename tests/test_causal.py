@@ -181,3 +181,25 @@ def test_the_embedded_language_model_is_what_its_package_holds():
     assert np.array_equal((codes * scale + least).reshape(weight.shape), weight)
     assert opened.lm_head.weight is opened.model.embed_tokens.weight
     assert len(anatomy.linears(opened)) == 210
+
+
+def test_the_error_of_a_layer_is_on_the_inputs_that_gptq_gave_it(model):
+    step = {"method": "gptq", "bits": 2, "group_size": 16, "embeddings": 32}
+    made = pipeline.build(model, [{"quantize": step}], SPEC)
+    told = {row["name"]: row["error"] for row in meta(made)["result"]["layers"]}
+    name, original, cut = "model.layers.1.mlp.down_proj", kerf.open_model(model), kerf.load(made)
+
+    def inputs(opened):
+        seen = []
+        hook = opened.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+        with torch.no_grad():
+            for batch in causal.batches(opened, SPEC):
+                opened(batch["input_ids"])
+        hook.remove()
+        return torch.cat(seen)
+
+    was, now = (opened.get_submodule(name).weight.data for opened in (original, cut))
+    X, F = inputs(cut), inputs(original)
+    wanted, elsewhere = (calibrate.output_error(was, now, each.T @ each) for each in (X, F))
+    assert told[name] == pytest.approx(wanted, rel=0.02)
+    assert elsewhere != pytest.approx(wanted, rel=0.04)  # or the test could not tell

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from kerf.quantize import gptq as module
+from kerf.quantize.compress import moments
 from kerf.quantize.gptq import DAMPING, RIDGE, corrected, gptq, inverse_factor
 from kerf.quantize.grid import find_grid
 from kerf.quantize.rtn import rtn
@@ -202,6 +203,15 @@ def drifted(seed, tokens=400, columns=32, noise=0.2):
     generator = torch.Generator().manual_seed(seed)
     F = torch.randn(tokens, columns, generator=generator)
     return F, F @ (torch.eye(columns) + noise * torch.randn(columns, columns, generator=generator) / columns**0.5)
+
+
+def test_moments_are_those_of_all_batches_and_every_token_counts():
+    F, X = drifted(4)
+    H, drift, tokens = moments(iter(X.split(150)), iter(F.split(150)))
+    assert tokens == 400
+    for found, wanted in ((H, X.T @ X), (drift, (F - X).T @ X)):
+        assert (found - wanted).norm() < 5e-3 * wanted.norm()
+    assert moments(iter([X]))[1] is None
 
 
 def test_the_corrected_weight_undoes_what_a_linear_drift_did():

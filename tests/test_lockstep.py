@@ -142,3 +142,17 @@ def test_after_an_early_stop_no_hook_is_left_and_the_network_works(stop):
     assert not hooked(net)
     assert torch.is_grad_enabled()
     assert equal(plain(net, batches, "head"), plain(Net(), batches, "head"))
+
+
+def test_products_are_rounded_between_the_stops_alone_and_as_before_in_the_end():
+    net, seen, before = Net(), [], torch.get_float32_matmul_precision()
+    net.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    for rounded, inside in ((True, "medium"), (False, before)):
+        for _ in in_lockstep(net, GROUPS, make_batches(), rounded):
+            assert torch.get_float32_matmul_precision() == before
+        assert set(seen) == {inside}
+        seen.clear()
+    steps = in_lockstep(net, GROUPS, make_batches(), rounded=True)
+    next(steps)
+    steps.close()
+    assert torch.get_float32_matmul_precision() == before == "highest"

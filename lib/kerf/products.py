@@ -2,9 +2,9 @@
 
 Factors are rounded to bfloat16 (8 bits of mantissa), sums stay float32. What is computed so only steers how
 weights are cut: errors of a thousandth or so are far below the noise of a sample of text. What Kerf
-measures, and the columns that GPTQ rounds, are computed in float32. Processors without such units, and
-devices that know no such setting, go on in float32. Small products gain nothing by it, and training steps of small
-blocks lose, so only passes of calibration text use it.
+measures, and the columns that GPTQ rounds, are computed in float32. Processors without such units go on in
+float32, no slower. Small products gain nothing by it, and training steps of small blocks lose, so only passes of
+calibration text use it.
 """
 
 from collections.abc import Iterator

@@ -114,14 +114,13 @@ def alone(model: str, names: list[str], cuts: Callable, calibration: Calibration
 
     opened = models.open_model(model, device)
     net = models.network(opened)
-    groups, statistics = calibrate.read(moments)
-    heads = {name: group[0] for group in groups for name in group}
+    second = calibrate.second_moments(moments)
     batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
     aim, table = embed(opened, batches), {"costs": [], "bytes": []}
     for name in names:
         layer = net.get_submodule(name)
         before, found = layer.weight.data, []
-        for weight, size in cuts(name, layer, statistics.get(f"second/{heads.get(name)}")):
+        for weight, size in cuts(name, layer, second.get(name)):
             layer.weight.data = weight
             found.append((1 - fidelity(embed(opened, batches), aim), size))
             layer.weight.data = before
