@@ -41,30 +41,29 @@ def run_kerf(steps: list[dict], calibration: Calibration) -> tuple[object, dict]
     return load(build(MODEL, steps, calibration)), figures
 
 
-def ask_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tuple[dict, dict]:
-    """Dequantized weights by name, and figures, from the peer's script in the peer's environment."""
+def ask_peer(name: str, python: Path, calibration: Calibration, more: dict, script: str = "with") -> tuple[dict, dict]:
+    """Tensors by name, and figures, from the peer's script in the peer's environment; more: what is asked of this one."""
     request = {
         "model": str(models.resolve(MODEL)),
         "texts": texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed),
         "max_length": calibration.max_length,
         "batch_size": encoder.BATCH_SIZE,
-        "bits": bits,
-        "group_size": GROUP,
+        **more,
     }
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads())}
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder, "request.json")
         asked.write_text(json.dumps(request))
-        command = [python, root() / "benchmarks" / "peers" / f"with_{name}.py", asked, folder]
+        command = [python, root() / "benchmarks" / "peers" / f"{script}_{name}.py", asked, folder]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"{name} at {bits} bits ended with {done.returncode}:\n{done.stderr[-2000:]}")
+            raise SystemExit(f"{name} ({more}) ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return load_file(Path(folder, "weights.safetensors")), json.loads(Path(folder, "figures.json").read_text())
 
 
 def run_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tuple[object, dict]:
     """The float model with the peer's linear layers and Kerf's word embeddings, and the peer's figures."""
-    weights, figures = ask_peer(name, python, bits, calibration)
+    weights, figures = ask_peer(name, python, calibration, {"bits": bits, "group_size": GROUP})
     opened = models.open_model(MODEL)
     net = models.network(opened)
     for embedding in anatomy.embeddings(net).values():

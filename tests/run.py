@@ -37,11 +37,12 @@ SMALL |= {
     },
     "prune": {"samples": 48},
     "sensitivity": {"samples": 48, "group_size": 32, "budget_bytes": None},
+    "orders": {"samples": 48, "group_size": 32, "sentences": 60},
     "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20, "joint_steps": 10},
 }
 ON_CAUSAL = {"tasks": {"samples": 8, "max_length": 64, "documents": 20,
                        "steps": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}}  # fmt: skip
-TINY = ("prune", "reconstruct", "sensitivity", "ingredients")
+TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders")
 CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
     for name, parameters in {

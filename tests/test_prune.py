@@ -203,6 +203,8 @@ def test_pruned_and_quantized_tensors_come_back_exactly(bits, symmetric, tmp_pat
         ({"pattern": "2:4", "sparsity": 0.3}, "p.sparsity = 0.3: 0.5, which the pattern says"),
         ({"method": "wanda", "scope": "global"}, "p.scope = 'global': layer, or global with method magnitude"),
         ({"method": "neurons", "pattern": "2:4"}, "p.pattern = '2:4': none with method neurons"),
+        ({"method": "wanda", "saliency": "activation"}, "p.saliency = 'activation': second-order, or activation with method neurons or heads"),
+        ({"method": "neurons", "saliency": "loudest"}, "p.saliency = 'loudest': second-order or activation"),
         ({"method": "random"}, "p.method = 'random': magnitude, wanda, sparsegpt, neurons, heads or depth"),
     ],
 )
@@ -243,6 +245,21 @@ def test_surgery_ends_at_the_least_squares_of_the_columns_that_stay():
     largest = torch.zeros_like(weight)
     largest[:, order] = (weight.double() @ loss[:, order] @ torch.linalg.inv(loss[order][:, order])).float()
     assert lost(weight, found, X) < lost(weight, largest, X)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_by_activation_the_quietest_units_go_and_the_rest_makes_up_for_them(size):
+    weight, X = problem(rows=5, columns=24)
+    H = X.T @ X
+    stay, found = surgery(weight, H, 3 * 4 // size, size=size, saliency="activation")
+    said = [float((X[:, place : place + size] @ weight[:, place : place + size].T).square().sum()) for place in range(0, 24, size)]
+    loudest = sorted(range(24 // size), key=lambda unit: -said[unit])[: 3 * 4 // size]
+    assert stay.tolist() == sorted(loudest)
+    columns = torch.tensor([unit * size + place for unit in stay.tolist() for place in range(size)])
+    loss = damped(H, 0.01).double()
+    best = weight.double() @ loss[:, columns] @ torch.linalg.inv(loss[columns][:, columns])
+    assert torch.allclose(found[:, columns].double(), best, atol=1e-4)
+    assert lost(weight, surgery(weight, H, 3 * 4 // size, size=size)[1], X) < lost(weight, found, X)
 
 
 def test_a_fixed_column_never_goes_and_takes_up_the_mean():

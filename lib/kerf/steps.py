@@ -156,6 +156,9 @@ class Prune(Parameters):
         Literal["uniform", "sensitivity"], Field(description="uniform, or sensitivity: by what each layer costs; encoders")
     ] = "uniform"
     scope: Annotated[Literal["layer", "global"], Field(description="layer or global; global is magnitude's alone")] = "layer"
+    saliency: Annotated[
+        Literal["second-order", "activation"], Field(description="second-order or activation; neurons and heads only")
+    ] = "second-order"
     asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; sparsegpt only")] = True
     sweeps: Annotated[int, Field(strict=True, ge=0, le=20, description="a whole number from 0 to 20")] = 2
 
@@ -168,6 +171,8 @@ class Prune(Parameters):
             raise refuse("scope", self.scope, "layer, or global with method magnitude and no pattern")
         if self.allocation == "sensitivity" and (self.pattern or self.scope == "global" or self.method in STRUCTURES):
             raise refuse("allocation", self.allocation, "uniform, or sensitivity with magnitude, wanda or sparsegpt, scope layer, no pattern")
+        if self.saliency != "second-order" and self.method not in ("neurons", "heads"):
+            raise refuse("saliency", self.saliency, "second-order, or activation with method neurons or heads")
         if self.method in STRUCTURES and self.pattern:
             raise refuse("pattern", self.pattern, f"none with method {self.method}, which leaves whole {self.method} out")
         return self

@@ -102,7 +102,7 @@ def _cut(net, reference, step, groups, batches, second, places, shares) -> Itera
         from kerf.prune import structured
 
         found = structured.units(net, step.method)
-        for name, gone, weight in structured.remove(net, reference, step.method, step.sparsity, groups, batches):
+        for name, gone, weight in structured.remove(net, reference, step, groups, batches):
             yield _row(name, reference, weight, second, "", gone)
             yield from (_row(each, reference, None, second, "", gone) for each in found[name])
         return

@@ -8,8 +8,9 @@ squares, which changes the other columns by
     W -= W_S (Hinv_SS)^-1 Hinv_S,    Hinv -= Hinv_S^T (Hinv_SS)^-1 Hinv_S
 
 (optimal brain surgeon, Hassibi and Stork 1993, over whole columns as in ZipLM, arXiv:2302.04089). They go
-one at a time, the cheapest first, so what is left at the end is the least-squares answer. A bias is one
-more column whose input is always 1; it never goes, and takes up the mean of what did.
+one at a time, the cheapest first, so what is left at the end is the least-squares answer. With saliency
+"activation" they go by the mean square of what they add to the output, whatever could make up for it. A bias
+is one more column whose input is always 1; it never goes, and takes up the mean of what did.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from kerf import anatomy
 from kerf.lockstep import in_lockstep
 from kerf.quantize.compress import moments
 from kerf.quantize.gptq import corrected, damped
+from kerf.steps import Prune
 
 DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units ask for less than single weights
 MULTIPLE = 32  # of neurons that stay: vector units and group sizes like it
@@ -31,18 +33,21 @@ def left(units: int, sparsity: float) -> int:
     return min(units, MULTIPLE * round(exact / MULTIPLE)) if units > 2 * MULTIPLE else round(exact)
 
 
-def surgery(W: torch.Tensor, H: torch.Tensor, keep: int, fixed: int = 0, size: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def surgery(
+    W: torch.Tensor, H: torch.Tensor, keep: int, fixed: int = 0, size: int = 1, saliency: str = "second-order"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Which units stay, ascending, and the weight (rows, columns) with 0 in the columns of the others.
 
     W: (rows, columns); H: (columns, columns) second moments; size: neighbouring columns of a unit; the last
-    `fixed` columns are in none.
+    `fixed` columns are in none. saliency: what removing a unit costs, or how much it says ("activation").
     """
     W, inverse = W.double().clone(), torch.linalg.inv(damped(H, DAMPING).double())
     units = (len(H) - fixed) // size
+    said = _said(W, H, units, size) if saliency == "activation" else None
     here = torch.ones(units, dtype=torch.bool)
     eye = torch.eye(size, dtype=torch.double)
     for _ in range(units - keep):
-        cost = _costs(W, inverse, units, size)
+        cost = _costs(W, inverse, units, size) if said is None else said
         cost[~here] = torch.inf
         unit = int(cost.argmin())
         columns = slice(unit * size, (unit + 1) * size)
@@ -56,6 +61,14 @@ def surgery(W: torch.Tensor, H: torch.Tensor, keep: int, fixed: int = 0, size: i
     return here.nonzero()[:, 0], W.float()
 
 
+def _said(W, H, units: int, size: int) -> torch.Tensor:
+    """Mean square of what each unit adds to the output, (units,)."""
+    columns = slice(0, units * size)
+    parts = W[:, columns].T.reshape(units, size, -1)
+    here = torch.stack([H[place : place + size, place : place + size].double() for place in range(0, units * size, size)])
+    return (parts * (here @ parts)).sum((1, 2))
+
+
 def _costs(W, inverse, units: int, size: int) -> torch.Tensor:
     """What removing each unit costs, (units,)."""
     if size == 1:
@@ -66,13 +79,13 @@ def _costs(W, inverse, units: int, size: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def remove(net, reference, method: str, sparsity: float, groups, batches) -> Iterator[tuple[str, float, torch.Tensor]]:
+def remove(net, reference, step: Prune, groups, batches) -> Iterator[tuple[str, float, torch.Tensor]]:
     """Take neurons or heads out of every block of `net`, in place; yields the name of each layer that loses columns,
     the share of them that goes, and its weight with 0 in those.
 
     Blocks go in the order they run; each makes up for what those before it changed. Shapes change at the end.
     """
-    found, kept = units(net, method), {}
+    found, kept = units(net, step.method), {}
     for (names, inputs), (_, originals) in zip(*(in_lockstep(each, groups, batches, rounded=True) for each in (net, reference)), strict=True):
         for name in (name for name in names if name in found):
             layer = net.get_submodule(name)
@@ -80,7 +93,7 @@ def remove(net, reference, method: str, sparsity: float, groups, batches) -> Ite
             there = count(net, found[name])
             H, drift, tokens = moments(_with_ones(inputs, biased), _with_ones(originals, biased))
             whole = torch.cat([layer.weight.data, layer.bias.data[:, None]], 1) if biased else layer.weight.data
-            stay, cut = surgery(corrected(whole, H, drift, tokens), H, left(there, sparsity), int(biased), columns // there)
+            stay, cut = surgery(corrected(whole, H, drift, tokens), H, left(there, step.sparsity), int(biased), columns // there, step.saliency)
             layer.weight.data = cut[:, :columns].contiguous()
             if biased:
                 layer.bias.data = cut[:, -1].contiguous()
@@ -91,7 +104,7 @@ def remove(net, reference, method: str, sparsity: float, groups, batches) -> Ite
         _narrow(net.get_submodule(name), None, _members(stay, net.get_submodule(name).in_features // there))
         for into, size in found[name].items():
             _narrow(net.get_submodule(into), _members(stay, size), None)
-    for key, value in _config(net, method, len(next(iter(kept.values())))).items():
+    for key, value in _config(net, step.method, len(next(iter(kept.values())))).items():
         setattr(net.config, key, value)
 
 
