@@ -37,12 +37,15 @@ SMALL |= {
     },
     "prune": {"samples": 48},
     "sensitivity": {"samples": 48, "group_size": 32, "budget_bytes": None},
+    "kernels": {"samples": 48},
+    "resources": {"samples": 32, "rounds": 1, "sentences": 20, "passages_searched": 60,
+                  "candidates": {"int8": [{"quantize": {"method": "static"}}]}},
     "orders": {"samples": 48, "group_size": 32, "sentences": 60},
     "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20, "joint_steps": 10},
 }
 ON_CAUSAL = {"tasks": {"samples": 8, "max_length": 64, "documents": 20,
                        "steps": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}}  # fmt: skip
-TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders")
+TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders", "kernels", "resources")
 CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
     for name, parameters in {

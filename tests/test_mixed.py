@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from kerf import anatomy, models, pipeline, store
+from kerf import anatomy, models, pipeline, seal, store
 from kerf.artifacts import meta
 from kerf.errors import Refused
 from kerf.quantize import sensitivity
@@ -87,7 +87,7 @@ def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
     made = meta(folder)["result"]
     assert made["held_back"] >= 0.97
     assert made["held_back"] == pytest.approx(sensitivity.held_fidelity(model, folder, SPEC), abs=1e-6)
-    assert store.verify(folder)["steps"] == made["steps"]  # whole, however many attempts it took
+    assert seal.verify(folder)["steps"] == made["steps"]  # whole, however many attempts it took
     wide = pipeline.build(model, [{"quantize": {**GRID, "bits": 8}}], SPEC)
     assert made["bytes_on_disk"] < meta(wide)["result"]["bytes_on_disk"]
 

@@ -13,7 +13,7 @@ import kerf
 import nbformat
 import psutil
 import pytest
-from kerf import store
+from kerf import seal
 from kerf.places import data_folder, root
 from kerf.sources import sha256
 from small import write_model
@@ -149,7 +149,7 @@ def test_results_hold_the_contract(first, place):
     assert content["candidates"][0]["steps"] == [] and content["candidates"][0]["verdict"] == "PASS"
     int8 = candidate(content, "int8")
     folder = place / "out/data/runs/small/int8"
-    sizes = store.size(folder)
+    sizes = seal.size(folder)
     assert int8["bytes_on_disk"] == sizes["bytes_on_disk"] == (folder / "weights.parquet").stat().st_size
     assert int8["bits_per_weight"] == pytest.approx(8 * sizes["bytes_on_disk"] / content["model"]["parameters"])
     assert int8["compression_ratio"] == pytest.approx(content["model"]["bytes"] / sizes["bytes_on_disk"])

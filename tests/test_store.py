@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
-from kerf import store
+from kerf import seal, store
 from kerf.artifacts import digest
 from kerf.errors import Refused
 from kerf.quantize.grid import Quantized
@@ -37,7 +37,7 @@ def candidate(tmp_path):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text(f"content of {name}")
     folder.mkdir()
-    store.write_candidate(folder, model, {"layer.weight": quantized()}, {"model": "m", "steps": []})
+    seal.write_candidate(folder, model, {"layer.weight": quantized()}, {"model": "m", "steps": []})
     return folder
 
 
@@ -122,7 +122,7 @@ def test_missing_weights_are_refused(tmp_path):
 
 
 def test_a_candidate_holds_the_models_small_files_but_not_its_weights(candidate):
-    card = store.verify(candidate)
+    card = seal.verify(candidate)
     assert set(card["files"]) == {
         "config.json", "vocab.txt", "1_Pooling/config.json", "2_Dense/model.safetensors", store.WEIGHTS
     }  # fmt: skip
@@ -132,7 +132,7 @@ def test_a_candidate_holds_the_models_small_files_but_not_its_weights(candidate)
 def test_size_tells_weight_files_from_the_rest(candidate):
     sizes = {path: path.stat().st_size for path in candidate.rglob("*") if path.is_file()}
     weight_bytes = sizes[candidate / store.WEIGHTS] + sizes[candidate / "2_Dense/model.safetensors"]
-    assert store.size(candidate) == {"bytes_on_disk": weight_bytes, "other_bytes": sum(sizes.values()) - weight_bytes}
+    assert seal.size(candidate) == {"bytes_on_disk": weight_bytes, "other_bytes": sum(sizes.values()) - weight_bytes}
 
 
 @pytest.mark.parametrize("name", [store.WEIGHTS, "config.json", "1_Pooling/config.json"])
@@ -144,7 +144,7 @@ def test_a_file_that_changed_is_refused_by_name(candidate, name, change):
     if change != "missing":
         path.write_bytes({"truncated": whole[:-1], "edited": whole[:-1] + b"\0", "longer": whole + b"\0"}[change])
     with pytest.raises(Refused, match=name):
-        store.verify(candidate)
+        seal.verify(candidate)
 
 
 def test_every_edited_byte_of_the_weights_is_found_by_verify(candidate):
@@ -153,30 +153,30 @@ def test_every_edited_byte_of_the_weights_is_found_by_verify(candidate):
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(Refused, match=store.WEIGHTS):
-            store.verify(candidate)
+            seal.verify(candidate)
 
 
 @pytest.mark.parametrize("change", [{"model": "other"}, {"files": {}}, {"steps": [1]}, {"schema": 4}, {"new": 1}])
 def test_an_edited_card_is_refused(candidate, change):
-    card = json.loads((candidate / store.CARD).read_text())
-    (candidate / store.CARD).write_text(json.dumps({**card, **change}))
-    with pytest.raises(Refused, match=f"{store.CARD}: was edited"):
-        store.verify(candidate)
+    card = json.loads((candidate / seal.CARD).read_text())
+    (candidate / seal.CARD).write_text(json.dumps({**card, **change}))
+    with pytest.raises(Refused, match=f"{seal.CARD}: was edited"):
+        seal.verify(candidate)
 
 
 def test_a_card_of_a_newer_schema_is_refused_as_such(candidate):
-    card = json.loads((candidate / store.CARD).read_text())
+    card = json.loads((candidate / seal.CARD).read_text())
     card = {**card, "schema": 4}
     del card["sha256"]
-    (candidate / store.CARD).write_text(json.dumps({**card, "sha256": digest(card)}))
+    (candidate / seal.CARD).write_text(json.dumps({**card, "sha256": digest(card)}))
     with pytest.raises(Refused, match="has schema 4; this Kerf reads 3"):
-        store.verify(candidate)
+        seal.verify(candidate)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"3", b"null", b"{}", b'"sha256"', b"\xff\xfe"])
 def test_a_card_that_is_missing_or_no_card_is_refused(candidate, content):
-    (candidate / store.CARD).unlink()
+    (candidate / seal.CARD).unlink()
     if content is not None:
-        (candidate / store.CARD).write_bytes(content)
-    with pytest.raises(Refused, match=store.CARD):
-        store.verify(candidate)
+        (candidate / seal.CARD).write_bytes(content)
+    with pytest.raises(Refused, match=seal.CARD):
+        seal.verify(candidate)

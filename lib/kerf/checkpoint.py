@@ -101,14 +101,14 @@ def export(candidate: str | Path, folder: str | Path, form: str = "gptq") -> Pat
     """
     from safetensors.torch import save_file
 
-    from kerf import anatomy, models, store
+    from kerf import anatomy, models, seal, store
 
     candidate, folder = Path(candidate), Path(folder)
     if form not in FORMATS:
         raise refuse("format", form, " or ".join(FORMATS))
     if folder.exists():
         raise refuse("FOLDER", str(folder), "a folder that does not exist yet")
-    card = store.verify(candidate)
+    card = seal.verify(candidate)
     if card["kind"] != "causal":
         raise refuse("CANDIDATE", str(candidate), "a candidate of a causal language model")
     opened = models.load(candidate)
@@ -129,7 +129,7 @@ def export(candidate: str | Path, folder: str | Path, form: str = "gptq") -> Pat
     if form == "gptq":  # AutoGPTQ ties nothing: a head that is not in the file would be 0
         tied = getattr(opened, "all_tied_weights_keys", None) or {}
         tensors |= {name: tensors[source].clone() for name, source in tied.items() if source in tensors}
-    store.copy_small_files(candidate, folder)
+    seal.copy_small_files(candidate, folder)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_settings(folder, *grids.pop(), form)
     return folder

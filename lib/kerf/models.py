@@ -173,12 +173,17 @@ def open_model(name: str, device: str = "cpu"):
 def load(path: str | os.PathLike, device: str = "cpu"):
     """A compressed candidate as what its baseline opens as; its weights equal the compressor's output exactly.
 
+    One that runs on a real kernel is a `kerf.backends.serve.Encoder`, with the same `encode`, and torch is not imported.
     Raises Refused, naming the file, when one is missing, truncated or edited.
     """
-    from kerf import store
+    from kerf import seal, store
 
     folder = Path(path)
-    card = store.verify(folder)
+    card = seal.verify(folder)
+    if "backend" in card:
+        from kerf import backends
+
+        return backends.load(folder, card)
     weights = store.read_weights(folder / store.WEIGHTS)
     return kinds.KINDS[card["kind"]].with_weights(folder, card["class"], weights, device)
 

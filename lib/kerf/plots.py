@@ -5,6 +5,7 @@ import io
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"  # Okabe and Ito: safe for the colour-blind
+COLOURS, MARKERS = (BLUE, ORANGE, GREEN, GREY, "#CC79A7", "#56B4E9"), "os^Dvp"
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -149,6 +150,26 @@ def ingredients(rows: list[dict]) -> Figure:
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.invert_yaxis()
     _ = axes.set(xlabel="1 - mean cosine", xscale="log")
+    return figure
+
+
+def throughput(rows: list[dict]) -> Figure:
+    """Texts a second over the baseline's; rows: as `kerf.resources` gives them."""
+    kept = [row for row in rows if row["measure"].startswith("throughput") and row["model"] != "baseline"]
+    measures, names = list(dict.fromkeys(row["measure"] for row in kept)), list(dict.fromkeys(row["model"] for row in kept))
+    figure, axes = _axes(height=1 + 0.16 * len(kept))
+    for place, name in enumerate(names):
+        here = [row for row in kept if row["model"] == name]
+        at = [measures.index(row["measure"]) + 0.7 * place / len(names) for row in here]
+        ends = [(row["ratio_low"] or row["ratio"], row["ratio_high"] or row["ratio"]) for row in here]
+        bars = [[row["ratio"] - low for row, (low, _) in zip(here, ends, strict=True)],
+                [high - row["ratio"] for row, (_, high) in zip(here, ends, strict=True)]]  # fmt: skip
+        axes.errorbar([row["ratio"] for row in here], at, xerr=bars, fmt=MARKERS[place % 6], color=COLOURS[place % 6], capsize=3, label=name)
+    axes.axvline(1, color=GREY)
+    axes.set_yticks([number + 0.25 for number in range(len(measures))], [measure.removeprefix("throughput, ") for measure in measures])
+    axes.invert_yaxis()
+    axes.legend(fontsize="small")
+    _ = axes.set(xlabel="texts a second, over the baseline's")
     return figure
 
 

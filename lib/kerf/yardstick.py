@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from kerf import models, pipeline, texts
 from kerf import statistics as st
 from kerf.artifacts import meta
+from kerf.backends.serve import Encoder
 from kerf.evaluate.quick import embed
 from kerf.kinds import encoder
 from kerf.steps import Calibration
@@ -25,13 +27,16 @@ class Yardstick:
         opened = models.open_model(model)
         order = sorted(range(len(sample)), key=lambda index: len(sample[index]))  # as `batches` will have them
         self.documents = self.documents[order]
+        self.sentences = [sample[index] for index in order]
         self.batches = encoder.tokenized(opened, sample, BATCH_SIZE, max_length)
         self.aim = embed(opened, self.batches)
         self.cosines: dict[str, np.ndarray] = {}  # of every row, by its name
 
     def measure(self, opened, name: str = "") -> tuple[float, float, float]:
         """Mean cosine of an opened candidate and its 95 % interval over documents; remembered as `name`."""
-        self.cosines[name] = (embed(opened, self.batches) * self.aim).sum(1).double().numpy()
+        real = isinstance(opened, Encoder)  # a real kernel: there is no network to look into
+        rows = torch.from_numpy(opened.encode(self.sentences, normalize_embeddings=True)) if real else embed(opened, self.batches)
+        self.cosines[name] = (rows * self.aim).sum(1).double().numpy()
         return st.mean_interval(self.cosines[name], self.documents)
 
     def difference(self, before: str, after: str) -> tuple[float, float, float]:

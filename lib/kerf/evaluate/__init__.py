@@ -101,7 +101,7 @@ def _compare(folder: Path, model: str, candidate: str | Path, spec: Evaluation, 
     rows, pictures = how.compare(folder, how.gather(model, spec), base, other)
     pictures["restored"] = how.restored(model, candidate, spec, base) if candidate else []
     rows += _resources(meta(base)["result"], meta(other)["result"])
-    if candidate and latency.is_structured(candidate):
+    if candidate and latency.is_faster(candidate):
         asked = {"model": model, "candidate": str(Path(candidate).resolve()), "kind": how.__name__.rpartition(".")[2]}
         rows.append(latency.metric({**asked, "threads": threads(), "device": device, "asked": how.sample(how.gather(model, spec))}))
     (folder / "metrics.json").write_text(json.dumps(rows))

@@ -1,5 +1,6 @@
 """Which layer does the damage: the divergence that is left when that layer of a candidate is float again."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,48 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
     opened, original = models.load(candidate), models.open_model(model)
     if len(_blocks(opened)) != len(_blocks(original)):
         return []  # of a candidate without some of the blocks, none has its twin
-    chunks = torch.from_numpy(chunks)
+    names, kl = ["none", *_blocks(opened)], []
     with torch.inference_mode():
-        rows = [{"layer": "none", "kl": _divergence(opened, chunks, kept), "contexts": len(chunks)}]
-        for name, block in _blocks(opened).items():
+        for number, chunk in enumerate(torch.from_numpy(chunks)):
+            scored = len(chunk) - len(chunk) // 2
+            kl.append(list(_one(opened, original, chunk, kept.read(number * scored, scored))))
+    means = np.mean(kl, 0)
+    return [{"layer": name, "kl": float(each), "contexts": len(chunks)} for name, each in zip(names, means, strict=True)]
+
+
+def _one(opened, original, chunk, kept) -> Iterator[float]:
+    """KL over the scored tokens of one chunk: of the candidate, then with each of its blocks restored in turn.
+
+    What comes before a block is the candidate's own and does not change: it is taken from the first pass.
+    """
+    inputs, whole = {}, {}
+
+    def look(name, args, output):
+        inputs[name], whole[name] = args[0], isinstance(output, tuple)
+
+    blocks = _blocks(opened)
+    hooks = [block.register_forward_hook(lambda _, args, output, name=name: look(name, args, output)) for name, block in blocks.items()]
+    try:
+        yield _divergence(opened, chunk, kept)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    passed = []
+    try:
+        for name, block in blocks.items():
             own = {key: parameter.data for key, parameter in block.named_parameters()}
-            floats = dict(original.get_submodule(name).named_parameters())
-            for key, parameter in block.named_parameters():
-                parameter.data = floats[key].data
-            rows.append({"layer": name, "kl": _divergence(opened, chunks, kept), "contexts": len(chunks)})
+            for key, parameter in original.get_submodule(name).named_parameters():
+                block.get_parameter(key).data = parameter.data
+            hook = block.register_forward_pre_hook(lambda _, args, name=name: (inputs[name], *args[1:]))
+            yield _divergence(opened, chunk, kept)
+            hook.remove()
             for key, parameter in block.named_parameters():
                 parameter.data = own[key]
-    return rows
+            block.forward = lambda hidden, *_, name=name, **__: (hidden,) if whole[name] else hidden
+            passed.append(block)
+    finally:
+        for block in passed:
+            del block.forward
 
 
 def _blocks(net) -> dict:
@@ -42,13 +73,10 @@ def _blocks(net) -> dict:
         return {}
 
 
-def _divergence(opened, chunks, kept) -> float:
-    """Mean KL over the scored tokens of the chunks."""
+def _divergence(opened, chunk, kept) -> float:
+    """Mean KL over the scored tokens of a chunk; kept: the baseline's answers to them."""
     from kerf.evaluate.likelihood import against
 
-    half, total = chunks.shape[1] // 2, 0.0
-    scored = chunks.shape[1] - half
-    for number, chunk in enumerate(chunks):
-        logits = opened(chunk[None], use_cache=False, logits_to_keep=scored + 1).logits[0, :-1]
-        total += float(against(kept.read(number * scored, scored), logits, chunk[half:])["kl"].mean())
-    return total / len(chunks)
+    half = len(chunk) // 2
+    logits = opened(chunk[None], use_cache=False, logits_to_keep=len(chunk) - half + 1).logits[0, :-1]
+    return float(against(kept, logits, chunk[half:])["kl"].mean())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from kerf import anatomy, calibrate, kinds, models, store
+from kerf import anatomy, calibrate, kinds, models, seal, store
 from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
@@ -58,7 +58,7 @@ def prune(model: str, step: Prune, calibration: Calibration, source: str | Path 
     Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises Refused for a pattern
     that does not divide a layer's columns, and for a method that would move weights off their grid.
     """
-    before = store.verify(Path(source))["steps"] if source else []
+    before = seal.verify(Path(source))["steps"] if source else []
     check(model, step, [kind for each in before for kind in each])
     moments = calibrate.calibrate(model, calibration, device)
     origin = models.weights_digest(Path(source)) if source else None
@@ -81,16 +81,16 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     layers = list(_cut(net, reference, step, groups, batches, second, places, shares))
     tensors = _tensors(net, source, places)
     config = {key: getattr(net.config, key) for key in CONFIG.get(step.method, ()) if getattr(net.config, key, None) is not None}
-    before = store.verify(Path(source))["steps"] if source else []
+    before = seal.verify(Path(source))["steps"] if source else []
     steps = [*before, {"prune": step.model_dump()}]
     card = {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(net).__name__, "steps": steps}
-    store.write_candidate(folder, Path(source) if source else models.resolve(model), tensors, card, config)
+    seal.write_candidate(folder, Path(source) if source else models.resolve(model), tensors, card, config)
     count = sum(layer.weight.numel() for layer in anatomy.linears(reference).values())
     left = sum(int((layer.weight != 0).sum()) for layer in anatomy.linears(net).values())
     bits = sum(store.stored_bits(tensors[f"{name}.weight"]) for name in anatomy.linears(net))
     return {"model": model, "steps": steps, "compress_seconds": time.perf_counter() - clock,
             "compress_peak_rss_bytes": peak_rss_bytes(), "linear_bits": bits / count, "sparsity": 1 - left / count,
-            "layers": layers, **store.size(folder)}  # fmt: skip
+            "layers": layers, **seal.size(folder)}  # fmt: skip
 
 
 def _cut(net, reference, step, groups, batches, second, places, shares) -> Iterator[dict]:

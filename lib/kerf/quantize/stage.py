@@ -13,10 +13,10 @@ does not grow with the number of layers.
 import time
 from pathlib import Path
 
-from kerf import anatomy, calibrate, kinds, models, store
+from kerf import anatomy, calibrate, kinds, models, seal
 from kerf.artifacts import artifact
 from kerf.memory import peak_rss_bytes, reset_peak_rss
-from kerf.steps import ELSEWHERE, Calibration, Quantize, check_divides, check_pattern
+from kerf.steps import ELSEWHERE, REAL, Calibration, Quantize, check_divides, check_pattern
 
 REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid before
 
@@ -30,6 +30,10 @@ def quantize(
     not divide a layer, for weights whose scale does not fit scale_dtype, and for a checkpoint of another model.
     """
     check(model, step, first=not source)
+    if step.method in REAL:
+        from kerf.backends.stage import prepare
+
+        return prepare(model, step, calibration, source)
     # gptq looks at the text by itself, as the layers before each one have become
     moments = None if step.method == "gptq" else calibrate.calibrate(model, calibration, device)
     origin = models.weights_digest(Path(source)) if source else None
@@ -51,6 +55,10 @@ def check(model: str, step: Quantize, first: bool = True) -> None:
         from kerf.quantize import elsewhere
 
         elsewhere.check(model, step, first)
+    if step.method in REAL:
+        from kerf.backends import stage
+
+        stage.check(model, step)
 
 
 def _make(folder, model, step, calibration, source, moments, device) -> dict:
@@ -105,7 +113,7 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
     statistics = calibrate.second_moments(moments) if moments else {}
     groups = calibrate.groups_of(net, batches[0]) if step.method == "gptq" else []
     layers, sizes, kept = [], [], _round_floats(net, step)
-    before = store.verify(Path(source))["steps"] if source else []
+    before = seal.verify(Path(source))["steps"] if source else []
     sparse = any("prune" in each for each in before)
     tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers makes them one tensor as it opens
 
@@ -128,11 +136,11 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
 
     steps = [*before, {"quantize": step.model_dump()}]
     card = {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(net).__name__, "steps": steps}
-    store.write_candidate(folder, Path(source) if source else models.resolve(model), tensors(), card)
+    seal.write_candidate(folder, Path(source) if source else models.resolve(model), tensors(), card)
     linear_bits = sum(bits for bits, _ in sizes) / sum(count for _, count in sizes)
     counts = [count for _, count in sizes]
     gone = sum(row["sparsity"] * count for row, count in zip(layers, counts, strict=True)) / sum(counts)
-    return {"steps": steps, "linear_bits": linear_bits, "sparsity": gone, "layers": layers, **store.size(folder)}
+    return {"steps": steps, "linear_bits": linear_bits, "sparsity": gone, "layers": layers, **seal.size(folder)}
 
 
 def _round_floats(net, step):

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from kerf import anatomy, kinds, models, store, texts
+from kerf import anatomy, kinds, models, seal, store, texts
 from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
@@ -39,7 +39,7 @@ def _make(folder, model, step, calibration, source, device) -> dict:
     stored = dict(store.read_tensors(source / store.WEIGHTS))
     start, rows = given.loss(opened), []
     net = models.network(opened)
-    card = store.verify(source)
+    card = seal.verify(source)
     weights = _learnable(net, stored, any("prune" in each for each in card["steps"]))
     learned = train.reconstruct(net, models.network(original), weights, given, step, calibration.seed, _report(rows))
     kept = {name: value.dtype for name, value in stored.items() if isinstance(value, torch.Tensor)}
@@ -52,7 +52,7 @@ def _make(folder, model, step, calibration, source, device) -> dict:
         stored |= {f"{name}.weight": value for name, value in learned.items()}
     steps = [*card["steps"], {"reconstruct": step.model_dump()}]
     card = {key: card[key] for key in ("model", "kind", "class")}
-    store.write_candidate(folder, source, stored, {**card, "steps": steps})
+    seal.write_candidate(folder, source, stored, {**card, "steps": steps})
     return {
         "model": model,
         "steps": steps,
@@ -61,7 +61,7 @@ def _make(folder, model, step, calibration, source, device) -> dict:
         **{name: meta(source)["result"].get(name, 0.0) for name in ("linear_bits", "sparsity")},
         "blocks": rows,
         "held_back": {"texts": given.held, "loss": given.measure, "before": start, "after": end, "kept": end < start},
-        **store.size(folder),
+        **seal.size(folder),
     }
 
 

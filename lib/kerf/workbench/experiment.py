@@ -14,7 +14,7 @@ from kerf import models
 from kerf.errors import Refused, nearest, refuse
 from kerf.judge import read_criteria
 from kerf.places import root
-from kerf.steps import STEPS, Calibration, Evaluation, Parameters, check_chain, parse
+from kerf.steps import REAL, STEPS, Calibration, Evaluation, Parameters, check_chain, parse
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 KEYS = ("model", "calibration", "evaluation", "candidates", "release", "criteria")
@@ -28,6 +28,11 @@ class Step:
     kind: str
     parameters: Parameters
     origin: dict[str, str]
+
+    @property
+    def notebook(self) -> str:
+        """Name of the notebook that does it."""
+        return "kernels" if getattr(self.parameters, "method", None) in REAL else self.kind
 
 
 @dataclass(frozen=True)

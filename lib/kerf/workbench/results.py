@@ -117,8 +117,8 @@ def _figures(description: dict, candidate: Candidate) -> dict:
         "sparsity": last.get("sparsity", 0.0) if size else None,
         "compress_seconds": sum(m["compress_seconds"] for m in made) if made else None,
         "compress_peak_rss_bytes": max((m["compress_peak_rss_bytes"] for m in made), default=None),
-        "kernel": "dequantized" if candidate.steps else "real",
-        "backend": "torch",
+        "kernel": "dequantized" if candidate.steps and "backend" not in last else "real",
+        "backend": last.get("backend", "torch"),
         "layers": last.get("layers", []),
     }
 

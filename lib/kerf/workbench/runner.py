@@ -19,7 +19,7 @@ from kerf.errors import Refused, refuse
 from kerf.places import root
 from kerf.steps import ELSEWHERE
 from kerf.workbench.experiment import Experiment
-from kerf.workbench.stage import Done, StageFailed, check_parameters, publish, run_stage
+from kerf.workbench.stage import Done, StageFailed, accepted, check_parameters, publish, run_stage
 
 FREE_BYTES = 200e6  # beside three times the model: what a run writes, generously
 
@@ -102,7 +102,10 @@ def _compare_parameters(experiment: Experiment, steps: list[dict], again: bool =
 
 
 def _step_parameters(experiment: Experiment, steps: list[dict], step) -> dict:
-    return {**_shared(experiment), "before": steps, **step.parameters.model_dump()}
+    values = step.parameters.model_dump()
+    if step.notebook != step.kind:  # one that does some methods alone has no use for the keys of the others
+        values = {key: value for key, value in values.items() if key in accepted(step.notebook)}
+    return {**_shared(experiment), "before": steps, **values}
 
 
 def _all_parameters(experiment: Experiment):
@@ -110,7 +113,7 @@ def _all_parameters(experiment: Experiment):
     yield "compare", _compare_parameters(experiment, [])
     for chain in experiment.candidates.values():
         for step in chain:
-            yield step.kind, _step_parameters(experiment, [], step)
+            yield step.notebook, _step_parameters(experiment, [], step)
 
 
 def _elsewhere(experiment: Experiment) -> dict[str, str]:
@@ -168,7 +171,7 @@ class Run:
         for number, step in enumerate(self.experiment.candidates[candidate.name], 1):
             title = f"{step.kind}-{number}" if number > 1 else step.kind
             done = self._try(
-                candidate, step.kind, _step_parameters(self.experiment, list(candidate.steps), step), title
+                candidate, step.notebook, _step_parameters(self.experiment, list(candidate.steps), step), title
             )
             if not done:
                 return

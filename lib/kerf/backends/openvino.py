@@ -1,0 +1,174 @@
+"""OpenVINO: an encoder as a graph, its layers put on integer kernels, compiled for this machine's processor.
+
+The graph takes token numbers and an attention mask and gives embeddings, pooling and what follows included. A
+linear layer with an `Integer` gets its inputs through a FakeQuantize, which the compiler makes into bytes, and its
+codes as they are; one with a `Quantized` keeps packed codes, which the kernel unpacks as it multiplies. Compiled
+graphs can be kept in a folder, so that the next process starts sooner.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from kerf.errors import refuse
+
+MODEL = "openvino_model.xml"
+INSTALL = "pip install openvino==2026.4.1"
+METHODS = ("static", "dynamic", "weights", "bfloat16")
+
+
+def available() -> bool:
+    """Whether the library is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("openvino") is not None
+
+
+def convert(opened):
+    """The graph of a SentenceTransformer in float32. Raises Refused for one that cannot be traced or holds unknown operators."""
+    import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    from kerf import models
+    from kerf.kinds import encoder
+
+    class Whole(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = models.network(opened)
+
+        def forward(self, input_ids, attention_mask):
+            hidden = self.net(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return encoder.pool(opened, hidden, attention_mask)
+
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
+    frontend = FrontEndManager().load_by_framework("pytorch")  # convert_model of the library would send telemetry
+    try:
+        with warnings.catch_warnings():  # of branches that go the same way for every text
+            warnings.simplefilter("ignore")
+            traced = TorchScriptPythonDecoder(Whole().eval(), example_input={"input_ids": ids, "attention_mask": (ids > 0).long()})
+            return frontend.convert(frontend.load(traced))
+    except Exception as error:
+        cause = str(error).strip().splitlines()[0][:160]
+        raise refuse("backend", "openvino", f"a model whose operators it has ({cause})") from error
+
+
+def weights(graph) -> dict[str, tuple]:
+    """Where the weight of each linear layer and word embedding goes in: name -> (node, input)."""
+    found = {}
+    for node in graph.get_ordered_ops():
+        for place in range(2) if node.get_type_name() in ("MatMul", "Gather") else ():
+            source = node.input(place).get_source_output().get_node()
+            name = source.get_friendly_name()
+            if source.get_type_name() == "Constant" and name.startswith("self.net.") and name.endswith(".weight"):
+                found[name.removeprefix("self.net.").removesuffix(".weight")] = (node, place)
+    return found
+
+
+def put_integers(graph, found: dict) -> None:
+    """Put the layers of `found` (name -> `kerf.backends.static.Integer`) on integer kernels, in place."""
+    import openvino.opset13 as ops
+
+    rounded: dict[tuple, object] = {}
+    there = weights(graph)
+    for name, layer in found.items():
+        product, place = there[name]
+        source = product.input(1 - place).get_source_output()
+        key = source.get_node().get_friendly_name(), source.get_index(), id(layer.low)
+        if key not in rounded:  # layers that share an input share its bytes
+            units = ops.multiply(source, _constant(1 / layer.delta.numpy()))
+            units = ops.add(units, _constant(-(layer.low / layer.delta).numpy()))
+            span = [_constant(0.0), _constant(255.0)]
+            rounded[key] = ops.fake_quantize(units, *span, *span, 256)
+        codes = ops.convert(ops.constant(layer.codes.numpy()), "f32")
+        weight = ops.multiply(codes, _constant(layer.scale[:, None].numpy()))
+        product.input(1 - place).replace_source_output(rounded[key].output(0))
+        product.input(place).replace_source_output(weight.output(0))
+        _set_bias(product, (layer.bias + layer.weight() @ layer.low).numpy())
+
+
+def put_packed(graph, found: dict) -> None:
+    """Keep the weights of `found` (name -> Quantized at 4 or 8 bits) packed; linear layers and word embeddings."""
+    import openvino as ov
+    import openvino.opset13 as ops
+
+    there = weights(graph)
+    for name, quantized in found.items():
+        node, place = there[name]
+        rows, groups = quantized.codes.shape[0], quantized.scale.shape[1]
+        shape = [rows, groups, quantized.codes.shape[1] // groups] if groups > 1 else list(quantized.codes.shape)
+        codes = quantized.codes.numpy().reshape(shape)
+        if quantized.bits == 4:
+            codes = ops.constant(ov.Tensor(_nibbles(codes), shape, ov.Type.u4), shared_memory=False)
+        else:
+            codes = ops.constant(codes)
+        parts = [each.float().expand(rows, -1).numpy().reshape(*shape[:-1], 1) for each in (quantized.zero_point, quantized.scale)]
+        value = ops.subtract(ops.convert(codes, "f32"), _constant(parts[0]))
+        value = ops.multiply(value, _constant(parts[1]))
+        if groups > 1:
+            value = ops.reshape(value, ops.constant(np.array(quantized.codes.shape, np.int64)), False)
+        node.input(place).replace_source_output(value.output(0))
+
+
+def _nibbles(codes: np.ndarray) -> np.ndarray:
+    """Codes of four bits, two a byte, the first in the low half."""
+    flat = codes.reshape(-1, 2)
+    return (flat[:, 0] | flat[:, 1] << 4).astype(np.uint8)
+
+
+def _set_bias(product, bias: np.ndarray) -> None:
+    """Give a layer a bias, in the place of the one it has."""
+    import openvino.opset13 as ops
+
+    targets = list(product.output(0).get_target_inputs())
+    if len(targets) == 1 and targets[0].get_node().get_type_name() == "Add":
+        add = targets[0].get_node()
+        other = 1 - targets[0].get_index()
+        if add.input(other).get_source_output().get_node().get_type_name() == "Constant":
+            add.input(other).replace_source_output(_constant(bias).output(0))
+            return
+    added = ops.add(product, _constant(bias))
+    for target in targets:
+        target.replace_source_output(added.output(0))
+
+
+def _constant(value):
+    import openvino.opset13 as ops
+
+    return ops.constant(np.ascontiguousarray(value, np.float32))
+
+
+def settings(step) -> dict[str, str]:
+    """OpenVINO's own names for what a step asks for."""
+    kept = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[step.compute]}
+    return kept | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": {"dynamic": "64"}.get(step.method, "0")}
+
+
+def save(graph, folder: Path, half: bool) -> None:
+    """Write graph and weights; half: float weights as float16."""
+    import openvino as ov
+
+    ov.save_model(graph, folder / MODEL, compress_to_fp16=half)
+
+
+def run(folder: Path, card: dict, threads: int):
+    """The compiled model: token numbers and mask in, embeddings out; from any thread. Raises Refused when it cannot be compiled."""
+    from threading import local
+
+    import openvino as ov
+
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **card["settings"]}
+    try:
+        compiled = ov.Core().compile_model(str(folder / MODEL), "CPU", options)
+    except RuntimeError as error:
+        raise refuse("backend", "openvino", f"a model that it compiles ({str(error).strip().splitlines()[-1][:160]})") from None
+    own = local()
+
+    def answer(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return own.request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True, share_outputs=False)[0]
+
+    return answer

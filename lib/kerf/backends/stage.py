@@ -1,0 +1,118 @@
+"""The quantize stage of methods whose result runs on real kernels: a model or candidate in, a runnable out.
+
+static: inputs and weights in 8 bits, ranges from calibration text (`kerf.backends.static`). dynamic: inputs rounded
+as they come. weights: only weights are small, in 8 or 4 bits by GPTQ, and are unpacked as they are multiplied.
+bfloat16: everything is computed in half the bits. What computes is the library that the step names as `backend`.
+"""
+
+import time
+from pathlib import Path
+
+from kerf import anatomy, backends, calibrate, models, seal
+from kerf.artifacts import artifact
+from kerf.backends import static
+from kerf.backends.static import Integer
+from kerf.errors import refuse
+from kerf.evaluate.quick import embed, fidelity
+from kerf.kinds import encoder
+from kerf.memory import peak_rss_bytes, reset_peak_rss
+from kerf.quantize.compress import compress
+from kerf.quantize.grid import Quantized
+from kerf.quantize.layers import embedding
+from kerf.steps import Calibration, Quantize
+
+HELD = 8  # batches of text held back that say which layers stay in float
+
+
+def check(model: str, step: Quantize) -> None:
+    """Refuse, before heavy work, another kind of model, a library that is not there, and a method that it has not."""
+    models.check_encoder(model, f"method: {step.method}")
+    methods = backends.backend(step.backend).METHODS
+    if step.method not in methods:
+        raise refuse("backend", step.backend, f"a library with method {step.method}; this one has {', '.join(methods)}")
+
+
+def prepare(model: str, step: Quantize, calibration: Calibration, source: str | Path = "") -> Path:
+    """Directory of the candidate that a real kernel runs; made once."""
+    check(model, step)
+    origin = models.weights_digest(Path(source)) if source else None
+    key = {"step": step.model_dump(), "calibration": calibrate.key_of(model, calibration), "source": origin}
+    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source))
+
+
+def _make(folder, model, step, calibration, source) -> dict:
+    import sentence_transformers  # noqa: F401  imports are not what quantizing costs
+
+    library = backends.backend(step.backend)
+    reset_peak_rss()
+    clock = time.perf_counter()
+    opened = models.open_source(model, source)
+    graph = library.convert(opened)
+    there = library.weights(graph)
+    integers, packed = _cut(step, opened, models.open_source(model, source), calibration)
+    library.put_integers(graph, {name: layer for name, layer in integers.items() if name in there})
+    library.put_packed(graph, {name: value for name, value in packed.items() if name in there})
+    library.save(graph, folder, half=step.floats == "float16")
+    seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
+    origin = Path(source) if source else models.resolve(model)
+    steps = [*(seal.verify(origin)["steps"] if source else []), {"quantize": step.model_dump()}]
+    seal.copy_small_files(origin, folder)
+    seal.seal(folder, {"model": model, "kind": "encoder", "class": type(models.network(opened)).__name__, "steps": steps,
+                       "origin": models.weights_digest(models.resolve(model)), "backend": step.backend, "settings": library.settings(step)})  # fmt: skip
+    linears = anatomy.linears(models.network(opened))
+    layers = [_row(name, integers.get(name), packed.get(name), name in there) for name in linears]
+    sizes = [_bits(linears[name].weight, integers.get(name), packed.get(name), step) for name in linears if name in there]
+    count = sum(linears[name].weight.numel() for name in linears if name in there)
+    return {"model": model, "steps": steps, "backend": step.backend, "compress_seconds": seconds, "compress_peak_rss_bytes": peak,
+            "linear_bits": sum(sizes) / count, "sparsity": 0.0, "layers": layers, **seal.size(folder)}  # fmt: skip
+
+
+def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[dict[str, Integer], dict[str, Quantized]]:
+    """What becomes of the layers: on integer kernels, and packed."""
+    net = models.network(opened)
+    batches = encoder.batches(opened, calibration)
+    groups = calibrate.groups_of(net, batches[0])
+    if step.method in ("weights", "dynamic"):
+        kept = step.model_copy(update={"method": "gptq"})
+        return {}, {name: value for name, value, *_ in compress(net, models.network(reference), kept, groups, {}, batches)}
+    small = step.embedding_bits() < 32 and step.method != "bfloat16"
+    packed = {name: embedding(name, layer, step) for name, layer in anatomy.embeddings(net).items()} if small else {}
+    for name, value in packed.items():  # every layer sees them
+        net.get_submodule(name).weight.data = value.dequantize()
+    integers = {} if step.method == "bfloat16" else static.integers(net, models.network(reference), groups, batches)
+    if step.floor is not None:
+        integers = spared(opened, reference, integers, step.floor, encoder.held_batches(reference, calibration)[:HELD])
+    return integers, packed
+
+
+def spared(opened, reference, found: dict[str, Integer], floor: float, batches: list[dict]) -> dict[str, Integer]:
+    """`found` without the layers that it helps most to leave in float, as few as bring the mean cosine of the embeddings
+    of `batches` to `floor`; all of them are gone where it never does."""
+    layers, aim = anatomy.linears(models.network(opened)), embed(reference, batches)
+
+    def kept(names) -> float:
+        with static.computing(layers, {name: found[name] for name in names}):
+            return fidelity(embed(opened, batches), aim)
+
+    stay = list(found)
+    if kept(stay) >= floor:
+        return found
+    for name in sorted(found, key=lambda name: kept([other for other in found if other != name]), reverse=True):
+        stay.remove(name)
+        if kept(stay) >= floor:
+            break
+    return {name: found[name] for name in stay}
+
+
+def _row(name, integer, packed, there: bool) -> dict:
+    note = "" if integer or packed else "left in float"
+    bits = 8 if integer else packed.bits if packed else 32
+    row = {"name": name, "bits": bits, "error": integer.error if integer else None, "sparsity": 0.0, "note": note}
+    return row if there else {**row, "note": "no part of the graph: the embedding does not depend on it"}
+
+
+def _bits(weight, integer, packed, step: Quantize) -> float:
+    """Bits of a layer: codes, scales and what its inputs are rounded with."""
+    if integer:
+        return 8 * weight.numel() + 32 * (len(integer.scale) + 2 * len(integer.delta))
+    return packed.stored_bits() if packed else weight.numel() * (16 if step.floats == "float16" else 32)

@@ -1,0 +1,143 @@
+"""INT8 for integer kernels: every linear layer's inputs as unsigned and weights as signed bytes, found layer by layer.
+
+A kernel multiplies u (tokens, columns), 0 to 255, with c (rows, columns), -127 to 127, and knows one scale a row:
+
+    W x + b  ~  scale_r sum_c c_rc u_c + bias_r,    u_c = round((x_c - low_c) / delta_c).
+
+Each column has its own low and delta, since both fold away: W delta is what is rounded to codes, W low goes into
+the bias. Even columns make coarse weights, even weights make coarse columns; as in SmoothQuant (Xiao et al. 2022,
+arXiv:2211.10438) delta_c = range_c^alpha / largest_weight_c^(1 - alpha) up to a factor, and alpha and the share of
+each range that is cut off are those of least output error on calibration text. Codes come from GPTQ on centred
+inputs (`kerf.quantize.gptq`), aimed at what the float model's layer puts out on the float model's inputs, so that a
+layer makes up for its own rounded inputs and for the layers before it. The bias takes up the mean of what is left.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from kerf import anatomy
+from kerf.lockstep import in_lockstep
+from kerf.quantize.compress import moments
+from kerf.quantize.gptq import act_order, corrected, gptq, inverse_factor, ordered
+
+TOP_INPUT, TOP_WEIGHT, ZERO = 255, 127, 128
+ALPHAS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
+TAILS = (0.0, 1e-3, 5e-3)  # share of a column's inputs that is cut off at either end
+LOOKED_AT = 2048  # tokens that choose between them
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A layer. low, delta: (columns,); codes: int8 (rows, columns); scale, bias: (rows,), the bias for inputs in their own units.
+
+    error: mean square of what its output is off, over the variance of the output, on calibration text.
+    """
+
+    low: torch.Tensor
+    delta: torch.Tensor
+    codes: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor
+    error: float
+
+    def weight(self) -> torch.Tensor:
+        """(rows, columns) float32, for inputs in their own units."""
+        return self.codes.float() * self.scale[:, None] / self.delta
+
+
+def rounded(x: torch.Tensor, low: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """x (..., columns) on the grid of its columns."""
+    return ((x - low) / delta).round_().clamp_(0, TOP_INPUT).mul_(delta).add_(low)
+
+
+@torch.no_grad()
+def integers(net, reference, groups: list[list[str]], batches: list[dict]) -> dict[str, Integer]:
+    """Every linear layer that the calibration text reaches, by name.
+
+    net, reference: the same network twice; the first computes as the integer one would while it is looked at.
+    """
+    found: dict[str, Integer] = {}
+    layers = anatomy.linears(net)
+    with computing(layers, found):
+        pairs = zip(*(in_lockstep(each, groups, batches) for each in (net, reference)), strict=True)
+        for (names, inputs), (_, originals) in pairs:
+            weights = [layers[name].weight.data for name in names]
+            made = _group(weights, [layers[name].bias for name in names], torch.cat(list(inputs)), torch.cat(list(originals)))
+            found |= dict(zip(names, made, strict=True))
+    return found
+
+
+@contextmanager
+def computing(layers: dict, found: dict[str, Integer]) -> Iterator[None]:
+    """While it lasts, a layer that is found computes as its kernel would."""
+    weights: dict[str, torch.Tensor] = {}
+
+    def forward(name, layer, x):
+        if name not in found:
+            return torch.nn.functional.linear(x, layer.weight, layer.bias)
+        here = found[name]
+        if name not in weights:
+            weights[name] = here.weight()
+        return torch.nn.functional.linear(rounded(x, here.low, here.delta), weights[name], here.bias)
+
+    for name, layer in layers.items():
+        layer.forward = lambda x, name=name, layer=layer: forward(name, layer, x)
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            del layer.forward
+
+
+def _group(weights, biases, X, F) -> list[Integer]:
+    """Layers that share an input. X, F: (tokens, columns) here and in the float model."""
+    weight = torch.cat(weights)
+    low, delta = grid(weight, X)
+    inputs = rounded(X, low, delta)
+    here, there = inputs.mean(0), F.mean(0)
+    H, drift, tokens = moments(iter([(inputs - here) / delta]), iter([(F - there) / delta]))
+    aim = corrected(weight * delta, H, drift, tokens)
+    order = act_order(H)
+    factor = inverse_factor(ordered(H, order))
+    made, rows = [], [len(each) for each in weights]
+    for weight, aim, bias in zip(weights, aim.split(rows), biases, strict=True):
+        scale = (aim.abs().amax(1) / TOP_WEIGHT).clamp(min=1e-12)
+        codes = _codes(aim, H, scale, order, factor)
+        whole = codes.float() * scale[:, None] / delta
+        mean = weight @ there - whole @ here
+        wanted = F[:LOOKED_AT] @ weight.T
+        off = inputs[:LOOKED_AT] @ whole.T + mean - wanted
+        error = float(off.square().mean() / wanted.var(0).mean().clamp(min=1e-20))
+        made.append(Integer(low, delta, codes, scale, mean if bias is None else bias.data + mean, error))
+    return made
+
+
+def _codes(aim, H, scale, order, factor) -> torch.Tensor:
+    """int8 (rows, columns) by GPTQ, rounded to nearest where its numbers do not hold."""
+    found, _ = gptq(aim, H, scale[:, None], torch.full((len(aim), 1), float(ZERO)), 8, order, True, factor, sweeps=1)
+    if found is None:
+        return (aim / scale[:, None]).round().clamp(-TOP_WEIGHT, TOP_WEIGHT).to(torch.int8)
+    return (found.codes.short() - ZERO).to(torch.int8)
+
+
+def grid(weight: torch.Tensor, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """low and delta (columns,) of least output error, weights rounded to nearest. weight: (rows, columns); X: (tokens, columns)."""
+    some = X[torch.linspace(0, len(X) - 1, min(LOOKED_AT, len(X))).long()]
+    wanted, largest = some @ weight.T, weight.abs().amax(0).clamp(min=1e-8)
+    best = (torch.inf, None, None)
+    for tail in TAILS:
+        low, high = (X.amin(0), X.amax(0)) if not tail else torch.quantile(some, torch.tensor([tail, 1 - tail]), dim=0)
+        span = (high - low).clamp(min=1e-6)
+        for alpha in ALPHAS:
+            shape = span.pow(alpha) / largest.pow(1 - alpha)
+            delta = shape * (span / shape).max() / TOP_INPUT
+            scaled = weight * delta
+            scale = scaled.abs().amax(1, keepdim=True).clamp(min=1e-12) / TOP_WEIGHT
+            off = rounded(some, low, delta) @ ((scaled / scale).round_().mul_(scale) / delta).T - wanted
+            lost = float((off - off.mean(0)).square().sum())
+            if lost < best[0]:
+                best = (lost, low, delta)
+    return best[1:]

@@ -1,0 +1,167 @@
+"""What a service feels: time until a model is there, memory that it holds, how long a call takes and how many fit in a second.
+
+Every round starts a fresh process for each model, the baseline twice, in an order that changes from round to round,
+so that what the machine does in between falls on all of them. A row is the median over the rounds, and its ratio to
+the baseline is paired within the round; the baseline against itself is the noise floor.
+
+Run as `python -m kerf.resources REQUEST.json`: one process, one model, and nothing imported that a service would not
+import. Files are cold where the page cache can be told to forget them (Linux); the libraries' own files stay warm.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+BATCHES, LENGTHS, CALLS = (1, 8, 32), (16, 64, 256), 20
+BASELINE, AGAIN = "baseline", "baseline again"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every process is asked. texts: by length in tokens, at least max(BATCHES) each."""
+
+    model: str
+    threads: int
+    texts: dict[int, list[str]]
+
+
+def measure(asked: Asked, candidates: dict[str, Path], rounds: int = 6) -> list[dict]:
+    """Rows of model, measure, unit, value, low, high, ratio, ratio_low, ratio_high; rounds: 6 at least give intervals.
+
+    Raises nothing for a model whose process dies: its rows are missing, and one says why (measure "failed", note).
+    """
+    sources = {BASELINE: "", AGAIN: "", **{name: str(Path(folder).resolve()) for name, folder in candidates.items()}}
+    found: dict[str, list[dict]] = {name: [] for name in sources}
+    failed: dict[str, str] = {}
+    for number in range(rounds):
+        turn = number % len(sources)
+        for name in [*list(sources)[turn:], *list(sources)[:turn]]:
+            if name in failed:
+                continue
+            try:
+                found[name].append(_in_process(asked, sources[name]))
+            except RuntimeError as error:
+                failed[name] = str(error)
+    rows = [_row(name, key, [each[key] for each in found[name]], [each[key] for each in found[BASELINE]])
+            for name in sources if name not in failed for key in found[name][0]]  # fmt: skip
+    return rows + [{"model": name, "measure": "failed", "note": why} for name, why in failed.items()]
+
+
+def _in_process(asked: Asked, source: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "request.json")
+        path.write_text(json.dumps({"model": asked.model, "candidate": source, "texts": asked.texts, "threads": asked.threads}))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(asked.threads)}
+        command = [sys.executable, "-m", "kerf.resources", str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise RuntimeError(f"the process ended with {done.returncode}: {last}")
+        return json.loads(path.with_name("figures.json").read_text())
+
+
+def _row(name: str, key: str, values: list[float], base: list[float]) -> dict:
+    import numpy as np
+
+    from kerf import statistics as st
+
+    value, low, high = st.median_interval(np.array(values))
+    ratio = st.median_interval(np.array(values) / np.array(base[: len(values)]))
+    unit = "bytes" if key.endswith("memory") else "texts a second" if key.startswith("throughput") else "s"
+    row = {"model": name, "measure": key, "unit": unit, "value": value, "low": low, "high": high}
+    return row | dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True))
+
+
+def one(request: dict) -> dict[str, float]:
+    """Figures of one model in this process, by name."""
+    folder = Path(request["candidate"]) if request["candidate"] else None
+    started = time.perf_counter()
+    if folder is None or "backend" not in json.loads((folder / "card.json").read_text()):
+        import sentence_transformers  # noqa: F401
+    from kerf import models
+
+    imported = time.perf_counter()
+    if folder is None:
+        folder = models.resolve(request["model"])
+    forget(folder)
+    clock = time.perf_counter()
+    opened = models.open_source(request["model"], request["candidate"])
+    cold = time.perf_counter()
+    first = next(iter(request["texts"].values()))[0]
+    opened.encode([first])
+    called = time.perf_counter()
+    found = {"import": imported - started, "load, cold": cold - clock, "first call": called - cold,
+             "until the first answer": imported - started + called - clock}  # fmt: skip
+    for length, texts in request["texts"].items():
+        for batch in BATCHES:
+            seconds = [_call(opened, texts[:batch], batch) for _ in range(CALLS + 1)][1:]
+            found[f"latency, {batch} x {length} tokens"] = statistics.median(seconds)
+            found[f"latency 95 %, {batch} x {length} tokens"] = statistics.quantiles(seconds, n=20, method="inclusive")[-1]
+            found[f"throughput, {batch} x {length} tokens"] = batch / statistics.median(seconds)
+    found["resident memory"], found["own memory"] = _memory()
+    found["peak memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    clock = time.perf_counter()
+    models.open_source(request["model"], request["candidate"])
+    return found | {"load, warm": time.perf_counter() - clock}
+
+
+def _call(opened, texts: list[str], batch: int) -> float:
+    clock = time.perf_counter()
+    opened.encode(texts, batch_size=batch, show_progress_bar=False)
+    return time.perf_counter() - clock
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes that are resident now, and those that no other process shares."""
+    import psutil
+
+    info = psutil.Process().memory_full_info()
+    return info.rss, info.uss
+
+
+def forget(folder: Path) -> bool:
+    """Have the page cache forget the files of a directory; False where the system has no such call."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True
+
+
+def of_length(opened, sentences: list[str], tokens: int, count: int) -> list[str]:
+    """`count` different texts of so many tokens, special ones included, cut from real sentences one after another."""
+    words = " ".join(sentences).split()
+    found, start = [], 0
+    for _ in range(count):
+        stop = start + 1
+        while len(opened.tokenizer(" ".join(words[start : stop + 1]))["input_ids"]) <= tokens and stop < start + tokens:
+            stop += 1
+        found.append(" ".join(words[start:stop]))
+        start = stop if stop + tokens < len(words) else 0
+    return found
+
+
+def recommended(rows: list[dict], passed: set[str], measure: str = "throughput, 32 x 64 tokens", most: float | None = None) -> str | None:
+    """Name of the fastest model of `passed` whose resident memory is at most `most` bytes; None when there is none.
+
+    Nothing is recommended over the baseline that is not faster by more than the noise: the lower bound of its ratio above 1.
+    """
+    value = {(row["model"], row["measure"]): row for row in rows}
+    fits = [name for name in passed if (name, measure) in value and (most is None or value[name, "resident memory"]["value"] <= most)]
+    faster = [name for name in fits if (value[name, measure]["ratio_low"] or 0) > 1]
+    return max(faster, key=lambda name: value[name, measure]["ratio"], default=None)
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.with_name("figures.json").write_text(json.dumps(one(json.loads(path.read_text()))))
+    os._exit(0)  # taking torch apart in order takes a second and measures nothing

@@ -1,0 +1,76 @@
+"""A candidate's directory and its seal: a card that vouches for every file.
+
+`card.json` says what the candidate was made of and holds the sha256 of every file beside it, itself included,
+so a truncated or edited file is refused by name.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from kerf.artifacts import digest, write_json
+from kerf.errors import Refused
+from kerf.sources import sha256
+from kerf.store import READS, SCHEMA, WEIGHTS, write_weights
+
+CARD = "card.json"
+HEAVY = (".parquet", ".safetensors", ".bin", ".onnx")  # files of weights
+
+
+def copy_small_files(model_folder: Path, folder: Path) -> None:
+    """Configuration, tokenizer and licences of a model, and the heads of sentence-transformers."""
+    for path in model_folder.rglob("*"):
+        name = path.relative_to(model_folder)
+        keep = path.suffix in (".json", ".txt", ".model") or path.name in ("LICENSE", "NOTICE")
+        inside = len(name.parts) > 1 and path.suffix == ".safetensors"  # a head of sentence-transformers
+        if path.is_file() and (keep or inside) and path.name not in ("meta.json", CARD) and "index" not in path.name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+
+
+def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, card: dict, config: dict | None = None) -> None:
+    """Write a candidate's directory: the model's own small files, the packed weights and the card.
+
+    config: what changes in its config.json, of a model whose shapes did.
+    """
+    copy_small_files(model_folder, folder)
+    if config:
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**content, **config}, indent=2))
+    write_weights(folder / WEIGHTS, tensors)
+    seal(folder, card)
+
+
+def seal(folder: Path, card: dict) -> None:
+    """Write the card of a directory whose files are all there."""
+    (folder / CARD).unlink(missing_ok=True)  # of an attempt before this one
+    files = {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    card = {"schema": SCHEMA, **card, "files": files}
+    write_json(folder / CARD, {**card, "sha256": digest(card)})
+
+
+def verify(folder: Path) -> dict:
+    """The card of a candidate whose files are all as they were written; Refused names the first that is not."""
+    try:
+        card = json.loads((folder / CARD).read_text())
+        own = card.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise Refused(f"{folder / CARD}: is missing or no card of a candidate") from None
+    if own != digest(card):
+        raise Refused(f"{folder / CARD}: was edited after it was written (sha256 differs)")
+    if card["schema"] not in READS:
+        raise Refused(f"{folder / CARD}: has schema {card['schema']}; this Kerf reads {SCHEMA}")
+    for name, expected in card["files"].items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise Refused(f"{folder / name}: is missing, truncated or edited (sha256 differs)")
+    return card
+
+
+def size(folder: Path) -> dict[str, int]:
+    """bytes_on_disk of the weight files, other_bytes of the rest."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "meta.json"]
+    weights = [p for p in files if p.suffix in HEAVY]
+    total = sum(path.stat().st_size for path in files)
+    weight_bytes = sum(path.stat().st_size for path in weights)
+    return {"bytes_on_disk": weight_bytes, "other_bytes": total - weight_bytes}

@@ -1,0 +1,110 @@
+"""What a service feels: fresh processes in turn, and which candidate to take."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from kerf import models, pipeline, resources, texts
+from kerf.evaluate import vectors
+from kerf.steps import Calibration
+from small import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_model(tmp_path_factory.mktemp("model") / "m"))
+
+
+@pytest.fixture(scope="module")
+def asked(model):
+    opened = models.open_model(model)
+    return resources.Asked(model, 1, {16: resources.of_length(opened, texts.evaluation_sentences("news", 40)[0], 16, 32)})
+
+
+@pytest.fixture(scope="module")
+def candidate(model):
+    return pipeline.build(model, [{"quantize": {"method": "static"}}], Calibration(samples=16, max_length=64))
+
+
+def test_texts_have_the_length_that_was_asked(model, asked):
+    opened = models.open_model(model)
+    lengths = [len(opened.tokenizer(text)["input_ids"]) for text in asked.texts[16]]
+    assert len(set(asked.texts[16])) == 32 and max(lengths) == 16 and min(lengths) >= 12
+
+
+def test_every_model_has_its_figures_and_a_dead_one_its_reason(asked, candidate, tmp_path):
+    rows = resources.measure(asked, {"int8": candidate, "gone": tmp_path / "nowhere"}, rounds=1)
+    assert {row["model"] for row in rows} == {"baseline", "baseline again", "int8", "gone"}
+    failed = [row for row in rows if row["measure"] == "failed"]
+    assert [row["model"] for row in failed] == ["gone"] and "ended with" in failed[0]["note"]
+    value = {(row["model"], row["measure"]): row for row in rows if row["measure"] != "failed"}
+    assert all(row["value"] > 0 and row["ratio"] > 0 for row in value.values())
+    assert all(row["ratio"] == 1 for (name, _), row in value.items() if name == "baseline")
+    for name in ("baseline", "int8"):
+        first = value[name, "until the first answer"]["value"]
+        parts = [value[name, part]["value"] for part in ("import", "load, cold", "first call")]
+        assert max(parts) <= first <= 1.5 * sum(parts)
+        assert value[name, "own memory"]["value"] <= value[name, "resident memory"]["value"] <= 1.01 * value[name, "peak memory"]["value"]
+        assert value[name, "throughput, 8 x 16 tokens"]["value"] == pytest.approx(8 / value[name, "latency, 8 x 16 tokens"]["value"])
+    assert value["int8", "resident memory"]["ratio"] < 0.6 and value["int8", "import"]["ratio"] < 0.5  # without torch
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot be told to forget a file")
+def test_files_are_forgotten_and_whole(candidate):
+    before = {path.name: path.read_bytes() for path in candidate.rglob("*") if path.is_file()}
+    assert resources.forget(candidate)
+    assert {path.name: path.read_bytes() for path in candidate.rglob("*") if path.is_file()} == before
+
+
+def row(model, measure, ratio, low, value=1.0):
+    return {"model": model, "measure": measure, "ratio": ratio, "ratio_low": low, "ratio_high": ratio, "value": value}
+
+
+@pytest.mark.parametrize(("passed", "most", "best"), [
+    ({"fast", "small", "same"}, None, "fast"), ({"fast", "small", "same"}, 100, "small"), ({"same"}, None, None), (set(), None, None),
+    ({"fast"}, 100, None), ({"fast", "absent"}, None, "fast"),
+])  # fmt: skip
+def test_the_fastest_that_may_be_used_and_fits_is_recommended(passed, most, best):
+    speed, memory = "throughput, 32 x 64 tokens", "resident memory"
+    rows = [row("fast", speed, 3, 2.5), row("small", speed, 2, 1.8), row("same", speed, 1.2, 0.9),
+            row("fast", memory, 1, 1, 200), row("small", memory, 1, 1, 90), row("same", memory, 1, 1, 50)]  # fmt: skip
+    assert resources.recommended(rows, passed, most=most) == best
+
+
+def test_a_process_says_why_it_ended(tmp_path):
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"model": "minilm", "candidate": str(tmp_path), "texts": {}, "threads": 1}))
+    done = subprocess.run([sys.executable, "-m", "kerf.resources", str(request)], capture_output=True, text=True, check=False)
+    assert done.returncode and "card.json" in done.stderr
+
+
+def vectors_of(count, seed):
+    rows = np.random.default_rng(seed).normal(size=(count, 64)).astype(np.float32) + np.linspace(-0.5, 0.5, 64, dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_small_vectors_find_what_they_should():
+    corpus = vectors_of(400, 0)
+    queries = corpus[:50] + 0.3 * vectors_of(50, 1)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    rows = {(r["precision"], r["rescored"]): r for r in vectors.measure(queries, corpus, vectors_of(300, 2), np.arange(50), rounds=1)}
+    assert [rows[name, False]["bytes"] for name in vectors.PRECISIONS] == [256e6, 64e6, 8e6]
+    assert rows["float32", False]["recall"] == 1 and rows["int8", True]["recall"] > 0.95
+    assert rows["ubinary", False]["recall"] < rows["ubinary", True]["recall"] < rows["int8", False]["recall"]
+    assert all(r["low"] <= r["recall"] <= r["high"] and r["milliseconds"] > 0 for r in rows.values())
+
+
+def test_small_vectors_stand_for_values_near_the_real_ones():
+    corpus, calibration = vectors_of(200, 0), vectors_of(5000, 3)
+    found = vectors.values(vectors.small(corpus, "int8", calibration), "int8", calibration)
+    step = (calibration.max(0) - calibration.min(0)) / 255
+    inside = (corpus > calibration.min(0)) & (corpus < calibration.max(0))
+    assert inside.mean() > 0.99 and (np.abs(found - corpus) <= 0.51 * step)[inside].all()
+    signs = vectors.values(vectors.small(corpus, "ubinary", calibration), "ubinary", calibration)
+    assert np.array_equal(signs > 0, corpus > 0)
+    nearest = vectors.search(corpus[:5], vectors.small(corpus, "ubinary", calibration), "ubinary", calibration, False)
+    obvious = [np.argsort((signs[place] != signs).sum(1), kind="stable")[:10] for place in range(5)]
+    assert np.array_equal(nearest, obvious)

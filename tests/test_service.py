@@ -1,0 +1,64 @@
+"""The switch of a service."""
+
+import shutil
+
+import kerf
+import pytest
+from kerf import models, pipeline, seal
+from kerf.errors import Refused
+from kerf.steps import Calibration
+from sentence_transformers import SentenceTransformer
+from small import write_model
+
+SPEC = Calibration(samples=16, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small model, and a directory of candidates."""
+    folder = tmp_path_factory.mktemp("service")
+    model = str(write_model(folder / "model"))
+    for name, step in {"int8": {"method": "static"}, "int4": {"method": "weights", "bits": 4, "group_size": 32}}.items():
+        shutil.copytree(pipeline.build(model, [{"quantize": step}], SPEC), folder / "candidates" / name)
+    return model, folder / "candidates"
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch):
+    monkeypatch.delenv("USE_QUANTIZATION", raising=False)
+    monkeypatch.delenv("QUANTIZATION_CONFIG", raising=False)
+
+
+@pytest.mark.parametrize(("use", "config", "bits"), [
+    (None, None, None), ("false", "int8", None), ("0", None, None), ("true", None, 8), ("TRUE", "int8", 8), ("1", "int4", 4), ("true", "none", None),
+])  # fmt: skip
+def test_two_variables_decide(made, monkeypatch, use, config, bits):
+    for name, value in {"USE_QUANTIZATION": use, "QUANTIZATION_CONFIG": config}.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    model, candidates = made
+    opened = kerf.embedder(model, candidates)
+    assert opened.encode(["A sentence."]).shape == (1, 64)
+    if bits is None:
+        assert isinstance(opened, SentenceTransformer)
+    else:
+        expected = models.load(candidates / f"int{bits}").encode(["A sentence."])
+        assert (opened.encode(["A sentence."]) == expected).all()
+
+
+@pytest.mark.parametrize(("name", "value", "accepted"), [
+    ("USE_QUANTIZATION", "maybe", "true or false"), ("QUANTIZATION_CONFIG", "int3", "int8, int4 or none"), ("QUANTIZATION_CONFIG", "", "int8, int4 or none"),
+])  # fmt: skip
+def test_wrong_values_are_refused_with_the_accepted_ones(made, monkeypatch, name, value, accepted):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(Refused, match=f"^{name} = {value!r}: {accepted}$"):
+        kerf.embedder(*made)
+
+
+def test_a_candidate_that_is_not_there_or_of_another_model_is_refused(made, monkeypatch, tmp_path):
+    model, candidates = made
+    monkeypatch.setenv("USE_QUANTIZATION", "true")
+    with pytest.raises(Refused, match="QUANTIZATION_CONFIG = 'int8': a candidate in .*; `kerf run minilm-int8` makes"):
+        kerf.embedder(model, tmp_path)
+    with pytest.raises(Refused, match=f"candidates = .*: candidates of minilm; these are of {seal.verify(candidates / 'int8')['model']}"):
+        kerf.embedder("minilm", candidates)
