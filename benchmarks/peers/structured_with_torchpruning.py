@@ -19,13 +19,12 @@ IMPORTANCE = {"magnitude": tp.importance.GroupMagnitudeImportance, "activation":
 def pruner(net, asked: dict, importance, example: dict):
     """Neurons of every block's feed-forward part, and whole heads; the stream between blocks stays as wide as it is."""
     attentions = [layer.attention for layer in net.encoder.layer]
-    inner = [layer.intermediate.dense for layer in net.encoder.layer]
     heads = {linear: each.self.num_attention_heads for each in attentions for linear in (each.self.query, each.self.key, each.self.value)}
     if not asked["heads"]:
         ignored = [net.embeddings, net.pooler, *attentions, *(layer.output.dense for layer in net.encoder.layer)]
     else:
         ignored = [net.embeddings, net.pooler, *(each.output.dense for each in attentions), *(layer.output.dense for layer in net.encoder.layer)]
-    return tp.pruner.BasePruner(net, example, importance, pruning_ratio=0.0, pruning_ratio_dict={linear: asked["neurons"] for linear in inner},
+    return tp.pruner.BasePruner(net, example, importance, pruning_ratio=asked["neurons"],
                                 num_heads=heads if asked["heads"] else {}, prune_num_heads=bool(asked["heads"]), prune_head_dims=False,
                                 head_pruning_ratio=asked["heads"], ignored_layers=ignored, round_to=None)  # fmt: skip
 
