@@ -125,3 +125,12 @@ def test_sparsity_by_layer_is_drawn_where_something_is_gone():
     assert "Share that is gone of each layer. pruned: largest 0.6; whole: largest 0." in drawn
     assert charts.by_layer({"whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity") == ""
     assert charts.by_layer({"old": [{"name": row["name"], "error": 0.1} for row in rows]}, "sparsity") == ""
+
+
+def test_who_is_faster_says_how_much_and_is_not_called_slow(page, tmp_path):
+    results = json.loads((page.parent / "results.json").read_text())
+    assert "Times faster" not in page.read_text() and "good, bad" in page.read_text()
+    results["candidates"][1]["metrics"].append(metric("speedup", 3.125, 2.75, 3.5))
+    text = render_report(results, tmp_path / "again", {}).read_text()
+    assert "Times faster" in text and "3.12×" in text and "2.75 to 3.50" in text
+    assert "good, bad" not in text and text.count('class="dagger"') == page.read_text().count('class="dagger"') - 1

@@ -71,7 +71,7 @@ def _row(candidate, headline, deciding, release):
             "gates": own, "claims": [gate for gate in gates if gate["criteria"] != deciding],
             "others": [m for name, m in measured.items() if name not in judged],
             "reread": sum(bool(layer.get("reread")) for layer in candidate.get("layers") or []),
-            "headline": measured.get(headline), "release": candidate["name"] in release,
+            "headline": measured.get(headline), "speedup": measured.get("speedup"), "release": candidate["name"] in release,
             "steps": [step_in_words(step) for step in candidate.get("steps") or []],
             "asked": next((g["threshold"] for g in own if g["metric"] == headline), None),
             **answer(candidate, own)}
