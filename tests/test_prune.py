@@ -352,7 +352,7 @@ def test_heads_that_stay_are_the_ones_that_were(language_model):
     net, reference = kerf.open_model(language_model), kerf.open_model(language_model)
     groups, _ = calibrate.read(calibrate.calibrate(language_model, SMALL_SPEC))
     batches = kinds.causal.batches(net, SMALL_SPEC)
-    list(structured.remove(net, reference, "heads", 0.5, groups, batches))
+    list(structured.remove(net, reference, parse(Prune, {"method": "heads", "sparsity": 0.5}, "prune"), groups, batches))
     for name, block in anatomy.blocks(net).items():
         own = anatomy.blocks(reference)[name].self_attn
         kept = [unit for unit in range(2) if torch.equal(block.self_attn.k_proj.weight, own.k_proj.weight[unit * 16 : unit * 16 + 16])]

@@ -102,9 +102,9 @@ def _compare_parameters(experiment: Experiment, steps: list[dict], again: bool =
 
 
 def _step_parameters(experiment: Experiment, steps: list[dict], step) -> dict:
-    values = step.parameters.model_dump()
-    if step.notebook != step.kind:  # one that does some methods alone has no use for the keys of the others
-        values = {key: value for key, value in values.items() if key in accepted(step.notebook)}
+    # A notebook need not have the keys that its methods leave at their defaults; what was asked for it must have.
+    known, origin = accepted(step.notebook), step.origin
+    values = {key: value for key, value in step.parameters.model_dump().items() if key in known or origin[key] != "default"}
     return {**_shared(experiment), "before": steps, **values}
 
 
