@@ -35,7 +35,8 @@ class Asked:
 def measure(asked: Asked, candidates: dict[str, Path], rounds: int = 6) -> list[dict]:
     """Rows of model, measure, unit, value, low, high, ratio, ratio_low, ratio_high; rounds: 6 at least give intervals.
 
-    Raises nothing for a model whose process dies: its rows are missing, and one says why (measure "failed", note).
+    Of a candidate whose process dies the rows are missing, and one says why (measure "failed", note); raises
+    RuntimeError where it is the baseline's.
     """
     sources = {BASELINE: "", AGAIN: "", **{name: str(Path(folder).resolve()) for name, folder in candidates.items()}}
     found: dict[str, list[dict]] = {name: [] for name in sources}
@@ -48,6 +49,8 @@ def measure(asked: Asked, candidates: dict[str, Path], rounds: int = 6) -> list[
             try:
                 found[name].append(_in_process(asked, sources[name]))
             except RuntimeError as error:
+                if name == BASELINE:  # nothing to hold the others against
+                    raise
                 failed[name] = str(error)
     rows = [_row(name, key, [each[key] for each in found[name]], [each[key] for each in found[BASELINE]])
             for name in sources if name not in failed for key in found[name][0]]  # fmt: skip
@@ -83,9 +86,10 @@ def one(request: dict) -> dict[str, float]:
     """Figures of one model in this process, by name."""
     folder = Path(request["candidate"]) if request["candidate"] else None
     started = time.perf_counter()
-    if folder is None or "backend" not in json.loads((folder / "card.json").read_text()):
+    from kerf import models, seal
+
+    if not (folder and seal.is_real(folder)):
         import sentence_transformers  # noqa: F401
-    from kerf import models
 
     imported = time.perf_counter()
     if folder is None:

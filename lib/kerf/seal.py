@@ -67,6 +67,11 @@ def verify(folder: Path) -> dict:
     return card
 
 
+def is_real(folder: str | Path) -> bool:
+    """Whether a real kernel runs the candidate, which then needs neither torch nor sentence-transformers; nothing is verified."""
+    return "backend" in json.loads(Path(folder, CARD).read_text())
+
+
 def size(folder: Path) -> dict[str, int]:
     """bytes_on_disk of the weight files, other_bytes of the rest."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "meta.json"]

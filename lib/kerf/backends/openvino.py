@@ -2,8 +2,7 @@
 
 The graph takes token numbers and an attention mask and gives embeddings, pooling and what follows included. A
 linear layer with an `Integer` gets its inputs through a FakeQuantize, which the compiler makes into bytes, and its
-codes as they are; one with a `Quantized` keeps packed codes, which the kernel unpacks as it multiplies. Compiled
-graphs can be kept in a folder, so that the next process starts sooner.
+codes as they are; one with a `Quantized` keeps packed codes, which the kernel unpacks as it multiplies.
 """
 
 import warnings
@@ -11,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kerf.artifacts import machine
 from kerf.errors import refuse
 
 MODEL = "openvino_model.xml"
 INSTALL = "pip install openvino==2026.4.1"
-METHODS = ("static", "dynamic", "weights", "bfloat16")
 
 
 def available() -> bool:
@@ -142,8 +141,7 @@ def _constant(value):
 
 def settings(step) -> dict[str, str]:
     """OpenVINO's own names for what a step asks for."""
-    kept = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[step.compute]}
-    return kept | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": {"dynamic": "64"}.get(step.method, "0")}
+    return {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[step.compute]}
 
 
 def save(graph, folder: Path, half: bool) -> None:
@@ -160,6 +158,8 @@ def run(folder: Path, card: dict, threads: int):
     import openvino as ov
 
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **card["settings"]}
+    if not any("bf16" in flag for flag in machine()["flags"]):  # it would be emulated, a hundred times slower; OpenVINO says it has it
+        options["INFERENCE_PRECISION_HINT"] = "f32"
     try:
         compiled = ov.Core().compile_model(str(folder / MODEL), "CPU", options)
     except RuntimeError as error:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kerf.errors import refuse
+
 STEP = 8  # tokens
 
 
@@ -27,15 +29,18 @@ class Encoder:
         self._tokenizer.enable_truncation(self.max_seq_length)
 
     def encode(
-        self, sentences: str | list[str], batch_size: int = 32, normalize_embeddings: bool = False, convert_to_numpy: bool = True, **_
-    ) -> np.ndarray:
+        self, sentences: str | list[str], batch_size: int = 32, show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True, normalize_embeddings: bool = False,
+    ) -> np.ndarray:  # fmt: skip
         """Embeddings (texts, features) in the order of the texts; (features,) for one text.
 
-        Longer texts than max_seq_length tokens are cut. Other options of SentenceTransformer.encode are accepted and
-        change nothing. Raises TypeError for what is not text, ValueError for a batch_size below 1.
+        Longer texts than max_seq_length tokens are cut; no bar is ever shown. Raises TypeError for what is not text and
+        for options of SentenceTransformer.encode that are not here, ValueError for a batch_size below 1 and for tensors.
         """
         if isinstance(sentences, str):
-            return self.encode([sentences], batch_size, normalize_embeddings)[0]
+            return self.encode([sentences], batch_size, show_progress_bar, convert_to_numpy, normalize_embeddings)[0]
+        if not convert_to_numpy:
+            raise ValueError(f"convert_to_numpy = {convert_to_numpy!r}: true, since there is no torch here")
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size!r}: a whole number from 1")
         for text in sentences:
@@ -58,6 +63,15 @@ class Encoder:
         return self._run(*padded([self._tokenizer.encode("").ids])).shape[1]
 
 
+def check(model: str, folder: Path) -> None:
+    """Refuse a model whose texts are changed before they are tokenized, which an Encoder would not do."""
+    if not (folder / "tokenizer.json").is_file():
+        raise refuse("model", model, "a model with tokenizer.json for a real kernel")
+    for name, key in (("config_sentence_transformers.json", "default_prompt_name"), ("sentence_bert_config.json", "do_lower_case")):
+        if value := _read(folder / name).get(key):
+            raise refuse("model", model, f"a model without {key} for a real kernel; {name} says {value!r}")
+
+
 def padded(tokens: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Token numbers and mask, int64 (texts, tokens), the length a multiple of STEP."""
     length = -(-max(map(len, tokens)) // STEP) * STEP
@@ -70,6 +84,9 @@ def padded(tokens: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 def _longest(folder: Path) -> int:
     """Tokens that the model takes: what sentence-transformers was told, at most as many as there are positions."""
-    told = folder / "sentence_bert_config.json"
-    positions = json.loads((folder / "config.json").read_text()).get("max_position_embeddings", 512)
-    return min(positions, (json.loads(told.read_text()).get("max_seq_length") if told.is_file() else None) or positions)
+    positions = _read(folder / "config.json").get("max_position_embeddings", 512)
+    return min(positions, _read(folder / "sentence_bert_config.json").get("max_seq_length") or positions)
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,8 +1,8 @@
 """The quantize stage of methods whose result runs on real kernels: a model or candidate in, a runnable out.
 
-static: inputs and weights in 8 bits, ranges from calibration text (`kerf.backends.static`). dynamic: inputs rounded
-as they come. weights: only weights are small, in 8 or 4 bits by GPTQ, and are unpacked as they are multiplied.
-bfloat16: everything is computed in half the bits. What computes is the library that the step names as `backend`.
+static: inputs and weights in 8 bits, ranges from calibration text (`kerf.backends.static`). weights:
+only weights are small, in 8 or 4 bits by GPTQ, and are unpacked as they are multiplied. bfloat16: everything is
+computed in half the bits, where the processor has units for it. What computes is the library that the step names as `backend`.
 """
 
 import time
@@ -10,9 +10,8 @@ from pathlib import Path
 
 from kerf import anatomy, backends, calibrate, models, seal
 from kerf.artifacts import artifact
-from kerf.backends import static
+from kerf.backends import serve, static
 from kerf.backends.static import Integer
-from kerf.errors import refuse
 from kerf.evaluate.quick import embed, fidelity
 from kerf.kinds import encoder
 from kerf.memory import peak_rss_bytes, reset_peak_rss
@@ -25,11 +24,10 @@ HELD = 8  # batches of text held back that say which layers stay in float
 
 
 def check(model: str, step: Quantize) -> None:
-    """Refuse, before heavy work, another kind of model, a library that is not there, and a method that it has not."""
+    """Refuse, before heavy work, another kind of model, a library that is not there, and a model that changes texts first."""
     models.check_encoder(model, f"method: {step.method}")
-    methods = backends.backend(step.backend).METHODS
-    if step.method not in methods:
-        raise refuse("backend", step.backend, f"a library with method {step.method}; this one has {', '.join(methods)}")
+    backends.backend(step.backend)
+    serve.check(model, models.resolve(model))
 
 
 def prepare(model: str, step: Quantize, calibration: Calibration, source: str | Path = "") -> Path:
@@ -71,8 +69,9 @@ def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[d
     """What becomes of the layers: on integer kernels, and packed."""
     net = models.network(opened)
     batches = encoder.batches(opened, calibration)
+    held = encoder.held_batches(reference, calibration)[:HELD] if step.floor is not None else []
     groups = calibrate.groups_of(net, batches[0])
-    if step.method in ("weights", "dynamic"):
+    if step.method == "weights":
         kept = step.model_copy(update={"method": "gptq"})
         return {}, {name: value for name, value, *_ in compress(net, models.network(reference), kept, groups, {}, batches)}
     small = step.embedding_bits() < 32 and step.method != "bfloat16"
@@ -80,8 +79,8 @@ def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[d
     for name, value in packed.items():  # every layer sees them
         net.get_submodule(name).weight.data = value.dequantize()
     integers = {} if step.method == "bfloat16" else static.integers(net, models.network(reference), groups, batches)
-    if step.floor is not None:
-        integers = spared(opened, reference, integers, step.floor, encoder.held_batches(reference, calibration)[:HELD])
+    if held:
+        integers = spared(opened, reference, integers, step.floor, held)
     return integers, packed
 
 

@@ -26,14 +26,14 @@ from kerf.quantize.gptq import act_order, corrected, gptq, inverse_factor, order
 TOP_INPUT, TOP_WEIGHT, ZERO = 255, 127, 128
 ALPHAS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
 TAILS = (0.0, 1e-3, 5e-3)  # share of a column's inputs that is cut off at either end
-LOOKED_AT = 2048  # tokens that choose between them
+LOOKED_AT = 2048  # tokens that choose between them, and that the error is of
 
 
 @dataclass(frozen=True)
 class Integer:
     """A layer. low, delta: (columns,); codes: int8 (rows, columns); scale, bias: (rows,), the bias for inputs in their own units.
 
-    error: mean square of what its output is off, over the variance of the output, on calibration text.
+    error: squared error of its output over its squared output, on calibration text.
     """
 
     low: torch.Tensor
@@ -108,9 +108,9 @@ def _group(weights, biases, X, F) -> list[Integer]:
         codes = _codes(aim, H, scale, order, factor)
         whole = codes.float() * scale[:, None] / delta
         mean = weight @ there - whole @ here
-        wanted = F[:LOOKED_AT] @ weight.T
-        off = inputs[:LOOKED_AT] @ whole.T + mean - wanted
-        error = float(off.square().mean() / wanted.var(0).mean().clamp(min=1e-20))
+        wanted = _some(F) @ weight.T
+        off = _some(inputs) @ whole.T + mean - wanted
+        error = float(off.square().sum() / wanted.square().sum().clamp(min=1e-20))
         made.append(Integer(low, delta, codes, scale, mean if bias is None else bias.data + mean, error))
     return made
 
@@ -125,7 +125,7 @@ def _codes(aim, H, scale, order, factor) -> torch.Tensor:
 
 def grid(weight: torch.Tensor, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """low and delta (columns,) of least output error, weights rounded to nearest. weight: (rows, columns); X: (tokens, columns)."""
-    some = X[torch.linspace(0, len(X) - 1, min(LOOKED_AT, len(X))).long()]
+    some = _some(X)
     wanted, largest = some @ weight.T, weight.abs().amax(0).clamp(min=1e-8)
     best = (torch.inf, None, None)
     for tail in TAILS:
@@ -141,3 +141,8 @@ def grid(weight: torch.Tensor, X: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
             if lost < best[0]:
                 best = (lost, low, delta)
     return best[1:]
+
+
+def _some(X: torch.Tensor) -> torch.Tensor:
+    """LOOKED_AT rows, evenly spread: texts are sorted by length."""
+    return X[torch.linspace(0, len(X) - 1, min(LOOKED_AT, len(X))).long()]

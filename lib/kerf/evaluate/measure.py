@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from kerf import seal
+
 LOADS = 6  # the fewest that give the median an interval
 
 
@@ -18,7 +20,7 @@ def measure(request: dict, folder: Path) -> dict:
     """Load the model of `request`, and write its answers beside the request. Returns the figures."""
     os.environ["OMP_NUM_THREADS"] = str(request["threads"])
     clock = time.perf_counter()
-    if not _is_real(request["candidate"]):
+    if not (request["candidate"] and seal.is_real(request["candidate"])):
         import sentence_transformers  # noqa: F401
 
     from kerf import evaluate, models
@@ -37,11 +39,6 @@ def measure(request: dict, folder: Path) -> dict:
         **answered,
         "rss_peak_bytes": peak_rss_bytes(),
     }
-
-
-def _is_real(candidate: str) -> bool:
-    """Whether a real kernel runs the candidate, which then needs neither torch nor sentence-transformers."""
-    return bool(candidate) and "backend" in json.loads(Path(candidate, "card.json").read_text())
 
 
 def _in_child(work) -> float:

@@ -7,7 +7,7 @@ from pydantic import Field, StrictBool, model_validator
 from kerf.errors import refuse
 from kerf.steps.base import Bits, Parameters, neighbours, of_pattern
 
-REAL = ("static", "dynamic", "weights", "bfloat16")  # methods whose result runs on real kernels
+REAL = ("static", "weights", "bfloat16")  # methods whose result runs on real kernels
 BACKENDS = ("openvino",)
 ELSEWHERE = ("checkpoint", "gptqmodel")  # methods whose linear layers something else quantized
 
@@ -17,7 +17,7 @@ class Quantize(Parameters):
 
     method: Annotated[
         Literal["rtn", "gptq", "checkpoint", "gptqmodel", *REAL],
-        Field(description="rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16"),
+        Field(description="rtn, gptq, checkpoint, gptqmodel, static, weights or bfloat16"),
     ] = "rtn"
     bits: Annotated[Bits | Literal["mixed"], Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed")] = 8
     granularity: Annotated[
@@ -41,7 +41,7 @@ class Quantize(Parameters):
     pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; gptq only")] = None
     budget_bytes: Annotated[int | None, Field(strict=True, ge=1, description="bytes of the weight file; mixed only")] = None
     floor: Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1; mixed and static only")] = None
-    backend: Annotated[Literal[BACKENDS] | None, Field(description="openvino; static, dynamic, weights and bfloat16 only")] = None
+    backend: Annotated[Literal[BACKENDS] | None, Field(description="openvino; static, weights and bfloat16 only")] = None
     compute: Annotated[
         Literal["float32", "bfloat16"], Field(description="float32 or bfloat16, of what a real kernel does not compute in bytes")
     ] = "float32"
@@ -74,6 +74,14 @@ class Quantize(Parameters):
             raise refuse("sparsity", self.sparsity, "none but with method gptq and one width; a prune step goes with everything")
         if (self.method == "checkpoint") != (self.checkpoint is not None):
             raise refuse("checkpoint", self.checkpoint, "a directory or hub id with method checkpoint, none without it")
+        if self.method in ELSEWHERE and self.bits not in (2, 3, 4, 8):
+            raise refuse("bits", self.bits, f"2, 3, 4 or 8 with method {self.method}")
+        if self.method in (*ELSEWHERE, *REAL) and self.granularity == "tensor":
+            raise refuse("granularity", self.granularity, f"channel or group with method {self.method}")
+        return self
+
+    @model_validator(mode="after")
+    def _real(self):
         for key in ("bits", "embeddings"):
             if getattr(self, key) == 16 and (self.method, key) != ("bfloat16", "bits"):
                 raise refuse(key, 16, type(self).model_fields[key].description)
@@ -84,12 +92,6 @@ class Quantize(Parameters):
         widths = {"weights": (4, 8), "bfloat16": (16,)}.get(self.method, (8,))
         if self.method in REAL and self.bits not in widths:
             raise refuse("bits", self.bits, f"{' or '.join(map(str, widths))} with method {self.method}")
-        if self.method in REAL and self.granularity == "tensor":
-            raise refuse("granularity", self.granularity, f"channel or group with method {self.method}")
-        if self.method in ELSEWHERE and self.bits not in (2, 3, 4, 8):
-            raise refuse("bits", self.bits, f"2, 3, 4 or 8 with method {self.method}")
-        if self.method in ELSEWHERE and self.granularity == "tensor":
-            raise refuse("granularity", self.granularity, f"channel or group with method {self.method}")
         return self
 
     def embedding_bits(self) -> float:

@@ -134,7 +134,6 @@ def _methods(_) -> list[dict]:
     about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)",
              "checkpoint": "a GPTQ checkpoint of this language model", "gptqmodel": "GPTQModel, after `make peers`",
              "static": "inputs and weights in 8 bits on a real kernel, ranges from calibration text; encoders",
-             "dynamic": "8 bits on a real kernel, inputs rounded as they come; encoders",
              "weights": "8 or 4 bits that a real kernel unpacks as it multiplies; encoders",
              "bfloat16": "a real kernel in half the bits; encoders"}  # fmt: skip
     keys = ", ".join(Quantize.model_fields)

@@ -58,8 +58,10 @@ def _check_step(experiment: Experiment, path: str, step, before: list[str]) -> N
     from kerf.quantize import stage as quantize
 
     folder = models.resolve(experiment.model)
-    if step.kind == "reconstruct":
+    learned = step.kind == "reconstruct"
+    if learned or getattr(step.parameters, "method", None) == "static" and step.parameters.floor is not None:
         kinds.of(folder).check_held_back(folder, experiment.calibration)
+    if learned:
         return
     if getattr(step.parameters, "bits", None) == "mixed":
         models.check_encoder(experiment.model, path)
