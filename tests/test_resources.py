@@ -49,6 +49,7 @@ def test_every_model_has_its_figures_and_a_dead_one_its_reason(asked, candidate,
         assert max(parts) <= first <= 1.5 * sum(parts)
         assert value[name, "own memory"]["value"] <= value[name, "resident memory"]["value"] <= 1.01 * value[name, "peak memory"]["value"]
         assert value[name, "throughput, 8 x 16 tokens"]["value"] == pytest.approx(8 / value[name, "latency, 8 x 16 tokens"]["value"])
+    assert value["int8", "peak memory"]["ratio"] < 0.7
     assert value["int8", "resident memory"]["ratio"] < 0.6 and value["int8", "import"]["ratio"] < 0.5  # without torch
 
 

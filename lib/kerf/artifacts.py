@@ -5,6 +5,7 @@ when, and how long it took. It appears whole or not at all (written aside, then 
 process leaves nothing that a later one could mistake for finished work.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 from kerf.places import data_folder
 
 # Packages that can change a number.
-PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "scipy", "pyarrow")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "scipy", "pyarrow", "openvino")
 
 
 def artifact(kind: str, key: dict, make: Callable[[Path], dict | None], code: list[Path] | None = None) -> Path:
@@ -105,8 +106,12 @@ def code_digest(files: tuple[Path, ...] | None = None) -> str:
 
 @cache
 def packages() -> dict[str, str]:
-    """Installed versions of the packages that can change a number."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Installed versions of the packages that can change a number; a kernel's library may be missing."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @cache

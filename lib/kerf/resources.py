@@ -10,7 +10,6 @@ import. Files are cold where the page cache can be told to forget them (Linux); 
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-BATCHES, LENGTHS, CALLS = (1, 8, 32), (16, 64, 256), 20
+BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
+CALLS, FEWEST, SECONDS = 20, 3, 0.5  # of one batch: so many calls, or fewer once so much time is over
 BASELINE, AGAIN = "baseline", "baseline again"
 
 
@@ -87,6 +87,7 @@ def one(request: dict) -> dict[str, float]:
     folder = Path(request["candidate"]) if request["candidate"] else None
     started = time.perf_counter()
     from kerf import models, seal
+    from kerf.memory import peak_rss_bytes
 
     if not (folder and seal.is_real(folder)):
         import sentence_transformers  # noqa: F401
@@ -105,21 +106,25 @@ def one(request: dict) -> dict[str, float]:
              "until the first answer": imported - started + called - clock}  # fmt: skip
     for length, texts in request["texts"].items():
         for batch in BATCHES:
-            seconds = [_call(opened, texts[:batch], batch) for _ in range(CALLS + 1)][1:]
+            seconds = _calls(opened, texts[:batch])
             found[f"latency, {batch} x {length} tokens"] = statistics.median(seconds)
             found[f"latency 95 %, {batch} x {length} tokens"] = statistics.quantiles(seconds, n=20, method="inclusive")[-1]
             found[f"throughput, {batch} x {length} tokens"] = batch / statistics.median(seconds)
     found["resident memory"], found["own memory"] = _memory()
-    found["peak memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    found["peak memory"] = peak_rss_bytes()  # not ru_maxrss alone, which starts with that of the process that started this one
     clock = time.perf_counter()
     models.open_source(request["model"], request["candidate"])
     return found | {"load, warm": time.perf_counter() - clock}
 
 
-def _call(opened, texts: list[str], batch: int) -> float:
-    clock = time.perf_counter()
-    opened.encode(texts, batch_size=batch, show_progress_bar=False)
-    return time.perf_counter() - clock
+def _calls(opened, texts: list[str]) -> list[float]:
+    """Seconds of calls with one batch, after one that does not count."""
+    seconds: list[float] = []
+    while len(seconds) < 1 + FEWEST or len(seconds) < 1 + CALLS and sum(seconds[1:]) < SECONDS:
+        clock = time.perf_counter()
+        opened.encode(texts, batch_size=len(texts), show_progress_bar=False)
+        seconds.append(time.perf_counter() - clock)
+    return seconds[1:]
 
 
 def _memory() -> tuple[int, int]:

@@ -29,6 +29,7 @@ def convert(opened):
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    from transformers.utils import logging
 
     from kerf import models
     from kerf.kinds import encoder
@@ -43,15 +44,19 @@ def convert(opened):
             return encoder.pool(opened, hidden, attention_mask)
 
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
+    told = logging.get_verbosity()
     frontend = FrontEndManager().load_by_framework("pytorch")  # convert_model of the library would send telemetry
     try:
         with warnings.catch_warnings():  # of branches that go the same way for every text
             warnings.simplefilter("ignore")
+            logging.set_verbosity_error()
             traced = TorchScriptPythonDecoder(Whole().eval(), example_input={"input_ids": ids, "attention_mask": (ids > 0).long()})
             return frontend.convert(frontend.load(traced))
     except Exception as error:
         cause = str(error).strip().splitlines()[0][:160]
         raise refuse("backend", "openvino", f"a model whose operators it has ({cause})") from error
+    finally:
+        logging.set_verbosity(told)
 
 
 def weights(graph) -> dict[str, tuple]:
