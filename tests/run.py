@@ -41,11 +41,12 @@ SMALL |= {
     "resources": {"samples": 32, "rounds": 1, "sentences": 20, "passages_searched": 60,
                   "candidates": {"int8": [{"quantize": {"method": "static"}}]}},
     "orders": {"samples": 48, "group_size": 32, "sentences": 60},
+    "explore": {"samples": 48, "group_size": 32},
     "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20, "joint_steps": 10},
 }
 ON_CAUSAL = {"tasks": {"samples": 8, "max_length": 64, "documents": 20,
                        "steps": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}}  # fmt: skip
-TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders", "kernels", "resources")
+TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders", "kernels", "resources", "explore")
 CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
     for name, parameters in {

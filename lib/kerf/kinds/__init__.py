@@ -4,7 +4,8 @@ open_folder(folder, device), with_weights(folder, class_name, weights, device): 
 network(opened): the part whose layers are compressed; batches(opened, spec): calibration text as the
 network takes it; held_batches(opened, spec): the same of text outside the sample, check_held_back(folder,
 spec): refused where there is none; about(folder, spec): what the sample is, in a line; sample_texts(folder,
-spec): its text, refused where there is too little.
+spec): its text, refused where there is too little; reader(opened), answer(opened, reader, texts), told(reader, before,
+after): its tokenizer, its answer to a pair of sentences or a prompt such as EXAMPLES, and how two answers differ, in rows.
 """
 
 import json

@@ -16,6 +16,8 @@ from kerf.steps import Calibration
 BATCH_TOKENS = 1024  # of a batch of chunks
 HELD_BACK = 16  # chunks by which a step judges itself
 BETWEEN = "\n\n"  # documents
+EXAMPLES = ("The capital of France is the city of",)  # what `answer` takes
+LIKELY = 5  # tokens that `told` tells of
 
 
 def open_folder(folder: Path, device: str = "cpu"):
@@ -81,7 +83,7 @@ def begins_with(tokenizer) -> int | None:
 
 def batches(opened, spec: Calibration) -> list[dict]:
     """Batches of `samples` chunks of `max_length` tokens from the calibration part. Raises Refused for too few."""
-    return _batches(_drawn(_reader(opened), spec)[: spec.samples], opened)
+    return _batches(_drawn(reader(opened), spec)[: spec.samples], opened)
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
@@ -99,7 +101,7 @@ def about(folder: Path, spec: Calibration) -> str:
 
 def held_batches(opened, spec: Calibration) -> list[dict]:
     """Batches of chunks of the calibration part that are not in the sample. Raises Refused when none is left."""
-    return _batches(_held_back(_reader(opened), spec), opened)
+    return _batches(_held_back(reader(opened), spec), opened)
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
@@ -114,7 +116,8 @@ def _held_back(reader, spec: Calibration) -> np.ndarray:
     return rest[:HELD_BACK]
 
 
-def _reader(opened):
+def reader(opened):
+    """The tokenizer that lies beside the model."""
     return tokenizer(opened.name_or_path)
 
 
@@ -145,3 +148,17 @@ def _batches(found: np.ndarray, opened) -> list[dict]:
     # Calibration looks at layers, so the head is asked for one token, the fewest it can give.
     keys = {"use_cache": False, "logits_to_keep": 1}
     return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), **keys} for ids in pieces]
+
+
+def answer(opened, reader, texts: tuple[str]):
+    """Probabilities (tokens,) of what comes after a prompt. Raises Refused for an empty one."""
+    ids = reader(texts[0], return_tensors="pt")["input_ids"]
+    if not ids.numel():
+        raise refuse("prompt", texts[0], "at least one token")
+    return opened(input_ids=ids.to(opened.device)).logits[0, -1].softmax(-1).cpu()
+
+
+def told(reader, before, after) -> list[tuple[str, float, float]]:
+    """Probabilities of the tokens that either of two answers finds most likely."""
+    tokens = dict.fromkeys([*before.topk(LIKELY).indices.tolist(), int(after.argmax())])
+    return [(repr(reader.decode([token])), float(before[token]), float(after[token])) for token in tokens]

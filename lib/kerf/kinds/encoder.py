@@ -8,6 +8,7 @@ from kerf.errors import Refused, refuse
 from kerf.steps import Calibration
 
 BATCH_SIZE = 16
+EXAMPLES = ("A man is playing the guitar.", "Someone makes music on a stage.")  # what `answer` takes
 
 
 def open_folder(folder: Path, device: str = "cpu"):
@@ -96,3 +97,18 @@ def pool(opened, hidden, attention_mask):
     for module in list(opened)[1:]:
         features = module(features)
     return features["sentence_embedding"]
+
+
+def reader(opened):
+    """The tokenizer, for `answer` and `told`."""
+    return opened.tokenizer
+
+
+def answer(opened, reader, texts: tuple[str, str]):
+    """Embeddings (2, features) of a pair of sentences, of length 1."""
+    return opened.encode(list(texts), normalize_embeddings=True, convert_to_tensor=True)
+
+
+def told(reader, before, after) -> list[tuple[str, float, float]]:
+    """The similarity of the pair in two models' answers."""
+    return [("similarity", float(before[0] @ before[1]), float(after[0] @ after[1]))]

@@ -1,0 +1,42 @@
+"""Write what was chosen by hand as a candidate of an experiment file, which then runs headless."""
+
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from kerf import kinds, models
+from kerf.errors import refuse
+from kerf.places import root
+from kerf.steps import Calibration
+from kerf.workbench import experiment
+
+TITLE = "# Chosen in explore.ipynb."  # files that begin otherwise were written by people, and keep their comments
+
+
+def add_candidate(name: str, model: str, calibration: Calibration, candidate: str, steps: list[dict]) -> Path:
+    """notebooks/experiments/<name>.yaml with one candidate more. Raises Refused, and writes nothing, for a name that is no
+    file's name, an experiment of another hand, model or calibration, a candidate that is there already, and wrong steps."""
+    if not experiment.NAME.fullmatch(name):
+        raise refuse("experiment", name, "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters")
+    path = root() / "notebooks" / "experiments" / f"{name}.yaml"
+    content = {"model": model, "calibration": calibration.model_dump(), "candidates": {}}
+    if path.is_file():
+        text = path.read_text()
+        if not text.startswith(TITLE):
+            raise refuse("experiment", name, "one that was begun here; this one was written by hand")
+        there = yaml.safe_load(text)
+        for key in ("model", "calibration"):
+            if there[key] != content[key]:
+                raise refuse(key, content[key], f"{there[key]}, as {name} has it; another experiment takes it")
+        content = there
+    if candidate in content["candidates"]:
+        raise refuse("candidate", candidate, f"a name that is free in {name}")
+    content["candidates"][candidate] = steps
+    content["criteria"] = [kinds.name_of(models.resolve(model))]
+    text = f"{TITLE}\n{yaml.safe_dump(content, sort_keys=False)}"
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+        draft = Path(aside, path.name)
+        draft.write_text(text)
+        experiment.read(str(draft))
+        return draft.replace(path)
