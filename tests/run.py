@@ -12,6 +12,7 @@ from pathlib import Path
 
 import papermill
 from small import write_causal, write_model
+from test_board import run_of, write
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -69,10 +70,13 @@ def copies(folder: Path) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     tiny = str(write_model(folder / "tiny"))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        if path.stem in ON_CAUSAL:
+        if path.stem in ON_CAUSAL or path.stem == "leaderboard":
             continue
         parameters = SMALL[path.stem] | ({"model": tiny} if path.stem in TINY else {})
         papermill.execute_notebook(path, folder / path.name, parameters, prepare_only=True)
+    for day in (20, 21):
+        write(folder / "reports" / "history" / "grid" / f"run-{day}", run_of(day=day))
+    papermill.execute_notebook(ROOT / "notebooks" / "leaderboard.ipynb", folder / "leaderboard.ipynb", {"reports": str(folder / "reports")}, prepare_only=True)
     causal = str(write_causal(folder / "causal"))
     for name, parameters in {**CAUSAL, **ON_CAUSAL}.items():
         target, parameters = folder / f"causal_{name}.ipynb", {**parameters, "model": causal}

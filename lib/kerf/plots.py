@@ -183,6 +183,18 @@ def ingredients(rows: list[dict]) -> Figure:
     return figure
 
 
+def bounds(rows: list[dict], ahead: list[dict], bound, title: str) -> Figure:
+    """What candidates keep at least against their size, those `ahead` named and joined; rows: as `kerf.workbench.board` has them."""
+    figure, axes = _axes()
+    known = [row for row in rows if row["bytes"] and bound(row) is not None]
+    axes.plot([row["bytes"] / 1e6 for row in known], [bound(row) for row in known], "o", color=GREY)
+    axes.plot([row["bytes"] / 1e6 for row in ahead], [bound(row) for row in ahead], "s-", color=BLUE)
+    for row in ahead:
+        axes.annotate(row["name"], (row["bytes"] / 1e6, bound(row)), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    _ = axes.set(xlabel="MB of the weight file", xscale="log", ylabel="at the worse end of the interval", title=title)
+    return figure
+
+
 def throughput(rows: list[dict]) -> Figure:
     """Texts a second over the baseline's; rows: as `kerf.resources` gives them."""
     kept = [row for row in rows if row["measure"].startswith("throughput") and row["model"] != "baseline"]

@@ -32,8 +32,8 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kerf", "text.parse_math": Fals
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
-def fidelity_against_size(points: list[dict], label: str, log: bool = False) -> str:
-    """One mark a candidate: `points` have name, mb, value, low, high, verdict and asked."""
+def fidelity_against_size(points: list[dict], label: str, log: bool = False, key: str = "fidelity") -> str:
+    """One mark a candidate: `points` have name (empty: not written), mb, value, low, high, verdict and asked."""
     with matplotlib.rc_context(STYLE):
         fig, axes = _panels(1, 1, (6.4, 3.9))
         ax = axes[0]
@@ -51,8 +51,9 @@ def fidelity_against_size(points: list[dict], label: str, log: bool = False) -> 
         ax.margins(x=0.14, y=0.09)
         _legend(fig, ax)
         _name_points(fig, ax, points)
-        best = ", ".join(f"{p['name']} {p['value']:.4g} at {p['mb']:.1f} MB" for p in points)
-        return _svg(fig, "fidelity", f"{label} against size on disk", f"One mark a candidate: {best}.")
+        named = [point for point in points if point["name"]]
+        best = ", ".join(f"{p['name']} {p['value']:.4g} at {p['mb']:.1f} MB" for p in named)
+        return _svg(fig, key, f"{label} against size on disk", f"One mark a candidate: {best}.")
 
 
 BY_LAYER = {"error": ("Error by layer", "relative output error"), "sparsity": ("Sparsity by layer", "share that is gone")}
@@ -130,6 +131,23 @@ def divergence_by_layer(restored: dict[str, list[dict]]) -> str:
         return _svg(fig, "restored", "Divergence by layer", f"What is left with one block in float. {said}.")
 
 
+def trend(line: list[dict], name: str, label: str, key: str) -> str:
+    """Fidelity of an experiment's worst release candidate from run to run; line: as `board.trends` gives it."""
+    points = [(place, run["worst"]["fidelity"], run) for place, run in enumerate(line) if run["worst"]]
+    with matplotlib.rc_context(STYLE):
+        fig, (ax,) = _panels(1, 1, (6.4, 1.9))
+        for place, fidelity, run in points:
+            if fidelity.get("low") is not None and fidelity.get("high") is not None:
+                ax.plot([place] * 2, [fidelity["low"], fidelity["high"]], color=SERIES[0], linewidth=1.2)
+        ax.plot([place for place, *_ in points], [fidelity["value"] for _, fidelity, _ in points], "o-", color=SERIES[0], markersize=4, linewidth=1)
+        ax.set_xticks(range(len(line)), [run["started"][5:16].replace("T", " ") for run in line], rotation=25, ha="right")
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.yaxis.set_major_formatter(PLAIN)
+        ax.set(ylabel=label)
+        said = ", ".join(f"{run['started'][:16]} {fidelity['value']:.5g}" for _, fidelity, run in points)
+        return _svg(fig, key, f"{name} from run to run", f"{said}.") if points else ""
+
+
 def _panels(count, columns, inches, **shared):
     fig = Figure(figsize=inches, dpi=72, layout="constrained")
     axes = fig.subplots(-(-count // columns), columns, squeeze=False, **shared).ravel()
@@ -152,10 +170,11 @@ def _name_points(fig, ax, points):
     ax.autoscale_view()
     fig.draw_without_rendering()  # the layout decides where the data lies
     frame = ax.get_window_extent()
-    at = {p["name"]: ax.transData.transform((p["mb"], p["value"])) for p in points}
+    at = [ax.transData.transform((p["mb"], p["value"])) for p in points]
     asked = [ax.transData.transform((p["mb"], p["asked"])) for p in points if p["asked"] is not None]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()] + [(x - 5, y - 1, x + 5, y + 1) for x, y in asked]
-    for name, (x, y) in sorted(at.items(), key=lambda item: -item[1][1]):
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at] + [(x - 5, y - 1, x + 5, y + 1) for x, y in asked]
+    named = [(p["name"], *place) for p, place in zip(points, at, strict=True) if p["name"]]
+    for name, x, y in sorted(named, key=lambda item: -item[2]):
         wide = 0.58 * FONT * len(name)
         places = [(x + dx - wide * left, y + dy - FONT / 2, x + dx + wide * (1 - left), y + dy + FONT / 2, left)
                   for dy in (0, 5, -5, 10, -10, 16, -16, 24, -24) for dx, left in ((7, 0), (-7, 1))]

@@ -1,4 +1,4 @@
-"""The command line: `kerf run | check | list | export | lab`.
+"""The command line: `kerf run | check | list | report | export | lab`.
 
 Exit codes: 0 it ran; 1 with --gate, the verdict is not PASS; 2 bad input; 3 a stage failed.
 """
@@ -47,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true")
     command.add_argument("--out", type=Path, help="whose runs (default: the clone)")
     command.set_defaults(command=listing)
+    command = commands.add_parser("report", help="where an experiment's newest report is; as PDF too")
+    command.add_argument("experiment", metavar="EXPERIMENT", help="a folder of reports/")
+    command.add_argument("--pdf", action="store_true", help="print it beside the page, with a Chromium that is installed")
+    command.add_argument("--out", type=Path, help="whose reports (default: the clone)")
+    command.set_defaults(command=report)
     command = commands.add_parser("export", help="write a language model's candidate as a GPTQ checkpoint")
     command.add_argument("candidate", type=Path, metavar="CANDIDATE", help="its directory, data/runs/EXPERIMENT/NAME")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="the checkpoint, a folder that does not exist yet")
@@ -168,6 +173,21 @@ def _runs(parsed) -> list[dict]:
             about = "unreadable results.json"
         rows.append({"name": f"{folder.parent.name}/{folder.name}", "about": about})
     return rows
+
+
+def report(parsed) -> int:
+    """`kerf report`: the path of a page, or of the PDF that was printed from it."""
+    from kerf.errors import nearest, refuse
+    from kerf.workbench.pdf import printed
+    from kerf.workbench.results import default_out
+
+    reports = (parsed.out or default_out()).expanduser().resolve() / "reports"
+    known = {page.parent.name: page for page in reports.glob("*/index.html")}
+    if parsed.experiment not in known:
+        raise refuse("EXPERIMENT", parsed.experiment, f"one with a report in {reports}; {nearest(parsed.experiment, known)}")
+    page = known[parsed.experiment]
+    print(printed(page, page.with_name("report.pdf")) if parsed.pdf else page)
+    return 0
 
 
 def export(parsed) -> int:

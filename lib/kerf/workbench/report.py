@@ -3,23 +3,21 @@
 Everything on the page is in results.json. Not here: measuring, judging, drawing.
 """
 
-import json
 import math
 import os
-from datetime import UTC, datetime
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from kerf.workbench import charts
+from kerf.workbench import board, charts
 from kerf.workbench.words import answer, asked, describe, interval, moment, number, step_in_words, summary
 
-SCHEMA = 1  # the newest results.json that these pages understand
-HEADLINES = ["cosine_mean", "perplexity_ratio", "kl_mean", "exact_match"]  # the first that was measured
+TEMPLATES = Path(__file__).parent / "templates"
 DRAWN_LOG = ("kl_mean", "perplexity_ratio")  # spread over powers of ten
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def render_report(results: dict, folder: Path, pictures: dict) -> Path:
@@ -37,20 +35,39 @@ def render_report(results: dict, folder: Path, pictures: dict) -> Path:
 
 
 def render_index(reports: Path) -> Path:
-    """Write reports/index.html: every run below `reports`, newest first, readable or not."""
-    reports = Path(reports)
-    runs = {}
-    for path in [*reports.glob("*/results.json"), *reports.glob("history/*/*/results.json")]:
-        run = _run(path, reports)
-        runs.setdefault(run["key"], run)  # the newest of an experiment also stands in its history
-    newest_first = sorted(runs.values(), key=lambda run: run["started"], reverse=True)
-    page = _environment().get_template("index.html.j2").render(runs=newest_first)
-    return _write(reports / "index.html", page)
+    """Write reports/index.html: every run below `reports`, readable or not, and the leaderboard of their candidates."""
+    found = board.runs(Path(reports))
+    rows = board.newest(board.candidates(found))
+    models = [_best(model, headline, group, place) for place, ((model, headline), group) in enumerate(board.by_model(rows).items())]
+    changes = [_change(name, line, found, place) for place, (name, line) in enumerate(board.trends(found).items())]
+    script = (TEMPLATES / "board.js").read_text(encoding="utf-8")
+    page = _environment().get_template("index.html.j2").render(
+        runs=found, rows=rows, models=models, changes=changes, script=Markup(script),
+        digest=b64encode(sha256(script.encode()).digest()).decode())
+    return _write(Path(reports) / "index.html", page)
+
+
+def _best(model, headline, rows, place):
+    """A model's chart of all candidates, and those that no other beats."""
+    ahead, about = board.frontier(rows), describe(headline)
+    points = [{"name": row["name"] if row in ahead else "", "mb": row["bytes"] / 1e6, "verdict": row["verdict"], "asked": None,
+               **{key: row["fidelity"].get(key) for key in ("value", "low", "high")}} for row in rows if row["bytes"] and board.bound(row) is not None]
+    log = headline in DRAWN_LOG and all(point["value"] > 0 for point in points)
+    chart = charts.fidelity_against_size(points, about["label"], log, f"frontier-{place}") if points else ""
+    return {"model": model, "about": about, "frontier": [{**row, "bound": board.bound(row)} for row in ahead], "chart": Markup(chart)}
+
+
+def _change(name, line, found, place):
+    """An experiment from run to run, and its two newest runs beside each other."""
+    newest, before = [run for run in found if run["experiment"] == name and not run["problem"]][:2]
+    label = describe(next((run["worst"]["headline"] for run in reversed(line) if run["worst"]), None))["label"]
+    return {"name": name, "line": line, "chart": Markup(charts.trend(line, name, label, f"trend-{place}")), "newest": newest, "before": before,
+            "pairs": board.side_by_side(before, newest)}
 
 
 def _headline(candidates):
     names = [m["name"] for c in candidates for m in c.get("metrics") or []]
-    return next((name for name in HEADLINES if name in names), names[0] if names else None)
+    return next((name for name in board.HEADLINES if name in names), names[0] if names else None)
 
 
 def _on_grid(model):
@@ -107,37 +124,12 @@ def _drawable(row):
     return bool(row["candidate"].get("bytes_on_disk")) and value is not None and math.isfinite(value)
 
 
-def _run(path, reports):
-    """One line of the index; a file that cannot be used is a line too."""
-    folder = path.parent
-    inside = folder.relative_to(reports)
-    page = folder / "index.html"
-    run = {"key": str(inside), "experiment": str(inside).removeprefix("history/"), "started": "", "problem": None,
-           "link": quote(str((page if page.is_file() else path).relative_to(reports))), "page": page.is_file()}
-    try:
-        run["started"] = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results["schema"] > SCHEMA:
-            return {**run, "problem": f"written by a newer Kerf (schema {results['schema']}, known: {SCHEMA})"}
-        names = [c["name"] for c in results["candidates"] if c.get("verdict") == "PASS" and c["name"] != "baseline"]
-        manifest = results["manifest"]
-        return {**run, "key": f"{results['experiment']} {manifest.get('run') or manifest['started']}",
-                "experiment": str(results["experiment"]), "started": str(manifest["started"]),
-                "verdict": str(results["verdict"]), "model": results["model"]["id"], "usable": names,
-                "count": len(results["candidates"]) - 1, "seconds": float(manifest["seconds"])}
-    except UNREADABLE as error:
-        kind = ("cannot be opened" if isinstance(error, OSError) else "is not valid JSON"
-                if isinstance(error, (ValueError, RecursionError)) else "lacks a part that it should have")
-        return {**run, "problem": f"not readable: results.json {kind}"}
-
-
 def _environment():
-    templates = Path(__file__).parent / "templates"
-    environment = Environment(loader=FileSystemLoader(templates), autoescape=True, trim_blocks=True,
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True)
     environment.filters.update(number=number, interval=interval, describe=describe, moment=moment,
                                link=lambda path: quote(str(path)))
-    environment.globals.update(zip=zip, css=Markup((templates / "style.css").read_text(encoding="utf-8")))
+    environment.globals.update(zip=zip, css=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")))
     return environment
 
 
