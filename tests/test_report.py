@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 from conftest import BROWSER
+from kerf.formulas import FORMULAS, SYMBOLS
+from kerf.metrics import METRICS
 from kerf.workbench import charts
 from kerf.workbench.report import render_index, render_report
 
@@ -134,3 +136,9 @@ def test_who_is_faster_says_how_much_and_is_not_called_slow(page, tmp_path):
     text = render_report(results, tmp_path / "again", {}).read_text()
     assert "Times faster" in text and "3.12×" in text and "2.75 to 3.50" in text
     assert "good, bad" not in text and text.count('class="dagger"') == page.read_text().count('class="dagger"') - 1
+
+
+def test_every_metric_has_its_formula_on_the_page(page):
+    assert set(FORMULAS) == set(METRICS) and all(FORMULAS.values())
+    text = page.read_text()
+    assert FORMULAS["cosine_mean"] in text and all(symbol in text for symbol in SYMBOLS)

@@ -4,6 +4,7 @@ import math
 from datetime import UTC, datetime
 from textwrap import shorten
 
+from kerf.formulas import FORMULAS
 from kerf.metrics import METRICS
 
 OPS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
@@ -49,10 +50,10 @@ def moment(text: str) -> str:
 
 
 def describe(name: str | None) -> dict:
-    """Label, explanation, unit and direction of a metric; the bare name if it is unknown."""
+    """Label, explanation, formula, unit and direction of a metric; the bare name if it is unknown."""
     metric = METRICS.get(name)
     label = metric.label[:1].upper() + metric.label[1:] if metric else name
-    return {"name": name, "label": label, "doc": getattr(metric, "doc", ""),
+    return {"name": name, "label": label, "doc": getattr(metric, "doc", ""), "formula": FORMULAS.get(name, ""),
             "unit": getattr(metric, "unit", "") or "", "better": getattr(metric, "better", "higher")}
 
 

@@ -1,0 +1,58 @@
+"""How every metric is computed, as a reader would write it on a board.
+
+u_i, v_i: embeddings of item i by baseline and candidate, of length 1; p, q: probabilities of the next token by
+baseline and candidate at one of n scored places, t the token that came; r_i: rank of a query's own passage.
+"""
+
+SYMBOLS = {
+    "uᵢ, vᵢ": "embeddings of item i by baseline and candidate, of length 1",
+    "p, q": "probabilities of the next token by baseline and candidate at one of n places; t is the token that came",
+    "rᵢ": "rank of a query’s own passage among all",
+    "B, C": "the same figure of baseline and candidate",
+}
+FORMULAS = {
+    "cosine_mean": "1/n Σᵢ uᵢ·vᵢ",
+    "cosine_p01": "1 % quantile over i of uᵢ·vᵢ",
+    "cosine_min": "minᵢ uᵢ·vᵢ",
+    "cosine_mean_wiki": "1/n Σᵢ uᵢ·vᵢ, i over passages of wiki",
+    "similarity_spearman": "Spearman(uᵢ·uⱼ, vᵢ·vⱼ) over all pairs i < j",
+    "neighbours_10": "1/n Σᵢ |N₁₀(uᵢ) ∩ N₁₀(vᵢ)| / 10",
+    "human_spearman": "mean over the three sets of Spearman(vᵢ·vⱼ, human score)",
+    "human_spearman_lee": "Spearman(vᵢ·vⱼ, human score), Lee",
+    "human_spearman_wordsim": "Spearman(vᵢ·vⱼ, human score), WordSim-353",
+    "human_spearman_simlex": "Spearman(vᵢ·vⱼ, human score), SimLex-999",
+    "human_spearman_loss": "B − C of the human Spearman",
+    "retrieval_mrr": "1/n Σᵢ 1/rᵢ",
+    "retrieval_mrr_loss": "1/n Σᵢ (1/rᵢ of B − 1/rᵢ of C)",
+    "retrieval_recall_1": "share of queries with rᵢ = 1",
+    "perplexity": "exp(−1/n Σ log q(t))",
+    "perplexity_ratio": "exp(1/n Σ (log p(t) − log q(t)))",
+    "loss_pearson": "Pearson(−log p(t), −log q(t))",
+    "kl_mean": "1/n Σ KL, where KL = Σₓ p(x) log(p(x)/q(x))",
+    "kl_median": "50 % quantile of KL",
+    "kl_p90": "90 % quantile of KL",
+    "kl_p99": "99 % quantile of KL",
+    "kl_p999": "99.9 % quantile of KL",
+    "kl_max": "largest KL",
+    "same_top": "share of places with argmax p = argmax q",
+    "probability_change_mean": "1/n Σ (q(t) − p(t))",
+    "probability_change_rms": "√(1/n Σ (q(t) − p(t))²)",
+    "probability_change_p05": "5 % quantile of q(t) − p(t)",
+    "probability_change_p95": "95 % quantile of q(t) − p(t)",
+    "last_word_accuracy": "share of passages whose last word’s tokens are each argmax q",
+    "flips_lost": "passages right by B and wrong by C",
+    "flips_gained": "passages wrong by B and right by C",
+    "continuation_prefix": "mean length of the longest common prefix of two greedy continuations",
+    "continuation_exact": "share of prompts whose two greedy continuations are equal",
+    "prefill_tokens_per_second": "tokens read / seconds",
+    "decode_tokens_per_second": "tokens continued / seconds",
+    "rss_peak_bytes": "largest resident set of the process, while loading and answering",
+    "speedup": "median over turns of seconds of B / seconds of C",
+    "load_seconds": "median over fresh processes of the seconds from the call to a model that is ready",
+    "bytes_on_disk": "Σ bytes of weight files",
+    "bits_per_weight": "8 × bytes on disk / parameters of B",
+    "linear_bits": "(bits of codes + scales + zero points) / weights of the linear layers",
+    "compression_ratio": "bytes of B / bytes of C",
+    "compress_seconds": "wall time of all steps, imports apart",
+    "compress_peak_rss_bytes": "largest resident set of the process while compressing",
+}
