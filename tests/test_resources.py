@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from kerf import models, pipeline, resources, texts
+from kerf import models, pipeline, power, resources, texts
 from kerf.evaluate import vectors
 from kerf.steps import Calibration
 from small import write_model
@@ -109,3 +109,19 @@ def test_small_vectors_stand_for_values_near_the_real_ones():
     nearest = vectors.search(corpus[:5], vectors.small(corpus, "ubinary", calibration), "ubinary", calibration, False)
     obvious = [np.argsort((signs[place] != signs).sum(1), kind="stable")[:10] for place in range(5)]
     assert np.array_equal(nearest, obvious)
+
+
+def test_energy_is_read_where_the_machine_tells_and_counters_wrap(tmp_path, monkeypatch):
+    monkeypatch.setattr(power, "METERS", tmp_path)
+    assert power.meters() is None and power.joules(None, None) is None
+    for name, count in (("intel-rapl:0", 990), ("intel-rapl:1", 5), ("intel-rapl:0:0", 7)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(f"{count}\n")
+        (tmp_path / name / "max_energy_range_uj").write_text("999")
+    before = power.meters()
+    assert len(before) == 2  # parts of a package are counted in it
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("10")
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("105")
+    assert power.joules(before, power.meters()) == pytest.approx(120e-6)
+    monkeypatch.setattr(power, "GOVERNOR", tmp_path / "none")
+    assert power.governor() is None

@@ -20,6 +20,7 @@ from pathlib import Path
 
 BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
 CALLS, FEWEST, SECONDS = 20, 3, 0.5  # of one batch: so many calls, or fewer once so much time is over
+UNITS = {"memory": "bytes", "throughput": "texts a second", "energy": "J a text"}
 BASELINE, AGAIN = "baseline", "baseline again"
 
 
@@ -77,7 +78,7 @@ def _row(name: str, key: str, values: list[float], base: list[float]) -> dict:
 
     value, low, high = st.median_interval(np.array(values))
     ratio = st.median_interval(np.array(values) / np.array(base[: len(values)]))
-    unit = "bytes" if key.endswith("memory") else "texts a second" if key.startswith("throughput") else "s"
+    unit = next((unit for start, unit in UNITS.items() if start in key), "s")
     row = {"model": name, "measure": key, "unit": unit, "value": value, "low": low, "high": high}
     return row | dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True))
 
@@ -86,7 +87,7 @@ def one(request: dict) -> dict[str, float]:
     """Figures of one model in this process, by name."""
     folder = Path(request["candidate"]) if request["candidate"] else None
     started = time.perf_counter()
-    from kerf import models, seal
+    from kerf import models, power, seal
     from kerf.memory import peak_rss_bytes
 
     if not (folder and seal.is_real(folder)):
@@ -106,10 +107,15 @@ def one(request: dict) -> dict[str, float]:
              "until the first answer": imported - started + called - clock}  # fmt: skip
     for length, texts in request["texts"].items():
         for batch in BATCHES:
+            before = power.meters()
             seconds = _calls(opened, texts[:batch])
+            spent = power.joules(before, power.meters())
             found[f"latency, {batch} x {length} tokens"] = statistics.median(seconds)
-            found[f"latency 95 %, {batch} x {length} tokens"] = statistics.quantiles(seconds, n=20, method="inclusive")[-1]
+            for share in (95, 99):
+                found[f"latency {share} %, {batch} x {length} tokens"] = statistics.quantiles(seconds, n=100, method="inclusive")[share - 1]
             found[f"throughput, {batch} x {length} tokens"] = batch / statistics.median(seconds)
+            if spent is not None:  # of all calls, the one that does not count in time too
+                found[f"energy, {batch} x {length} tokens"] = spent / (len(seconds) + 1) / batch
     found["resident memory"], found["own memory"] = _memory()
     found["peak memory"] = peak_rss_bytes()  # not ru_maxrss alone, which starts with that of the process that started this one
     clock = time.perf_counter()

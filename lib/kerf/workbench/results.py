@@ -10,6 +10,7 @@ import kerf
 from kerf import evaluate, judge
 from kerf.artifacts import machine, meta, write_json
 from kerf.metrics import METRICS
+from kerf.power import governor
 from kerf.places import root
 from kerf.sources import SOURCES, TEXTS
 from kerf.workbench.experiment import Experiment
@@ -166,7 +167,7 @@ def _manifest(run: Run) -> dict:
         "kerf": kerf.__version__,
         "python": platform.python_version(),
         "packages": dict(sorted(installed.items())),
-        "cpu": {key: processor[key] for key in ("model", "flags", "threads")},
+        "cpu": {key: processor[key] for key in ("model", "flags", "threads")} | {"governor": governor()},
         "seed": run.experiment.calibration.seed,
         "data": run.inputs | {name: digest for s in SOURCES.values() for name, (digest, _) in s.files.items()},
         "started": run.started,
