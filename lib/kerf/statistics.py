@@ -86,6 +86,14 @@ def pair_weights(node_weights: np.ndarray, left: np.ndarray, right: np.ndarray) 
     return node_weights[left] * node_weights[right]
 
 
+def spearman_draws(x: np.ndarray, y: np.ndarray, left: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Spearman's rho of pairs of texts in every replicate, (replicates,).
+
+    x, y: dense ranks (pairs,); left, right: the texts of each pair; weights: (replicates, texts).
+    """
+    return np.array([weighted_spearman(x, y, pair_weights(drawn, left, right)) for drawn in weights])
+
+
 def mcnemar(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float]:
     """Items lost (right before, wrong after), gained, and the exact two-sided p-value of McNemar's test."""
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())

@@ -13,6 +13,7 @@ import numpy as np
 
 from kerf import models, texts
 from kerf.errors import refuse
+from kerf.evaluate import items
 from kerf.evaluate.answers import CONTINUED, PROMPTS, answer
 from kerf.evaluate.tokens import Scored, metrics, pictures
 from kerf.kinds import causal
@@ -32,6 +33,7 @@ class Texts:
     owners: np.ndarray
     passages: list[tuple[list[int], int]]
     passage_owners: np.ndarray
+    asked: list[str]  # passages as a reader knows them
     all: list[str]  # the documents
 
     @property
@@ -57,10 +59,10 @@ def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
         raise refuse("evaluation.contexts", spec.contexts, accepted)
     chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: spec.contexts])
     owned = causal.chunks(owners, spec.context, None if first is None else -1)[chosen]
-    passages = [(number, *_last_word(reader, passage)) for number, d in enumerate(documents) for passage in stretches(d)]
-    passages = [each for each in passages if each[2]][: spec.passages]
-    return Texts(found[chosen], owned, [(ids, last) for _, ids, last in passages],
-                 np.array([number for number, *_ in passages]), documents)  # fmt: skip
+    passages = [(number, passage, *_last_word(reader, passage)) for number, d in enumerate(documents) for passage in stretches(d)]
+    passages = [each for each in passages if each[3]][: spec.passages]
+    return Texts(found[chosen], owned, [(ids, last) for *_, ids, last in passages],
+                 np.array([number for number, *_ in passages], int), [_end(passage) for _, passage, *_ in passages], documents)  # fmt: skip
 
 
 def stretches(document: str) -> list[str]:
@@ -72,6 +74,11 @@ def stretches(document: str) -> list[str]:
             found.append(" ".join(current))
             current = []
     return found
+
+
+def _end(passage: str) -> str:
+    """The end of a passage, by which a reader knows it: its last word is what is asked."""
+    return "… " + passage[-items.KNOWN_BY :].partition(" ")[2]
 
 
 def _last_word(reader, passage: str) -> tuple[list[int], int]:
@@ -114,11 +121,8 @@ def ask(opened, tokens: list[int]) -> None:
 
 def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
     """Metric rows and what is drawn; scores of every token and passage go to items.parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     scored = Scored.read(everything, base, other)
-    pq.write_table(pa.Table.from_pylist(scored.items()), folder / "items.parquet")
+    items.write(folder / "items.parquet", scored.items(everything))
     return metrics(scored), pictures(scored)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf import texts
-from kerf.evaluate import fidelity
+from kerf.evaluate import fidelity, items
 from kerf.steps import Evaluation
 
 BATCH_SIZE = 32
@@ -36,11 +36,11 @@ def _gather(spec: Evaluation, _: str) -> Texts:
     queries, passages, passage_documents = texts.cloze_pairs(spec.passages)
     pairs = texts.human_pairs()
     sets = {"sentences": sentences, "queries": queries, "passages": passages}
-    sets |= {name: items for name, (items, *_) in pairs.items()}
+    sets |= {name: rated for name, (rated, *_) in pairs.items()}
     where, all_texts = {}, []
-    for name, items in sets.items():
-        where[name] = slice(len(all_texts), len(all_texts) + len(items))
-        all_texts += items
+    for name, own in sets.items():
+        where[name] = slice(len(all_texts), len(all_texts) + len(own))
+        all_texts += own
     documents = {"sentences": np.array(sentence_documents), "passages": np.array(passage_documents)}
     human = {n: (np.array(left), np.array(right), score) for n, (_, left, right, score) in pairs.items()}
     return Texts(all_texts, where, documents, human)
@@ -83,7 +83,7 @@ def ask(opened, sentences: list[str]) -> None:
 
 
 def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
-    """Metric rows and histograms; per-sentence cosine and per-query reciprocal ranks go to items.parquet."""
+    """Metric rows and histograms; the scores of every sentence, query and pair go to items.parquet."""
     before, after = (_embeddings(path, everything) for path in (base, other))
     sentences, passages = everything.documents["sentences"], everything.documents["passages"]
     wiki = (before["passages"], after["passages"], passages)
@@ -92,7 +92,7 @@ def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[l
     rows = fidelity.cosines(before["sentences"], after["sentences"], sentences, wiki)
     rows += fidelity.similarities(before["sentences"], after["sentences"], sentences)
     rows += fidelity.human(everything.human, before, after) + retrieved
-    _write_items(folder / "items.parquet", everything, before, after, ranks)
+    items.write_encoder(folder / "items.parquet", everything, before, after, ranks)
     return rows, _histograms(before["sentences"], after["sentences"])
 
 
@@ -104,24 +104,6 @@ def _embeddings(path: Path, everything: Texts) -> dict[str, np.ndarray]:
         raise ValueError("the model gives embeddings with NaN or infinity")
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return {name: rows[where] for name, where in everything.where.items()}
-
-
-def _write_items(path: Path, everything: Texts, before: dict, after: dict, ranks: np.ndarray) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    cosine = (before["sentences"] * after["sentences"]).sum(1)
-    tables = [
-        ("cosine", everything.all[everything.where["sentences"]], everything.documents["sentences"], None, cosine),
-        ("reciprocal_rank", everything.all[everything.where["queries"]], everything.documents["passages"], *ranks.T),
-    ]
-    rows = [
-        {"metric": metric, "document": int(document), "text": text, "candidate": float(value),
-         "baseline": 1.0 if base is None else float(base[index])}
-        for metric, items, documents, base, values in tables
-        for index, (text, document, value) in enumerate(zip(items, documents, values, strict=True))
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def _histograms(before: np.ndarray, after: np.ndarray) -> dict:
@@ -144,8 +126,8 @@ def draw(folder: Path, picture: dict) -> list[tuple]:
 
     from kerf import plots
 
-    items = pd.read_parquet(folder / "items.parquet")
-    cosine = items[items.metric == "cosine"].candidate.tolist()
+    scores = pd.read_parquet(folder / "items.parquet")
+    cosine = scores[scores.metric == "cosine"].candidate.tolist()
     return [
         (plots.similarity_distributions(picture), "Histogram: cosine similarity of all pairs of sentences, baseline and candidate."),
         (plots.cosines(cosine), "Line: cosine of every sentence to the baseline, sorted."),
@@ -156,8 +138,8 @@ def worst(model: str, folder: Path, picture: dict):
     """Table of the five sentences that moved farthest."""
     import pandas as pd
 
-    items = pd.read_parquet(folder / "items.parquet")
-    moved = items[items.metric == "cosine"].sort_values("candidate").head(5)[["candidate", "text"]]
+    scores = pd.read_parquet(folder / "items.parquet")
+    moved = scores[scores.metric == "cosine"].sort_values("candidate").head(5)[["candidate", "text"]]
     return moved.style.format({"candidate": "{:.4f}"}).hide(axis="index").set_caption("Five sentences that moved farthest")
 
 

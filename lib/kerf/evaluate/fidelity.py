@@ -38,21 +38,19 @@ def similarities(base: np.ndarray, candidate: np.ndarray, documents: np.ndarray)
     pair is the product of its sentences' weights.
     """
     left, right = np.triu_indices(len(base), 1)
-    before, after = (e @ e.T for e in (base, candidate))
-    x, y = (st.dense_rank(matrix[left, right]) for matrix in (before, after))
-    weights = st.document_weights(documents, RANK_REPLICATES)
-    draws = [st.weighted_spearman(x, y, st.pair_weights(w, left, right)) for w in weights]
+    x, y = (st.dense_rank((e @ e.T)[left, right]) for e in (base, candidate))
+    draws = st.spearman_draws(x, y, left, right, st.document_weights(documents, RANK_REPLICATES))
     value = st.weighted_spearman(x, y, np.ones(len(left), int))
-    overlap = _overlap(before, after, min(10, len(base) - 1))
     return [
-        row("similarity_spearman", value, *st.interval(np.array(draws)), 1.0, len(base)),
-        row("neighbours_10", *st.mean_interval(overlap, documents), 1.0, len(base)),
+        row("similarity_spearman", value, *st.interval(draws), 1.0, len(base)),
+        row("neighbours_10", *st.mean_interval(overlap(base, candidate), documents), 1.0, len(base)),
     ]
 
 
-def _overlap(before: np.ndarray, after: np.ndarray, k: int) -> np.ndarray:
-    nearest = []
-    for matrix in (before, after):
+def overlap(base: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """Share of each text's nearest ten that both models agree on, (items,)."""
+    nearest, k = [], min(10, len(base) - 1)
+    for matrix in (e @ e.T for e in (base, candidate)):
         apart = matrix - 2 * np.eye(len(matrix), dtype=matrix.dtype)
         nearest.append(np.argpartition(-apart, k - 1, axis=1)[:, :k])
     return np.array([len(set(a) & set(b)) / k for a, b in zip(*nearest, strict=True)])
@@ -98,8 +96,7 @@ def human(sets: dict, base: dict, candidate: dict) -> list[dict]:
         for embeddings in (base[name], candidate[name]):
             similarity = st.dense_rank((embeddings[left] * embeddings[right]).sum(1))
             whole = st.weighted_spearman(truth, similarity, np.ones(len(truth), int))
-            drawn = [st.weighted_spearman(truth, similarity, st.pair_weights(w, left, right)) for w in weights]
-            columns.append((whole, np.array(drawn)))
+            columns.append((whole, st.spearman_draws(truth, similarity, left, right, weights)))
         values[name] = [whole for whole, _ in columns]
         draws[name] = [drawn for _, drawn in columns]
     n = sum(len(scores) for _, _, scores in sets.values())

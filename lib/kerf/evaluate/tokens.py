@@ -7,6 +7,7 @@ the replicates between its ends. A maximum carries none.
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from scipy import stats
@@ -14,6 +15,7 @@ from scipy import stats
 from kerf import statistics as st
 from kerf.artifacts import meta
 from kerf.evaluate.fidelity import row
+from kerf.evaluate.items import KNOWN_BY, group
 
 QUANTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
 REPLICATES = 1000
@@ -57,14 +59,19 @@ class Scored:
             speeds=(meta(base)["result"], meta(other)["result"]),
         )
 
-    def items(self) -> list[dict]:
-        """Rows for a table of all items: a token's divergence and losses, a passage's answers."""
-        tokens = zip(self.documents, self.positions, self.kl, self.loss, self.base_loss, strict=True)
-        rows = [{"metric": "kl", "document": int(d), "position": int(p), "kl": float(k), "candidate": float(c),
-                 "baseline": float(b)} for d, p, k, c, b in tokens]  # fmt: skip
-        passages = zip(self.passage_documents, *self.right, strict=True)
-        return rows + [{"metric": "last_word", "document": int(d), "position": None, "kl": None, "candidate": float(c),
-                        "baseline": float(b)} for d, b, c in passages]  # fmt: skip
+    def items(self, everything) -> list:
+        """Groups of `kerf.evaluate.items`: a token's divergence and losses, a passage's answers, how far continuations agree.
+
+        everything: the texts that were asked; a token is known by the document it stands in.
+        """
+        known = np.array([shorten(document, KNOWN_BY, placeholder=" …") for document in everything.all])
+        prefix, length = _alike(self.continued)
+        return [
+            group("kl", document=self.documents, position=self.positions, text=known[self.documents], kl=self.kl,
+                  candidate=self.loss, baseline=self.base_loss, same_top=self.same_top),
+            group("last_word", document=self.passage_documents, text=everything.asked, candidate=self.right[1], baseline=self.right[0]),
+            group("continuation", document=np.arange(len(prefix)), candidate=prefix, baseline=np.full(len(prefix), length)),
+        ]  # fmt: skip
 
 
 class Documents:
@@ -98,7 +105,7 @@ def _likelihood(scored, drawn) -> list[dict]:
     own, ratio = st.interval(np.exp(drawn.means(loss))), st.interval(np.exp(drawn.means(loss - base)))
     perplexity = row("perplexity", math.exp(loss.mean()), *own, math.exp(base.mean()), n)
     return [perplexity, row("perplexity_ratio", math.exp((loss - base).mean()), *ratio, 1.0, n),
-            row("loss_pearson", _pearson(loss, base), *st.interval(_pearsons(drawn, loss, base)), 1.0, n)]  # fmt: skip
+            row("loss_pearson", _pearson(loss, base), *st.interval(pearsons(drawn, loss, base)), 1.0, n)]  # fmt: skip
 
 
 def _pearson(x, y) -> float:
@@ -106,7 +113,7 @@ def _pearson(x, y) -> float:
     return 1.0 if np.array_equal(x, y) else float(np.corrcoef(x, y)[0, 1])
 
 
-def _pearsons(drawn, x, y) -> np.ndarray:
+def pearsons(drawn, x, y) -> np.ndarray:
     """Pearson's correlation in every replicate."""
     mx, my, xx, yy, xy = (drawn.means(each) for each in (x, y, x * x, y * y, x * y))
     return (xy - mx * my) / np.sqrt(np.maximum((xx - mx * mx) * (yy - my * my), 1e-30))
@@ -154,15 +161,19 @@ def detectable(n: int, flips: int) -> float:
 
 
 def _continuations(scored) -> list[dict]:
-    same = scored.continued[0] == scored.continued[1]
-    prefix = np.where(same.all(1), same.shape[1], same.argmin(1)).astype(float)
-    drawn = Documents(np.arange(len(prefix)))
-    whole = same.all(1).astype(float)
+    prefix, length = _alike(scored.continued)
+    drawn, whole = Documents(np.arange(len(prefix))), (prefix == length).astype(float)
     before, after = scored.speeds
     speeds = [row(name, after[name], None, None, before[name], 1)
               for name in ("prefill_tokens_per_second", "decode_tokens_per_second")]  # fmt: skip
-    return [row("continuation_prefix", float(prefix.mean()), *st.interval(drawn.means(prefix)), float(same.shape[1]), len(prefix)),
+    return [row("continuation_prefix", float(prefix.mean()), *st.interval(drawn.means(prefix)), float(length), len(prefix)),
             row("continuation_exact", float(whole.mean()), *st.interval(drawn.means(whole)), 1.0, len(prefix)), *speeds]  # fmt: skip
+
+
+def _alike(continued) -> tuple[np.ndarray, int]:
+    """How many tokens of each continuation are the same until one differs, and how many there are."""
+    same = continued[0] == continued[1]
+    return np.where(same.all(1), same.shape[1], same.argmin(1)).astype(float), same.shape[1]
 
 
 def pictures(scored: Scored) -> dict:

@@ -1,4 +1,4 @@
-"""The command line: `kerf run | check | list | report | export | lab`.
+"""The command line: `kerf run | check | list | ab | report | export | lab`.
 
 Exit codes: 0 it ran; 1 with --gate, the verdict is not PASS; 2 bad input; 3 a stage failed.
 """
@@ -47,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true")
     command.add_argument("--out", type=Path, help="whose runs (default: the clone)")
     command.set_defaults(command=listing)
+    command = commands.add_parser("ab", help="paired comparison of two candidates of finished runs")
+    for name in ("A", "B"):
+        command.add_argument(name.lower(), metavar=name, help="EXPERIMENT/CANDIDATE of the newest run, or EXPERIMENT/RUN/CANDIDATE")
+    command.add_argument("--json", action="store_true")
+    command.add_argument("--out", type=Path, help="whose runs (default: the clone)")
+    command.set_defaults(command=versus)
     command = commands.add_parser("report", help="where an experiment's newest report is; as PDF too")
     command.add_argument("experiment", metavar="EXPERIMENT", help="a folder of reports/")
     command.add_argument("--pdf", action="store_true", help="print it beside the page, with a Chromium that is installed")
@@ -64,11 +70,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(parsed):
     from kerf.workbench import experiment, runner
-    from kerf.workbench.results import default_out
 
-    out = (parsed.out or default_out()).expanduser().resolve()
+    out = _out(parsed)
     read = experiment.read(parsed.experiment, parsed.overrides, parsed.model)
     return read, out, runner.check(read, out)
+
+
+def _out(parsed) -> Path:
+    from kerf.runs import default_out
+
+    return (parsed.out or default_out()).expanduser().resolve()
 
 
 def check(parsed) -> int:
@@ -81,7 +92,7 @@ def check(parsed) -> int:
 
 def run(parsed) -> int:
     """`kerf run`: run, report, and say the verdict."""
-    from kerf.workbench import report, results
+    from kerf.workbench import exports, report, results
     from kerf.workbench.runner import Run
 
     read, out, description = _prepare(parsed)
@@ -90,6 +101,7 @@ def run(parsed) -> int:
     this.report.mkdir(parents=True, exist_ok=True)
     content, pictures = results.assemble(this, description, found)
     results.write(this, content, found)
+    exports.write(content, this.report)
     page = report.render_report(content, this.report, pictures)
     index = report.render_index(out / "reports")
     return _conclude(this, content, page, index, parsed.gate)
@@ -162,10 +174,10 @@ def _experiments(_) -> list[dict]:
 
 
 def _runs(parsed) -> list[dict]:
-    from kerf.workbench.results import default_out, runs
+    from kerf.runs import runs
 
     rows = []
-    for folder in runs((parsed.out or default_out()).expanduser().resolve()):
+    for folder in runs(_out(parsed)):
         try:
             content = json.loads((folder / "results.json").read_text())
             about = f"{content['verdict']}, {content['model']['id']}, {len(content['candidates']) - 1} candidates"
@@ -175,13 +187,27 @@ def _runs(parsed) -> list[dict]:
     return rows
 
 
+def versus(parsed) -> int:
+    """`kerf ab`: who wins on what."""
+    from kerf import runs
+    from kerf.evaluate import ab
+
+    found = ab.compare(*(runs.find(name, getattr(parsed, name.lower()), _out(parsed)) for name in ("A", "B")))
+    if parsed.json:
+        print(json.dumps(found, indent=1, allow_nan=False))
+    else:
+        from kerf.workbench.ab import text
+
+        print(text(found))
+    return 0
+
+
 def report(parsed) -> int:
     """`kerf report`: the path of a page, or of the PDF that was printed from it."""
     from kerf.errors import nearest, refuse
     from kerf.workbench.pdf import printed
-    from kerf.workbench.results import default_out
 
-    reports = (parsed.out or default_out()).expanduser().resolve() / "reports"
+    reports = _out(parsed) / "reports"
     known = {page.parent.name: page for page in reports.glob("*/index.html")}
     if parsed.experiment not in known:
         raise refuse("EXPERIMENT", parsed.experiment, f"one with a report in {reports}; {nearest(parsed.experiment, known)}")

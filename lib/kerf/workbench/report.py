@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from kerf.formulas import SYMBOLS
 from kerf.workbench import board, charts
-from kerf.workbench.words import answer, asked, describe, interval, moment, number, step_in_words, summary
+from kerf.workbench.words import answer, describe, explained, interval, moment, number, step_in_words, summary
 
 TEMPLATES = Path(__file__).parent / "templates"
 DRAWN_LOG = ("kl_mean", "perplexity_ratio")  # spread over powers of ten
@@ -82,7 +82,7 @@ def _on_grid(model):
 def _row(candidate, headline, deciding, release):
     measured = {m["name"]: m for m in candidate.get("metrics") or []}
     every = [*(candidate.get("gates") or []), *(candidate.get("claims") or [])]
-    gates = [_gate(gate, measured, candidate) for gate in every]
+    gates = [explained(gate, candidate) for gate in every]
     own = [gate for gate in gates if gate["criteria"] == deciding]
     judged = {gate["metric"] for gate in every}
     return {"candidate": candidate, "name": candidate["name"], "baseline": candidate["name"] == "baseline",
@@ -93,13 +93,6 @@ def _row(candidate, headline, deciding, release):
             "steps": [step_in_words(step) for step in candidate.get("steps") or []],
             "asked": next((g["threshold"] for g in own if g["metric"] == headline), None),
             **answer(candidate, own)}
-
-
-def _gate(gate, measured, candidate):
-    metric = measured.get(gate["metric"])
-    if metric is None and isinstance(candidate.get(gate["metric"]), (int, float)):  # a size or a time of its own
-        metric = dict.fromkeys(("low", "high", "noise", "n"), None) | {"value": candidate[gate["metric"]]}
-    return {**gate, "about": describe(gate["metric"]), "asked": asked(gate), "measured": metric}
 
 
 def _figures(rows, headline, pictures):

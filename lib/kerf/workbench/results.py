@@ -4,19 +4,17 @@ import importlib.metadata
 import platform
 import shutil
 import time
-from pathlib import Path
 
 import kerf
 from kerf import evaluate, judge
 from kerf.artifacts import machine, meta, write_json
 from kerf.metrics import METRICS
 from kerf.power import governor
-from kerf.places import root
+from kerf.runs import SCHEMA, history
 from kerf.sources import SOURCES, TEXTS
 from kerf.workbench.experiment import Experiment
 from kerf.workbench.runner import Candidate, Run
 
-SCHEMA = 1
 TIMED = ("rss_peak_bytes", "load_seconds", "speedup", "prefill_tokens_per_second", "decode_tokens_per_second")
 
 
@@ -178,21 +176,10 @@ def _manifest(run: Run) -> dict:
 
 def write(run: Run, results: dict, found: list[Candidate]) -> None:
     """results.json in the report's folder, and with the per-item scores in the history."""
-    history = run.out / "reports" / "history" / run.name / run.id()
-    history.mkdir(parents=True, exist_ok=True)
-    for candidate in found[2:]:
+    folder = history(run.out) / run.name / run.id()
+    folder.mkdir(parents=True, exist_ok=True)
+    for candidate in (found[0], *found[2:]):
         if candidate.compared:
-            shutil.copyfile(candidate.compared.result / "items.parquet", history / f"{candidate.name}.parquet")
-    write_json(history / "results.json", results)
+            shutil.copyfile(candidate.compared.result / "items.parquet", folder / f"{candidate.name}.parquet")
+    write_json(folder / "results.json", results)
     write_json(run.report / "results.json", results)
-
-
-def runs(out: Path) -> list[Path]:
-    """Folders of finished runs, newest first."""
-    found = [path.parent for path in (out / "reports" / "history").glob("*/*/results.json")]
-    return sorted(found, key=lambda path: path.name, reverse=True)
-
-
-def default_out() -> Path:
-    """Where runs go without --out: the clone's root."""
-    return root()

@@ -85,12 +85,21 @@ def answer(candidate: dict, gates: list[dict]) -> dict:
     else:
         decisive = [gate for gate in gates if gate["verdict"] == verdict]
         more = f"; and {len(decisive) - 1} more" if len(decisive) > 1 else ""
-        why = "; ".join(_reason(gate) for gate in decisive[:1]) + more
+        why = "; ".join(reason(gate) for gate in decisive[:1]) + more
     word, tone = TONES[verdict]
     return {"answer": word, "tone": tone, "why": why}
 
 
-def _reason(gate):
+def explained(gate: dict, candidate: dict) -> dict:
+    """A gate with what it is `about`, what was `asked` in words, and the row that it `measured` (None: nothing)."""
+    metric = next((row for row in candidate.get("metrics") or [] if row["name"] == gate["metric"]), None)
+    if metric is None and isinstance(candidate.get(gate["metric"]), (int, float)):  # a size or a time of its own
+        metric = dict.fromkeys(("low", "high", "noise", "n"), None) | {"value": candidate[gate["metric"]]}
+    return {**gate, "about": describe(gate["metric"]), "asked": asked(gate), "measured": metric}
+
+
+def reason(gate: dict) -> str:
+    """What an explained gate asked and what was measured, in a clause."""
     label = gate["about"]["label"] or ""
     label = label[:1].lower() + label[1:] if label[1:2].islower() else label  # "nDCG" stays
     metric, unit = gate["measured"], gate["about"]["unit"]

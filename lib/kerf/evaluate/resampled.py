@@ -1,0 +1,112 @@
+"""The metrics of one candidate in every bootstrap replicate, from its table of items (`kerf.evaluate.items`).
+
+The draws depend on the items alone, so replicate i of two candidates has drawn the same documents, and their
+difference is a paired one. Not here: metrics whose items nobody keeps, a peak of memory for one.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kerf import statistics as st
+from kerf.evaluate.fidelity import RANK_REPLICATES
+from kerf.evaluate.tokens import REPLICATES, Documents, pearsons
+
+# Metric: the rows of the table that it is made of, and what of a row counts.
+RIGHT: dict[str, tuple[str, Callable]] = {  # yes or no
+    "retrieval_recall_1": ("reciprocal_rank", lambda rows: rows.candidate == 1),
+    "last_word_accuracy": ("last_word", lambda rows: rows.candidate == 1),
+    "continuation_exact": ("continuation", lambda rows: rows.candidate == rows.baseline),
+}
+MEANS: dict[str, tuple[str, Callable]] = RIGHT | {
+    "cosine_mean": ("cosine", lambda rows: rows.candidate),
+    "cosine_mean_wiki": ("cosine_wiki", lambda rows: rows.candidate),
+    "neighbours_10": ("neighbours", lambda rows: rows.candidate),
+    "retrieval_mrr": ("reciprocal_rank", lambda rows: rows.candidate),
+    "retrieval_mrr_loss": ("reciprocal_rank", lambda rows: rows.baseline - rows.candidate),
+    "perplexity": ("kl", lambda rows: rows.candidate),
+    "perplexity_ratio": ("kl", lambda rows: rows.candidate - rows.baseline),
+    "kl_mean": ("kl", lambda rows: rows.kl),
+    "same_top": ("kl", lambda rows: rows["same_top"]),
+    "probability_change_mean": ("kl", lambda rows: _change(rows)),
+    "probability_change_rms": ("kl", lambda rows: _change(rows) ** 2),
+    "continuation_prefix": ("continuation", lambda rows: rows.candidate),
+}
+OF_MEANS = {"perplexity": np.exp, "perplexity_ratio": np.exp, "probability_change_rms": np.sqrt}
+QUANTILES: dict[str, tuple[str, Callable, float]] = {
+    "cosine_p01": ("cosine", lambda rows: rows.candidate, 0.01),
+    **{name: ("kl", lambda rows: rows.kl, q) for name, q in (("kl_median", 0.5), ("kl_p90", 0.9), ("kl_p99", 0.99), ("kl_p999", 0.999))},
+    "probability_change_p05": ("kl", lambda rows: _change(rows), 0.05),
+    "probability_change_p95": ("kl", lambda rows: _change(rows), 0.95),
+}
+HUMAN = ("lee", "wordsim", "simlex")
+
+
+def _change(rows):
+    """Change of the probability of the token that really came."""
+    return np.exp(-rows.candidate) - np.exp(-rows.baseline)
+
+
+class Resampled:
+    """One candidate's metrics, replicate by replicate."""
+
+    def __init__(self, items) -> None:
+        """items: a DataFrame, the rows of items.parquet."""
+        floats = items.astype({name: float for name in items.select_dtypes("float32")})
+        self.tables = {str(name): rows for name, rows in floats.groupby("metric", observed=True)}
+        self.draws: dict[str, Documents] = {}
+
+    def of(self, metric: str) -> np.ndarray | None:
+        """The metric in every replicate, (replicates,); None where the table does not have its items."""
+        try:
+            return self._of(metric)
+        except KeyError:  # written before these rows, or this column, were kept
+            return None
+
+    def _of(self, metric: str) -> np.ndarray | None:
+        if metric in MEANS:
+            table, score = MEANS[metric]
+            means = self._documents(table).means(_numbers(score(self.tables[table])))
+            return OF_MEANS.get(metric, lambda mean: mean)(means)
+        if metric in QUANTILES:
+            table, score, q = QUANTILES[metric]
+            return self._documents(table).quantiles(_numbers(score(self.tables[table])), q)
+        if metric == "loss_pearson":
+            rows = self.tables["kl"]
+            return pearsons(self._documents("kl"), _numbers(rows.candidate), _numbers(rows.baseline))
+        if metric == "similarity_spearman":
+            return self._similarity()
+        return self._human(metric) if metric.startswith("human_spearman") else None
+
+    def _documents(self, table: str) -> Documents:
+        if table not in self.draws:  # language models draw fewer: their quantiles take long
+            count = REPLICATES if table in ("kl", "last_word", "continuation") else st.REPLICATES
+            self.draws[table] = Documents(self.tables[table].document.to_numpy(int), count)
+        return self.draws[table]
+
+    def _similarity(self) -> np.ndarray:
+        weights = st.document_weights(self.tables["cosine"].document.to_numpy(int), RANK_REPLICATES)
+        rows = self.tables["similarity"]
+        return _spearman(rows, rows.baseline, rows.candidate, weights)
+
+    def _human(self, metric: str) -> np.ndarray:
+        name = metric.removeprefix("human_spearman").strip("_")
+        if name in HUMAN:
+            return self._rated(name, "candidate")
+        after = np.mean([self._rated(each, "candidate") for each in HUMAN], 0)
+        return np.mean([self._rated(each, "baseline") for each in HUMAN], 0) - after if name == "loss" else after
+
+    def _rated(self, name: str, side: str) -> np.ndarray:
+        rows = self.tables[f"human_{name}"]
+        texts = int(max(rows.left.max(), rows.right.max())) + 1
+        weights = st.document_weights(np.arange(texts), st.REPLICATES // 2)
+        return _spearman(rows, rows.score, rows[side], weights)
+
+
+def _spearman(rows, x, y, weights) -> np.ndarray:
+    ranks, pair = [st.dense_rank(_numbers(each)) for each in (x, y)], [rows[side].to_numpy(int) for side in ("left", "right")]
+    return st.spearman_draws(*ranks, *pair, weights)
+
+
+def _numbers(values) -> np.ndarray:
+    return values.to_numpy(float)
