@@ -20,6 +20,7 @@ from kerf.metrics import METRICS
 
 EXACT = ("bytes_on_disk", "bits_per_weight", "linear_bits", "compression_ratio")
 RESTATED = ("human_spearman_loss", "retrieval_mrr_loss", "bits_per_weight", "compression_ratio")  # of what another row says
+SPREAD = ("probability_change_p95",)  # grows with damage as with gain, so nobody wins by it
 APART = ("rss_peak_bytes", "load_seconds", "speedup")
 ALPHA = 1 - st.LEVEL
 
@@ -65,13 +66,13 @@ def _paired(row: dict, a: Side, b: Side, drawn: list[Resampled]) -> dict:
     if not math.isfinite(low + high):
         return {"why": "the metric is not defined on most draws"}
     found = row | {"how": "paired", "low": low, "high": high, "winner": _winner(row, low, high)}
-    if not found["winner"]:
+    if low <= 0 <= high:
         found["needed_n"] = judge.judge_gate({"metric": name, "op": ">", "threshold": 0}, "", found | {"value": row["difference"]})["needed_n"]
     return found | (_flips(found, a, b) if name in RIGHT else {})
 
 
 def _winner(row: dict, low: float, high: float) -> str | None:
-    if low <= 0 <= high:
+    if low <= 0 <= high or row["name"] in SPREAD:
         return None
     return "b" if (low > 0) == (row["better"] == "higher") else "a"
 
@@ -121,7 +122,7 @@ def conclusion(found: dict) -> str:
     lines = []
     for side in ("a", "b"):
         won = [METRICS[row["name"]].label for row in rows if row["winner"] == side]
-        lines.append(f"{side.upper()} ({found[side]['name']}) wins on {', '.join(won) or 'nothing that could be told'}.")
+        lines.append(f"{side.upper()} ({found[side]['name']}) wins on {'; '.join(won) or 'nothing that could be told'}.")
     paired = [row for row in rows if row["how"] == "paired"]
     lines += [f"{METRICS[row['name']].label}: {undecided(row)}." for row in paired if not row["winner"]]
     lines.append(f"Of {len(paired)} paired metrics, {len(paired) * ALPHA:.1f} would seem to differ by chance if the two were the same.")
@@ -132,6 +133,8 @@ def undecided(row: dict) -> str:
     """Why a paired metric has no winner, and how many items would do, to two digits."""
     if row["low"] == row["high"] == 0:
         return f"the same on all {row['n']:,} items"
+    if row["name"] in SPREAD and not row["needed_n"]:
+        return "larger by gain or by damage, so nobody wins"
     needed = row["needed_n"] and float(f"{row['needed_n']:.2g}")
     would = f"; about {max(needed, row['n'] + 1):,.0f} would do" if needed else ""
     return f"cannot tell with {row['n']:,} items{would}"

@@ -57,7 +57,7 @@ def _noise(candidate: dict) -> list[str]:
     drowned = [METRICS[row["name"]].label for row in candidate["metrics"]
                if row["baseline"] is not None and 0 < abs(row["value"] - row["baseline"]) <= _width(row)]  # fmt: skip
     if drowned:
-        lines.append(f"No larger than the noise of measuring, so not a difference: {plain(', '.join(drowned))}.")
+        lines.append(f"No larger than the noise of measuring, so not a difference: {plain('; '.join(drowned))}.")
     return lines
 
 
@@ -85,7 +85,7 @@ def _resources(candidate: dict) -> list[str]:
     rows = {row["name"]: row for row in candidate["metrics"]}
     lines = []
     if candidate["kernel"] == "dequantized" and "speedup" not in rows:
-        lines.append("Weights are stored small but computed in float: it is no faster than the baseline.")
+        lines.append("Weights are stored small but computed in float: it may claim no speed.")
     for name, more in (("rss_peak_bytes", "takes more memory"), ("load_seconds", "takes longer to load")):
         row = rows.get(name)
         if row and row["baseline"] is not None and (row["low"] if row["low"] is not None else row["value"]) > row["baseline"] + _width(row):
@@ -99,7 +99,7 @@ def _resources(candidate: dict) -> list[str]:
 def _ungated(candidate: dict) -> list[str]:
     judged = {gate["metric"] for gate in [*candidate["gates"], *candidate["claims"]]}
     free = [METRICS[row["name"]].label for row in candidate["metrics"] if row["name"] not in judged]
-    return [f"Measured, but no gate asks for it: {plain(', '.join(free))}."] if free else []
+    return [f"Measured, but no gate asks for it: {plain('; '.join(free))}."] if free else []
 
 
 def of_the_run(results: dict) -> list[str]:
@@ -128,8 +128,8 @@ def untested(results: dict, candidates: list[dict]) -> list[str]:
     sources = _sources(str(setting.get("evaluation.texts")), measured)
     foreign = [name for name in (setting.get("evaluation.texts"),) if name not in ENGLISH]
     lines = [
-        f"Other hardware than {plain(cpu.get('model') or 'an unknown processor')} with {cpu.get('threads', '?')} threads; no GPU.",
-        f"Other text than {plain(', '.join(sources))}.",
+        f"Other hardware than {plain(processor(cpu))}; no GPU.",
+        f"Other text than {plain('; '.join(sources))}.",
         f"Other languages than {plain('that of ' + str(foreign[0]) if foreign else 'English')}.",
         f"Another draw of calibration text than {setting.get('calibration.samples')} samples with seed {manifest.get('seed')}.",
     ]
@@ -140,6 +140,12 @@ def untested(results: dict, candidates: list[dict]) -> list[str]:
     if slow:
         lines.append(f"Whether it is faster: {plain(', '.join(slow))}.")
     return lines
+
+
+def processor(cpu: dict) -> str:
+    """Processor and threads of a manifest."""
+    threads = cpu.get("threads", "an unknown number of")
+    return f"{cpu.get('model') or 'an unknown processor'} with {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def _sources(own: str, measured: set[str]) -> list[str]:

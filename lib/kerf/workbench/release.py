@@ -5,7 +5,7 @@ A box is ticked by what was measured, never by hand. Not here: the model card of
 
 from kerf.artifacts import PACKAGES
 from kerf.judge import PASS
-from kerf.workbench.known import issues, noisy, of_the_run, plain, untested
+from kerf.workbench.known import issues, noisy, of_the_run, plain, processor, untested
 from kerf.workbench.words import explained, moment, number, step_in_words
 
 
@@ -15,7 +15,7 @@ def release(results: dict) -> str:
     others = [each for each in results["candidates"] if each["name"] not in [*results["release"], "baseline"]]
     model, manifest = results["model"], results["manifest"]
     lines = [f"# Release checklist: {plain(results['experiment'])} {results['verdict']}", "",
-             f"{plain(model['id'])} ({model['kind']}, {model['parameters']:,} parameters), run `{manifest.get('run')}` of "
+             f"{plain(model['id'].rstrip('/').rpartition('/')[2])} ({model['kind']}, {model['parameters']:,} parameters), run `{manifest.get('run')}` of "
              f"{moment(manifest.get('started', ''))}. Everything here was computed from the run's "
              "[results.json](results.json); [the report](index.html) shows the figures.", ""]  # fmt: skip
     lines += ["## Checklist", ""]
@@ -44,20 +44,22 @@ def checklist(candidate: dict) -> list[tuple[bool, str]]:
         shown = explained(gate, candidate)
         bound = "" if gate["bound"] is None else f": bound {number(gate['bound'], shown['about']['unit'])}"
         boxes.append((gate["verdict"] == PASS, f"{name}: {plain(shown['about']['label'])} {plain(shown['asked'])}{bound}, {gate['verdict']}"))
-    layers = candidate.get("layers") or []
+    layers, claims = candidate.get("layers") or [], [gate["verdict"] == PASS for gate in candidate["claims"]]
+    if not candidate["gates"]:
+        boxes.append((False, f"{name} is judged by a gate"))
+    if claims:
+        boxes.append((all(claims), f"{name}: {sum(claims)} of {len(claims)} claims that were checked hold"))
     return [
         *boxes,
-        (bool(candidate["gates"]), f"{name} is judged by {len(candidate['gates'])} gates"),
-        (all(gate["verdict"] == PASS for gate in candidate["claims"]), f"{name}: every claim holds, of {len(candidate['claims'])} checked"),
         (not noisy(candidate), f"{name}: no gate was passed by less than the noise of measuring"),
         (not any(layer.get("reread") for layer in layers), f"{name}: no layer was on its grid before"),
-        (not any(layer.get("note") for layer in layers), f"{name}: every layer was cut as asked"),
+        (not any(layer.get("note") for layer in layers), f"{name}: no layer needed a note"),
     ]
 
 
 def _hardware(manifest: dict) -> list[str]:
     cpu, packages = manifest.get("cpu") or {}, manifest.get("packages") or {}
     versions = [f"{name} {packages[name]}" for name in PACKAGES if name in packages]
-    return [f"{plain(cpu.get('model') or 'an unknown processor')}, {cpu.get('threads', '?')} threads",
+    return [plain(processor(cpu)),
             f"{plain(' '.join(cpu.get('flags') or ['no flags known']))}",
             f"Kerf {manifest.get('kerf')}, Python {manifest.get('python')}, {plain(', '.join(versions))}"]  # fmt: skip
