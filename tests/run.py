@@ -39,6 +39,8 @@ SMALL |= {
     "prune": {"samples": 48},
     "sensitivity": {"samples": 48, "group_size": 32, "budget_bytes": None},
     "kernels": {"samples": 48},
+    "ab": {"samples": 48, "sentences": 40, "passages": 40, "a": [{"quantize": {"method": "rtn", "bits": 8}}],
+           "b": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}]},
     "resources": {"samples": 32, "rounds": 1, "sentences": 20, "passages_searched": 60,
                   "candidates": {"int8": [{"quantize": {"method": "static"}}]}},
     "orders": {"samples": 48, "group_size": 32, "sentences": 60},
@@ -47,7 +49,7 @@ SMALL |= {
 }
 ON_CAUSAL = {"tasks": {"samples": 8, "max_length": 64, "documents": 20,
                        "steps": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}}  # fmt: skip
-TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders", "kernels", "resources", "explore")
+TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders", "kernels", "ab", "resources", "explore")
 CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
     for name, parameters in {

@@ -45,6 +45,13 @@ def kerf_run(*arguments) -> tuple[int, str]:
     return process.returncode, out + err
 
 
+def kerf_output(*arguments) -> str:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return out
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a model, criteria and an experiment."""
@@ -183,6 +190,21 @@ def test_history_keeps_both_runs_with_scores_by_item(first, place):
     history = list((place / "out/reports/history/small").iterdir())
     assert len(history) == 2 and all((run / "results.json").is_file() for run in history)
     assert any((run / "int8.parquet").is_file() for run in history)
+
+
+def test_what_others_take_lies_beside_the_report(first, place):
+    report = place / "out/reports/small"
+    page = (report / "index.html").read_text()
+    for name in ("gates.xml", "release.md", "int8/README.md"):
+        assert (report / name).is_file() and f'href="{name}"' in page
+    assert not (report / "int2/README.md").exists()  # not for release
+
+
+def test_candidates_of_a_run_are_paired_with_each_other_and_with_the_baseline(first, place):
+    for other in ("int2", "baseline"):
+        found = json.loads(kerf_output("ab", f"small/{other}", "small/int8", "--json", "--out", place / "out"))
+        winners = {row["name"]: row["winner"] for row in found["metrics"]}
+        assert winners["similarity_spearman"] == {"int2": "b", "baseline": "a"}[other]
 
 
 def test_load_gives_the_class_of_the_baseline_and_its_embeddings(first, place):

@@ -228,6 +228,24 @@ def differences(rows: list[dict]) -> Figure:
     return figure
 
 
+def told(rows: list[dict], a: str, b: str) -> Figure:
+    """Who is better at what, each paired metric in half-widths of its own interval; rows: as `kerf.evaluate.ab.compare` gives them."""
+    rows = [row for row in rows if row["how"] == "paired" and row["low"] is not None and row["low"] < row["high"]]
+    figure, axes = _axes(height=1 + 0.28 * len(rows))
+    for place, row in enumerate(rows):
+        scale = (row["high"] - row["low"]) / 2 * (1 if row["better"] == "higher" else -1)
+        low, middle, high = (row[key] / scale for key in ("low", "difference", "high"))
+        colour = {"a": BLUE, "b": ORANGE}.get(row["winner"], GREY)
+        axes.plot([low, high], [place, place], color=colour)
+        axes.plot(middle, place, "o", color=colour)
+    axes.axvline(0, color=GREY)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_xscale("symlog", linthresh=3)
+    axes.invert_yaxis()
+    _ = axes.set(xlabel=f"{a} is better  ←  difference, in half-widths of its interval  →  {b} is better")
+    return figure
+
+
 def restored(rows: list[dict]) -> Figure:
     """Mean KL divergence that is left when a layer is float again; rows: as `kerf.evaluate.restored` gives them."""
     figure, axes = _axes(height=2.8)

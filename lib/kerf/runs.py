@@ -8,6 +8,7 @@ from kerf.metrics import FIGURES
 from kerf.places import root
 
 SCHEMA = 1  # of results.json: the one that is written, and the newest that is read
+PARTS = {"candidates": list, "manifest": dict, "model": dict}  # that it cannot do without
 
 
 def default_out() -> Path:
@@ -58,12 +59,14 @@ def _read(parameter: str, name: str, folder: Path) -> dict:
     path = folder / "results.json"
     try:
         content = json.loads(path.read_text())
-        schema = content["schema"]
-        [each["name"] for each in content["candidates"]], content["manifest"]["data"], content["model"]["id"]  # noqa: B018
+        newer = content["schema"] > SCHEMA
+        whole = newer or all(isinstance(content[key], kind) for key, kind in PARTS.items())
     except (OSError, ValueError, KeyError, TypeError):
-        raise refuse(parameter, name, f"a run with a readable results.json; {path} is not") from None
-    if schema > SCHEMA:
-        raise refuse(parameter, name, f"a run of this Kerf or an older one; {path} has schema {schema}, this one reads {SCHEMA}")
+        newer, whole = False, False
+    if not whole:
+        raise refuse(parameter, name, f"a run with a readable results.json; {path} is not")
+    if newer:
+        raise refuse(parameter, name, f"a run of this Kerf or an older one; {path} has schema {content['schema']}, this one reads {SCHEMA}")
     return content
 
 

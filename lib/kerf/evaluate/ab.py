@@ -67,7 +67,8 @@ def _paired(row: dict, a: Side, b: Side, drawn: list[Resampled]) -> dict:
         return {"why": "the metric is not defined on most draws"}
     found = row | {"how": "paired", "low": low, "high": high, "winner": _winner(row, low, high)}
     if low <= 0 <= high:
-        found["needed_n"] = judge.judge_gate({"metric": name, "op": ">", "threshold": 0}, "", found | {"value": row["difference"]})["needed_n"]
+        zero = {"metric": name, "op": ">" if row["difference"] > 0 else "<", "threshold": 0}
+        found["needed_n"] = judge.judge_gate(zero, "", found | {"value": row["difference"]})["needed_n"]
     return found | (_flips(found, a, b) if name in RIGHT else {})
 
 
