@@ -74,6 +74,7 @@ def test_the_lesser_cut_wins_on_what_is_measured_and_loses_on_bytes(kind, reques
 def test_a_candidate_is_as_good_as_itself(languages):
     found = ab.compare(languages[0], languages[0])
     assert all(row["difference"] == 0 and row["winner"] is None for row in found["metrics"])
+    assert all(row["low"] == row["high"] == 0 for row in found["metrics"] if row["how"] == "paired" and row["low"] is not None)
     assert all(row["a_better"] == row["b_better"] == 0 and not row["items"] for row in found["changed"])
 
 
