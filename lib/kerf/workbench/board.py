@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from kerf.metrics import METRICS
+from kerf.runs import SCHEMA
 
-SCHEMA = 1  # the newest results.json that these pages understand
 HEADLINES = ["cosine_mean", "ndcg_10", "perplexity_ratio", "kl_mean", "exact_match"]  # the first that was measured
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
