@@ -36,7 +36,10 @@ def served(notebooks: Path, scratch: Path, environment: dict[str, str]) -> Itera
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    own = {f"JUPYTER{name}_DIR": str(scratch / name.lower()) for name in ("_CONFIG", "LAB_SETTINGS", "LAB_WORKSPACES", "_DATA", "_RUNTIME")}
+    own = {f"JUPYTER{name}_DIR": str(scratch / name.lower().strip("_")) for name in ("_CONFIG", "LAB_SETTINGS", "LAB_WORKSPACES", "_DATA", "_RUNTIME")}
+    quiet = scratch / "lab_settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false"}')  # or it asks whether it may
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
                "--ServerApp.port_retries=0", f"--notebook-dir={notebooks}", f"--IdentityProvider.token={TOKEN}",
                "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
@@ -65,6 +68,11 @@ def run_all(page: Page, address: str) -> None:
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=SECONDS)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def complaints(page: Page) -> list[str]:
+    """What JupyterLab or a cell warns of: dialogs, notifications, and standard error."""
+    return page.locator(".jp-Dialog, .Toastify__toast, [data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts()
 
 
 def slider(page: Page, name: str):
