@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from kerf import models, texts
+from sentence_transformers import CrossEncoder
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -55,4 +56,13 @@ def write_causal(folder: Path, seed: int = 0, **options) -> Path:
     trainer = BpeTrainer(vocab_size=400, special_tokens=["<end>"], initial_alphabet=ByteLevel.alphabet())
     bytes_of_text.train_from_iterator(texts.documents("news", "calibration")[:20], trainer)
     PreTrainedTokenizerFast(tokenizer_object=bytes_of_text, bos_token="<end>", eos_token="<end>").save_pretrained(folder)
+    return folder
+
+
+def write_reranker(folder: Path, seed: int = 0) -> Path:
+    """A cross-encoder directory of 2 layers, 64 wide, as sentence-transformers writes it; its score is the logit."""
+    torch.manual_seed(seed)
+    opened = CrossEncoder(str(write_model(folder.with_name(f"{folder.name}-encoder"), seed)), num_labels=1, activation_fn=torch.nn.Identity())
+    torch.nn.init.normal_(opened.model.classifier.weight, std=0.5)
+    opened.save_pretrained(str(folder), create_model_card=False)
     return folder

@@ -216,7 +216,7 @@ def test_what_a_kernel_cannot_do_is_refused(values, message):
 
 
 def test_another_kind_of_model_a_missing_library_and_steps_behind_are_refused(model, tmp_path, monkeypatch):
-    with pytest.raises(Refused, match="an encoder; method: static does not know causal language models yet"):
+    with pytest.raises(Refused, match="an encoder or a reranker; method: static does not know causal language models yet"):
         pipeline.build(str(write_causal(tmp_path / "causal")), [{"quantize": {"method": "static"}}], SPEC)
     with pytest.raises(Refused, match="steps.1.method = 'static': the last step"):
         pipeline.build(model, [{"quantize": {"method": "static"}}, {"prune": {}}], SPEC)

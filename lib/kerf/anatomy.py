@@ -4,12 +4,13 @@ from kerf.errors import refuse
 
 
 def linears(net) -> dict:
-    """Linear layers by name, in the order of the network's definition; the head of a language model apart."""
+    """Linear layers by name, in the order of the network's definition; the head of a language model apart, and that of a
+    reranker: one row, which everything goes through."""
     import torch
 
     head = net.get_output_embeddings()
     found = ((name, module) for name, module in net.named_modules() if isinstance(module, torch.nn.Linear))
-    return {name: module for name, module in found if module is not head}
+    return {name: module for name, module in found if module is not head and module.out_features > 1}
 
 
 def embeddings(net) -> dict:

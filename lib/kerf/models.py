@@ -198,7 +198,9 @@ def network(opened):
     return kinds.of_opened(opened).network(opened)
 
 
-def check_encoder(model: str, what: str) -> None:
-    """Refuse a model of another kind for what only knows encoders."""
-    if kinds.name_of(resolve(model)) != "encoder":
-        raise refuse("model", model, f"an encoder; {what} does not know causal language models yet")
+def check_kind(model: str, what: str, *known: str) -> None:
+    """Refuse a model whose kind is not among the `known`, which is all that `what` can do."""
+    kind = kinds.name_of(resolve(model))
+    if kind not in known:
+        accepted, article_and_noun = " or ".join(kinds.CALLED[name] for name in known), kinds.CALLED[kind]
+        raise refuse("model", model, f"{accepted}; {what} does not know {article_and_noun.partition(' ')[2]}s yet")

@@ -175,23 +175,31 @@ def evaluation_documents(texts: str) -> list[str]:
 
 
 def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
-    """Inverse-cloze retrieval: queries, passages, document numbers.
+    """Inverse-cloze retrieval: queries, passages, document numbers, of the evaluation part.
 
-    A query is the first 12 words of a stretch of text, its passage the next 28; all passages together
-    are what each query is searched in, so the hard wrong answers come from the same article.
+    All passages together are what each query is searched in, so the hard wrong answers come from the same article.
+    """
+    rows = stretches(texts, "evaluation")
+    if count > len(rows) or count < 2:
+        raise refuse("evaluation.passages", count, f"2 to {len(rows)}, the passages that {texts} has")
+    queries, passages, numbers = zip(*rows[:count], strict=True)
+    return list(queries), list(passages), list(numbers)
+
+
+def stretches(texts: str, part: str) -> list[tuple[str, str, int]]:
+    """Query, its passage and the number of its document, of every stretch of text of a part.
+
+    A query is the first 12 words of a stretch, its passage the next 28. The first stretch of every document comes first,
+    then the second of every one.
     """
     length = QUERY_WORDS + PASSAGE_WORDS
     rows = []
-    for number, document in enumerate(documents(texts, "evaluation")):
+    for number, document in enumerate(documents(texts, part)):
         words = document.split()
         for turn, start in enumerate(range(0, len(words) - length + 1, length)):
             rows.append((turn, number, words[start : start + length]))
-    if count > len(rows) or count < 2:
-        raise refuse("evaluation.passages", count, f"2 to {len(rows)}, the passages that {texts} has")
-    rows.sort(key=lambda row: row[:2])  # the first stretch of every article, then the second, ...
-    queries = [" ".join(words[:QUERY_WORDS]) for _, _, words in rows[:count]]
-    passages = [" ".join(words[QUERY_WORDS:]) for _, _, words in rows[:count]]
-    return queries, passages, [number for _, number, _ in rows[:count]]
+    rows.sort(key=lambda row: row[:2])
+    return [(" ".join(words[:QUERY_WORDS]), " ".join(words[QUERY_WORDS:]), number) for _, number, words in rows]
 
 
 def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float]]]:

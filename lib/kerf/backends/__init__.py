@@ -2,8 +2,9 @@
 
 available(): whether it is installed, INSTALL: the line that installs it; convert(opened): the model as its graph, of
 which weights(graph) names the layers, put_integers and put_packed (graph, found) change them, and save(graph, folder,
-half) writes; run(folder, card, threads): the model of a candidate as a function of token numbers and mask, (texts,
-tokens) each, that gives embeddings (texts, features); settings(step) is what the card tells it.
+half) writes; run(folder, card, threads): the model of a candidate as a function of input_ids, attention_mask and
+token_type_ids, (texts, tokens) each, that gives embeddings or scores (texts, features); settings(step) is what the card
+tells it.
 """
 
 from importlib import import_module
@@ -22,8 +23,9 @@ def backend(name: str) -> ModuleType:
 
 
 def load(folder: Path, card: dict):
-    """The encoder of a candidate's directory, whose card was verified."""
+    """The encoder or reranker of a candidate's directory, whose card was verified."""
     from kerf.artifacts import threads
-    from kerf.backends.serve import Encoder
+    from kerf.backends.serve import Encoder, Reranker
 
-    return Encoder(folder, backend(card["backend"]).run(folder, card, threads()))
+    serving = {"encoder": Encoder, "reranker": Reranker}[card["kind"]]
+    return serving(folder, backend(card["backend"]).run(folder, card, threads()))

@@ -1,6 +1,7 @@
-"""OpenVINO: an encoder as a graph, its layers put on integer kernels, compiled for this machine's processor.
+"""OpenVINO: an encoder or reranker as a graph, its layers put on integer kernels, compiled for this machine's processor.
 
-The graph takes token numbers and an attention mask and gives embeddings, pooling and what follows included. A
+The graph takes token numbers and an attention mask, of pairs also which text a token is of, and gives embeddings or
+scores, pooling and what follows included. A
 linear layer with an `Integer` gets its inputs through a FakeQuantize, which the compiler makes into bytes, and its
 codes as they are; one with a `Quantized` keeps packed codes, which the kernel unpacks as it multiplies.
 """
@@ -25,32 +26,35 @@ def available() -> bool:
 
 
 def convert(opened):
-    """The graph of a SentenceTransformer in float32. Raises Refused for one that cannot be traced or holds unknown operators."""
+    """The graph of a SentenceTransformer or CrossEncoder in float32. Raises Refused for one that cannot be traced or holds unknown operators."""
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
     from transformers.utils import logging
 
-    from kerf import models
-    from kerf.kinds import encoder
+    from kerf import kinds
+
+    kind = kinds.of_opened(opened)
+    names = kind.inputs(opened)
 
     class Whole(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = models.network(opened)
+            self.net = kind.network(opened)
 
-        def forward(self, input_ids, attention_mask):
-            hidden = self.net(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            return encoder.pool(opened, hidden, attention_mask)
+        def forward(self, input_ids, attention_mask, token_type_ids=None):
+            given = (input_ids, attention_mask, token_type_ids)
+            return kind.answers(opened, dict(zip(names, given, strict=False)))
 
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
+    example = dict(zip(names, (ids, (ids > 0).long(), torch.zeros_like(ids)), strict=False))
     told = logging.get_verbosity()
     frontend = FrontEndManager().load_by_framework("pytorch")  # convert_model of the library would send telemetry
     try:
         with warnings.catch_warnings():  # of branches that go the same way for every text
             warnings.simplefilter("ignore")
             logging.set_verbosity_error()
-            traced = TorchScriptPythonDecoder(Whole().eval(), example_input={"input_ids": ids, "attention_mask": (ids > 0).long()})
+            traced = TorchScriptPythonDecoder(Whole().eval(), example_input=example)
             return frontend.convert(frontend.load(traced))
     except Exception as error:
         cause = str(error).strip().splitlines()[0][:160]
@@ -157,7 +161,7 @@ def save(graph, folder: Path, half: bool) -> None:
 
 
 def run(folder: Path, card: dict, threads: int):
-    """The compiled model: token numbers and mask in, embeddings out; from any thread. Raises Refused when it cannot be compiled."""
+    """The compiled model: input_ids, attention_mask and token_type_ids in, answers out; from any thread. Raises Refused when it cannot be compiled."""
     from threading import local
 
     import openvino as ov
@@ -169,11 +173,11 @@ def run(folder: Path, card: dict, threads: int):
         compiled = ov.Core().compile_model(str(folder / MODEL), "CPU", options)
     except RuntimeError as error:
         raise refuse("backend", "openvino", f"a model that it compiles ({str(error).strip().splitlines()[-1][:160]})") from None
-    own = local()
+    own, taken = local(), {port.any_name for port in compiled.inputs}
 
-    def answer(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def answer(**given: np.ndarray) -> np.ndarray:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        return own.request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True, share_outputs=False)[0]
+        return own.request.infer({name: given[name] for name in taken}, share_inputs=True, share_outputs=False)[0]
 
     return answer

@@ -1,11 +1,11 @@
-"""An encoder on a real kernel: what a service calls in the place of a SentenceTransformer, without torch.
+"""Encoders and rerankers on a real kernel: what a service calls in the place of a SentenceTransformer or CrossEncoder, without torch.
 
 Texts are tokenized together, sorted by length and padded to a multiple of STEP tokens, so that batches are even and
 kernels see few shapes. Any thread may call.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,11 @@ from kerf.errors import refuse
 STEP = 8  # tokens
 
 
-class Encoder:
-    """`encode` as SentenceTransformer has it, for texts in and a float32 array out."""
+class _Served:
+    """A tokenizer and a kernel, from texts or pairs of texts to rows of numbers."""
 
-    def __init__(self, folder: Path, run: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-        """run: token numbers and mask, int64 (texts, tokens) each, to embeddings (texts, features)."""
+    def __init__(self, folder: Path, run: Callable[..., np.ndarray]) -> None:
+        """run: input_ids, attention_mask and token_type_ids, int64 (texts, tokens) each, to float32 (texts, features)."""
         from tokenizers import Tokenizer
 
         self._run = run
@@ -27,6 +27,28 @@ class Encoder:
         self._tokenizer.no_padding()
         self.max_seq_length = _longest(folder)
         self._tokenizer.enable_truncation(self.max_seq_length)
+
+    def _rows(self, texts: Sequence, batch_size: int) -> np.ndarray:
+        """(texts, features) in the order of the texts, which may be none. Raises ValueError for a batch_size below 1."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size!r}: a whole number from 1")
+        tokens = self._tokenizer.encode_batch_fast(list(texts))
+        order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]), reverse=True)
+        found = None if order else self._batch(self._tokenizer.encode_batch_fast([""]))[:0]
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            rows = self._batch([tokens[place] for place in places])
+            found = np.empty((len(tokens), rows.shape[1]), np.float32) if found is None else found
+            found[places] = rows
+        return found
+
+    def _batch(self, tokens: list) -> np.ndarray:
+        ids, mask = padded([each.ids for each in tokens])
+        return self._run(input_ids=ids, attention_mask=mask, token_type_ids=padded([each.type_ids for each in tokens])[0])
+
+
+class Encoder(_Served):
+    """`encode` as SentenceTransformer has it, for texts in and a float32 array out."""
 
     def encode(
         self, sentences: str | list[str], batch_size: int = 32, show_progress_bar: bool | None = None,
@@ -39,28 +61,57 @@ class Encoder:
         """
         if isinstance(sentences, str):
             return self.encode([sentences], batch_size, show_progress_bar, convert_to_numpy, normalize_embeddings)[0]
-        if not convert_to_numpy:
-            raise ValueError(f"convert_to_numpy = {convert_to_numpy!r}: true, since there is no torch here")
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size!r}: a whole number from 1")
-        for text in sentences:
-            if not isinstance(text, str):
-                raise TypeError(f"sentences: texts, not {type(text).__name__}")
-        tokens = [each.ids for each in self._tokenizer.encode_batch_fast(list(sentences))]
-        order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]), reverse=True)
-        found: np.ndarray | None = None
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            rows = self._run(*padded([tokens[place] for place in places]))
-            found = np.empty((len(tokens), rows.shape[1]), np.float32) if found is None else found
-            found[places] = rows
-        if found is None:
-            return np.empty((0, self.get_sentence_embedding_dimension()), np.float32)
+        _no_tensors(convert_to_numpy)
+        _check_texts("sentences", sentences)
+        found = self._rows(sentences, batch_size)
         return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12) if normalize_embeddings else found
 
     def get_sentence_embedding_dimension(self) -> int:
         """Features of an embedding."""
-        return self._run(*padded([self._tokenizer.encode("").ids])).shape[1]
+        return self._rows([], 1).shape[1]
+
+
+class Reranker(_Served):
+    """`predict` and `rank` as CrossEncoder has them, for pairs of texts in and float32 scores out."""
+
+    def predict(
+        self, inputs: Sequence, *, batch_size: int = 32, show_progress_bar: bool | None = None, convert_to_numpy: bool = True,
+    ) -> np.ndarray:  # fmt: skip
+        """Scores (pairs,) of (query, passage) pairs, in their order; one number for one pair.
+
+        Of a pair longer than max_seq_length tokens the longer text is cut. Raises TypeError for what is no pair of texts and for
+        options of CrossEncoder.predict that are not here, ValueError for a batch_size below 1 and for tensors.
+        """
+        _no_tensors(convert_to_numpy)
+        if len(inputs) == 2 and all(isinstance(text, str) for text in inputs):
+            return self.predict([inputs], batch_size=batch_size)[0]
+        for pair in inputs:
+            if isinstance(pair, str) or len(pair) != 2:
+                raise TypeError(f"inputs: pairs of a query and a passage, not {pair!r}")
+            _check_texts("inputs", pair)
+        return self._rows([tuple(pair) for pair in inputs], batch_size)[:, 0]
+
+    def rank(
+        self, query: str, documents: list[str], top_k: int | None = None, return_documents: bool = False, *,
+        batch_size: int = 32, show_progress_bar: bool | None = None,
+    ) -> list[dict]:  # fmt: skip
+        """The `top_k` documents (None: all) by their score, the best first: corpus_id, score and, where asked for, text."""
+        scores = self.predict([(query, document) for document in documents], batch_size=batch_size)
+        rows = [{"corpus_id": number, "score": float(score)} for number, score in enumerate(scores)]
+        if return_documents:
+            rows = [{**row, "text": document} for row, document in zip(rows, documents, strict=True)]
+        return sorted(rows, key=lambda row: row["score"], reverse=True)[:top_k]
+
+
+def _no_tensors(convert_to_numpy: bool) -> None:
+    if not convert_to_numpy:
+        raise ValueError(f"convert_to_numpy = {convert_to_numpy!r}: true, since there is no torch here")
+
+
+def _check_texts(name: str, texts: Sequence) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: texts, not {type(text).__name__}")
 
 
 def check(model: str, folder: Path) -> None:
@@ -83,9 +134,10 @@ def padded(tokens: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _longest(folder: Path) -> int:
-    """Tokens that the model takes: what sentence-transformers was told, at most as many as there are positions."""
+    """Tokens that the model takes: what sentence-transformers or the tokenizer was told, at most as many as there are positions."""
     positions = _read(folder / "config.json").get("max_position_embeddings", 512)
-    return min(positions, _read(folder / "sentence_bert_config.json").get("max_seq_length") or positions)
+    told = _read(folder / "sentence_bert_config.json").get("max_seq_length") or _read(folder / "tokenizer_config.json").get("model_max_length")
+    return min(positions, told or positions)
 
 
 def _read(path: Path) -> dict:

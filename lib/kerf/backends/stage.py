@@ -8,12 +8,11 @@ computed in half the bits, where the processor has units for it. What computes i
 import time
 from pathlib import Path
 
-from kerf import anatomy, backends, calibrate, models, seal
+from kerf import anatomy, backends, calibrate, kinds, models, seal
 from kerf.artifacts import artifact
 from kerf.backends import serve, static
 from kerf.backends.static import Integer
 from kerf.evaluate.quick import embed, fidelity
-from kerf.kinds import encoder
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.quantize.compress import compress
 from kerf.quantize.grid import Quantized
@@ -25,7 +24,7 @@ HELD = 8  # batches of text held back that say which layers stay in float
 
 def check(model: str, step: Quantize) -> None:
     """Refuse, before heavy work, another kind of model, a library that is not there, and a model that changes texts first."""
-    models.check_encoder(model, f"method: {step.method}")
+    models.check_kind(model, f"method: {step.method}", "encoder", *(["reranker"] if step.floor is None else []))
     backends.backend(step.backend)
     serve.check(model, models.resolve(model))
 
@@ -55,7 +54,7 @@ def _make(folder, model, step, calibration, source) -> dict:
     origin = Path(source) if source else models.resolve(model)
     steps = [*(seal.verify(origin)["steps"] if source else []), {"quantize": step.model_dump()}]
     seal.copy_small_files(origin, folder)
-    seal.seal(folder, {"model": model, "kind": "encoder", "class": type(models.network(opened)).__name__, "steps": steps,
+    seal.seal(folder, {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(models.network(opened)).__name__, "steps": steps,
                        "origin": models.weights_digest(models.resolve(model)), "backend": step.backend, "settings": library.settings(step)})  # fmt: skip
     linears = anatomy.linears(models.network(opened))
     layers = [_row(name, integers.get(name), packed.get(name), name in there) for name in linears]
@@ -68,8 +67,9 @@ def _make(folder, model, step, calibration, source) -> dict:
 def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[dict[str, Integer], dict[str, Quantized]]:
     """What becomes of the layers: on integer kernels, and packed."""
     net = models.network(opened)
-    batches = encoder.batches(opened, calibration)
-    held = encoder.held_batches(reference, calibration)[:HELD] if step.floor is not None else []
+    kind = kinds.of_opened(opened)
+    batches = kind.batches(opened, calibration)
+    held = kind.held_batches(reference, calibration)[:HELD] if step.floor is not None else []
     groups = calibrate.groups_of(net, batches[0])
     if step.method == "weights":
         kept = step.model_copy(update={"method": "gptq"})

@@ -5,22 +5,27 @@ network(opened): the part whose layers are compressed; batches(opened, spec): ca
 network takes it; held_batches(opened, spec): the same of text outside the sample, check_held_back(folder,
 spec): refused where there is none; about(folder, spec): what the sample is, in a line; sample_texts(folder,
 spec): its text, refused where there is too little; reader(opened), answer(opened, reader, texts), told(reader, before,
-after): its tokenizer, its answer to a pair of sentences or a prompt such as EXAMPLES, and how two answers differ, in rows.
+after): its tokenizer, its answer to a pair of texts or a prompt such as EXAMPLES, and how two answers differ, in rows. What
+a real kernel can run also has inputs(opened), names of what the network takes, and answers(opened, batch), what the model
+makes of it.
 """
 
 import json
 from pathlib import Path
 from types import ModuleType
 
-from kerf.kinds import causal, encoder
+from kerf.kinds import causal, encoder, reranker
 
-KINDS = {"encoder": encoder, "causal": causal}
+KINDS = {"encoder": encoder, "causal": causal, "reranker": reranker}
+CALLED = {"encoder": "an encoder", "causal": "a causal language model", "reranker": "a reranker"}
 
 
 def name_of(folder: Path) -> str:
     """Name of the kind of the model in `folder`, by its configuration."""
     config = folder / "config.json"
     architectures = (json.loads(config.read_text()).get("architectures") if config.is_file() else None) or [""]
+    if architectures[0].endswith("ForSequenceClassification"):
+        return "reranker"
     return "causal" if architectures[0].endswith("ForCausalLM") and not (folder / "modules.json").is_file() else "encoder"
 
 
@@ -31,6 +36,7 @@ def of(folder: Path) -> ModuleType:
 
 def of_opened(opened) -> ModuleType:
     """The kind of an opened model."""
+    from sentence_transformers import CrossEncoder
     from transformers import PreTrainedModel
 
-    return causal if isinstance(opened, PreTrainedModel) else encoder
+    return causal if isinstance(opened, PreTrainedModel) else reranker if isinstance(opened, CrossEncoder) else encoder

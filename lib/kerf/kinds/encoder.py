@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from kerf import texts
-from kerf.artifacts import threads
-from kerf.errors import Refused, refuse
+from kerf.kinds.opening import loading, opened
 from kerf.steps import Calibration
 
 BATCH_SIZE = 16
@@ -13,37 +12,12 @@ EXAMPLES = ("A man is playing the guitar.", "Someone makes music on a stage.")  
 
 def open_folder(folder: Path, device: str = "cpu"):
     """SentenceTransformer without progress bars, network or remote code, in float32 on `device`."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    torch.set_num_threads(threads())
-    try:
-        options = {"use_safetensors": True, "dtype": "float32"}
-        opened = SentenceTransformer(str(folder), device=device, local_files_only=True, model_kwargs=options)
-    except Refused:
-        raise
-    except Exception as error:
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise refuse("model", str(folder), f"a model that sentence-transformers opens ({cause[:160]})") from error
-    return opened.eval()
+    return opened("SentenceTransformer", folder, device)
 
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
     """The SentenceTransformer of `folder` with a transformer of `weights` inside."""
-    from unittest.mock import patch
-
-    import transformers
-    from sentence_transformers.base.modules.transformer import Transformer
-
-    def from_store(self, name, task, config, *args, **options):
-        # from_pretrained takes either a directory with weights or a state dict, and ours are packed.
-        return getattr(transformers, class_name).from_pretrained(
-            None, config=config, state_dict=weights, dtype="float32"
-        )
-
-    with patch.object(Transformer, "_load_model", from_store):
+    with loading(class_name, weights):
         return open_folder(folder, device)
 
 
@@ -89,6 +63,16 @@ def tokenized(opened, sentences: list[str], batch_size: int, max_length: int) ->
 def token_ids(opened, sentences: list[str], max_length: int) -> list[list[int]]:
     """Token numbers of each sentence, special tokens included."""
     return opened.tokenizer(sentences, truncation=True, max_length=max_length)["input_ids"]
+
+
+def inputs(opened) -> list[str]:
+    """Names of what the network takes of a tokenized text."""
+    return ["input_ids", "attention_mask"]
+
+
+def answers(opened, batch: dict):
+    """Embeddings (texts, features) of a tokenized batch."""
+    return pool(opened, network(opened)(**batch).last_hidden_state, batch["attention_mask"])
 
 
 def pool(opened, hidden, attention_mask):

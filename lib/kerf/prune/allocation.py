@@ -22,7 +22,7 @@ LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 def check(model: str, step: Prune) -> None:
     """Refuse a language model, and a share above all levels."""
-    models.check_encoder(model, "allocation: sensitivity")
+    models.check_kind(model, "allocation: sensitivity", "encoder")
     if step.sparsity > LEVELS[-1]:
         raise refuse("sparsity", step.sparsity, f"at most {LEVELS[-1]} with allocation sensitivity")
 

@@ -30,7 +30,7 @@ def sensitivity(model: str, step: Quantize, calibration: Calibration, device: st
 
     Raises Refused when the calibration text leaves no sentences to hold back.
     """
-    models.check_encoder(model, "bits: mixed")
+    models.check_kind(model, "bits: mixed", "encoder")
     moments = calibrate.calibrate(model, calibration, device)
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
     without = {"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"}

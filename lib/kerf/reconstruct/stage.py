@@ -20,6 +20,7 @@ def reconstruct(
     """
     if not source:
         raise refuse("reconstruct", "first", "a step after quantize or prune: there is nothing to reconstruct yet")
+    models.check_kind(model, "reconstruct", "encoder", "causal")
     kinds.of(models.resolve(model)).check_held_back(models.resolve(model), calibration)
     source = Path(source)
     key = {"step": step.model_dump(), "calibration": calibration.model_dump(), "texts": texts.digest(calibration.texts)}

@@ -59,12 +59,14 @@ def _check_step(experiment: Experiment, path: str, step, before: list[str]) -> N
 
     folder = models.resolve(experiment.model)
     learned = step.kind == "reconstruct"
+    if learned:
+        models.check_kind(experiment.model, path, "encoder", "causal")
     if learned or getattr(step.parameters, "method", None) == "static" and step.parameters.floor is not None:
         kinds.of(folder).check_held_back(folder, experiment.calibration)
     if learned:
         return
     if getattr(step.parameters, "bits", None) == "mixed":
-        models.check_encoder(experiment.model, path)
+        models.check_kind(experiment.model, path, "encoder")
     try:
         if step.kind == "prune":
             prune.check(experiment.model, step.parameters, before)
