@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import papermill
-from small import write_causal, write_model
+from small import write_causal, write_model, write_reranker
 from test_board import run_of, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +41,7 @@ SMALL |= {
     "kernels": {"samples": 48},
     "ab": {"samples": 48, "sentences": 40, "passages": 40, "a": [{"quantize": {"method": "rtn", "bits": 8}}],
            "b": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}]},
+    "train_reranker": {"steps": 3, "passages": 40},
     "resources": {"samples": 32, "rounds": 1, "sentences": 20, "passages_searched": 60,
                   "candidates": {"int8": [{"quantize": {"method": "static"}}]}},
     "orders": {"samples": 48, "group_size": 32, "sentences": 60},
@@ -50,6 +51,10 @@ SMALL |= {
 ON_CAUSAL = {"tasks": {"samples": 8, "max_length": 64, "documents": 20,
                        "steps": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}}  # fmt: skip
 TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders", "kernels", "ab", "resources", "explore")
+RERANKER = {  # the same notebooks on a small reranker
+    "kernels": {"samples": 48},
+    "compare": {"samples": 48, "passages": 40, "steps": [{"quantize": {"method": "rtn", "bits": 4}}]},
+}
 CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
     for name, parameters in {
@@ -74,11 +79,15 @@ def copies(folder: Path) -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         if path.stem in ON_CAUSAL or path.stem == "leaderboard":
             continue
-        parameters = SMALL[path.stem] | ({"model": tiny} if path.stem in TINY else {})
+        parameters = SMALL[path.stem] | ({"model": tiny} if path.stem in TINY else {"encoder": tiny} if path.stem == "train_reranker" else {})
         papermill.execute_notebook(path, folder / path.name, parameters, prepare_only=True)
     for day in (20, 21):
         write(folder / "reports" / "history" / "grid" / f"run-{day}", run_of(day=day))
     papermill.execute_notebook(ROOT / "notebooks" / "leaderboard.ipynb", folder / "leaderboard.ipynb", {"reports": str(folder / "reports")}, prepare_only=True)
+    reranker = str(write_reranker(folder / "reranker"))
+    for name, parameters in RERANKER.items():
+        target = folder / f"reranker_{name}.ipynb"
+        papermill.execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", target, {**parameters, "model": reranker}, prepare_only=True)
     causal = str(write_causal(folder / "causal"))
     for name, parameters in {**CAUSAL, **ON_CAUSAL}.items():
         target, parameters = folder / f"causal_{name}.ipynb", {**parameters, "model": causal}

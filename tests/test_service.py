@@ -7,8 +7,8 @@ import pytest
 from kerf import models, pipeline, seal
 from kerf.errors import Refused
 from kerf.steps import Calibration
-from sentence_transformers import SentenceTransformer
-from small import write_model
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from small import write_model, write_reranker
 
 SPEC = Calibration(samples=16, max_length=64)
 
@@ -20,6 +20,15 @@ def made(tmp_path_factory):
     model = str(write_model(folder / "model"))
     for name, step in {"int8": {"method": "static"}, "int4": {"method": "weights", "bits": 4, "group_size": 32}}.items():
         shutil.copytree(pipeline.build(model, [{"quantize": step}], SPEC), folder / "candidates" / name)
+    return model, folder / "candidates"
+
+
+@pytest.fixture(scope="module")
+def made_reranker(tmp_path_factory):
+    """A small reranker, and a directory of candidates."""
+    folder = tmp_path_factory.mktemp("service")
+    model = str(write_reranker(folder / "model"))
+    shutil.copytree(pipeline.build(model, [{"quantize": {"method": "static"}}], SPEC), folder / "candidates" / "int8")
     return model, folder / "candidates"
 
 
@@ -44,6 +53,29 @@ def test_two_variables_decide(made, monkeypatch, use, config, bits):
     else:
         expected = models.load(candidates / f"int{bits}").encode(["A sentence."])
         assert (opened.encode(["A sentence."]) == expected).all()
+
+
+def test_the_reranker_is_switched_by_the_same_variables(made_reranker, monkeypatch):
+    model, candidates = made_reranker
+    assert isinstance(kerf.reranker(model, candidates), CrossEncoder)
+    monkeypatch.setenv("USE_QUANTIZATION", "true")
+    found, pairs = kerf.reranker(model, candidates), [("a query", "A passage."), ("another", "one")]
+    assert (found.predict(pairs) == models.load(candidates / "int8").predict(pairs)).all()
+    assert len(found.rank("a query", ["A passage.", "Another one."], top_k=1)) == 1
+    monkeypatch.setenv("QUANTIZATION_CONFIG", "int4")
+    with pytest.raises(Refused, match="QUANTIZATION_CONFIG = 'int4': a candidate in .*; `kerf run reranker-int8` makes those of reranker"):
+        kerf.reranker(model, candidates)
+    monkeypatch.setenv("QUANTIZATION_CONFIG", "none")
+    assert isinstance(kerf.reranker(model, candidates), CrossEncoder)
+
+
+def test_an_encoder_is_no_reranker(made, made_reranker, monkeypatch):
+    with pytest.raises(Refused, match="model = .*: a reranker; kerf.reranker does not know encoders yet"):
+        kerf.reranker(made[0])
+    monkeypatch.setenv("USE_QUANTIZATION", "true")
+    for work, (model, candidates) in ((kerf.reranker, made), (kerf.embedder, made_reranker)):
+        with pytest.raises(Refused, match="candidates = .*: candidates of an? (encoder|reranker); these are of an? (encoder|reranker)"):
+            work(model, candidates)
 
 
 @pytest.mark.parametrize(("name", "value", "accepted"), [

@@ -7,15 +7,15 @@ text; `calibrate` looks at the inputs of every layer; `quantize` cuts; `store` k
 """
 
 __version__ = "0.1.0"
-__all__ = ["embedder", "load", "open_model"]
+__all__ = ["embedder", "load", "open_model", "reranker"]
 
 
 def __getattr__(name: str):
     # Lazy, so that `import kerf` (and with it every command-line refusal) does not wait for torch.
-    if name == "embedder":
-        from kerf.service import embedder
+    if name in ("embedder", "reranker"):
+        from kerf import service
 
-        return embedder
+        return getattr(service, name)
     if name in __all__:
         from kerf import models
 

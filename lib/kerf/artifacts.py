@@ -25,14 +25,18 @@ from kerf.places import data_folder
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "scipy", "pyarrow", "openvino")
 
 
-def artifact(kind: str, key: dict, make: Callable[[Path], dict | None], code: list[Path] | None = None) -> Path:
+def artifact(
+    kind: str, key: dict, make: Callable[[Path], dict | None], code: list[Path] | None = None, anywhere: bool = False,
+) -> Path:  # fmt: skip
     """Folder of the artifact, made by `make(folder)` unless it is there.
 
     `key`: everything the content depends on, as JSON. `code`: source files that matter, default all of
-    the library but the workbench. What `make` returns is kept in meta.json under "result". With
+    the library but the workbench. `anywhere`: what another processor or number of threads made is taken too; for a model, which
+    has to be one and the same wherever it is measured. What `make` returns is kept in meta.json under "result". With
     KERF_FRESH set to a time (ISO 8601), artifacts finished before it are made again.
     """
-    key = {**key, "code": code_digest(tuple(code) if code else None), "packages": packages(), "machine": machine()}
+    key = {**key, "code": code_digest(tuple(code) if code else None), "packages": packages()}
+    key |= {} if anywhere else {"machine": machine()}
     folder = data_folder() / "cache" / f"{kind}-{digest(key)[:20]}"
     if (folder / "meta.json").is_file() and meta(folder)["finished"] >= os.environ.get("KERF_FRESH", ""):
         return folder

@@ -46,6 +46,14 @@ METRICS = {
         "retrieval MRR lost", "Baseline's MRR minus the candidate's, paired.", "lower", perfect=0.0
     ),
     "retrieval_recall_1": Metric("retrieval recall@1", "Share of queries whose own passage comes first."),
+    "ndcg_10": Metric("nDCG@10", "Of shortlists that a reranker puts in order, one right passage in each."),
+    "ndcg_10_loss": Metric("nDCG@10 lost", "Baseline's nDCG@10 minus the candidate's, paired.", "lower", perfect=0.0),
+    "mrr": Metric("MRR of the reranker", "Mean reciprocal rank of the right passage of a shortlist."),
+    "mrr_loss": Metric("MRR lost", "Baseline's MRR minus the candidate's, paired.", "lower", perfect=0.0),
+    "same_first": Metric("same first passage", "Share of shortlists of which both models put the same passage first.", perfect=1.0),
+    "score_spearman": Metric(
+        "score Spearman", "Spearman correlation of the scores of all pairs, candidate against baseline.", perfect=1.0
+    ),
     "perplexity": Metric("perplexity", "exp of the mean loss of a token, second half of each chunk.", "lower"),
     "perplexity_ratio": Metric(
         "perplexity ratio", "Candidate's perplexity over the baseline's, same tokens, paired.", "lower", perfect=1.0

@@ -7,10 +7,11 @@ alone, and no code that a model brings along is run. What depends on the kind of
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kerf import anatomy, gguf, kinds, sources
+from kerf import anatomy, gguf, kinds, rerank, sources
 from kerf.artifacts import artifact, digest, meta
 from kerf.errors import Refused, nearest, refuse
 from kerf.places import data_folder
@@ -18,16 +19,23 @@ from kerf.places import data_folder
 
 @dataclass(frozen=True)
 class Preset:
-    """An embedded model and the parameters that suit it (they yield to the experiment's)."""
+    """An embedded model and the parameters that suit it (they yield to the experiment's).
+
+    made: what the package's files become before they are opened; about: what the model is, where it is not the source's.
+    """
 
     source: sources.Source
     calibration: dict = field(default_factory=dict)
+    made: Callable[[Path], Path] = lambda folder: folder
+    about: str = ""
 
 
 MODELS = {
     "minilm": Preset(sources.MINILM, {"max_length": 128}),
-    "smollm2": Preset(sources.SMOLLM2, {"samples": 32, "max_length": 256}),
-}
+    "smollm2": Preset(sources.SMOLLM2, {"samples": 32, "max_length": 256}, lambda folder: gguf.converted(folder / "model.gguf")),
+    "reranker": Preset(sources.MINILM, {"max_length": 128}, rerank.trained,
+                       "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text"),
+}  # fmt: skip
 _KNOWN_MODULES = ("sentence_transformers.",)
 
 
@@ -37,9 +45,7 @@ def resolve(model: str) -> Path:
     Raises Refused when there is none, when a hub cannot be reached, or when the files are not safe.
     """
     if model in MODELS:
-        folder = sources.fetch(MODELS[model].source)
-        packed = list(folder.glob("*.gguf"))
-        return gguf.converted(packed[0]) if packed else folder
+        return MODELS[model].made(sources.fetch(MODELS[model].source))
     local = Path(model).expanduser()
     if local.is_dir():
         _check_files(model, local)
@@ -111,7 +117,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def describe(model: str) -> dict:
-    """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings, on_grid.
+    """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings, on_grid, origin.
 
     `linears` and `embeddings` map names to [rows, columns], `on_grid` those whose weights lie on a low-bit
     grid already to its bits and group_size. Raises Refused for a tensor that holds NaN
@@ -136,7 +142,14 @@ def describe(model: str) -> dict:
             "on_grid": _on_grid(net),
         }
 
-    return {**meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))["result"]}
+    found = meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))["result"]
+    return {**found, "origin": origin(model)}
+
+
+def origin(model: str) -> str:
+    """What an embedded model is and where it comes from; empty for others."""
+    preset = MODELS.get(model)
+    return (preset.about or preset.source.origin) if preset else ""
 
 
 def _on_grid(net) -> dict[str, dict]:
@@ -162,7 +175,7 @@ def check_layers(model: str, net) -> None:
 
 
 def open_model(name: str, device: str = "cpu"):
-    """The baseline in float32, ready to use: a SentenceTransformer, or a causal LM of transformers.
+    """The baseline in float32, ready to use: a SentenceTransformer or CrossEncoder, or a causal LM of transformers.
 
     Raises Refused (see `resolve`).
     """
@@ -173,7 +186,8 @@ def open_model(name: str, device: str = "cpu"):
 def load(path: str | os.PathLike, device: str = "cpu"):
     """A compressed candidate as what its baseline opens as; its weights equal the compressor's output exactly.
 
-    One that runs on a real kernel is a `kerf.backends.serve.Encoder`, with the same `encode`, and torch is not imported.
+    One that runs on a real kernel is a `kerf.backends.serve.Encoder` or `Reranker`, with the same `encode` or `predict` and
+    `rank`, and torch is not imported.
     Raises Refused, naming the file, when one is missing, truncated or edited.
     """
     from kerf import seal, store

@@ -215,6 +215,33 @@ def throughput(rows: list[dict]) -> Figure:
     return figure
 
 
+def scores(picture: dict) -> Figure:
+    """Scores of every pair by both models, of right passages (the first of a shortlist) and others; (queries, passages) each."""
+    figure, axes = _axes(height=4)
+    for name, colour, places, size in (("others", GREY, slice(1, None), 4), ("right passage", ORANGE, slice(0, 1), 10)):
+        before, after = ([each for row in picture[side] for each in row[places]] for side in ("baseline", "candidate"))
+        axes.scatter(before, after, s=size, color=colour, label=name, linewidths=0)
+    _ = axes.set(xlabel="score by the baseline", ylabel="score by the candidate")
+    axes.legend(frameon=False)
+    return figure
+
+
+def training(losses: list[float], chance: float, window: int = 20) -> Figure:
+    """Loss of every step and its mean over the last `window`; chance: the loss of guessing."""
+    import numpy as np
+
+    figure, axes = _axes(height=2.8)
+    steps = np.arange(1, len(losses) + 1)
+    sums = np.cumsum([0.0, *losses])
+    first = np.maximum(steps - window, 0)
+    axes.plot(steps, losses, ".", color=GREY, markersize=3, label="a step")
+    axes.plot(steps, (sums[steps] - sums[first]) / (steps - first), color=BLUE, label=f"mean of the last {window}")
+    axes.axhline(chance, color=ORANGE, label="guessing")
+    _ = axes.set(xlabel="step", ylabel="cross-entropy, nats")
+    axes.legend(frameon=False)
+    return figure
+
+
 def differences(rows: list[dict]) -> Figure:
     """Candidate minus baseline with its interval; rows: as `kerf.evaluate.tasks.compare` gives them."""
     figure, axes = _axes(height=1 + 0.3 * len(rows))

@@ -1,7 +1,8 @@
-"""The switch of a service: which encoder it gets, by two variables of its environment.
+"""The switch of a service: which encoder and which reranker it gets, by two variables of its environment.
 
 USE_QUANTIZATION=true|false turns it on, QUANTIZATION_CONFIG=int8|int4|none says which. A service calls
-`kerf.embedder()` where it made a SentenceTransformer, and uses what it gets as one.
+`kerf.embedder()` where it made a SentenceTransformer and `kerf.reranker()` where it made a CrossEncoder, and uses what
+it gets as one.
 """
 
 from pathlib import Path
@@ -40,15 +41,28 @@ def embedder(model: str = "minilm", candidates: str | Path | None = None):
     candidates: a directory of an experiment's candidates, default that of `minilm-int8`. Raises Refused for a wrong
     value, a candidate that is not there, and one that was made of another model.
     """
-    from kerf import models, seal
+    return _asked_for(model, candidates, "encoder", "minilm-int8")
+
+
+def reranker(model: str = "reranker", candidates: str | Path | None = None):
+    """The reranker that the environment asks for, with `predict` and `rank`; like `embedder`, default `reranker-int8`."""
+    return _asked_for(model, candidates, "reranker", "reranker-int8")
+
+
+def _asked_for(model: str, candidates: str | Path | None, kind: str, experiment: str):
+    from kerf import kinds, models, seal
 
     name = wanted()
     if name == "none":
+        models.check_kind(model, f"kerf.{'embedder' if kind == 'encoder' else 'reranker'}", kind)
         return models.open_model(model)
-    folder = Path(candidates or data_folder() / "runs" / "minilm-int8") / name
+    folder = Path(candidates or data_folder() / "runs" / experiment) / name
     if not (folder / seal.CARD).is_file():
-        raise refuse("QUANTIZATION_CONFIG", name, f"a candidate in {folder.parent}; `kerf run minilm-int8` makes those of minilm")
+        made = f"`kerf run {experiment}` makes those of {experiment.partition('-')[0]}"
+        raise refuse("QUANTIZATION_CONFIG", name, f"a candidate in {folder.parent}; {made}")
     card = seal.verify(folder)
+    if card["kind"] != kind:
+        raise refuse("candidates", str(folder.parent), f"candidates of {kinds.CALLED[kind]}; these are of {kinds.CALLED[card['kind']]}")
     if card["model"] != model and card.get("origin") != models.weights_digest(models.resolve(model)):
         raise refuse("candidates", str(folder.parent), f"candidates of {model}; these are of {card['model']}")
     return models.load(folder)

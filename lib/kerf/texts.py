@@ -170,8 +170,13 @@ def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[st
 
 def evaluation_documents(texts: str) -> list[str]:
     """Documents of the evaluation part that share no 12 words in a row with the calibration part."""
-    seen = _by_length(documents(texts, "calibration"))
-    return [document for document in documents(texts, "evaluation") if not _shared(document, seen)]
+    return without_overlap(documents(texts, "evaluation"), documents(texts, "calibration"))
+
+
+def without_overlap(candidates: list[str], others: list[str]) -> list[str]:
+    """Those of `candidates` that share no 12 words in a row (nor a whole text of `others` that is shorter) with `others`."""
+    seen = _by_length(others)
+    return [text for text in candidates if not _shared(text, seen)]
 
 
 def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:

@@ -24,7 +24,10 @@ HELD = 8  # batches of text held back that say which layers stay in float
 
 def check(model: str, step: Quantize) -> None:
     """Refuse, before heavy work, another kind of model, a library that is not there, and a model that changes texts first."""
-    models.check_kind(model, f"method: {step.method}", "encoder", *(["reranker"] if step.floor is None else []))
+    if step.floor is None:
+        models.check_kind(model, f"method: {step.method}", "encoder", "reranker")
+    else:  # a mean cosine, which embeddings have
+        models.check_kind(model, f"method: {step.method} with floor", "encoder")
     backends.backend(step.backend)
     serve.check(model, models.resolve(model))
 

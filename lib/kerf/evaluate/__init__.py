@@ -18,10 +18,10 @@ from kerf import kinds, models
 from kerf import statistics as st
 from kerf.artifacts import artifact, meta, threads
 from kerf.errors import Refused
-from kerf.evaluate import causal, encoder, fidelity, latency
+from kerf.evaluate import causal, encoder, fidelity, latency, reranker
 from kerf.steps import Evaluation
 
-KINDS = {"encoder": encoder, "causal": causal}
+KINDS = {"encoder": encoder, "causal": causal, "reranker": reranker}
 
 
 def kind(model: str) -> ModuleType:

@@ -11,7 +11,7 @@ from kerf import texts
 from kerf.evaluate import fidelity, items
 from kerf.steps import Evaluation
 
-BATCH_SIZE = 32
+BATCH_SIZE, GLANCED_AT = 32, 64
 NEEDS_BASE = False  # a model answers without knowing the baseline's answers
 
 
@@ -113,6 +113,14 @@ def _histograms(before: np.ndarray, after: np.ndarray) -> dict:
     edges = np.linspace(min(v.min() for v in values), max(v.max() for v in values) + 1e-9, 61)
     counts = [np.histogram(v, edges)[0].tolist() for v in values]
     return {"edges": edges.tolist(), "baseline": counts[0], "candidate": counts[1]}
+
+
+def glance(before, after, source: str) -> dict[str, float]:
+    """A first look at an opened candidate beside the opened baseline, on a few sentences of the evaluation part."""
+    sentences = texts.evaluation_sentences(source, GLANCED_AT)[0]
+    rows = [opened.encode(sentences, normalize_embeddings=True, show_progress_bar=False) for opened in (before, after)]
+    cosine = (rows[0] * rows[1]).sum(1)
+    return {"mean cosine": float(cosine.mean()), "lowest": float(cosine.min()), "sentences": len(cosine)}
 
 
 def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) -> list[dict]:

@@ -61,9 +61,12 @@ def retrieval(base: tuple, candidate: tuple, documents: np.ndarray) -> tuple[lis
 
     Also returns reciprocal ranks (items, 2), baseline first.
     """
-    ranks = [_ranks(*pair) for pair in (base, candidate)]
-    before, after = (1 / rank for rank in ranks)
-    first = [rank == 1 for rank in ranks]
+    found = []
+    for queries, passages in (base, candidate):
+        scores = queries @ passages.T
+        found.append(ranks(scores, scores.diagonal()[:, None]))
+    before, after = (1 / rank for rank in found)
+    first = [rank == 1 for rank in found]
     lost, gained, p_value = st.mcnemar(*first)
     n = len(before)
     recall = row("retrieval_recall_1", *st.mean_interval(first[1].astype(float), documents), float(first[0].mean()), n)
@@ -75,9 +78,8 @@ def retrieval(base: tuple, candidate: tuple, documents: np.ndarray) -> tuple[lis
     return rows, np.stack([before, after], 1)
 
 
-def _ranks(queries: np.ndarray, passages: np.ndarray) -> np.ndarray:
-    scores = queries @ passages.T
-    own = scores.diagonal()[:, None]
+def ranks(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Rank (queries,) of each query's own passage, 1 the best. scores: (queries, passages), own: (queries, 1) of them."""
     # A tie counts half: an embedding that maps every text to one point must not look perfect.
     return 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from kerf.metrics import METRICS
 from kerf.runs import SCHEMA
 
-HEADLINES = ["cosine_mean", "ndcg_10", "perplexity_ratio", "kl_mean", "exact_match"]  # the first that was measured
+HEADLINES = ["cosine_mean", "perplexity_ratio", "kl_mean", "ndcg_10", "exact_match"]  # the first that was measured
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 

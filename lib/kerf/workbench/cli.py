@@ -140,9 +140,9 @@ def listing(parsed) -> int:
 
 
 def _models(_) -> list[dict]:
-    from kerf.models import MODELS
+    from kerf.models import MODELS, origin
 
-    return [{"name": n, "about": f"{p.source.origin} ({p.source.licence})"} for n, p in MODELS.items()]
+    return [{"name": name, "about": f"{origin(name)} ({preset.source.licence})"} for name, preset in MODELS.items()]
 
 
 def _methods(_) -> list[dict]:
@@ -150,9 +150,9 @@ def _methods(_) -> list[dict]:
 
     about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)",
              "checkpoint": "a GPTQ checkpoint of this language model", "gptqmodel": "GPTQModel, after `make peers`",
-             "static": "inputs and weights in 8 bits on a real kernel, ranges from calibration text; encoders",
-             "weights": "8 or 4 bits that a real kernel unpacks as it multiplies; encoders",
-             "bfloat16": "a real kernel in half the bits; encoders"}  # fmt: skip
+             "static": "inputs and weights in 8 bits on a real kernel, ranges from calibration text; encoders, rerankers",
+             "weights": "8 or 4 bits that a real kernel unpacks as it multiplies; encoders, rerankers",
+             "bfloat16": "a real kernel in half the bits; encoders, rerankers"}  # fmt: skip
     keys = ", ".join(Quantize.model_fields)
     rows = [{"name": name, "about": f"quantize: {text}", "keys": keys} for name, text in about.items()]
     learn = "a step after quantize or prune: learn block by block what they left"

@@ -1,0 +1,204 @@
+"""Rerankers: scores of the same shortlists by both models, and everything that differs between them.
+
+A query of an inverse-cloze pair is searched among all passages by the embedded encoder; its own passage and the nearest
+others are the shortlist that a reranker puts in order. One passage of each is right.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from kerf import models, shortlist, texts
+from kerf import statistics as st
+from kerf.artifacts import artifact
+from kerf.evaluate import fidelity
+from kerf.steps import Evaluation
+
+BATCH_SIZE, GLANCED_AT = 32, 64
+NEEDS_BASE = False  # a model answers without knowing the baseline's answers
+FIRST_STAGE = "minilm"  # the encoder that finds the shortlists
+SHORTLIST = 20  # passages
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Queries, passages, the passages of each shortlist (queries, SHORTLIST), its own first, and the queries' documents."""
+
+    queries: list[str]
+    passages: list[str]
+    shortlists: np.ndarray
+    documents: np.ndarray
+
+    @property
+    def all(self) -> list[str]:
+        """Every text."""
+        return self.queries + self.passages
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every query with every passage of its shortlist."""
+        return [(query, self.passages[index]) for query, row in zip(self.queries, self.shortlists, strict=True) for index in row]
+
+
+def gather(model: str, spec: Evaluation) -> Texts:
+    """Queries and their shortlists. Raises Refused for too few passages."""
+    return _gather(spec.passages)
+
+
+@lru_cache(maxsize=2)
+def _gather(count: int) -> Texts:
+    queries, passages, documents = texts.cloze_pairs(count)
+    encoder, size = models.resolve(FIRST_STAGE), min(SHORTLIST, count)
+    key = {"encoder": models.weights_digest(encoder), "queries": queries, "passages": passages, "shortlist": size}
+
+    def make(folder: Path) -> None:
+        found = shortlist.others(encoder, queries, passages, size - 1)
+        np.save(folder / "shortlists.npy", np.concatenate([np.arange(count)[:, None], found], 1))
+
+    return Texts(queries, passages, np.load(artifact("shortlists", key, make) / "shortlists.npy"), np.array(documents))
+
+
+def about(everything: Texts) -> str:
+    """What is measured on, in a line for a reader."""
+    count, size = everything.shortlists.shape
+    return f"{count} queries, each with its own passage and the {size - 1} others that {FIRST_STAGE} finds nearest among {len(everything.passages)}"
+
+
+def request(everything: Texts, again: bool) -> dict:
+    """What the measured process is asked; `again`: other batches."""
+    return {"pairs": everything.pairs, "batch_size": BATCH_SIZE if not again else BATCH_SIZE * 3 // 2}
+
+
+def answer(opened, request: dict, folder: Path) -> dict:
+    """Score request["pairs"] into scores.safetensors, in their order. Returns the seconds it took."""
+    from safetensors.numpy import save_file
+
+    order = np.random.default_rng(request["seed"]).permutation(len(request["pairs"]))
+    clock = time.perf_counter()
+    found = opened.predict([request["pairs"][index] for index in order], batch_size=request["batch_size"], show_progress_bar=False)
+    seconds = time.perf_counter() - clock
+    scores = np.empty(len(found), np.float32)
+    scores[order] = found
+    save_file({"scores": scores}, folder / "scores.safetensors")
+    return {"encode_seconds": seconds}
+
+
+def sample(everything: Texts) -> dict:
+    """A query and its shortlist, for `ask`."""
+    return {"query": everything.queries[0], "documents": [everything.passages[index] for index in everything.shortlists[0]]}
+
+
+def ask(opened, asked: dict) -> None:
+    """Put a shortlist in order, for its time."""
+    opened.rank(asked["query"], asked["documents"], show_progress_bar=False)
+
+
+def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
+    """Metric rows and scores; reciprocal ranks of every query go to items.parquet."""
+    before, after = (_scores(path).reshape(everything.shortlists.shape) for path in (base, other))
+    ranks = [fidelity.ranks(scores, scores[:, :1]) for scores in (before, after)]
+    _write_items(folder / "items.parquet", everything, 1 / np.stack(ranks))
+    return metrics(before, after, everything.documents), {"scores": {"baseline": before.tolist(), "candidate": after.tolist()}}
+
+
+def _scores(path: Path) -> np.ndarray:
+    from safetensors.numpy import load_file
+
+    scores = load_file(path / "scores.safetensors")["scores"].astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError("the model gives scores with NaN or infinity")
+    return scores
+
+
+def metrics(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> list[dict]:
+    """Metric rows of scores (queries, passages) by both models, the right passage in the first column."""
+    rows, row, count = [], fidelity.row, len(before)
+    ranks = [fidelity.ranks(scores, scores[:, :1]) for scores in (before, after)]
+    for name, gain in (("ndcg_10", _ndcg_10), ("mrr", np.reciprocal)):
+        old, new = (gain(rank) for rank in ranks)
+        rows.append(row(name, *st.mean_interval(new, documents), float(old.mean()), count))
+        rows.append(row(f"{name}_loss", *st.mean_interval(old - new, documents), 0.0, count))
+    lost, gained, p_value = st.mcnemar(*(rank == 1 for rank in ranks))
+    same = (before.argmax(1) == after.argmax(1)).astype(float)
+    kept = row("same_first", *st.mean_interval(same, documents), 1.0, count)
+    rows.append({**kept, "lost": lost, "gained": gained, "mcnemar_p": p_value})
+    return [*rows, _agreement(before, after, documents)]
+
+
+def _ndcg_10(ranks: np.ndarray) -> np.ndarray:
+    """nDCG@10 of queries with one right passage, at these ranks (Jarvelin and Kekalainen 2002)."""
+    return np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0)
+
+
+def _agreement(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> dict:
+    """Spearman correlation of both models' scores of all pairs."""
+    x, y = (st.dense_rank(scores.ravel()) for scores in (before, after))
+    weights = np.repeat(st.document_weights(documents, fidelity.RANK_REPLICATES), before.shape[1], axis=1)
+    draws = [st.weighted_spearman(x, y, each) for each in weights]
+    return fidelity.row("score_spearman", st.weighted_spearman(x, y, np.ones(len(x), int)), *st.interval(np.array(draws)), 1.0, len(x))
+
+
+def _write_items(path: Path, everything: Texts, reciprocal: np.ndarray) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"metric": "reciprocal_rank", "document": int(document), "text": text, "candidate": float(after), "baseline": float(before)}
+            for text, document, before, after in zip(everything.queries, everything.documents, *reciprocal, strict=True)]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def glance(before, after, source: str) -> dict[str, float]:
+    """A first look at an opened candidate beside the opened baseline, on a few pairs of the evaluation part."""
+    queries, passages, _ = texts.cloze_pairs(GLANCED_AT)
+    pairs = [*zip(queries, passages, strict=True), *zip(queries, passages[1:], strict=False)]
+    scores = [opened.predict(pairs, show_progress_bar=False).astype(float) for opened in (before, after)]
+    return {"correlation of scores": float(np.corrcoef(*scores)[0, 1]), "largest change": float(np.abs(scores[1] - scores[0]).max()),
+            "least score": float(scores[0].min()), "greatest score": float(scores[0].max()), "pairs": len(pairs)}  # fmt: skip
+
+
+def first_stage(everything: Texts) -> np.ndarray:
+    """The scores (queries, passages) that the encoder itself gives the shortlists: what a reranker has to beat."""
+    opened = models.open_model(FIRST_STAGE)
+    options = {"batch_size": BATCH_SIZE, "normalize_embeddings": True, "show_progress_bar": False}
+    scores = opened.encode(everything.queries, **options) @ opened.encode(everything.passages, **options).T
+    return np.take_along_axis(scores, everything.shortlists, 1).astype(float)
+
+
+def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) -> list[dict]:
+    """Language models only: nothing."""
+    return []
+
+
+def draw(folder: Path, picture: dict) -> list[tuple]:
+    """(figure, alt text) of a comparison."""
+    from kerf import plots
+
+    alt = "Dots: every pair's score by the baseline and by the candidate; right passages stand out from the others."
+    return [(plots.scores(picture["scores"]), alt)]
+
+
+def worst(model: str, folder: Path, picture: dict):
+    """Table of the five queries whose own passage fell farthest."""
+    import pandas as pd
+
+    items = pd.read_parquet(folder / "items.parquet")
+    ranked = pd.DataFrame({"rank before": 1 / items.baseline, "rank after": 1 / items.candidate, "query": items.text})
+    fell = (ranked["rank after"] - ranked["rank before"]).sort_values(ascending=False, kind="stable").index[:5]
+    return ranked.loc[fell].style.format(precision=1).hide(axis="index").set_caption("Five queries whose own passage fell farthest")
+
+
+def conclusion(values: dict[str, dict], picture: dict) -> str:
+    """What a comparison says, in sentences. values: metric rows by name."""
+    lines = []
+    for what, name in (("nDCG@10", "ndcg_10"), ("MRR", "mrr")):
+        row, whole = values[f"{name}_loss"], values[name]
+        told = "fell" if row["low"] > 0 else "rose" if row["high"] < 0 else "did not change by more than chance explains"
+        lines.append(f"{what} {told}: from {whole['baseline']:.4f} to {whole['value']:.4f}, "
+                     f"difference {-row['value']:+.4f} ({-row['high']:+.4f} to {-row['low']:+.4f}).")  # fmt: skip
+    same, score = values["same_first"], values["score_spearman"]
+    lines.append(f"The same passage comes first for {same['value']:.1%} of {same['n']} queries: {same['lost']} right ones lost, {same['gained']} "
+                 f"gained (McNemar p = {same['mcnemar_p']:.3f}). Spearman of the scores {score['value']:.4f}.")  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,217 @@
+"""Rerankers: opened, calibrated, cut, run on real kernels, measured, and trained."""
+
+import json
+import subprocess
+import sys
+
+import kerf
+import numpy as np
+import pytest
+import torch
+from kerf import anatomy, artifacts, evaluate, kinds, models, pipeline, rerank, seal, shortlist, texts
+from kerf.errors import Refused
+from kerf.evaluate import fidelity
+from kerf.evaluate import reranker as measured
+from kerf.kinds import reranker
+from kerf.steps import Calibration, Evaluation
+from sentence_transformers import CrossEncoder
+from small import write_model, write_reranker
+
+SPEC = Calibration(samples=16, max_length=64)
+PAIRS = [("a plan", "The government announced a new plan to reduce emissions by 2030."), ("a cat", "A cat sat."), ("", "x"), ("only a query", ""),
+         ("words " * 400, "of a passage " * 300), ("short", "y " * 900)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write_reranker(tmp_path_factory.mktemp("model") / "m"))
+
+
+def test_a_cross_encoder_is_a_kind_of_its_own(model):
+    found, opened = models.describe(model), models.open_model(model)
+    assert found["kind"] == "reranker" and isinstance(opened, CrossEncoder) and kinds.of_opened(opened) is reranker
+    assert len(found["linears"]) == 13 and "classifier" not in found["linears"]  # 6 of each block and the pooler; the score's own row stays float
+    assert np.array_equal(opened.predict(PAIRS), CrossEncoder(model).predict(PAIRS))
+
+
+def test_more_than_one_score_is_refused(model, tmp_path):
+    CrossEncoder(model, num_labels=3, model_kwargs={"ignore_mismatched_sizes": True}).save_pretrained(str(tmp_path / "three"))
+    with pytest.raises(Refused, match="model = .*: a cross-encoder with one score; this one gives 3"):
+        models.open_model(str(tmp_path / "three"))
+
+
+def test_every_second_query_stands_beside_its_own_passage():
+    own = {(query, passage) for query, passage, _ in texts.stretches("news", "calibration")}
+    drawn = reranker._drawn(Calibration(samples=200))
+    assert len(drawn) >= len(own) and {query for query, _ in drawn} == {query for query, _ in own}
+    assert {*drawn[::2]} <= own and sum(pair in own for pair in drawn[1::2]) <= 2
+    sample, held = drawn[:200], reranker._held_back(Calibration(samples=200))
+    assert not {*sample} & {*held} and len(held) == reranker.HELD_BACK
+    assert drawn != reranker._drawn(Calibration(samples=200, seed=1))
+
+
+def test_more_pairs_than_there_are_are_refused():
+    with pytest.raises(Refused, match=r"^calibration.samples = 1000000: 1 to \d+, the pairs that news has for it"):
+        reranker._drawn(Calibration(samples=10**6))
+
+
+def test_a_stored_candidate_opens_as_a_cross_encoder(model):
+    folder = pipeline.build(model, [{"quantize": {"method": "gptq", "bits": 8}}], SPEC)
+    opened, base = kerf.load(folder), models.open_model(model)
+    assert isinstance(opened, CrossEncoder) and seal.verify(folder)["kind"] == "reranker"
+    assert torch.equal(opened.model.classifier.weight, base.model.classifier.weight)
+    scores = [each.predict(PAIRS) for each in (base, opened)]
+    assert np.abs(scores[0] - scores[1]).max() < 0.3 * scores[0].std() and not np.array_equal(*scores)
+
+
+@pytest.mark.parametrize("step", [{"method": "static"}, {"method": "weights"}, {"method": "weights", "bits": 4, "group_size": 32}], ids=str)
+def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
+    from kerf.backends import stage, static
+
+    kept, whole = {}, stage._cut
+    monkeypatch.setattr(stage, "_cut", lambda step, opened, *rest: kept.setdefault("cut", (opened, *whole(step, opened, *rest)))[1:])
+    monkeypatch.setenv("KERF_FRESH", "9999")
+    folder = pipeline.build(model, [{"quantize": step}], SPEC)
+    opened, integers, packed = kept["cut"]
+    for name, value in packed.items():
+        models.network(opened).get_submodule(name).weight.data = value.dequantize()
+    with static.computing(anatomy.linears(models.network(opened)), integers):
+        wanted = opened.predict(PAIRS)
+    found = kerf.load(folder).predict(PAIRS)
+    assert np.abs(found - wanted).max() < 0.05 * wanted.std()
+    assert artifacts.meta(folder)["result"]["bytes_on_disk"] < 0.35 * models.describe(model)["bytes"]
+
+
+def test_a_served_reranker_answers_as_a_cross_encoder(model):
+    opened, base = kerf.load(pipeline.build(model, [{"quantize": {"method": "weights", "embeddings": 32}}], SPEC)), models.open_model(model)
+    many, slack = PAIRS * 5, 0.1 * float(base.predict(PAIRS).std())
+    found = opened.predict(many, batch_size=4, show_progress_bar=False, convert_to_numpy=True)
+    assert found.shape == (30,) and found.dtype == np.float32 and opened.max_seq_length == base.max_seq_length
+    assert np.abs(found - base.predict(many)).max() < slack
+    assert opened.predict(PAIRS[0]).shape == base.predict(PAIRS[0]).shape == ()
+    assert opened.predict([list(pair) for pair in PAIRS]).shape == (6,) and opened.predict([]).shape == (0,)
+    documents = [passage for _, passage in PAIRS]
+    ranked = [each.rank("a plan", documents, top_k=3, return_documents=True, batch_size=2, show_progress_bar=False) for each in (opened, base)]
+    assert [row.keys() for row in ranked[0]] == [row.keys() for row in ranked[1]] and len(ranked[0]) == 3
+    assert all(row["text"] == documents[row["corpus_id"]] for row in ranked[0])
+    assert [row["score"] for row in ranked[0]] == sorted((row["score"] for row in ranked[0]), reverse=True)
+    assert ranked[0][0]["score"] == pytest.approx(ranked[1][0]["score"], abs=slack)
+    for work, error, message in (
+        (lambda: opened.predict(["a", "b", "c"]), TypeError, "inputs: pairs of a query and a passage, not 'a'"),
+        (lambda: opened.predict([("a", 3)]), TypeError, "inputs: texts, not int"),
+        (lambda: opened.predict(PAIRS, batch_size=0), ValueError, "batch_size = 0: a whole number from 1"),
+        (lambda: opened.predict(PAIRS, convert_to_numpy=False), ValueError, "convert_to_numpy = False: true"),
+        (lambda: opened.predict(PAIRS, apply_softmax=True), TypeError, "apply_softmax"),
+    ):
+        with pytest.raises(error, match=message):
+            work()
+
+
+def test_what_a_score_goes_through_last_is_part_of_the_graph(model, tmp_path):
+    opened = CrossEncoder(model, activation_fn=torch.nn.Sigmoid())
+    opened.save_pretrained(str(tmp_path / "sigmoid"), create_model_card=False)
+    found = kerf.load(pipeline.build(str(tmp_path / "sigmoid"), [{"quantize": {"method": "weights", "embeddings": 32}}], SPEC)).predict(PAIRS)
+    assert np.abs(found - opened.predict(PAIRS)).max() < 0.05 and found.min() >= 0 and found.max() <= 1
+
+
+def test_torch_is_not_needed(model):
+    folder = pipeline.build(model, [{"quantize": {"method": "static"}}], SPEC)
+    code = f"import sys, kerf; assert len(kerf.load({str(folder)!r}).rank('a b', ['c', 'd e'])) == 2; " \
+           "print(sorted({'torch', 'transformers', 'sentence_transformers', 'scipy', 'pandas'} & {*sys.modules}))"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("chain", "message"), [
+    ([{"quantize": {}}, {"reconstruct": {}}], "an encoder or a causal language model; reconstruct does not know rerankers yet"),
+    ([{"quantize": {"method": "static", "floor": 0.99}}], "an encoder; method: static with floor does not know rerankers yet"),
+    ([{"quantize": {"bits": "mixed", "floor": 0.9}}], "an encoder; bits: mixed does not know rerankers yet"),
+])  # fmt: skip
+def test_what_rerankers_cannot_have_is_refused(model, chain, message):
+    with pytest.raises(Refused, match=message):
+        pipeline.build(model, chain, SPEC)
+
+
+def test_metrics_are_those_of_the_right_passages_rank():
+    before = np.array([[5.0, 4, 3, 2], [1, 4, 3, 2], [4, 5, 3, 2]])  # ranks 1, 4, 2
+    after = np.array([[5.0, 4, 3, 2], [1, 1, 3, 2], [6, 5, 3, 2]])  # ranks 1, 3.5, 1
+    rows = {row["name"]: row for row in measured.metrics(before, after, np.arange(3))}
+    assert rows["mrr"]["value"] == pytest.approx((1 + 1 / 3.5 + 1) / 3) and rows["mrr"]["baseline"] == pytest.approx((1 + 1 / 4 + 1 / 2) / 3)
+    assert rows["mrr_loss"]["value"] == pytest.approx(rows["mrr"]["baseline"] - rows["mrr"]["value"])
+    gains = [1 / np.log2(1 + rank) for rank in (1, 3.5, 1)]
+    assert rows["ndcg_10"]["value"] == pytest.approx(np.mean(gains))
+    assert measured._ndcg_10(np.array([10.0, 11.0])).tolist() == pytest.approx([1 / np.log2(11), 0])
+    assert rows["same_first"]["value"] == pytest.approx(1 / 3) and (rows["same_first"]["lost"], rows["same_first"]["gained"]) == (0, 1)
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
+    assert 0 < rows["score_spearman"]["value"] < 1
+    assert fidelity.ranks(np.ones((1, 5)), np.ones((1, 1))).tolist() == [3]  # who tells nothing apart is in the middle
+
+
+def test_a_comparison_of_a_reranker(model):
+    spec = Evaluation(passages=30)
+    everything = evaluate.kind(model).gather(model, spec)
+    assert everything.shortlists.shape == (30, 20) and (everything.shortlists[:, 0] == np.arange(30)).all()
+    assert all(len({*row}) == 20 for row in everything.shortlists.tolist())
+    same = {row["name"]: row for row in evaluate.read(evaluate.compare(model, "", spec, again=True))[0]}
+    assert same["ndcg_10_loss"]["value"] == same["mrr_loss"]["value"] == 0 and same["same_first"]["value"] == 1
+    folder = pipeline.build(model, [{"quantize": {"method": "static"}}], SPEC)
+    compared = evaluate.compare(model, folder, spec)
+    rows, picture = evaluate.read(compared)
+    values = {row["name"]: row for row in rows}
+    assert values["speedup"]["low"] <= values["speedup"]["value"] <= values["speedup"]["high"]
+    assert values["score_spearman"]["value"] < 1 and "nDCG@10" in measured.conclusion(values, picture)
+    assert len(measured.worst(model, compared, picture).data) == 5 and measured.draw(compared, picture)
+    scores = np.array(picture["scores"]["candidate"])
+    direct = kerf.load(folder).predict([pair for pair in everything.pairs])
+    assert np.allclose(scores.ravel(), direct, atol=1e-3)
+
+
+def test_the_first_stage_ranks_what_it_found(tmp_path):
+    encoder = write_model(tmp_path / "encoder")
+    queries, passages, _ = texts.cloze_pairs(12)
+    found = shortlist.others(encoder, queries, passages, 5)
+    opened = models.open_model(str(encoder))
+    scores = opened.encode(queries, normalize_embeddings=True) @ opened.encode(passages, normalize_embeddings=True).T
+    for number, row in enumerate(found):
+        assert number not in row and row.tolist() == [each for each in np.argsort(-scores[number]) if each != number][:5]
+
+
+def test_pairs_of_the_training_share_nothing_with_what_is_measured_on():
+    assert texts.without_overlap(["a b c d e f g h i j k l m", "x y"], ["z a b c d e f g h i j k l"]) == ["x y"]
+    rows = [" ".join(row) for row in rerank.stretches()]
+    measured_on = texts.evaluation_documents("wiki")
+    texts.check_overlap(rows[:400], [*measured_on, *texts.cloze_pairs(300)[1]])
+
+
+def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERF_DATA", str(tmp_path / "data"))
+    encoder = write_model(tmp_path / "encoder")
+    rows = [(f"the {word} query", f"this passage is about {word}") for word in ("tax", "rain", "music", "war", "river", "bread", "gold", "law")]
+    monkeypatch.setattr(rerank, "stretches", lambda: rows * 30)
+    monkeypatch.setattr(rerank.shortlist, "others", lambda encoder, queries, passages, count: np.stack(
+        [[other for other in range(len(queries)) if passages[other] != passages[own]][:count] for own in range(len(queries))]))
+    monkeypatch.setattr(rerank.texts, "digest", str)
+    spec = rerank.Training(steps=60, queries=4, learning_rate=3e-3)
+    folder = rerank.trained(encoder, spec)
+    losses = artifacts.meta(folder)["result"]["losses"]
+    assert len(losses) == 60 and np.mean(losses[-10:]) < 0.85 * np.log(4) < np.mean(losses[:3])
+    assert models.describe(str(folder))["kind"] == "reranker" and (folder / "LICENSE").is_file() == (encoder / "LICENSE").is_file()
+    monkeypatch.setattr(artifacts, "machine", lambda: {"threads": 99})
+    assert rerank.trained(encoder, spec) == folder  # one and the same model, however many threads measure it
+    again = tmp_path / "again"
+    again.mkdir()
+    rerank._make(again, encoder, spec)
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    with pytest.raises(Refused, match="steps = 61: 1 to 60: 240 pairs, 4 a step"):
+        rerank.trained(encoder, rerank.Training(steps=61, queries=4))
+
+
+def test_others_of_chance_are_never_the_own_passage():
+    random = np.random.default_rng(0)
+    found = {int(each) for _ in range(50) for each in rerank._chance(random, 4, 2, 3)}
+    assert found == {0, 1, 3}
+
+
+def test_the_list_of_models_says_where_the_reranker_comes_from():
+    said = subprocess.run([sys.executable, "-m", "kerf", "list", "models", "--json"], capture_output=True, text=True, check=True).stdout
+    about = {row["name"]: row["about"] for row in json.loads(said)}
+    assert "Kerf trained itself" in about["reranker"] and "inverse-cloze" in about["reranker"]
