@@ -149,6 +149,7 @@ def test_metrics_are_those_of_the_right_passages_rank():
 def test_a_comparison_of_a_reranker(model):
     spec = Evaluation(passages=30)
     everything = evaluate.kind(model).gather(model, spec)
+    assert everything.queries == texts.cloze_pairs(30, "news")[0]
     assert everything.shortlists.shape == (30, 20) and (everything.shortlists[:, 0] == np.arange(30)).all()
     assert all(len({*row}) == 20 for row in everything.shortlists.tolist())
     same = {row["name"]: row for row in evaluate.read(evaluate.compare(model, "", spec, again=True))[0]}
@@ -201,8 +202,9 @@ def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):
     again.mkdir()
     rerank._make(again, encoder, spec)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    with pytest.raises(Refused, match="steps = 61: 1 to 60: 240 pairs, 4 a step"):
-        rerank.trained(encoder, rerank.Training(steps=61, queries=4))
+    for wrong, accepted in ((61, "1 to 60: 240 pairs, 4 a step"), (1, "4 to 240: 240 pairs, 1 a step")):
+        with pytest.raises(Refused, match=f"steps = {wrong}: {accepted}"):
+            rerank.trained(encoder, rerank.Training(steps=wrong, queries=4 if wrong > 1 else 1))
 
 
 def test_others_of_chance_are_never_the_own_passage():

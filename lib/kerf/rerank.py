@@ -9,40 +9,42 @@ measure, minutes of training on a CPU, and no rival of rerankers that saw millio
 
 import logging
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from kerf import shortlist, texts
 from kerf.artifacts import artifact, threads
 from kerf.errors import refuse
 from kerf.sources import sha256
+from kerf.steps import Parameters
 
 NEAREST = 20  # passages that hard ones are drawn from
 MAX_LENGTH = 128  # tokens of a pair
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a reranker is trained."""
+class Training(Parameters):
+    """How a reranker is trained. others: passages beside a query's own; easy: share of the steps in which all of them but one are
+    of chance; learning_rate: the highest, after a tenth of the steps, from which it falls to nothing in a line."""
 
-    steps: int = 160
-    queries: int = 8  # a step
-    others: int = 3  # passages beside a query's own
-    easy: float = 0.3  # share of the steps in which all others but one are of chance
-    learning_rate: float = 2e-4  # the highest, after a tenth of the steps; then it falls to nothing in a line
-    seed: int = 0
+    steps: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1")] = 160
+    queries: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, of a step")] = 8
+    others: Annotated[int, Field(strict=True, ge=1, le=NEAREST, description=f"1 to {NEAREST} passages")] = 3
+    easy: Annotated[float, Field(ge=0, le=1, description="a share from 0 to 1")] = 0.3
+    learning_rate: Annotated[float, Field(gt=0, lt=1, description="more than 0, less than 1")] = 2e-4
+    seed: Annotated[int, Field(strict=True, ge=0, description="a whole number from 0")] = 0
 
 
 def trained(encoder: Path, spec: Training | None = None) -> Path:
     """Directory of the reranker that `encoder`, a directory, becomes; trained once. meta.json holds the loss of every step.
 
-    Raises Refused for more steps than the text has queries for.
+    Raises Refused for more steps than the text has queries for, and for so few that there are no `others`.
     """
     spec = spec or Training()
     files = sorted(path for path in encoder.rglob("*") if path.suffix in (".json", ".safetensors"))
-    key = {"encoder": [sha256(path) for path in files], "training": asdict(spec), "texts": [texts.digest(name) for name in texts.NAMES]}
+    key = {"encoder": [sha256(path) for path in files], "training": spec.model_dump(), "texts": [texts.digest(name) for name in texts.NAMES]}
     code = [Path(__file__), Path(shortlist.__file__), Path(texts.__file__)]
     return artifact("reranker", key, lambda folder: _make(folder, encoder, spec), code, anywhere=True)
 
@@ -56,8 +58,9 @@ def stretches() -> list[tuple[str, str]]:
 
 def _make(folder: Path, encoder: Path, spec: Training) -> dict:
     rows = stretches()
-    if not 1 <= spec.steps <= len(rows) // spec.queries:
-        raise refuse("steps", spec.steps, f"1 to {len(rows) // spec.queries}: {len(rows)} pairs, {spec.queries} a step")
+    least, most = spec.others // spec.queries + 1, len(rows) // spec.queries
+    if not least <= spec.steps <= most:
+        raise refuse("steps", spec.steps, f"{least} to {most}: {len(rows)} pairs, {spec.queries} a step")
     print(f"training a reranker, once: {spec.steps} steps", file=sys.stderr)
     order = np.random.default_rng(spec.seed).permutation(len(rows))[: spec.steps * spec.queries]
     queries, passages = zip(*(rows[index] for index in order), strict=True)

@@ -21,6 +21,7 @@ class Yardstick:
 
     def __init__(self, model: str, source: str, sentences: int, max_length: int = 128) -> None:
         """source: evaluation text (news, wiki or a file). Raises Refused when it has fewer sentences."""
+        models.check_kind(model, "a mean cosine", "encoder")
         self.model = model
         sample, documents = texts.evaluation_sentences(source, sentences)
         self.documents = np.array(documents)

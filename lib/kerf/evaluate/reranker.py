@@ -44,13 +44,13 @@ class Texts:
 
 
 def gather(model: str, spec: Evaluation) -> Texts:
-    """Queries and their shortlists. Raises Refused for too few passages."""
-    return _gather(spec.passages)
+    """Queries and their shortlists, of the evaluation part of `spec.texts`. Raises Refused for too few passages."""
+    return _gather(spec.texts, texts.digest(spec.texts), spec.passages)
 
 
 @lru_cache(maxsize=2)
-def _gather(count: int) -> Texts:
-    queries, passages, documents = texts.cloze_pairs(count)
+def _gather(source: str, _: str, count: int) -> Texts:
+    queries, passages, documents = texts.cloze_pairs(count, source)
     encoder, size = models.resolve(FIRST_STAGE), min(SHORTLIST, count)
     key = {"encoder": models.weights_digest(encoder), "queries": queries, "passages": passages, "shortlist": size}
 
@@ -152,7 +152,7 @@ def _write_items(path: Path, everything: Texts, reciprocal: np.ndarray) -> None:
 
 def glance(before, after, source: str) -> dict[str, float]:
     """A first look at an opened candidate beside the opened baseline, on a few pairs of the evaluation part."""
-    queries, passages, _ = texts.cloze_pairs(GLANCED_AT)
+    queries, passages, _ = zip(*texts.stretches(source, "evaluation")[:GLANCED_AT], strict=True)
     pairs = [*zip(queries, passages, strict=True), *zip(queries, passages[1:], strict=False)]
     scores = [opened.predict(pairs, show_progress_bar=False).astype(float) for opened in (before, after)]
     return {"correlation of scores": float(np.corrcoef(*scores)[0, 1]), "largest change": float(np.abs(scores[1] - scores[0]).max()),
