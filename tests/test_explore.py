@@ -23,7 +23,7 @@ from kerf.workbench.background import Building, Newest
 from kerf.workbench.chosen import TITLE, add_candidate
 from kerf.workbench.panel import Panel
 from lab import CHROMIUM, SECONDS, browser, complaints, run_all, served, slider
-from small import write_causal, write_model
+from small import write_causal, write_model, write_reranker
 
 SPEC = Calibration(samples=24)
 
@@ -51,6 +51,7 @@ def house(tmp_path, monkeypatch):
 
 
 NAME = "encoder.layer.1.output.dense"
+NAME_OF_A_RERANKER = f"bert.{NAME}"
 
 
 @pytest.mark.parametrize("choice", [Choice(bits=3, group_size=32, clip="mse"), Choice("gptq", 4, None, "hessian"), Choice(bits=4, group_size=32, sparsity=0.5)])
@@ -92,6 +93,12 @@ def test_a_prompt_is_answered_with_probabilities(tmp_path):
     assert any(before != after for _, before, after in rows)
     with pytest.raises(Refused, match="prompt"):
         asked.told(("",))
+
+
+def test_a_pair_is_scored_by_a_reranker(tmp_path):
+    asked = Subject(str(write_reranker(tmp_path / "reranker")), SPEC)
+    ((what, before, after),) = asked.told(asked.kind.EXAMPLES, asked.cut(NAME_OF_A_RERANKER, Choice(bits=2, group_size=None)))
+    assert what == "score" and before != after
 
 
 def test_the_newest_wish_overtakes_the_others():

@@ -14,6 +14,7 @@ from kerf.kinds.opening import loading, opened
 from kerf.steps import Calibration
 
 BATCH_SIZE = 16
+EXAMPLES = ("Where is the Eiffel Tower?", "The Eiffel Tower stands in Paris, on the Champ de Mars.")  # what `answer` takes
 HELD_BACK = 64  # pairs by which a step judges itself
 
 
@@ -70,6 +71,21 @@ def about(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
     pairs = _drawn(spec)[: spec.samples]
     return f"{len(pairs)} pairs of a query and a passage, every second one of its own; the first: {pairs[0]!r}"
+
+
+def reader(opened):
+    """The tokenizer, for `answer` and `told`."""
+    return opened.tokenizer
+
+
+def answer(opened, reader, texts: tuple[str, str]):
+    """Score (1,) of a passage for a query."""
+    return opened.predict([texts], convert_to_tensor=True)
+
+
+def told(reader, before, after) -> list[tuple[str, float, float]]:
+    """The score of the pair in two models' answers."""
+    return [("score", float(before[0]), float(after[0]))]
 
 
 def tokenized(opened, pairs: list[tuple[str, str]], max_length: int) -> list[dict]:
