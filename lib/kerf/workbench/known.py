@@ -108,7 +108,7 @@ def of_the_run(results: dict) -> list[str]:
     grids = {}
     for name, grid in (results["model"].get("on_grid") or {}).items():
         grids.setdefault(f"{grid['bits']} bits in groups of {grid['group_size']}", []).append(name)
-    lines = [f"The baseline's own weights lie on a low-bit grid: {len(names)} layers at {grid} ({plain(_some(names))}). "
+    lines = [f"The baseline's own weights lie on a low-bit grid: {len(names)} layer{'s' * (len(names) > 1)} at {grid} ({plain(_some(names))}). "
              "What lands on the same grid seems to lose nothing." for grid, names in grids.items()]  # fmt: skip
     baseline = results["candidates"][0]
     if baseline["status"] != "ok":
