@@ -11,7 +11,7 @@ from kerf.evaluate.resampled import Resampled
 from kerf.metrics import METRICS
 from kerf.steps import Calibration, Evaluation
 from kerf.workbench.cli import main
-from small import write_causal, write_model
+from small import write_causal, write_model, write_reranker
 
 SPEC = Evaluation(sentences=40, passages=40, contexts=6, context=32, restored=0)
 CALIBRATION = Calibration(samples=8, max_length=64)
@@ -35,6 +35,17 @@ def languages(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def rerankers(tmp_path_factory):
+    """The baseline and 2 bits."""
+    return both(str(write_reranker(tmp_path_factory.mktemp("ab") / "reranker")), [])
+
+
+@pytest.fixture(scope="module")
+def paired_rerankers(rerankers):
+    return ab.compare(*rerankers)
+
+
+@pytest.fixture(scope="module")
 def paired_encoders(encoders):
     return ab.compare(*encoders)
 
@@ -44,7 +55,7 @@ def paired_languages(languages):
     return ab.compare(*languages)
 
 
-@pytest.mark.parametrize("kind", ["encoders", "languages"])
+@pytest.mark.parametrize("kind", ["encoders", "languages", "rerankers"])
 def test_the_draws_are_those_of_the_report(kind, request):
     for side in request.getfixturevalue(kind):
         drawn = Resampled(side.items)
@@ -54,14 +65,14 @@ def test_the_draws_are_those_of_the_report(kind, request):
             assert np.quantile(drawn.of(name), [0.025, 0.975]) == pytest.approx([row["low"], row["high"]], rel=1e-4, abs=1e-4), name  # float32
 
 
-@pytest.mark.parametrize("kind", ["encoders", "languages"])
+@pytest.mark.parametrize("kind", ["encoders", "languages", "rerankers"])
 def test_the_lesser_cut_wins_on_what_is_measured_and_loses_on_bytes(kind, request):
     a, b = request.getfixturevalue(kind)
     found = request.getfixturevalue(f"paired_{kind}")
     rows = {row["name"]: row for row in found["metrics"]}
-    fidelity = {"encoders": "similarity_spearman", "languages": "kl_mean"}[kind]
+    fidelity = {"encoders": "similarity_spearman", "languages": "kl_mean", "rerankers": "score_spearman"}[kind]
     assert rows[fidelity]["winner"] == "a"
-    assert kind == "encoders" or rows["bytes_on_disk"]["winner"] == "b" and rows["bytes_on_disk"]["low"] is None
+    assert kind != "languages" or rows["bytes_on_disk"]["winner"] == "b" and rows["bytes_on_disk"]["low"] is None
     assert set(rows) == {*a.rows, *a.figures} and not any(row["winner"] for row in rows.values() if not row["how"])
     for row in rows.values():
         assert row["difference"] == row["b"] - row["a"]

@@ -139,7 +139,7 @@ def test_metrics_are_those_of_the_right_passages_rank():
     assert rows["mrr_loss"]["value"] == pytest.approx(rows["mrr"]["baseline"] - rows["mrr"]["value"])
     gains = [1 / np.log2(1 + rank) for rank in (1, 3.5, 1)]
     assert rows["ndcg_10"]["value"] == pytest.approx(np.mean(gains))
-    assert measured._ndcg_10(np.array([10.0, 11.0])).tolist() == pytest.approx([1 / np.log2(11), 0])
+    assert measured.ndcg_10(np.array([10.0, 11.0])).tolist() == pytest.approx([1 / np.log2(11), 0])
     assert rows["same_first"]["value"] == pytest.approx(1 / 3) and (rows["same_first"]["lost"], rows["same_first"]["gained"]) == (0, 1)
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
     assert 0 < rows["score_spearman"]["value"] < 1

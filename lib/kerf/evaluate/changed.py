@@ -3,7 +3,7 @@
 from kerf.evaluate.resampled import MEANS
 from kerf.metrics import METRICS
 
-LOOKED_AT = ("retrieval_recall_1", "last_word_accuracy", "cosine_mean", "kl_mean")
+LOOKED_AT = ("retrieval_recall_1", "last_word_accuracy", "cosine_mean", "kl_mean", "mrr")
 BY_DOCUMENT = ("kl_mean",)  # a token says nothing to a reader: the mean of its document does
 SHOWN = 5  # items in each direction
 

@@ -14,7 +14,7 @@ import numpy as np
 from kerf import models, shortlist, texts
 from kerf import statistics as st
 from kerf.artifacts import artifact
-from kerf.evaluate import fidelity
+from kerf.evaluate import fidelity, items
 from kerf.steps import Evaluation
 
 BATCH_SIZE, GLANCED_AT = 32, 64
@@ -97,10 +97,9 @@ def ask(opened, asked: dict) -> None:
 
 
 def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
-    """Metric rows and scores; reciprocal ranks of every query go to items.parquet."""
+    """Metric rows and scores; what every query and pair got goes to items.parquet."""
     before, after = (_scores(path).reshape(everything.shortlists.shape) for path in (base, other))
-    ranks = [fidelity.ranks(scores, scores[:, :1]) for scores in (before, after)]
-    _write_items(folder / "items.parquet", everything, 1 / np.stack(ranks))
+    _write_items(folder / "items.parquet", everything, before, after)
     return metrics(before, after, everything.documents), {"scores": {"baseline": before.tolist(), "candidate": after.tolist()}}
 
 
@@ -117,7 +116,7 @@ def metrics(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> lis
     """Metric rows of scores (queries, passages) by both models, the right passage in the first column."""
     rows, row, count = [], fidelity.row, len(before)
     ranks = [fidelity.ranks(scores, scores[:, :1]) for scores in (before, after)]
-    for name, gain in (("ndcg_10", _ndcg_10), ("mrr", np.reciprocal)):
+    for name, gain in (("ndcg_10", ndcg_10), ("mrr", np.reciprocal)):
         old, new = (gain(rank) for rank in ranks)
         rows.append(row(name, *st.mean_interval(new, documents), float(old.mean()), count))
         rows.append(row(f"{name}_loss", *st.mean_interval(old - new, documents), 0.0, count))
@@ -128,7 +127,7 @@ def metrics(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> lis
     return [*rows, _agreement(before, after, documents)]
 
 
-def _ndcg_10(ranks: np.ndarray) -> np.ndarray:
+def ndcg_10(ranks: np.ndarray) -> np.ndarray:
     """nDCG@10 of queries with one right passage, at these ranks (Jarvelin and Kekalainen 2002)."""
     return np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0)
 
@@ -141,13 +140,15 @@ def _agreement(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> 
     return fidelity.row("score_spearman", st.weighted_spearman(x, y, np.ones(len(x), int)), *st.interval(np.array(draws)), 1.0, len(x))
 
 
-def _write_items(path: Path, everything: Texts, reciprocal: np.ndarray) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [{"metric": "reciprocal_rank", "document": int(document), "text": text, "candidate": float(after), "baseline": float(before)}
-            for text, document, before, after in zip(everything.queries, everything.documents, *reciprocal, strict=True)]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows), path)
+def _write_items(path: Path, everything: Texts, before: np.ndarray, after: np.ndarray) -> None:
+    old, new = (1 / fidelity.ranks(scores, scores[:, :1]) for scores in (before, after))
+    known = {"document": everything.documents, "text": everything.queries}
+    query, place = (each.ravel() for each in np.indices(before.shape))
+    items.write(path, [
+        items.group("shortlist", candidate=new, baseline=old, **known),
+        items.group("same_first", candidate=before.argmax(1) == after.argmax(1), baseline=np.ones(len(old)), **known),
+        items.group("score", candidate=after.ravel(), baseline=before.ravel(), document=everything.documents[query], left=query, right=place),
+    ])  # fmt: skip
 
 
 def glance(before, after, source: str) -> dict[str, float]:
@@ -184,8 +185,9 @@ def worst(model: str, folder: Path, picture: dict):
     """Table of the five queries whose own passage fell farthest."""
     import pandas as pd
 
-    items = pd.read_parquet(folder / "items.parquet")
-    ranked = pd.DataFrame({"rank before": 1 / items.baseline, "rank after": 1 / items.candidate, "query": items.text})
+    found = pd.read_parquet(folder / "items.parquet")
+    found = found[found.metric == "shortlist"]
+    ranked = pd.DataFrame({"rank before": 1 / found.baseline, "rank after": 1 / found.candidate, "query": found.text})
     fell = (ranked["rank after"] - ranked["rank before"]).sort_values(ascending=False, kind="stable").index[:5]
     return ranked.loc[fell].style.format(precision=1).hide(axis="index").set_caption("Five queries whose own passage fell farthest")
 

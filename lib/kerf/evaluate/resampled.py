@@ -10,12 +10,14 @@ import numpy as np
 
 from kerf import statistics as st
 from kerf.evaluate.fidelity import RANK_REPLICATES
+from kerf.evaluate.reranker import ndcg_10
 from kerf.evaluate.tokens import REPLICATES, Documents, pearsons
 
 # Metric: the rows of the table that it is made of, and what of a row counts.
 RIGHT: dict[str, tuple[str, Callable]] = {  # yes or no
     "retrieval_recall_1": ("reciprocal_rank", lambda rows: rows.candidate == 1),
     "last_word_accuracy": ("last_word", lambda rows: rows.candidate == 1),
+    "same_first": ("same_first", lambda rows: rows.candidate == 1),
     "continuation_exact": ("continuation", lambda rows: rows.candidate == rows.baseline),
 }
 MEANS: dict[str, tuple[str, Callable]] = RIGHT | {
@@ -24,6 +26,10 @@ MEANS: dict[str, tuple[str, Callable]] = RIGHT | {
     "neighbours_10": ("neighbours", lambda rows: rows.candidate),
     "retrieval_mrr": ("reciprocal_rank", lambda rows: rows.candidate),
     "retrieval_mrr_loss": ("reciprocal_rank", lambda rows: rows.baseline - rows.candidate),
+    "ndcg_10": ("shortlist", lambda rows: ndcg_10(1 / rows.candidate)),
+    "ndcg_10_loss": ("shortlist", lambda rows: ndcg_10(1 / rows.baseline) - ndcg_10(1 / rows.candidate)),
+    "mrr": ("shortlist", lambda rows: rows.candidate),
+    "mrr_loss": ("shortlist", lambda rows: rows.baseline - rows.candidate),
     "perplexity": ("kl", lambda rows: rows.candidate),
     "perplexity_ratio": ("kl", lambda rows: rows.candidate - rows.baseline),
     "kl_mean": ("kl", lambda rows: rows.kl),
@@ -76,6 +82,8 @@ class Resampled:
             return pearsons(self._documents("kl"), _numbers(rows.candidate), _numbers(rows.baseline))
         if metric == "similarity_spearman":
             return self._similarity()
+        if metric == "score_spearman":
+            return self._scores()
         return self._human(metric) if metric.startswith("human_spearman") else None
 
     def _documents(self, table: str) -> Documents:
@@ -88,6 +96,12 @@ class Resampled:
         weights = st.document_weights(self.tables["cosine"].document.to_numpy(int), RANK_REPLICATES)
         rows = self.tables["similarity"]
         return _spearman(rows, rows.baseline, rows.candidate, weights)
+
+    def _scores(self) -> np.ndarray:
+        rows = self.tables["score"]
+        weights = st.document_weights(rows.document.to_numpy(int), RANK_REPLICATES)
+        ranks = [st.dense_rank(_numbers(rows[side])) for side in ("baseline", "candidate")]
+        return np.array([st.weighted_spearman(*ranks, drawn) for drawn in weights])
 
     def _human(self, metric: str) -> np.ndarray:
         name = metric.removeprefix("human_spearman").strip("_")
@@ -109,4 +123,4 @@ def _spearman(rows, x, y, weights) -> np.ndarray:
 
 
 def _numbers(values) -> np.ndarray:
-    return values.to_numpy(float)
+    return np.asarray(values, float)

@@ -13,7 +13,7 @@ from kerf.workbench.known import issues, plain, untested
 from kerf.workbench.results import TIMED
 from kerf.workbench.words import answer, asked, explained, interval, moment, number, step_in_words
 
-TASKS = {"encoder": "sentence-similarity", "causal": "text-generation"}
+TASKS = {"encoder": "sentence-similarity", "causal": "text-generation", "reranker": "text-ranking"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 RATED = {"human_spearman_lee": "Lee", "human_spearman_wordsim": "WordSim", "human_spearman_simlex": "SimLex",
          "human_spearman": "Lee, WordSim, SimLex", "human_spearman_loss": "Lee, WordSim, SimLex"}  # fmt: skip
