@@ -39,5 +39,5 @@ $(STAMP): environment.yml lib/pyproject.toml
 
 # What Kerf can do without, and the tests do not.
 $(EXTRAS): $(STAMP)
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e 'lib[lm-eval]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e 'lib[lm-eval,onnxruntime]'
 	touch $@

@@ -1,5 +1,6 @@
 """Rerankers: opened, calibrated, cut, run on real kernels, measured, and trained."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -64,12 +65,19 @@ def test_a_stored_candidate_opens_as_a_cross_encoder(model):
     assert np.abs(scores[0] - scores[1]).max() < 0.3 * scores[0].std() and not np.array_equal(*scores)
 
 
-@pytest.mark.parametrize("step", [{"method": "static"}, {"method": "weights"}, {"method": "weights", "bits": 4, "group_size": 32}], ids=str)
+@pytest.mark.parametrize("step", [{"method": "static"}, {"method": "weights"}, {"method": "weights", "bits": 4, "group_size": 32}, {"method": "dynamic"},
+                                  {"method": "static", "backend": "onnxruntime"}, {"method": "weights", "backend": "onnxruntime"}], ids=str)  # fmt: skip
 def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     from kerf.backends import stage, static
 
     kept, whole = {}, stage._cut
-    monkeypatch.setattr(stage, "_cut", lambda step, opened, *rest: kept.setdefault("cut", (opened, *whole(step, opened, *rest)))[1:])
+
+    def cut(step, opened, *rest):
+        found = whole(step, opened, *rest)
+        kept["cut"] = copy.deepcopy(opened), *found  # torch's own kernels are put into the model itself
+        return found
+
+    monkeypatch.setattr(stage, "_cut", cut)
     monkeypatch.setenv("KERF_FRESH", "9999")
     folder = pipeline.build(model, [{"quantize": step}], SPEC)
     opened, integers, packed = kept["cut"]

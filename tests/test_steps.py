@@ -16,7 +16,7 @@ WRONG = [
     ({"bitz": 4}, "bitz", 4, "no such key; did you mean bits?"),
     ({"groupsize": 64}, "groupsize", 64, "did you mean group_size"),
     ({"percdamp": 1}, "percdamp", 1, "no such key; accepted: act_order, asymmetric_calibration, backend, bits"),
-    ({"method": "gtpq"}, "method", "gtpq", "rtn, gptq, checkpoint, gptqmodel, static, weights or bfloat16"),
+    ({"method": "gtpq"}, "method", "gtpq", "rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16"),
     ({"granularity": "row"}, "granularity", "row", "tensor, channel or group"),
     ({"clip": "max"}, "clip", "max", "none, mse or hessian"),
     ({"symmetric": 1}, "symmetric", 1, "true or false"),

@@ -22,7 +22,7 @@ from pathlib import Path
 from kerf.places import data_folder
 
 # Packages that can change a number.
-PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "scipy", "pyarrow", "openvino")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "scipy", "pyarrow", "openvino", "onnxruntime")
 
 
 def artifact(

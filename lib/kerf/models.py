@@ -187,7 +187,7 @@ def load(path: str | os.PathLike, device: str = "cpu"):
     """A compressed candidate as what its baseline opens as; its weights equal the compressor's output exactly.
 
     One that runs on a real kernel is a `kerf.backends.serve.Encoder` or `Reranker`, with the same `encode` or `predict` and
-    `rank`, and torch is not imported.
+    `rank`; torch is imported only where the kernels are its own.
     Raises Refused, naming the file, when one is missing, truncated or edited.
     """
     from kerf import seal, store

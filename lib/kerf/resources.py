@@ -90,7 +90,7 @@ def one(request: dict) -> dict[str, float]:
     from kerf import models, power, seal
     from kerf.memory import peak_rss_bytes
 
-    if not (folder and seal.is_real(folder)):
+    if not folder or seal.needs_torch(folder):
         import sentence_transformers  # noqa: F401
 
     imported = time.perf_counter()

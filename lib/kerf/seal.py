@@ -67,9 +67,9 @@ def verify(folder: Path) -> dict:
     return card
 
 
-def is_real(folder: str | Path) -> bool:
-    """Whether a real kernel runs the candidate, which then needs neither torch nor sentence-transformers; nothing is verified."""
-    return "backend" in json.loads(Path(folder, CARD).read_text())
+def needs_torch(folder: str | Path) -> bool:
+    """Whether a candidate is opened with torch and sentence-transformers, which most real kernels do without; nothing is verified."""
+    return json.loads(Path(folder, CARD).read_text()).get("backend", "torch") == "torch"
 
 
 def size(folder: Path) -> dict[str, int]:

@@ -4,10 +4,15 @@ available(): whether it is installed, INSTALL: the line that installs it; conver
 which weights(graph) names the layers, put_integers and put_packed (graph, found) change them, and save(graph, folder,
 half) writes; run(folder, card, threads): the model of a candidate as a function of input_ids, attention_mask and
 token_type_ids, (texts, tokens) each, that gives embeddings or scores (texts, features); settings(step) is what the card
-tells it.
+tells it. Which method runs on which library stands in `kerf.steps.quantize.REAL`.
 """
 
+import logging as python_logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +25,35 @@ def backend(name: str) -> ModuleType:
     if not found.available():
         raise refuse("backend", name, f"a library that is installed: `{found.INSTALL}`")
     return found
+
+
+@contextmanager
+def conversion(name: str, opened) -> Iterator[tuple]:
+    """While it lasts, a library reads `kinds.whole(opened)`, quietly; that, and an example of what it takes. What it cannot
+    read is Refused."""
+    import torch
+    from transformers.utils import logging
+
+    from kerf import kinds
+
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
+    example = dict(zip(kinds.of_opened(opened).inputs(opened), (ids, (ids > 0).long(), torch.zeros_like(ids)), strict=False))
+    told, disabled = logging.get_verbosity(), python_logging.root.manager.disable
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch's exporter prints the whole graph beside its error
+            warnings.simplefilter("ignore")
+            logging.set_verbosity_error()
+            python_logging.disable()
+            yield kinds.whole(opened), example
+    except Exception as error:
+        cause = error
+        while cause.__cause__:  # exporters say which operator it was in the first of a chain
+            cause = cause.__cause__
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        raise refuse("backend", name, f"a model whose operators and shapes it takes ({said[:240]})") from error
+    finally:
+        logging.set_verbosity(told)
+        python_logging.disable(disabled)
 
 
 def load(folder: Path, card: dict):

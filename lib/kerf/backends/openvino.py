@@ -6,7 +6,6 @@ linear layer with an `Integer` gets its inputs through a FakeQuantize, which the
 codes as they are; one with a `Quantized` keeps packed codes, which the kernel unpacks as it multiplies.
 """
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,40 +26,15 @@ def available() -> bool:
 
 def convert(opened):
     """The graph of a SentenceTransformer or CrossEncoder in float32. Raises Refused for one that cannot be traced or holds unknown operators."""
-    import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-    from transformers.utils import logging
 
-    from kerf import kinds
+    from kerf.backends import conversion
 
-    kind = kinds.of_opened(opened)
-    names = kind.inputs(opened)
-
-    class Whole(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = kind.network(opened)
-
-        def forward(self, input_ids, attention_mask, token_type_ids=None):
-            given = (input_ids, attention_mask, token_type_ids)
-            return kind.answers(opened, dict(zip(names, given, strict=False)))
-
-    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
-    example = dict(zip(names, (ids, (ids > 0).long(), torch.zeros_like(ids)), strict=False))
-    told = logging.get_verbosity()
     frontend = FrontEndManager().load_by_framework("pytorch")  # convert_model of the library would send telemetry
-    try:
-        with warnings.catch_warnings():  # of branches that go the same way for every text
-            warnings.simplefilter("ignore")
-            logging.set_verbosity_error()
-            traced = TorchScriptPythonDecoder(Whole().eval(), example_input=example)
-            return frontend.convert(frontend.load(traced))
-    except Exception as error:
-        cause = str(error).strip().splitlines()[0][:160]
-        raise refuse("backend", "openvino", f"a model whose operators it has ({cause})") from error
-    finally:
-        logging.set_verbosity(told)
+    with conversion("openvino", opened) as (whole, example):
+        traced = TorchScriptPythonDecoder(whole, example_input=example)  # the library keeps no reference of its own
+        return frontend.convert(frontend.load(traced))
 
 
 def weights(graph) -> dict[str, tuple]:

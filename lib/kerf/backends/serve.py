@@ -1,4 +1,4 @@
-"""Encoders and rerankers on a real kernel: what a service calls in the place of a SentenceTransformer or CrossEncoder, without torch.
+"""Encoders and rerankers on a real kernel: what a service calls in the place of a SentenceTransformer or CrossEncoder.
 
 Texts are tokenized together, sorted by length and padded to a multiple of STEP tokens, so that batches are even and
 kernels see few shapes. Any thread may call.

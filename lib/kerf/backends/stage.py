@@ -1,17 +1,22 @@
 """The quantize stage of methods whose result runs on real kernels: a model or candidate in, a runnable out.
 
-static: inputs and weights in 8 bits, ranges from calibration text (`kerf.backends.static`). weights:
-only weights are small, in 8 or 4 bits by GPTQ, and are unpacked as they are multiplied. bfloat16: everything is
-computed in half the bits, where the processor has units for it. What computes is the library that the step names as `backend`.
+static: inputs and weights in 8 bits, ranges from calibration text (`kerf.backends.static`); dynamic: the same, with the
+range of every token's inputs as it comes. weights: only weights are small, in 8 or 4 bits by GPTQ, and are unpacked as
+they are multiplied. bfloat16: everything is computed in half the bits, where the processor has units for it. What
+computes is the library that the step names as `backend`.
 """
 
+import tempfile
 import time
 from pathlib import Path
+
+import torch
 
 from kerf import anatomy, backends, calibrate, kinds, models, seal
 from kerf.artifacts import artifact
 from kerf.backends import serve, static
 from kerf.backends.static import Integer
+from kerf.errors import Refused, refuse
 from kerf.evaluate.quick import embed, fidelity
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.quantize.compress import compress
@@ -19,6 +24,7 @@ from kerf.quantize.grid import Quantized
 from kerf.quantize.layers import embedding
 from kerf.steps import Calibration, Quantize
 
+SAME = 0.01  # of the answers' length: how far those of a graph in float may be off, on a shape that it was not read with
 HELD = 8  # batches of text held back that say which layers stay in float
 
 
@@ -48,7 +54,8 @@ def _make(folder, model, step, calibration, source) -> dict:
     clock = time.perf_counter()
     opened = models.open_source(model, source)
     graph = library.convert(opened)
-    there = library.weights(graph)
+    check_shapes(library, graph, opened, step)
+    linears, there = anatomy.linears(models.network(opened)), library.weights(graph)
     integers, packed = _cut(step, opened, models.open_source(model, source), calibration)
     library.put_integers(graph, {name: layer for name, layer in integers.items() if name in there})
     library.put_packed(graph, {name: value for name, value in packed.items() if name in there})
@@ -59,12 +66,34 @@ def _make(folder, model, step, calibration, source) -> dict:
     seal.copy_small_files(origin, folder)
     seal.seal(folder, {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(models.network(opened)).__name__, "steps": steps,
                        "origin": models.weights_digest(models.resolve(model)), "backend": step.backend, "settings": library.settings(step)})  # fmt: skip
-    linears = anatomy.linears(models.network(opened))
     layers = [_row(name, integers.get(name), packed.get(name), name in there) for name in linears]
     sizes = [_bits(linears[name].weight, integers.get(name), packed.get(name), step) for name in linears if name in there]
     count = sum(linears[name].weight.numel() for name in linears if name in there)
     return {"model": model, "steps": steps, "backend": step.backend, "compress_seconds": seconds, "compress_peak_rss_bytes": peak,
             "linear_bits": sum(sizes) / count, "sparsity": 0.0, "layers": layers, **seal.size(folder)}  # fmt: skip
+
+
+@torch.no_grad()
+def check_shapes(library, graph, opened, step: Quantize) -> None:
+    """Refuse a graph that is right only for texts of the number and length that it was read with."""
+    if graph is opened:
+        return
+    ids = torch.arange(24).view(3, 8) % 4 + 5
+    given = {"input_ids": ids, "attention_mask": (torch.arange(8) < torch.tensor([[8], [5], [2]])).long(), "token_type_ids": torch.zeros_like(ids)}
+    aim = kinds.whole(opened)(*(given[name] for name in kinds.of_opened(opened).inputs(opened)))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            library.save(graph, Path(folder), half=False)
+            settings = library.settings(step.model_copy(update={"compute": "float32"}))
+            run = library.run(Path(folder), {"settings": settings}, 1)
+            found = torch.from_numpy(run(**{name: value.numpy() for name, value in given.items()}))
+        same = found.shape == aim.shape and (found - aim).norm() < SAME * aim.norm()
+    except Refused:
+        raise
+    except Exception as error:  # the libraries raise a dozen kinds
+        raise refuse("backend", step.backend, f"a model that it runs ({str(error).strip().splitlines()[-1][-160:]})") from error
+    if not same:
+        raise refuse("backend", step.backend, "a model whose graph does not depend on the number of texts and tokens; this one's does")
 
 
 def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[dict[str, Integer], dict[str, Quantized]]:
@@ -81,7 +110,7 @@ def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[d
     packed = {name: embedding(name, layer, step) for name, layer in anatomy.embeddings(net).items()} if small else {}
     for name, value in packed.items():  # every layer sees them
         net.get_submodule(name).weight.data = value.dequantize()
-    integers = {} if step.method == "bfloat16" else static.integers(net, models.network(reference), groups, batches)
+    integers = {} if step.method == "bfloat16" else static.integers(net, models.network(reference), groups, batches, step.method == "dynamic")
     if held:
         integers = spared(opened, reference, integers, step.floor, held)
     return integers, packed
@@ -116,5 +145,5 @@ def _row(name, integer, packed, there: bool) -> dict:
 def _bits(weight, integer, packed, step: Quantize) -> float:
     """Bits of a layer: codes, scales and what its inputs are rounded with."""
     if integer:
-        return 8 * weight.numel() + 32 * (len(integer.scale) + 2 * len(integer.delta))
+        return 8 * weight.numel() + 32 * (len(integer.scale) + 2 * (0 if integer.delta is None else len(integer.delta)))
     return packed.stored_bits() if packed else weight.numel() * (16 if step.floats == "float16" else 32)

@@ -10,6 +10,11 @@ arXiv:2211.10438) delta_c = range_c^alpha / largest_weight_c^(1 - alpha) up to a
 each range that is cut off are those of least output error on calibration text. Codes come from GPTQ on centred
 inputs (`kerf.quantize.gptq`), aimed at what the float model's layer puts out on the float model's inputs, so that a
 layer makes up for its own rounded inputs and for the layers before it. The bias takes up the mean of what is left.
+
+Where inputs are rounded dynamically, low and delta are not of a column but of a token, from its smallest to its largest
+input as it comes (as in ZeroQuant, Yao et al. 2022, arXiv:2206.01861), and nothing folds:
+
+    W x + b  ~  delta_t scale_r sum_c c_rc u_c + low_t scale_r sum_c c_rc + bias_r.
 """
 
 from collections.abc import Iterator
@@ -24,6 +29,7 @@ from kerf.quantize.compress import moments
 from kerf.quantize.gptq import act_order, corrected, gptq, inverse_factor, ordered
 
 TOP_INPUT, TOP_WEIGHT, ZERO = 255, 127, 128
+SMALLEST = 1e-8  # delta of a token whose inputs are all the same
 ALPHAS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
 TAILS = (0.0, 1e-3, 5e-3)  # share of a column's inputs that is cut off at either end
 LOOKED_AT = 2048  # tokens that choose between them, and that the error is of
@@ -31,13 +37,14 @@ LOOKED_AT = 2048  # tokens that choose between them, and that the error is of
 
 @dataclass(frozen=True)
 class Integer:
-    """A layer. low, delta: (columns,); codes: int8 (rows, columns); scale, bias: (rows,), the bias for inputs in their own units.
+    """A layer. low, delta: (columns,), or None where each token has its own; codes: int8 (rows, columns); scale, bias: (rows,),
+    the bias for inputs in their own units.
 
     error: squared error of its output over its squared output, on calibration text.
     """
 
-    low: torch.Tensor
-    delta: torch.Tensor
+    low: torch.Tensor | None
+    delta: torch.Tensor | None
     codes: torch.Tensor
     scale: torch.Tensor
     bias: torch.Tensor
@@ -45,19 +52,23 @@ class Integer:
 
     def weight(self) -> torch.Tensor:
         """(rows, columns) float32, for inputs in their own units."""
-        return self.codes.float() * self.scale[:, None] / self.delta
+        return self.codes.float() * self.scale[:, None] / (1 if self.delta is None else self.delta)
 
 
-def rounded(x: torch.Tensor, low: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-    """x (..., columns) on the grid of its columns."""
+def rounded(x: torch.Tensor, low: torch.Tensor | None, delta: torch.Tensor | None) -> torch.Tensor:
+    """x (..., columns) on the grid of its columns, or where there is none on that of each token."""
+    if low is None:
+        low, high = x.aminmax(dim=-1, keepdim=True)
+        delta = ((high - low) / TOP_INPUT).clamp_(min=SMALLEST)
     return ((x - low) / delta).round_().clamp_(0, TOP_INPUT).mul_(delta).add_(low)
 
 
 @torch.no_grad()
-def integers(net, reference, groups: list[list[str]], batches: list[dict]) -> dict[str, Integer]:
+def integers(net, reference, groups: list[list[str]], batches: list[dict], dynamic: bool = False) -> dict[str, Integer]:
     """Every linear layer that the calibration text reaches, by name.
 
     net, reference: the same network twice; the first computes as the integer one would while it is looked at.
+    dynamic: inputs are rounded on the grid of their token.
     """
     found: dict[str, Integer] = {}
     layers = anatomy.linears(net)
@@ -65,7 +76,7 @@ def integers(net, reference, groups: list[list[str]], batches: list[dict]) -> di
         pairs = zip(*(in_lockstep(each, groups, batches) for each in (net, reference)), strict=True)
         for (names, inputs), (_, originals) in pairs:
             weights = [layers[name].weight.data for name in names]
-            made = _group(weights, [layers[name].bias for name in names], torch.cat(list(inputs)), torch.cat(list(originals)))
+            made = _group(weights, [layers[name].bias for name in names], torch.cat(list(inputs)), torch.cat(list(originals)), dynamic)
             found |= dict(zip(names, made, strict=True))
     return found
 
@@ -92,21 +103,22 @@ def computing(layers: dict, found: dict[str, Integer]) -> Iterator[None]:
             del layer.forward
 
 
-def _group(weights, biases, X, F) -> list[Integer]:
+def _group(weights, biases, X, F, dynamic: bool = False) -> list[Integer]:
     """Layers that share an input. X, F: (tokens, columns) here and in the float model."""
     weight = torch.cat(weights)
-    low, delta = grid(weight, X)
+    low, delta = (None, None) if dynamic else grid(weight, X)
+    unit = torch.ones(1) if dynamic else delta
     inputs = rounded(X, low, delta)
     here, there = inputs.mean(0), F.mean(0)
-    H, drift, tokens = moments(iter([(inputs - here) / delta]), iter([(F - there) / delta]))
-    aim = corrected(weight * delta, H, drift, tokens)
+    H, drift, tokens = moments(iter([(inputs - here) / unit]), iter([(F - there) / unit]))
+    aim = corrected(weight * unit, H, drift, tokens)
     order = act_order(H)
     factor = inverse_factor(ordered(H, order))
     made, rows = [], [len(each) for each in weights]
     for weight, aim, bias in zip(weights, aim.split(rows), biases, strict=True):
         scale = (aim.abs().amax(1) / TOP_WEIGHT).clamp(min=1e-12)
         codes = _codes(aim, H, scale, order, factor)
-        whole = codes.float() * scale[:, None] / delta
+        whole = codes.float() * scale[:, None] / unit
         mean = weight @ there - whole @ here
         wanted = _some(F) @ weight.T
         off = _some(inputs) @ whole.T + mean - wanted

@@ -20,7 +20,7 @@ def measure(request: dict, folder: Path) -> dict:
     """Load the model of `request`, and write its answers beside the request. Returns the figures."""
     os.environ["OMP_NUM_THREADS"] = str(request["threads"])
     clock = time.perf_counter()
-    if not (request["candidate"] and seal.is_real(request["candidate"])):
+    if not request["candidate"] or seal.needs_torch(request["candidate"]):
         import sentence_transformers  # noqa: F401
 
     from kerf import evaluate, models

@@ -40,3 +40,22 @@ def of_opened(opened) -> ModuleType:
     from transformers import PreTrainedModel
 
     return causal if isinstance(opened, PreTrainedModel) else reranker if isinstance(opened, CrossEncoder) else encoder
+
+
+def whole(opened):
+    """A module of the kind's `inputs`, (texts, tokens) each, to its `answers`, for what reads or runs a whole model."""
+    import torch
+
+    kind = of_opened(opened)
+    names = kind.inputs(opened)
+
+    class Whole(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = kind.network(opened)
+
+        def forward(self, input_ids, attention_mask, token_type_ids=None):
+            given = (input_ids, attention_mask, token_type_ids)
+            return kind.answers(opened, dict(zip(names, given, strict=False)))
+
+    return Whole().eval()

@@ -71,8 +71,8 @@ def inputs(opened) -> list[str]:
 
 
 def answers(opened, batch: dict):
-    """Embeddings (texts, features) of a tokenized batch."""
-    return pool(opened, network(opened)(**batch).last_hidden_state, batch["attention_mask"])
+    """Embeddings (texts, features), float32, of a tokenized batch."""
+    return pool(opened, network(opened)(**batch).last_hidden_state.float(), batch["attention_mask"])
 
 
 def pool(opened, hidden, attention_mask):

@@ -43,8 +43,8 @@ def inputs(opened) -> list[str]:
 
 
 def answers(opened, batch: dict):
-    """Scores (pairs, 1) of a tokenized batch, as `predict` gives them."""
-    return opened.activation_fn(network(opened)(**batch).logits)
+    """Scores (pairs, 1), float32, of a tokenized batch, as `predict` gives them."""
+    return opened.activation_fn(network(opened)(**batch).logits.float())
 
 
 def batches(opened, spec: Calibration) -> list[dict]:

@@ -7,8 +7,14 @@ from pydantic import Field, StrictBool, model_validator
 from kerf.errors import refuse
 from kerf.steps.base import Bits, Parameters, neighbours, of_pattern
 
-REAL = ("static", "weights", "bfloat16")  # methods whose result runs on real kernels
-BACKENDS = ("openvino",)
+# Methods whose result runs on real kernels, and the libraries that have them: the first is taken where none is named.
+REAL = {
+    "static": ("openvino", "onnxruntime", "torch"),
+    "dynamic": ("torch", "onnxruntime"),
+    "weights": ("openvino", "onnxruntime"),
+    "bfloat16": ("openvino", "torch"),
+}
+BACKENDS = ("openvino", "onnxruntime", "torch")
 ELSEWHERE = ("checkpoint", "gptqmodel")  # methods whose linear layers something else quantized
 
 
@@ -17,7 +23,7 @@ class Quantize(Parameters):
 
     method: Annotated[
         Literal["rtn", "gptq", "checkpoint", "gptqmodel", *REAL],
-        Field(description="rtn, gptq, checkpoint, gptqmodel, static, weights or bfloat16"),
+        Field(description="rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16"),
     ] = "rtn"
     bits: Annotated[Bits | Literal["mixed"], Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed")] = 8
     granularity: Annotated[
@@ -40,8 +46,8 @@ class Quantize(Parameters):
     sparsity: Annotated[float | None, Field(gt=0, lt=1, description="a share between 0 and 1; gptq only")] = None
     pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; gptq only")] = None
     budget_bytes: Annotated[int | None, Field(strict=True, ge=1, description="bytes of the weight file; mixed only")] = None
-    floor: Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1; mixed and static only")] = None
-    backend: Annotated[Literal[BACKENDS] | None, Field(description="openvino; static, weights and bfloat16 only")] = None
+    floor: Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1; mixed, static and dynamic only")] = None
+    backend: Annotated[Literal[BACKENDS] | None, Field(description="openvino, onnxruntime or torch; real kernels only")] = None
     compute: Annotated[
         Literal["float32", "bfloat16"], Field(description="float32 or bfloat16, of what a real kernel does not compute in bytes")
     ] = "float32"
@@ -58,7 +64,7 @@ class Quantize(Parameters):
         if isinstance(values, dict) and values.get("bits") == "mixed":
             values = {"embeddings": "same", **values}
         if isinstance(values, dict) and values.get("method") in REAL:
-            values = {"backend": "openvino", "symmetric": values.get("bits") != 4, **values}
+            values = {"backend": REAL[values["method"]][0], "symmetric": values.get("bits") != 4, **values}
         if isinstance(values, dict) and values.get("method") == "bfloat16":
             values = {"bits": 16, "compute": "bfloat16", "embeddings": 32, "floats": "float16", **values}
         return values
@@ -67,7 +73,7 @@ class Quantize(Parameters):
     def _agree(self):
         if (self.granularity == "group") != (self.group_size is not None):
             raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
-        limits = [each for each in (self.budget_bytes, self.floor if self.method != "static" else None) if each is not None]
+        limits = [each for each in (self.budget_bytes, self.floor if self.method not in ("static", "dynamic") else None) if each is not None]
         if (self.bits == "mixed") != (len(limits) == 1):
             raise refuse("bits", self.bits, "mixed together with either budget_bytes or floor, or a width without them")
         if self.sparsity is not None and (self.method != "gptq" or self.bits == "mixed"):
@@ -92,6 +98,15 @@ class Quantize(Parameters):
         widths = {"weights": (4, 8), "bfloat16": (16,)}.get(self.method, (8,))
         if self.method in REAL and self.bits not in widths:
             raise refuse("bits", self.bits, f"{' or '.join(map(str, widths))} with method {self.method}")
+        if self.method in REAL and self.backend not in REAL[self.method]:
+            raise refuse("backend", self.backend, f"{' or '.join(REAL[self.method])} with method {self.method}")
+        if self.method in ("static", "dynamic") and (self.group_size or not self.symmetric):
+            key = "group_size" if self.group_size else "symmetric"
+            raise refuse(key, getattr(self, key), f"{'none' if self.group_size else 'true'} with method {self.method}, whose weights have one scale a row")
+        if self.backend == "onnxruntime" and (self.group_size or 16) % 16:
+            raise refuse("group_size", self.group_size, "a multiple of 16 with backend onnxruntime")
+        if self.compute == "bfloat16" and self.method != "bfloat16" and self.backend != "openvino":
+            raise refuse("compute", self.compute, f"float32, or bfloat16 with backend openvino; {self.backend} computes the rest in float32")
         return self
 
     def embedding_bits(self) -> float:

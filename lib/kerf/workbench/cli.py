@@ -151,6 +151,7 @@ def _methods(_) -> list[dict]:
     about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)",
              "checkpoint": "a GPTQ checkpoint of this language model", "gptqmodel": "GPTQModel, after `make peers`",
              "static": "inputs and weights in 8 bits on a real kernel, ranges from calibration text; encoders, rerankers",
+             "dynamic": "inputs and weights in 8 bits on a real kernel, ranges of every token as it comes; encoders, rerankers",
              "weights": "8 or 4 bits that a real kernel unpacks as it multiplies; encoders, rerankers",
              "bfloat16": "a real kernel in half the bits; encoders, rerankers"}  # fmt: skip
     keys = ", ".join(Quantize.model_fields)
