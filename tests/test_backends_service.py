@@ -37,8 +37,11 @@ def cosines(left, right) -> np.ndarray:
 
 
 @each
-def test_an_encoder_answers_as_a_service_asks(model, backend):
-    opened, base = kerf.load(candidate(model, backend)), models.open_model(model)
+def test_an_encoder_answers_as_a_service_asks(model, backend, capfd):
+    folder, base = candidate(model, backend), models.open_model(model)
+    capfd.readouterr()
+    opened = kerf.load(folder)
+    assert capfd.readouterr().err == ""  # a service's log is its own
     many = [f"{word} {'and more ' * count}" for count, word in enumerate(("first", "second", "third", "fourth", "fifth"))] + TEXTS
     rows = opened.encode(many, batch_size=3, show_progress_bar=False, convert_to_numpy=True)
     assert rows.shape == (9, 64) and rows.dtype == np.float32 and cosines(rows, base.encode(many)).min() > 0.999

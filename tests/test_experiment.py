@@ -70,7 +70,7 @@ def test_the_default_experiment_has_the_agreed_candidates():
         ("int4.bits=9", "int4.1.bits = 9: a whole number from 2 to 8"),
         ("int4.bits=3.5", "int4.1.bits = 3.5: a whole number from 2 to 8"),
         ("int4.bits=two", "int4.1.bits = 'two': a whole number from 2 to 8"),
-        ("int4.method=gtpq", "rtn, gptq, checkpoint, gptqmodel, static, weights or bfloat16"),
+        ("int4.method=gtpq", "rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16"),
         ("int4.granularity=row", "tensor, channel or group"),
         ("int4.bit=4", "did you mean int4.bits"),
         ("int5.bits=4", "did you mean int4.bits"),
