@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from kerf import models, texts
+from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -34,6 +35,15 @@ def write_model(folder: Path, seed: int = 0) -> Path:
         if isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
             torch.nn.init.normal_(layer.weight, std=0.15)
     net.save_pretrained(folder)
+    return folder
+
+
+def with_biases(folder: Path) -> Path:
+    """The model of a directory with biases that are not 0, as those of a new network are."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = load_file(folder / "model.safetensors")
+    drawn = {name: 0.3 * torch.randn(value.shape, generator=generator) for name, value in tensors.items() if name.endswith(".bias")}
+    save_file({**tensors, **drawn}, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

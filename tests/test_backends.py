@@ -15,7 +15,7 @@ from kerf.backends import torch as own
 from kerf.errors import Refused
 from kerf.places import root
 from kerf.steps import Calibration, Quantize, parse
-from small import write_causal, write_model
+from small import with_biases, write_causal, write_model
 
 SPEC = Calibration(samples=16, max_length=64)
 TEXTS = ["A cat sat.", "The government announced a new plan to reduce emissions by 2030.", "", "x " * 600]
@@ -23,7 +23,7 @@ TEXTS = ["A cat sat.", "The government announced a new plan to reduce emissions 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return str(write_model(tmp_path_factory.mktemp("model") / "m"))
+    return str(with_biases(write_model(tmp_path_factory.mktemp("model") / "m")))
 
 
 def cosines(left, right) -> np.ndarray:
@@ -256,6 +256,14 @@ def test_a_model_that_does_not_fit_every_text_is_refused(model, library, odd, me
     with pytest.raises(Refused, match=message) as refusal:
         stage.check_shapes(library, library.convert(opened), opened, step)
     assert "\n" not in str(refusal.value) and capfd.readouterr().err.count("\n") < 3
+
+
+def test_another_graph_than_the_model_is_refused_before_the_cut(model, tmp_path, monkeypatch):
+    other, convert = write_model(tmp_path / "other", seed=1), openvino.convert
+    monkeypatch.setattr(openvino, "convert", lambda opened: convert(models.open_model(str(other))))
+    monkeypatch.setattr(static, "integers", lambda *_: pytest.fail("heavy work began"))
+    with pytest.raises(Refused, match="a model whose graph does not depend on the number"):
+        pipeline.build(model, [{"quantize": {"method": "static", "embeddings": 4}}], SPEC)
 
 
 def test_no_processor_adds_bytes_up_wrongly(model, monkeypatch):

@@ -16,7 +16,7 @@ from kerf.evaluate import reranker as measured
 from kerf.kinds import reranker
 from kerf.steps import Calibration, Evaluation
 from sentence_transformers import CrossEncoder
-from small import write_model, write_reranker
+from small import with_biases, write_model, write_reranker
 
 SPEC = Calibration(samples=16, max_length=64)
 PAIRS = [("a plan", "The government announced a new plan to reduce emissions by 2030."), ("a cat", "A cat sat."), ("", "x"), ("only a query", ""),
@@ -25,7 +25,7 @@ PAIRS = [("a plan", "The government announced a new plan to reduce emissions by 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return str(write_reranker(tmp_path_factory.mktemp("model") / "m"))
+    return str(with_biases(write_reranker(tmp_path_factory.mktemp("model") / "m")))
 
 
 def test_a_cross_encoder_is_a_kind_of_its_own(model):
