@@ -267,12 +267,16 @@ def test_another_graph_than_the_model_is_refused_before_the_cut(model, tmp_path,
 
 
 def test_no_processor_adds_bytes_up_wrongly(model, monkeypatch):
-    taken = {}
+    taken, found = {}, []
     folder = pipeline.build(model, [{"quantize": {"method": "dynamic", "backend": "onnxruntime"}}], SPEC)
     whole = ort.InferenceSession
-    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, **more: taken.setdefault("options", options) and whole(path, options, **more))
-    kerf.load(folder)
-    assert taken["options"].get_session_config_entry("session.x64quantprecision") == "1"
+    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, **more: taken.update(options=options) or whole(path, options, **more))
+    for flags, told in ((["avx2", "avx512f"], "1"), (["avx512_vnni"], "0"), (["avx_vnni"], "0"), (["amx_int8"], "0")):
+        monkeypatch.setattr(onnxruntime, "machine", lambda flags=flags: {"flags": flags})
+        found.append(kerf.load(folder).encode(TEXTS))
+        assert taken["options"].get_session_config_entry("session.x64quantprecision") == told
+    if any("vnni" in flag for flag in machine()["flags"]):
+        assert np.allclose(found[0], found[1], atol=1e-5)
     folder = pipeline.build(model, [{"quantize": {"method": "dynamic"}}], SPEC)
     exact = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(-(2**15), 2**15 - 1))
