@@ -83,6 +83,7 @@ def cut(before, after, errors) -> Figure:
     before, after: flat arrays; errors: (rows, groups), over the layer's mean squared weight. Laid out by hand: it follows a slider.
     """
     import numpy as np
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     figure = Figure(figsize=(10, 3.3))
     left, right = figure.add_axes((0.07, 0.16, 0.52, 0.74)), figure.add_axes((0.67, 0.16, 0.24, 0.74))
@@ -93,8 +94,16 @@ def cut(before, after, errors) -> Figure:
     left.legend(frameon=False, loc="upper left")
     _ = left.set(xlabel="weight", ylabel="count", yscale="log")
     image = right.imshow(np.log10(errors.clip(min=1e-5)), aspect="auto", cmap="cividis", interpolation="nearest", vmin=-5, vmax=0)
-    _ = right.set(xlabel="group of columns", ylabel="row of the weight")
-    figure.colorbar(image, cax=figure.add_axes((0.925, 0.16, 0.012, 0.74)), label="log10 of the error")
+    _ = right.set(xlabel="group of columns", ylabel="row of the weight", title="error of each group")
+    bar = figure.colorbar(image, cax=figure.add_axes((0.925, 0.16, 0.012, 0.74)))
+    # Ticks are most of the drawing's time: few, and none that mathematics has to be set for.
+    left.yaxis.set_major_locator(FixedLocator([1, 100, 10_000]))
+    left.yaxis.set_major_formatter("{x:,.0f}")
+    for axis in (left.xaxis, right.xaxis, right.yaxis):
+        axis.set_major_locator(MaxNLocator(4, integer=axis is not left.xaxis))
+    for axis in (left.yaxis, bar.ax.yaxis):
+        axis.set_minor_locator(NullLocator())
+    bar.set_ticks([-5, -3, -1], labels=["1e-5", "0.001", "0.1"])
     return figure
 
 

@@ -103,8 +103,9 @@ class Panel:
             layer, choice, texts = wish
             started = time.perf_counter()
             cut = self.subject.cut(layer, choice)
-            self.picture.value, self.answers.value = drawn(cut), self._answered(texts, cut)
+            self.picture.value = drawn(cut)
             self.numbers.value = told(cut, time.perf_counter() - started)
+            self.answers.value = self._answered(texts, cut)
             if choice.method == "gptq" and not self._building:
                 self._say("GPTQ is done.")
         except Exception as error:  # a wrong choice is told, and the next one is free
