@@ -20,7 +20,7 @@ from kerf.workbench.background import Building, Newest
 from kerf.workbench.chosen import add_candidate
 
 GROUPS = {"16": 16, "32": 32, "64": 64, "96": 96, "128": 128, "192": 192, "whole row": None}
-WIDE = {"layout": widgets.Layout(width="34em"), "style": {"description_width": "8em"}}
+WIDE = {"layout": widgets.Layout(width="auto", max_width="34em"), "style": {"description_width": "7em"}}
 REMEMBERED = ("layer", "method", "bits", "group_size", "clip", "sparsity", "experiment", "candidate")
 
 
@@ -56,7 +56,7 @@ class Panel:
         self.choices = (self.method, self.bits, self.group_size, self.clip, self.sparsity)
         self.texts: tuple[widgets.Text, ...] = ()
         self.picture, self.numbers, self.answers, self.status = (widgets.HTML() for _ in range(4))
-        fitting = widgets.Layout(width="auto")
+        fitting = widgets.Layout(width="max-content", flex="0 0 auto")
         self.build = widgets.Button(description="Cut the whole model", icon="cut", tooltip="Every layer, in the background", layout=fitting)
         self.cancel = widgets.Button(description="Cancel", icon="stop", disabled=True, layout=fitting)
         self.experiment = widgets.Text(value="explored", description="experiment", **WIDE)
@@ -74,9 +74,12 @@ class Panel:
         labels = ("sentence", "against") if len(self.subject.kind.EXAMPLES) == 2 else ("prompt",)
         self.texts = tuple(widgets.Text(value=text, description=label, continuous_update=True, **WIDE)
                            for text, label in zip(self.subject.kind.EXAMPLES, labels, strict=True))  # fmt: skip
-        left = widgets.VBox([self.model, self.layer, *self.choices, *self.texts])
-        right = widgets.VBox([self.answers, self.experiment, self.candidate, widgets.HBox([self.save, self.build, self.cancel])])
-        self.page.children = [widgets.HBox([left, right]), self.status, self.numbers, self.picture]
+        buttons = widgets.HBox([self.save, self.build, self.cancel], layout=widgets.Layout(flex_flow="row wrap"))
+        half = widgets.Layout(flex="1 1 24em", min_width="0")
+        left = widgets.VBox([self.model, self.layer, *self.choices, *self.texts], layout=half)
+        right = widgets.VBox([self.answers, self.experiment, self.candidate, buttons], layout=half)
+        both = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
+        self.page.children = [both, self.status, self.numbers, self.picture]
 
     def choice(self) -> Choice:
         """What the sliders say now."""
@@ -123,7 +126,7 @@ class Panel:
         body = "".join(f'<tr><th scope="row">{escape(what)}</th><td>{before:.4f}</td>' + "".join(
             f"<td>{values[what]:.4f}</td>" if what in values else "<td>–</td>" for values in after.values()) + "</tr>"
             for what, before, _ in first)  # fmt: skip
-        return f'<table aria-label="Answers">{f"<tr>{head}</tr>"}{body}</table>'
+        return f'<table aria-label="Answers" style="border-spacing: 1em 0; margin: .5em 0 1em">{f"<tr>{head}</tr>"}{body}</table>'
 
     def _make_whole(self) -> None:
         """Cut every layer in a process of its own, then let the answers show it too."""
