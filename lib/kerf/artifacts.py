@@ -38,7 +38,7 @@ def artifact(
     key = {**key, "code": code_digest(tuple(code) if code else None), "packages": packages()}
     key |= {} if anywhere else {"machine": machine()}
     folder = data_folder() / "cache" / f"{kind}-{digest(key)[:20]}"
-    if (folder / "meta.json").is_file() and meta(folder)["finished"] >= os.environ.get("KERF_FRESH", ""):
+    if _is_made(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=folder.parent))
@@ -48,10 +48,15 @@ def artifact(
         run = os.environ.get("KERF_RUN", "by hand")
         stamp = {"kind": kind, "key": key, "run": run, "started": started, "finished": now()}
         write_json(aside / "meta.json", {**stamp, "seconds": time.perf_counter() - clock, "result": result or {}})
-        replace_folder(aside, folder)
+        if not _is_made(folder):  # by another process meanwhile, which may be reading it
+            replace_folder(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _is_made(folder: Path) -> bool:
+    return (folder / "meta.json").is_file() and meta(folder)["finished"] >= os.environ.get("KERF_FRESH", "")
 
 
 def meta(folder: Path) -> dict:
