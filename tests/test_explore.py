@@ -143,6 +143,21 @@ def test_the_choice_comes_back(house, tiny):
     assert Panel(tiny, calibration=SPEC).bits.value == 4
 
 
+def test_a_layer_that_is_asked_for_goes_before_the_one_of_the_last_time(house, tiny):
+    (house / "data" / "explore.json").write_text(json.dumps({tiny: {"bits": 3, "layer": NAME}}))
+    first = "encoder.layer.0.output.dense"
+    panel = Panel(tiny, first, SPEC)
+    assert (panel.layer.value, panel.bits.value) == (first, 3) and first in panel.numbers.value
+
+
+def test_a_whole_candidate_answers_for_its_own_model_and_choice_alone(house, tiny):
+    panel = Panel(tiny, calibration=SPEC)
+    cut = panel.subject.cut(NAME, panel.choice())
+    for subject, choice, shown in ((panel.subject, panel.choice(), True), (panel.subject, Choice(bits=7), False), (object(), panel.choice(), False)):
+        panel.whole = subject, choice, panel.subject.opened
+        assert ("all layers cut" in panel._answered(panel.wish()[2], cut)) == shown
+
+
 def test_an_unknown_layer_is_refused(house, tiny):
     with pytest.raises(Refused, match="layer = 'encoder.layer.9"):
         Panel(tiny, "encoder.layer.9.output.dense", SPEC)

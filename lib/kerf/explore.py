@@ -69,8 +69,8 @@ class Subject:
         self.second = calibrate.second_moments(calibrate.calibrate(model, calibration))
         self.opened = models.open_model(model)
         self.kind = kinds.of_opened(self.opened)
-        self.net, self.reader = models.network(self.opened), self.kind.reader(self.opened)
-        self.layers = {name: layer for name, layer in anatomy.linears(self.net).items() if name in self.second}
+        self.reader = self.kind.reader(self.opened)
+        self.layers = {name: layer for name, layer in anatomy.linears(models.network(self.opened)).items() if name in self.second}
         self._asked: tuple[tuple[str, ...], torch.Tensor] | None = None
 
     @torch.no_grad()

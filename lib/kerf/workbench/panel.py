@@ -28,12 +28,12 @@ class Panel:
     """Widgets over one model. `page` is what a notebook displays; the choice is kept in data/explore.json."""
 
     def __init__(self, model: str, layer: str | None = None, calibration: Calibration | None = None) -> None:
-        """layer: the first one shown, unless another was chosen before. Raises Refused as `Subject` does."""
+        """layer: the first one shown; None: the one that was chosen the last time. Raises Refused as `Subject` does."""
         self.calibration = calibration or Calibration()
         self._kept = data_folder() / "explore.json"
         self._make_controls(model)
         self._load(model, layer)
-        self._restore()
+        self._restore(REMEMBERED if layer is None else REMEMBERED[1:])
         self._newest = Newest(self._show)
         for control in (self.layer, *self.choices, *self.texts):
             control.observe(self._changed, "value")
@@ -118,8 +118,8 @@ class Panel:
 
     def _answered(self, texts, cut: Cut) -> str:
         columns = {f"{cut.name.rpartition('.')[2]} alone cut": self.subject.told(texts, cut)}
-        if self.whole and self.whole[0] == cut.choice:
-            columns["all layers cut"] = self.subject.told(texts, candidate=self.whole[1])
+        if self.whole and self.whole[:2] == (self.subject, cut.choice):
+            columns["all layers cut"] = self.subject.told(texts, candidate=self.whole[2])
         first = next(iter(columns.values()))
         after = {title: {what: value for what, _, value in rows} for title, rows in columns.items()}
         head = "".join(f'<th scope="col">{escape(title)}</th>' for title in ("", "baseline", *columns))
@@ -130,13 +130,14 @@ class Panel:
 
     def _make_whole(self) -> None:
         """Cut every layer in a process of its own, then let the answers show it too."""
-        choice, self.build.disabled, self.cancel.disabled = self.choice(), True, False
+        subject, choice = self.subject, self.choice()  # another model may be opened meanwhile
+        self.build.disabled, self.cancel.disabled = True, False
         self._building = Building(self.model.value, choice.steps(), self.calibration)
         try:
             while not self._building.over(within=0.5):
                 self._say(f"Cutting every layer of {escape(self.model.value)}: {self._building.seconds():.0f} s …")
             folder = self._building.result()
-            self.whole = choice, models.load(folder)
+            self.whole = subject, choice, models.load(folder)
             self._newest.ask(self.wish())
             self._say(f"Every layer cut in {self._building.seconds():.0f} s: {meta(folder)['result']['bytes_on_disk'] / 1e6:.1f} MB on disk.")
         except Exception as error:  # told, not raised into a thread that nobody watches
@@ -171,12 +172,12 @@ class Panel:
         except (OSError, ValueError):
             return {}
 
-    def _restore(self) -> None:
-        """The choice of the last time, as far as it still fits."""
+    def _restore(self, names: tuple[str, ...]) -> None:
+        """The choice of the last time, as far as it still fits; names: what is taken from it."""
         kept = self._read().get(self.model.value)
         if not isinstance(kept, dict):
             return
-        pairs = [(getattr(self, name), kept.get(name)) for name in REMEMBERED if name in kept]
+        pairs = [(getattr(self, name), kept.get(name)) for name in names if name in kept]
         for control, value in [*pairs, *zip(self.texts, kept.get("texts") or [], strict=False)]:
             try:
                 control.value = value
