@@ -2,8 +2,8 @@
 
 All encode the same real sentences in the same batches, sorted by length, in one process, in turn; the order changes
 from round to round, the ratio is paired within a round. NNCF quantizes the same graph from the same calibration text
-(`make peers`), and its result runs through the same encoder. What tokenizing, sorting and OpenVINO bring without any
-byte stands beside them: the graph in float.
+(`make peers`), and its result runs through the same encoder. What sorting brings, and what tokenizing and OpenVINO
+bring, without any byte, stands beside them: SentenceTransformer with batches in the order of the text, and the graph in float.
 
     python benchmarks/int8.py [--threads 2] [--rounds 11] [--samples 512] [--batch 32] [--environments DIR]
 """
@@ -45,6 +45,20 @@ def peer(python: Path, graph: Path, batches: list[dict], folder: Path, preset: s
         raise SystemExit(f"NNCF ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
+class Unsorted:
+    """A model whose batches are in the order of the text."""
+
+    def __init__(self, opened):
+        self.opened = opened
+
+    def encode(self, sentences, batch_size, **options):
+        """Embeddings (texts, features)."""
+        import numpy as np
+
+        starts = range(0, len(sentences), batch_size)
+        return np.concatenate([self.opened.encode(sentences[start : start + batch_size], batch_size=batch_size, **options) for start in starts])
+
+
 def contestants(calibration, environments: Path, scratch: Path, threads: int) -> dict[str, object]:
     """What can `encode`, by name; the first is what all are held against."""
     import kerf
@@ -60,7 +74,7 @@ def contestants(calibration, environments: Path, scratch: Path, threads: int) ->
     def runs(folder, precision):
         return serve.Encoder(models.resolve(MODEL), openvino.run(folder, {"settings": {"INFERENCE_PRECISION_HINT": precision}}, threads))
 
-    found = {"SentenceTransformer, float": baseline, "OpenVINO, float": runs(scratch / "float", "f32")}
+    found = {"SentenceTransformer, float": baseline, "SentenceTransformer, unsorted": Unsorted(baseline), "OpenVINO, float": runs(scratch / "float", "f32")}  # fmt: skip
     found |= {f"Kerf, {name}": kerf.load(build(MODEL, [{"quantize": step}], calibration)) for name, step in CHAINS.items()}
     python = environments / "nncf" / "bin" / "python"
     for preset in ("mixed", "performance") if python.exists() else ():

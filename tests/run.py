@@ -42,7 +42,7 @@ SMALL |= {
     "ab": {"samples": 48, "sentences": 40, "passages": 40, "a": [{"quantize": {"method": "rtn", "bits": 8}}],
            "b": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}]},
     "train_reranker": {"steps": 3, "passages": 40},
-    "resources": {"samples": 32, "rounds": 1, "sentences": 20, "passages_searched": 60,
+    "resources": {"samples": 32, "rounds": 1, "evaluation": {"sentences": 40, "passages": 40},
                   "candidates": {"int8": [{"quantize": {"method": "static"}}]}},
     "orders": {"samples": 48, "group_size": 32, "sentences": 60},
     "explore": {"samples": 48, "group_size": 32},

@@ -130,7 +130,8 @@ def test_a_comparison_says_how_much_faster(model):
 EXPERIMENT = """
 model: {model}
 calibration: {{samples: 16, max_length: 64}}
-evaluation: {{sentences: 20, passages: 20}}
+evaluation: {{sentences: 40, passages: 20}}
+resources: {{rounds: 1}}
 candidates:
   crashing: [{{quantize: {{method: static}}}}]
   whole: [{{quantize: {{method: dynamic}}}}]
@@ -154,3 +155,9 @@ def test_a_library_that_crashes_takes_its_own_candidate_with_it_alone(model, tmp
     assert crashing["status"] == "failed" and "died" in crashing["error"]["message"] and crashing["error"]["notebook"] == "kernels.ipynb"
     assert whole["status"] == "ok" and (whole["kernel"], whole["backend"]) == ("real", "torch")
     assert {"cosine_mean", "speedup", "load_seconds"} <= {metric["name"] for metric in whole["metrics"]}
+    taken = content["resources"]  # of those that were made
+    assert {row["model"] for row in taken["rows"]} == {"baseline", "baseline again", "whole"} and taken["vectors"]
+    assert taken["recommended"] is None and taken["noisy"] and taken["run"] == content["manifest"]["run"]  # one round tells no difference
+    page = (tmp_path / "out/reports/mine/index.html").read_text()
+    assert "no candidate that met its thresholds answers sooner" in page and "What a service would feel" in page
+    assert (tmp_path / "out/reports/mine/baseline/resources.html").is_file()

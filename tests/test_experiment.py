@@ -48,6 +48,13 @@ def test_model_of_the_command_line_wins(file):
     assert (made.model, made.origin["model"]) == ("some/model", "command line")
 
 
+def test_what_candidates_take_as_a_service_is_measured_where_it_is_asked_for(file):
+    assert read(file).resources is None
+    made = read(file, "resources.rounds=2")
+    assert (made.resources.rounds, made.resources.memory_limit, made.origin["resources.rounds"]) == (2, None, "command line")
+    assert read(file, "resources.memory_limit=300").resources.rounds == 6
+
+
 @pytest.mark.parametrize("name", experiment.names())
 def test_shipped_experiments_are_valid(name):
     made = experiment.read(name)
@@ -77,6 +84,8 @@ def test_the_default_experiment_has_the_agreed_candidates():
         ("twice.bits=4", "twice.1.bits or twice.2.bits"),
         ("calibration.sample=4", "did you mean calibration.samples"),
         ("calibration.samples=0", "calibration.samples = 0: a whole number from 1"),
+        ("resources.rounds=0", "resources.rounds = 0: 1 to 100 fresh processes"),
+        ("resources.memory_limit=-3", "resources.memory_limit = -3: MB above 0"),
         ("criteria=[encodr]", "did you mean encoder"),
         ("release=[int3]", "did you mean int4"),
         ("release=[]", "a list of candidates"),

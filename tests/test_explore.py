@@ -158,6 +158,22 @@ def test_a_whole_candidate_answers_for_its_own_model_and_choice_alone(house, tin
         assert ("all layers cut" in panel._answered(panel.wish()[2], cut)) == shown
 
 
+def test_a_model_that_does_not_open_leaves_the_one_that_is_there(house, tiny):
+    panel = Panel(tiny, calibration=SPEC)
+    before, panel.model.options = panel.subject, [tiny, "./nowhere"]
+    panel.model.value = "./nowhere"
+    for _ in range(100):
+        time.sleep(0.1)
+        if panel.model.value == tiny:
+            break
+    assert panel.model.value == tiny and panel.subject is before
+    for _ in range(100):
+        if "./nowhere" in panel.status.value and "Opening" not in panel.status.value:
+            break
+        time.sleep(0.1)
+    assert "nowhere" in panel.status.value and "Opening" not in panel.status.value
+
+
 def test_an_unknown_layer_is_refused(house, tiny):
     with pytest.raises(Refused, match="layer = 'encoder.layer.9"):
         Panel(tiny, "encoder.layer.9.output.dense", SPEC)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from kerf import anatomy, artifacts, evaluate, kinds, models, pipeline, rerank, seal, shortlist, texts
 from kerf.errors import Refused
-from kerf.evaluate import fidelity
+from kerf.evaluate import fidelity, ranking
 from kerf.evaluate import reranker as measured
 from kerf.kinds import reranker
 from kerf.steps import Calibration, Evaluation
@@ -142,14 +142,18 @@ def test_what_rerankers_cannot_have_is_refused(model, chain, message):
 def test_metrics_are_those_of_the_right_passages_rank():
     before = np.array([[5.0, 4, 3, 2], [1, 4, 3, 2], [4, 5, 3, 2]])  # ranks 1, 4, 2
     after = np.array([[5.0, 4, 3, 2], [1, 1, 3, 2], [6, 5, 3, 2]])  # ranks 1, 3.5, 1
-    rows = {row["name"]: row for row in measured.metrics(before, after, np.arange(3))}
+    rows = {row["name"]: row for row in ranking.metrics(before, after, np.arange(3))}
     assert rows["mrr"]["value"] == pytest.approx((1 + 1 / 3.5 + 1) / 3) and rows["mrr"]["baseline"] == pytest.approx((1 + 1 / 4 + 1 / 2) / 3)
     assert rows["mrr_loss"]["value"] == pytest.approx(rows["mrr"]["baseline"] - rows["mrr"]["value"])
     gains = [1 / np.log2(1 + rank) for rank in (1, 3.5, 1)]
     assert rows["ndcg_10"]["value"] == pytest.approx(np.mean(gains))
-    assert measured.ndcg_10(np.array([10.0, 11.0])).tolist() == pytest.approx([1 / np.log2(11), 0])
+    assert ranking.ndcg_10(np.array([10.0, 11.0])).tolist() == pytest.approx([1 / np.log2(11), 0])
     assert rows["same_first"]["value"] == pytest.approx(1 / 3) and (rows["same_first"]["lost"], rows["same_first"]["gained"]) == (0, 1)
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows.values())
+    assert (rows["first_right"]["value"], rows["first_right"]["baseline"]) == pytest.approx((2 / 3, 1 / 3))
+    assert rows["top_3_kept"]["value"] == pytest.approx((1 + 2 / 3 + 1) / 3)  # the second shortlist lost one of three, ties by place
+    assert rows["order_kendall"]["value"] == pytest.approx((6 + 1 + 4) / 18)  # of six pairs: all; three alike, two not, one tie; one not
+    assert rows["score_change_rms"]["value"] == pytest.approx(np.sqrt((9 + 4) / 12))
     assert 0 < rows["score_spearman"]["value"] < 1
     assert fidelity.ranks(np.ones((1, 5)), np.ones((1, 1))).tolist() == [3]  # who tells nothing apart is in the middle
 

@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 from kerf import models, pipeline, power, resources, texts
-from kerf.evaluate import vectors
-from kerf.steps import Calibration
-from small import write_model
+from kerf.errors import Refused
+from kerf.evaluate import footprint, vectors
+from kerf.steps import Calibration, Evaluation, Resources, parse
+from small import write_causal, write_model, write_reranker
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,48 @@ def test_files_are_forgotten_and_whole(candidate):
     before = {path.name: path.read_bytes() for path in candidate.rglob("*") if path.is_file()}
     assert resources.forget(candidate)
     assert {path.name: path.read_bytes() for path in candidate.rglob("*") if path.is_file()} == before
+
+
+def test_one_thread_answers_too_where_there_are_more(model, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which `one` changes
+    opened = models.open_model(model)
+    lines = texts.evaluation_sentences("news", 40)[0]
+    given = {str(length): resources.of_length(opened, lines, length, 32) for length in (16, resources.FEW)}
+    found = resources.one({"model": model, "candidate": "", "threads": 2, "texts": given})
+    assert {name for name in found if "one thread" in name} == {
+        f"{what}, {batch} x 64 tokens, one thread" for what in ("latency", "throughput") for batch in resources.BATCHES}
+    assert min(found.values()) > 0
+    assert not [name for name in resources.one({"model": model, "candidate": "", "threads": 1, "texts": given}) if "one thread" in name]
+
+
+def test_a_reranker_answers_pairs_of_the_length_that_was_asked(tmp_path):
+    reranker = str(write_reranker(tmp_path / "reranker"))
+    opened = models.open_model(reranker)
+    pairs = resources.of_length(opened, texts.evaluation_sentences("news", 40)[0], 16, 32)
+    lengths = [len(opened.tokenizer(*pair)["input_ids"]) for pair in pairs]
+    assert len(set(pairs)) == 32 and max(lengths) == 16 and min(lengths) >= 12 and all(query and passage for query, passage in pairs)
+    candidate = pipeline.build(reranker, [{"quantize": {"method": "dynamic"}}], Calibration(samples=16, max_length=64))
+    rows = resources.measure(resources.Asked(reranker, 1, {16: pairs}), {"int8": candidate}, rounds=1)
+    assert {row["model"] for row in rows} == {"baseline", "baseline again", "int8"} and all(row["value"] > 0 for row in rows)
+
+
+def test_what_has_no_sentences_to_encode_is_refused(tmp_path):
+    causal = str(write_causal(tmp_path / "causal"))
+    with pytest.raises(Refused, match="an encoder or a reranker; resources does not know causal language models yet"):
+        footprint.measure(causal, {}, Calibration(), Evaluation(), Resources())
+
+
+@pytest.mark.parametrize("values", [{"rounds": 0}, {"rounds": 6.5}, {"threads": 0}, {"memory_limit": 0}, {"memory_limit": float("nan")}, {"round": 6}])
+def test_wrong_resources_are_refused_by_name(values):
+    with pytest.raises(Refused, match=f"resources.{next(iter(values))} = "):
+        parse(Resources, values, "resources")
+
+
+def test_a_baseline_that_does_not_agree_with_itself_is_noisy():
+    rows = [row(model, measure, 1, low) for model in ("baseline again", "int8") for measure, low in (("a", 0.95), ("b", 0.7), ("c", None))]
+    rows[0]["ratio_high"] = rows[1]["ratio_high"] = 1.05
+    rows[2]["ratio_high"] = None
+    assert resources.noisy([*rows, {"model": "int4", "measure": "failed", "note": ""}]) == ["b", "c"]
 
 
 def row(model, measure, ratio, low, value=1.0):

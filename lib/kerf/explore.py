@@ -66,6 +66,7 @@ class Subject:
 
     def __init__(self, model: str, calibration: Calibration) -> None:
         """Raises Refused as `models.resolve` and `calibrate.calibrate` do."""
+        self.model = model
         self.second = calibrate.second_moments(calibrate.calibrate(model, calibration))
         self.opened = models.open_model(model)
         self.kind = kinds.of_opened(self.opened)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kerf.errors import Refused, nearest, refuse
 from kerf.metrics import FIGURES, METRICS
+from kerf.places import root
 from kerf.statistics import items_for_percentile
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
@@ -20,6 +21,15 @@ GRADE_RULE = (
     "up to half of it A, all of it B, undecided C, up to twice as much D, more F."
 )
 _OPS = (">=", ">", "<=", "<")
+
+
+def find_criteria(name: str) -> Path:
+    """Path of a criteria file: a name in data/criteria, or a JSON file. Raises Refused for neither."""
+    known = root() / "data" / "criteria"
+    path = Path(name) if name.endswith(".json") else known / f"{name}.json"
+    if not path.is_file():
+        raise refuse("criteria", name, f"a JSON file or a known name: {nearest(name, [each.stem for each in known.glob('*.json')])}")
+    return path
 
 
 def read_criteria(path: Path) -> dict:

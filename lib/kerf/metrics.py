@@ -51,6 +51,10 @@ METRICS = {
     "mrr": Metric("MRR of the reranker", "Mean reciprocal rank of the right passage of a shortlist."),
     "mrr_loss": Metric("MRR lost", "Baseline's MRR minus the candidate's, paired.", "lower", perfect=0.0),
     "same_first": Metric("same first passage", "Share of shortlists of which both models put the same passage first.", perfect=1.0),
+    "first_right": Metric("right passage first", "Share of shortlists whose right passage comes first."),
+    "top_3_kept": Metric("first 3 kept", "Share of a shortlist's first three passages that are the baseline's.", perfect=1.0),
+    "order_kendall": Metric("order kept", "Kendall's tau of the order of a shortlist, candidate against baseline, mean.", perfect=1.0),
+    "score_change_rms": Metric("change of score, RMS", "Root mean square over all pairs.", "lower", perfect=0.0),
     "score_spearman": Metric(
         "score Spearman", "Spearman correlation of the scores of all pairs, candidate against baseline.", perfect=1.0
     ),

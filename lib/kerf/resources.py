@@ -22,15 +22,16 @@ BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
 CALLS, FEWEST, SECONDS = 20, 3, 0.5  # of one batch: so many calls, or fewer once so much time is over
 UNITS = {"memory": "bytes", "throughput": "texts a second", "energy": "J a text"}
 BASELINE, AGAIN = "baseline", "baseline again"
+SPEED, FEW = "throughput, 32 x 64 tokens", 64  # what a recommendation looks at; tokens of the texts that one thread answers too
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What every process is asked. texts: by length in tokens, at least max(BATCHES) each."""
+    """What every process is asked. texts, or pairs of them for a reranker: by length in tokens, at least max(BATCHES) each."""
 
     model: str
     threads: int
-    texts: dict[int, list[str]]
+    texts: dict[int, list]
 
 
 def measure(asked: Asked, candidates: dict[str, Path], rounds: int = 6) -> list[dict]:
@@ -87,7 +88,7 @@ def one(request: dict) -> dict[str, float]:
     """Figures of one model in this process, by name."""
     folder = Path(request["candidate"]) if request["candidate"] else None
     started = time.perf_counter()
-    from kerf import models, power, seal
+    from kerf import models, seal
     from kerf.memory import peak_rss_bytes
 
     if not folder or seal.needs_torch(folder):
@@ -101,34 +102,53 @@ def one(request: dict) -> dict[str, float]:
     opened = models.open_source(request["model"], request["candidate"])
     cold = time.perf_counter()
     first = next(iter(request["texts"].values()))[0]
-    opened.encode([first])
+    answer(opened, [first])
     called = time.perf_counter()
     found = {"import": imported - started, "load, cold": cold - clock, "first call": called - cold,
              "until the first answer": imported - started + called - clock}  # fmt: skip
     for length, texts in request["texts"].items():
-        for batch in BATCHES:
-            before = power.meters()
-            seconds = _calls(opened, texts[:batch])
-            spent = power.joules(before, power.meters())
-            found[f"latency, {batch} x {length} tokens"] = statistics.median(seconds)
-            for share in (95, 99):
-                found[f"latency {share} %, {batch} x {length} tokens"] = statistics.quantiles(seconds, n=100, method="inclusive")[share - 1]
-            found[f"throughput, {batch} x {length} tokens"] = batch / statistics.median(seconds)
-            if spent is not None:  # of all calls, the one that does not count in time too
-                found[f"energy, {batch} x {length} tokens"] = spent / (len(seconds) + 1) / batch
+        found |= _calls(opened, texts, f"{length} tokens", tails=True)
     found["resident memory"], found["own memory"] = _memory()
     found["peak memory"] = peak_rss_bytes()  # not ru_maxrss alone, which starts with that of the process that started this one
     clock = time.perf_counter()
     models.open_source(request["model"], request["candidate"])
-    return found | {"load, warm": time.perf_counter() - clock}
+    found["load, warm"] = time.perf_counter() - clock
+    for texts in [request["texts"][str(FEW)]] if str(FEW) in request["texts"] and request["threads"] > 1 else []:
+        os.environ["OMP_NUM_THREADS"] = "1"  # read whenever a model is opened
+        found |= _calls(models.open_source(request["model"], request["candidate"]), texts, f"{FEW} tokens, one thread")
+    return found
 
 
-def _calls(opened, texts: list[str]) -> list[float]:
+def answer(opened, texts: list):
+    """Embeddings of texts, or scores of pairs of them, in one batch."""
+    ask = opened.predict if hasattr(opened, "predict") else opened.encode
+    return ask(texts, batch_size=len(texts), show_progress_bar=False)
+
+
+def _calls(opened, texts: list, what: str, tails: bool = False) -> dict[str, float]:
+    """Figures of calls with every size of batch; tails: of the slowest calls, and energy, too."""
+    from kerf import power
+
+    found = {}
+    for batch in BATCHES:
+        before = power.meters()
+        seconds = _seconds(opened, texts[:batch])
+        spent = power.joules(before, power.meters())
+        found[f"latency, {batch} x {what}"] = statistics.median(seconds)
+        for share in (95, 99) if tails else ():
+            found[f"latency {share} %, {batch} x {what}"] = statistics.quantiles(seconds, n=100, method="inclusive")[share - 1]
+        found[f"throughput, {batch} x {what}"] = batch / statistics.median(seconds)
+        if spent is not None and tails:  # of all calls, the one that does not count in time too
+            found[f"energy, {batch} x {what}"] = spent / (len(seconds) + 1) / batch
+    return found
+
+
+def _seconds(opened, texts: list) -> list[float]:
     """Seconds of calls with one batch, after one that does not count."""
     seconds: list[float] = []
     while len(seconds) < 1 + FEWEST or len(seconds) < 1 + CALLS and sum(seconds[1:]) < SECONDS:
         clock = time.perf_counter()
-        opened.encode(texts, batch_size=len(texts), show_progress_bar=False)
+        answer(opened, texts)
         seconds.append(time.perf_counter() - clock)
     return seconds[1:]
 
@@ -152,20 +172,41 @@ def forget(folder: Path) -> bool:
     return True
 
 
-def of_length(opened, sentences: list[str], tokens: int, count: int) -> list[str]:
-    """`count` different texts of so many tokens, special ones included, cut from real sentences one after another."""
+def of_length(opened, sentences: list[str], tokens: int, count: int) -> list:
+    """`count` different texts of so many tokens, special ones included, cut from real sentences one after another.
+
+    For a reranker: pairs of them, a quarter of the words the query.
+    """
     words = " ".join(sentences).split()
     found, start = [], 0
     for _ in range(count):
-        stop = start + 1
-        while len(opened.tokenizer(" ".join(words[start : stop + 1]))["input_ids"]) <= tokens and stop < start + tokens:
+        stop = start + 2
+        while stop < min(start + tokens, len(words)) and _tokens(opened, words[start : stop + 1]) <= tokens:
             stop += 1
-        found.append(" ".join(words[start:stop]))
+        found.append(_text(opened, words[start:stop]))
         start = stop if stop + tokens < len(words) else 0
     return found
 
 
-def recommended(rows: list[dict], passed: set[str], measure: str = "throughput, 32 x 64 tokens", most: float | None = None) -> str | None:
+def _text(opened, words: list[str]):
+    if not hasattr(opened, "predict"):
+        return " ".join(words)
+    cut = max(1, len(words) // 4)
+    return " ".join(words[:cut]), " ".join(words[cut:])
+
+
+def _tokens(opened, words: list[str]) -> int:
+    text = _text(opened, words)
+    return len(opened.tokenizer(*([text] if isinstance(text, str) else text))["input_ids"])
+
+
+def noisy(rows: list[dict], width: float = 0.2) -> list[str]:
+    """Measures on which the baseline did not agree with itself: an interval of its ratio to itself wider than that, or none."""
+    again = [row for row in rows if row["model"] == AGAIN and "ratio" in row]
+    return [row["measure"] for row in again if None in (row["ratio_low"], row["ratio_high"]) or row["ratio_high"] - row["ratio_low"] > width]
+
+
+def recommended(rows: list[dict], passed: set[str], measure: str = SPEED, most: float | None = None) -> str | None:
     """Name of the fastest model of `passed` whose resident memory is at most `most` bytes; None when there is none.
 
     Nothing is recommended over the baseline that is not faster by more than the noise: the lower bound of its ratio above 1.

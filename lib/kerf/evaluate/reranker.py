@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from kerf import models, shortlist, texts
-from kerf import statistics as st
 from kerf.artifacts import artifact
-from kerf.evaluate import fidelity, items
+from kerf.evaluate import fidelity, items, ranking
 from kerf.steps import Evaluation
 
 BATCH_SIZE, GLANCED_AT = 32, 64
@@ -100,7 +99,7 @@ def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[l
     """Metric rows and scores; what every query and pair got goes to items.parquet."""
     before, after = (_scores(path).reshape(everything.shortlists.shape) for path in (base, other))
     _write_items(folder / "items.parquet", everything, before, after)
-    return metrics(before, after, everything.documents), {"scores": {"baseline": before.tolist(), "candidate": after.tolist()}}
+    return ranking.metrics(before, after, everything.documents), {"scores": {"baseline": before.tolist(), "candidate": after.tolist()}}
 
 
 def _scores(path: Path) -> np.ndarray:
@@ -112,34 +111,6 @@ def _scores(path: Path) -> np.ndarray:
     return scores
 
 
-def metrics(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> list[dict]:
-    """Metric rows of scores (queries, passages) by both models, the right passage in the first column."""
-    rows, row, count = [], fidelity.row, len(before)
-    ranks = [fidelity.ranks(scores, scores[:, :1]) for scores in (before, after)]
-    for name, gain in (("ndcg_10", ndcg_10), ("mrr", np.reciprocal)):
-        old, new = (gain(rank) for rank in ranks)
-        rows.append(row(name, *st.mean_interval(new, documents), float(old.mean()), count))
-        rows.append(row(f"{name}_loss", *st.mean_interval(old - new, documents), 0.0, count))
-    lost, gained, p_value = st.mcnemar(*(rank == 1 for rank in ranks))
-    same = (before.argmax(1) == after.argmax(1)).astype(float)
-    kept = row("same_first", *st.mean_interval(same, documents), 1.0, count)
-    rows.append({**kept, "lost": lost, "gained": gained, "mcnemar_p": p_value})
-    return [*rows, _agreement(before, after, documents)]
-
-
-def ndcg_10(ranks: np.ndarray) -> np.ndarray:
-    """nDCG@10 of queries with one right passage, at these ranks (Jarvelin and Kekalainen 2002)."""
-    return np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0)
-
-
-def _agreement(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> dict:
-    """Spearman correlation of both models' scores of all pairs."""
-    x, y = (st.dense_rank(scores.ravel()) for scores in (before, after))
-    weights = np.repeat(st.document_weights(documents, fidelity.RANK_REPLICATES), before.shape[1], axis=1)
-    draws = [st.weighted_spearman(x, y, each) for each in weights]
-    return fidelity.row("score_spearman", st.weighted_spearman(x, y, np.ones(len(x), int)), *st.interval(np.array(draws)), 1.0, len(x))
-
-
 def _write_items(path: Path, everything: Texts, before: np.ndarray, after: np.ndarray) -> None:
     old, new = (1 / fidelity.ranks(scores, scores[:, :1]) for scores in (before, after))
     known = {"document": everything.documents, "text": everything.queries}
@@ -147,6 +118,8 @@ def _write_items(path: Path, everything: Texts, before: np.ndarray, after: np.nd
     items.write(path, [
         items.group("shortlist", candidate=new, baseline=old, **known),
         items.group("same_first", candidate=before.argmax(1) == after.argmax(1), baseline=np.ones(len(old)), **known),
+        items.group("first_3", candidate=ranking.first_kept(before, after), baseline=np.ones(len(old)), **known),
+        items.group("order", candidate=ranking.kendall(before, after), baseline=np.ones(len(old)), **known),
         items.group("score", candidate=after.ravel(), baseline=before.ravel(), document=everything.documents[query], left=query, right=place),
     ])  # fmt: skip
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kerf import statistics as st
 from kerf.evaluate.fidelity import RANK_REPLICATES
-from kerf.evaluate.reranker import ndcg_10
+from kerf.evaluate.ranking import ndcg_10
 from kerf.evaluate.tokens import REPLICATES, Documents, pearsons
 
 # Metric: the rows of the table that it is made of, and what of a row counts.
@@ -18,6 +18,7 @@ RIGHT: dict[str, tuple[str, Callable]] = {  # yes or no
     "retrieval_recall_1": ("reciprocal_rank", lambda rows: rows.candidate == 1),
     "last_word_accuracy": ("last_word", lambda rows: rows.candidate == 1),
     "same_first": ("same_first", lambda rows: rows.candidate == 1),
+    "first_right": ("shortlist", lambda rows: rows.candidate == 1),
     "continuation_exact": ("continuation", lambda rows: rows.candidate == rows.baseline),
 }
 MEANS: dict[str, tuple[str, Callable]] = RIGHT | {
@@ -30,6 +31,9 @@ MEANS: dict[str, tuple[str, Callable]] = RIGHT | {
     "ndcg_10_loss": ("shortlist", lambda rows: ndcg_10(1 / rows.baseline) - ndcg_10(1 / rows.candidate)),
     "mrr": ("shortlist", lambda rows: rows.candidate),
     "mrr_loss": ("shortlist", lambda rows: rows.baseline - rows.candidate),
+    "top_3_kept": ("first_3", lambda rows: rows.candidate),
+    "order_kendall": ("order", lambda rows: rows.candidate),
+    "score_change_rms": ("score", lambda rows: (rows.candidate - rows.baseline) ** 2),
     "perplexity": ("kl", lambda rows: rows.candidate),
     "perplexity_ratio": ("kl", lambda rows: rows.candidate - rows.baseline),
     "kl_mean": ("kl", lambda rows: rows.kl),
@@ -38,7 +42,7 @@ MEANS: dict[str, tuple[str, Callable]] = RIGHT | {
     "probability_change_rms": ("kl", lambda rows: _change(rows) ** 2),
     "continuation_prefix": ("continuation", lambda rows: rows.candidate),
 }
-OF_MEANS = {"perplexity": np.exp, "perplexity_ratio": np.exp, "probability_change_rms": np.sqrt}
+OF_MEANS = {"perplexity": np.exp, "perplexity_ratio": np.exp, "probability_change_rms": np.sqrt, "score_change_rms": np.sqrt}
 QUANTILES: dict[str, tuple[str, Callable, float]] = {
     "cosine_p01": ("cosine", lambda rows: rows.candidate, 0.01),
     **{name: ("kl", lambda rows: rows.kl, q) for name, q in (("kl_median", 0.5), ("kl_p90", 0.9), ("kl_p99", 0.99), ("kl_p999", 0.999))},

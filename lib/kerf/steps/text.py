@@ -1,4 +1,4 @@
-"""Which text is looked at, and which is measured on."""
+"""Which text is looked at, which is measured on, and how often a service's figures are taken."""
 
 from typing import Annotated
 
@@ -25,3 +25,11 @@ class Evaluation(Parameters):
     contexts: Annotated[int, Field(strict=True, ge=2, description="a whole number from 2; language models")] = 64
     context: Annotated[int, Field(strict=True, ge=16, le=8192, description="16 to 8192 tokens; language models")] = 512
     restored: Annotated[int, Field(strict=True, ge=0, le=8, description="0 to 8 contexts; language models")] = 2
+
+
+class Resources(Parameters):
+    """How candidates are started again and again to see what each takes."""
+
+    rounds: Annotated[int, Field(strict=True, ge=1, le=100, description="1 to 100 fresh processes of each; fewer than 6 give no intervals")] = 6
+    threads: Annotated[int | None, Field(strict=True, ge=1, description="a whole number from 1, or none: all that this machine has")] = None
+    memory_limit: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="MB above 0 that a recommended candidate may hold, or none")] = None

@@ -112,12 +112,12 @@ def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
     print(f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
           f"{reused} of {this.total} stages reused")  # fmt: skip
     failed = [c for c in content["candidates"] if c["status"] == "failed"]
-    for candidate in failed:
-        error = candidate["error"]
-        print(f"kerf: {candidate['name']} failed in {error['notebook']}, cell {error['cell']}: {error['message']}",
+    broken = (content["resources"] or {}).get("error")
+    for name, error in [(c["name"], c["error"]) for c in failed] + ([("resources", broken)] if broken else []):
+        print(f"kerf: {name} failed in {error['notebook']}, cell {error['cell']}: {error['message']}",
               file=sys.stderr)  # fmt: skip
     print(f"report: {page}\nall runs: {index}")
-    if failed:
+    if failed or broken:
         return 3
     return 1 if gate and content["verdict"] != "PASS" else 0
 

@@ -12,13 +12,13 @@ import yaml
 
 from kerf import models
 from kerf.errors import Refused, nearest, refuse
-from kerf.judge import read_criteria
+from kerf.judge import find_criteria, read_criteria
 from kerf.places import root
-from kerf.steps import REAL, STEPS, Calibration, Evaluation, Parameters, check_chain, parse
+from kerf.steps import REAL, STEPS, Calibration, Evaluation, Parameters, Resources, check_chain, parse
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-KEYS = ("model", "calibration", "evaluation", "candidates", "release", "criteria")
-SECTIONS = {"calibration": Calibration, "evaluation": Evaluation}
+KEYS = ("model", "calibration", "evaluation", "resources", "candidates", "release", "criteria")
+SECTIONS = {"calibration": Calibration, "evaluation": Evaluation, "resources": Resources}
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class Experiment:
     model: str
     calibration: Calibration
     evaluation: Evaluation
+    resources: Resources | None  # None: nobody asked for them
     candidates: dict[str, list[Step]]
     release: list[str]
     criteria: dict[str, dict]
+    deciding: str  # the first criteria, as they were asked for
     origin: dict[str, str] = field(default_factory=dict)
 
 
@@ -162,6 +164,8 @@ def _typed(name: str, content: dict, given: set[str]) -> Experiment:
     origin = {"model": "command line" if "model" in given else "experiment"}
     sections = {}
     for section, kind in SECTIONS.items():
+        if section == "resources" and section not in content:
+            continue
         values = content.get(section) or {}
         under = preset if section == "calibration" else {}
         sections[section] = parse(kind, {**under, **values} if isinstance(values, dict) else values, section)
@@ -169,8 +173,11 @@ def _typed(name: str, content: dict, given: set[str]) -> Experiment:
             origin[f"{section}.{key}"] = _origin(f"{section}.{key}", key, given, values, under)
     candidates = _candidates(content.get("candidates"), given)
     release = _release(content.get("release"), candidates)
-    return Experiment(name, content["model"], sections["calibration"], sections["evaluation"], candidates, release,
-                      _criteria(content.get("criteria", ["encoder"])), origin)  # fmt: skip
+    asked = content.get("criteria", ["encoder"])
+    asked = [asked] if isinstance(asked, str) else asked
+    criteria = _criteria(asked)
+    return Experiment(name, content["model"], sections["calibration"], sections["evaluation"], sections.get("resources"), candidates,
+                      release, criteria, asked[0], origin)  # fmt: skip
 
 
 def _origin(path: str, key: str, given: set[str], values: dict, under: dict) -> str:
@@ -220,14 +227,7 @@ def _release(value: object, candidates: dict) -> list[str]:
 
 
 def _criteria(value: object) -> dict[str, dict]:
-    value = [value] if isinstance(value, str) else value
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
         raise refuse("criteria", value, "a list of names in data/criteria, or of JSON files")
-    found = {}
-    for name in value:
-        path = Path(name) if name.endswith(".json") else root() / "data" / "criteria" / f"{name}.json"
-        if not path.is_file():
-            known = [p.stem for p in (root() / "data" / "criteria").glob("*.json")]
-            raise refuse("criteria", name, f"a JSON file or a known name: {nearest(name, known)}")
-        found[path.stem] = read_criteria(path)
-    return found
+    paths = [find_criteria(name) for name in value]
+    return {path.stem: read_criteria(path) for path in paths}

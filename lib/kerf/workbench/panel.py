@@ -37,7 +37,7 @@ class Panel:
         self._newest = Newest(self._show)
         for control in (self.layer, *self.choices, *self.texts):
             control.observe(self._changed, "value")
-        self.model.observe(lambda change: self._newest.ask(change.new), "value")
+        self.model.observe(lambda change: change.new != self.subject.model and self._newest.ask(change.new), "value")
         self.build.on_click(lambda _: threading.Thread(target=self._make_whole, daemon=True).start())
         self.cancel.on_click(self._cancel)
         self.save.on_click(self._save)
@@ -99,7 +99,11 @@ class Panel:
         try:
             if isinstance(wish, str):
                 self._say(f"Opening {escape(wish)} and calibrating it …")
-                self._load(wish)
+                try:
+                    self._load(wish)
+                except Exception:
+                    self.model.value = self.subject.model  # the one that is still there
+                    raise
                 for text in (self.layer, *self.texts):
                     text.observe(self._changed, "value")
                 wish = self.wish()
@@ -132,10 +136,10 @@ class Panel:
         """Cut every layer in a process of its own, then let the answers show it too."""
         subject, choice = self.subject, self.choice()  # another model may be opened meanwhile
         self.build.disabled, self.cancel.disabled = True, False
-        self._building = Building(self.model.value, choice.steps(), self.calibration)
+        self._building = Building(subject.model, choice.steps(), self.calibration)
         try:
             while not self._building.over(within=0.5):
-                self._say(f"Cutting every layer of {escape(self.model.value)}: {self._building.seconds():.0f} s …")
+                self._say(f"Cutting every layer of {escape(subject.model)}: {self._building.seconds():.0f} s …")
             folder = self._building.result()
             self.whole = subject, choice, models.load(folder)
             self._newest.ask(self.wish())
@@ -152,7 +156,7 @@ class Panel:
     def _save(self, _) -> None:
         name = self.candidate.value or default_name(self.choice())
         try:
-            path = add_candidate(self.experiment.value, self.model.value, self.calibration, name, self.choice().steps())
+            path = add_candidate(self.experiment.value, self.subject.model, self.calibration, name, self.choice().steps())
             self._say(f"{escape(name)} is in {escape(path.name)}; run it with <code>kerf run {escape(path.stem)}</code>")
         except ValueError as refusal:
             self._say(f"<strong>{escape(str(refusal))}</strong>")
@@ -163,7 +167,7 @@ class Panel:
     def _remember(self) -> None:
         kept = {name: getattr(self, name).value for name in REMEMBERED} | {"texts": [text.value for text in self.texts]}
         self._kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._kept, {**self._read(), self.model.value: kept})
+        write_json(self._kept, {**self._read(), self.subject.model: kept})
 
     def _read(self) -> dict:
         try:
@@ -174,7 +178,7 @@ class Panel:
 
     def _restore(self, names: tuple[str, ...]) -> None:
         """The choice of the last time, as far as it still fits; names: what is taken from it."""
-        kept = self._read().get(self.model.value)
+        kept = self._read().get(self.subject.model)
         if not isinstance(kept, dict):
             return
         pairs = [(getattr(self, name), kept.get(name)) for name in names if name in kept]

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from kerf.formulas import SYMBOLS
 from kerf.workbench import board, charts
+from kerf.workbench.footprints import laid_out
 from kerf.workbench.words import answer, describe, explained, interval, moment, number, step_in_words, summary
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -31,7 +32,7 @@ def render_report(results: dict, folder: Path, pictures: dict) -> Path:
         results=results, manifest=results.get("manifest") or {}, rows=rows, deciding=deciding,
         on_grid=_on_grid(results.get("model") or {}), headline=describe(headline), summary=summary(rows), figures=_figures(rows, headline, pictures or {}),
         parameters=list(dict.fromkeys(key for c in candidates for key in c.get("parameters") or {})),
-        symbols=SYMBOLS, measured=sorted({m["name"] for c in candidates for m in c.get("metrics") or []}))
+        service=laid_out(results.get("resources")), symbols=SYMBOLS, measured=sorted({m["name"] for c in candidates for m in c.get("metrics") or []}))
     return _write(Path(folder) / "index.html", page)
 
 

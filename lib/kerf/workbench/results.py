@@ -6,8 +6,9 @@ import shutil
 import time
 
 import kerf
-from kerf import evaluate, judge
-from kerf.artifacts import machine, meta, write_json
+from kerf import evaluate, judge, resources
+from kerf.artifacts import machine, meta, threads, write_json
+from kerf.evaluate import footprint
 from kerf.metrics import METRICS
 from kerf.power import governor
 from kerf.runs import SCHEMA, history
@@ -36,6 +37,7 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
         "grade_rule": judge.GRADE_RULE,
         "settings": _settings(experiment),
         "candidates": rows,
+        "resources": _resources(run, rows),
         "texts": _texts(),
         "manifest": _manifest(run),
     }
@@ -43,10 +45,24 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
     return results, {"similarities": similarities, "restored": restored}
 
 
+def _resources(run: Run, rows: list[dict]) -> dict | None:
+    """What each candidate takes as a service, and the one to take; None where it was not asked for."""
+    asked, done = run.experiment.resources, run.service.compared
+    if not asked or not done and not run.service.error:
+        return None
+    if not done:
+        return {"error": run.service.error}
+    measured, stored = footprint.read(done.result)
+    passed = {row["name"] for row in rows if row["verdict"] == judge.PASS and row["name"] != "baseline"}
+    return {"rows": measured, "vectors": stored, "noisy": resources.noisy(measured), "memory_limit": asked.memory_limit, "threads": asked.threads or threads(),
+            "rounds": asked.rounds, "recommended": resources.recommended(measured, passed, most=asked.memory_limit and asked.memory_limit * 1e6),
+            "run": done.run, "error": None}  # fmt: skip
+
+
 def _settings(experiment: Experiment) -> dict[str, dict]:
     """Effective value and origin of what all candidates share, by its path in the experiment."""
     values = {"model": experiment.model}
-    for section in ("calibration", "evaluation"):
+    for section in ("calibration", "evaluation", *(["resources"] if experiment.resources else [])):
         values |= {f"{section}.{key}": value for key, value in getattr(experiment, section).model_dump().items()}
     return {path: {"value": value, "from": experiment.origin[path]} for path, value in values.items()}
 

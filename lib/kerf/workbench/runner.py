@@ -1,7 +1,7 @@
 """The run: stages in order, each alone on the machine, each candidate on its own.
 
 calibrate once; measure the baseline, and again for the noise floor; then every candidate: its steps, its
-comparison. A stage that fails stops its candidate only. Stages never run side by side: each of them
+comparison; at last, where an experiment asks for it, what each would take as a service. A stage that fails stops its candidate only. Stages never run side by side: each of them
 reports time or memory.
 """
 
@@ -46,6 +46,8 @@ def check(experiment: Experiment, out: Path) -> dict:
     spec = experiment.calibration
     folder = models.resolve(experiment.model)
     everything = evaluate.kind(experiment.model).gather(experiment.model, experiment.evaluation)
+    if experiment.resources:
+        models.check_kind(experiment.model, "resources", "encoder", "reranker")
     texts.check_overlap(kinds.of(folder).sample_texts(folder, spec), everything.all)
     for name, parameters in _all_parameters(experiment):
         check_parameters(name, parameters)
@@ -112,12 +114,19 @@ def _step_parameters(experiment: Experiment, steps: list[dict], step) -> dict:
     return {**_shared(experiment), "before": steps, **values}
 
 
+def _resources_parameters(experiment: Experiment, chains: dict[str, list[dict]]) -> dict:
+    criteria = {"evaluation": experiment.evaluation.model_dump(), "criteria": experiment.deciding}
+    return {**_shared(experiment), "candidates": chains, **criteria, **experiment.resources.model_dump()}
+
+
 def _all_parameters(experiment: Experiment):
     yield "calibrate", _shared(experiment)
     yield "compare", _compare_parameters(experiment, [])
     for chain in experiment.candidates.values():
         for step in chain:
             yield step.notebook, _step_parameters(experiment, [], step)
+    if experiment.resources:
+        yield "resources", _resources_parameters(experiment, {})
 
 
 def _elsewhere(experiment: Experiment) -> dict[str, str]:
@@ -148,7 +157,8 @@ class Run:
             "evaluation": texts.digest(experiment.evaluation.texts),
             **_elsewhere(experiment),
         }
-        self.total = 3 + sum(len(chain) + 1 for chain in experiment.candidates.values())
+        self.service = Candidate("baseline", [], [])  # its stage is of all candidates, its failure nobody's
+        self.total = 3 + sum(len(chain) + 1 for chain in experiment.candidates.values()) + bool(experiment.resources)
         # Kernels may run anywhere, and what they make names the run that made it.
         os.environ |= {"KERF_ROOT": str(root()), "KERF_RUN": self.id()}
         if fresh:
@@ -169,6 +179,9 @@ class Run:
                     candidate.error = baseline.error or noise.error
                     continue
                 self._one(candidate)
+            chains = {candidate.name: candidate.steps for candidate in candidates if not candidate.error}
+            if self.experiment.resources and chains:
+                self.service.compared = self._try(self.service, "resources", _resources_parameters(self.experiment, chains))
         return [baseline, noise, *candidates]
 
     def _one(self, candidate: Candidate) -> None:
@@ -194,7 +207,8 @@ class Run:
         folder = self.report / candidate.name
         self.progress.start(f"{candidate.name}/{title}")
         try:
-            done = run_stage(notebook, parameters, self.inputs, folder / f"{title}.partial.ipynb")
+            judged_by = {"criteria": digest(self.experiment.criteria)} if notebook == "resources" else {}
+            done = run_stage(notebook, parameters, self.inputs | judged_by, folder / f"{title}.partial.ipynb")
         except StageFailed as error:
             candidate.error = error.error
             self.progress.finish(f"failed: {error}")

@@ -1,0 +1,48 @@
+"""Candidates as a service would run them: what each takes (`kerf.resources`) and what small vectors cost, measured once and kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from kerf import kinds, models, resources, texts
+from kerf.artifacts import artifact, threads, write_json
+from kerf.steps import Calibration, Evaluation, Resources
+
+COUNT = max(resources.BATCHES)  # texts of each length
+
+
+def measure(model: str, candidates: dict[str, Path], calibration: Calibration, evaluation: Evaluation, asked: Resources) -> Path:
+    """Artifact with rows.json, as `kerf.resources.measure` gives them, and vectors.json, as `kerf.evaluate.vectors.measure` does.
+
+    candidates: directory by name. Vectors are of encoders only; their ranges come from calibration text. Raises Refused for a
+    model that is neither an encoder nor a reranker, RuntimeError when a process of the baseline dies.
+    """
+    models.check_kind(model, "resources", "encoder", "reranker")
+    key = {"model": models.weights_digest(models.resolve(model)), "candidates": {name: models.weights_digest(Path(folder)) for name, folder in candidates.items()},
+           "calibration": [calibration.model_dump(), texts.digest(calibration.texts)], "evaluation": [evaluation.model_dump(), texts.digest(evaluation.texts)],
+           "rounds": asked.rounds, "threads": asked.threads or threads()}  # fmt: skip
+
+    def make(folder: Path) -> None:
+        opened = models.open_model(model)
+        sample = texts.evaluation_sentences(evaluation.texts, evaluation.sentences)[0]
+        lengths = [length for length in resources.LENGTHS if length <= opened.max_seq_length]
+        given = {length: resources.of_length(opened, sample, length, COUNT) for length in lengths}
+        rows = resources.measure(resources.Asked(model, key["threads"], given), candidates, asked.rounds)
+        write_json(folder / "rows.json", rows)
+        write_json(folder / "vectors.json", _vectors(opened, calibration, evaluation) if kinds.of_opened(opened) is kinds.encoder else [])
+
+    return artifact("resources", key, make)
+
+
+def _vectors(opened, calibration: Calibration, evaluation: Evaluation) -> list[dict]:
+    from kerf.evaluate import vectors
+
+    queries, passages, documents = texts.cloze_pairs(evaluation.passages)
+    seen = texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed)
+    return vectors.measure(*(opened.encode(each, normalize_embeddings=True, show_progress_bar=False) for each in (queries, passages, seen)), np.array(documents))
+
+
+def read(folder: Path) -> tuple[list[dict], list[dict]]:
+    """Rows of models and of vectors."""
+    return tuple(json.loads((folder / name).read_text()) for name in ("rows.json", "vectors.json"))
