@@ -127,6 +127,15 @@ def test_a_comparison_says_how_much_faster(model):
     assert rows["cosine_mean"]["value"] > 0.9
 
 
+@pytest.mark.parametrize(("lengths", "batch_size", "sizes"), [
+    ([64] * 40, 32, [32, 8]), ([65, *[20] * 40], 32, [16, 25]), ([512] * 5, 32, [4, 1]), ([serve.MOST * 2] * 2, 32, [1, 1]), ([300] * 7, 7, [4, 3]), ([], 4, []),
+])  # fmt: skip
+def test_long_texts_run_in_smaller_pieces(lengths, batch_size, sizes):
+    pieces = list(serve._pieces(list(range(len(lengths))), [[0] * length for length in lengths], batch_size))
+    assert [len(piece) for piece in pieces] == sizes and [place for piece in pieces for place in piece] == list(range(len(lengths)))
+    assert all(len(piece) == 1 or len(piece) * lengths[piece[0]] <= serve.MOST for piece in pieces)
+
+
 EXPERIMENT = """
 model: {model}
 calibration: {{samples: 16, max_length: 64}}

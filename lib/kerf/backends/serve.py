@@ -1,11 +1,11 @@
 """Encoders and rerankers on a real kernel: what a service calls in the place of a SentenceTransformer or CrossEncoder.
 
 Texts are tokenized together, sorted by length and padded to a multiple of STEP tokens, so that batches are even and
-kernels see few shapes. Any thread may call.
+kernels see few shapes; a batch of long texts runs in halves, quarters and so on. Any thread may call.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from kerf.errors import refuse
 
 STEP = 8  # tokens
+MOST = 2048  # tokens that run at once: more of them hold more memory, and take no less time
 
 
 class _Served:
@@ -35,8 +36,7 @@ class _Served:
         tokens = self._tokenizer.encode_batch_fast(list(texts))
         order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]), reverse=True)
         found = None if order else self._batch(self._tokenizer.encode_batch_fast([""]))[:0]
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
+        for places in _pieces(order, tokens, batch_size):
             rows = self._batch([tokens[place] for place in places])
             found = np.empty((len(tokens), rows.shape[1]), np.float32) if found is None else found
             found[places] = rows
@@ -45,6 +45,17 @@ class _Served:
     def _batch(self, tokens: list) -> np.ndarray:
         ids, mask = padded([each.ids for each in tokens])
         return self._run(input_ids=ids, attention_mask=mask, token_type_ids=padded([each.type_ids for each in tokens])[0])
+
+
+def _pieces(order: list[int], tokens: list, batch_size: int) -> Iterator[list[int]]:
+    """Places of the texts that run at once, the longest first: batch_size of them, or a half, a quarter, ... if they are long."""
+    start = 0
+    while start < len(order):
+        size = batch_size
+        while size > 1 and size * len(tokens[order[start]]) > MOST:
+            size = (size + 1) // 2
+        yield order[start : start + size]
+        start += size
 
 
 class Encoder(_Served):
