@@ -2,12 +2,14 @@
 
 SmolLM2 at 8, 4, 3 and 2 bits in both conventions for zero points is exported and read by every library whose
 environment is there (`make peers`), each with its own code. Compared are the dequantized weights of every
-layer, and the logits of one text. Then GPTQModel quantizes, and Kerf reads what it saved.
+layer, and the logits of one text; GPTQModel computes in float16, so what float16 does to Kerf's own model stands
+beside its logits. Then GPTQModel quantizes, and Kerf reads what it saved.
 
     python benchmarks/checkpoints.py [--environments DIR] [--bits 4]
 """
 
 import argparse
+import copy
 import json
 import subprocess
 import tempfile
@@ -51,10 +53,10 @@ def compare(title: str, own, tokens: list[int], weights: dict, logits: torch.Ten
     equal = sum(torch.equal(state[name], weight) for name, weight in weights.items())
     furthest = max(float((state[name] - weight).abs().max()) for name, weight in weights.items())
     with torch.no_grad():
-        ours = own(torch.tensor([tokens])).logits[0]
-    apart = float((ours - logits).abs().max() / ours.abs().max())
+        ours, half = (model(torch.tensor([tokens])).logits[0].float() for model in (own, copy.deepcopy(own).half()))
+    apart, rounding = (float((ours - other).abs().max() / ours.abs().max()) for other in (logits, half))
     print(f"{title:34} {figures['peer']} {figures['version']}: {equal} of {len(weights)} layers equal (largest difference "
-          f"{furthest:.1e}); logits differ by at most {apart:.1e} of the largest", flush=True)  # fmt: skip
+          f"{furthest:.1e}); logits differ by at most {apart:.1e} of the largest (Kerf's own in float16: {rounding:.1e})", flush=True)  # fmt: skip
 
 
 def main() -> None:
