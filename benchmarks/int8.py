@@ -60,13 +60,15 @@ class Unsorted:
 
 
 def contestants(calibration, environments: Path, scratch: Path, threads: int) -> dict[str, object]:
-    """What can `encode`, by name; the first is what all are held against."""
+    """What can `encode` on so many threads, by name; the first is what all are held against."""
     import kerf
     from kerf import models
     from kerf.backends import openvino, serve
     from kerf.kinds import encoder
     from kerf.pipeline import build
 
+    folders = {name: build(MODEL, [{"quantize": step}], calibration) for name, step in CHAINS.items()}  # on all threads
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read whenever a model is opened
     baseline = models.open_model(MODEL)
     (scratch / "float").mkdir()
     openvino.save(openvino.convert(baseline), scratch / "float", half=False)
@@ -75,7 +77,7 @@ def contestants(calibration, environments: Path, scratch: Path, threads: int) ->
         return serve.Encoder(models.resolve(MODEL), openvino.run(folder, {"settings": {"INFERENCE_PRECISION_HINT": precision}}, threads))
 
     found = {"SentenceTransformer, float": baseline, "SentenceTransformer, unsorted": Unsorted(baseline), "OpenVINO, float": runs(scratch / "float", "f32")}  # fmt: skip
-    found |= {f"Kerf, {name}": kerf.load(build(MODEL, [{"quantize": step}], calibration)) for name, step in CHAINS.items()}
+    found |= {f"Kerf, {name}": kerf.load(folder) for name, folder in folders.items()}
     python = environments / "nncf" / "bin" / "python"
     for preset in ("mixed", "performance") if python.exists() else ():
         folder = scratch / f"nncf-{preset}"
@@ -94,7 +96,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--environments", type=Path, default=Path(__file__).resolve().parents[1] / ".venv-peers")
     asked = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(asked.threads)
+    os.environ["RAYON_NUM_THREADS"] = str(asked.threads)  # read when the first tokenizer starts
 
     import numpy as np
     from kerf import statistics as st
