@@ -142,3 +142,31 @@ def test_every_metric_has_its_formula_on_the_page(page):
     assert set(FORMULAS) == set(METRICS) and all(FORMULAS.values())
     text = page.read_text()
     assert FORMULAS["cosine_mean"] in text and all(symbol in text for symbol in SYMBOLS)
+
+
+def taken(recommended="good", **more):
+    def row(model, measure, value, ratio, unit="s", width=0.1):
+        return {"model": model, "measure": measure, "unit": unit, "value": value, "low": value, "high": value, "ratio": ratio,
+                "ratio_low": width and ratio - width, "ratio_high": width and ratio + width}  # fmt: skip
+
+    rows = [row(model, measure, value * ratio, ratio, unit) for model, ratio in (("baseline", 1), ("baseline again", 1.02), ("good", 0.25))
+            for measure, value, unit in (("until the first answer", 8, "s"), ("resident memory", 800e6, "bytes"), ("latency, 1 x 16 tokens", 0.02, "s"))]  # fmt: skip
+    rows += [row("good", "throughput, 32 x 64 tokens", 300, 4.46, "texts a second"), row("good", "energy, 1 x 16 tokens", 0.5, 0.5, "J a text", None),
+             {"model": "bad", "measure": "failed", "note": "the process ended with -11: <b>no message</b>"}]  # fmt: skip
+    return {"rows": rows, "vectors": [], "noisy": ["import"], "memory_limit": None, "threads": 2, "rounds": 6, "recommended": recommended, "run": "20260101T000000Z-abc",
+            "error": None} | more  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "said", "never"), [
+    (taken(), ["take good: 4.5 times as many texts a second as the baseline, 0.25 times its memory, 0.25 times its time to the first answer.", "200.0", "0.25× (0.15 to 0.35)",
+               "&lt;b&gt;no message", "on 1 of 5 figures: import."], ["Vectors made small", "<b>no"]),
+    (taken(recommended=None, memory_limit=300, noisy=[str(n) for n in range(9)]), ["in 300 MB, no candidate that met its thresholds answers sooner", "on 9 of 5 figures; the last row"], []),
+    (taken(vectors=[{"precision": "int8", "rescored": True, "bytes": 384e6, "recall": 0.99, "low": 0.98, "high": 1.0, "milliseconds": 0.1}]),
+     ["int8, rescored", "384.0 MB", "0.980 to 1.000"], []),
+    ({"error": {"notebook": "resources.ipynb", "cell": 6, "message": "RuntimeError: <i>gone"}}, ["not measured: resources.ipynb, cell 6: RuntimeError: &lt;i&gt;gone"], ["What a service would feel"]),
+    (None, [], ["As a service"]),
+], ids=["measured", "nothing to take", "vectors", "failed", "not asked for"])  # fmt: skip
+def test_what_candidates_take_as_a_service_stands_in_the_report(page, tmp_path, found, said, never):
+    results = json.loads((page.parent / "results.json").read_text()) | {"resources": found}
+    text = render_report(results, tmp_path / "again", {}).read_text()
+    assert all(each in text for each in said) and not any(each in text for each in never)
