@@ -5,7 +5,7 @@ from round to round, the ratio is paired within a round. NNCF quantizes the same
 (`make peers`), and its result runs through the same encoder. What sorting brings, and what tokenizing and OpenVINO
 bring, without any byte, stands beside them: SentenceTransformer with batches in the order of the text, and the graph in float.
 
-    python benchmarks/int8.py [--threads 2] [--rounds 11] [--samples 512] [--batch 32] [--environments DIR]
+    python benchmarks/int8.py [--threads 2] [--rounds 11] [--samples 512] [--batch 32] [--only int8 "int8 weights"] [--environments DIR]
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Unsorted:
         return np.concatenate([self.opened.encode(sentences[start : start + batch_size], batch_size=batch_size, **options) for start in starts])
 
 
-def contestants(calibration, environments: Path, scratch: Path, threads: int) -> dict[str, object]:
+def contestants(calibration, environments: Path, scratch: Path, threads: int, only: list[str]) -> dict[str, object]:
     """What can `encode` on so many threads, by name; the first is what all are held against."""
     import kerf
     from kerf import models
@@ -67,7 +67,7 @@ def contestants(calibration, environments: Path, scratch: Path, threads: int) ->
     from kerf.kinds import encoder
     from kerf.pipeline import build
 
-    folders = {name: build(MODEL, [{"quantize": step}], calibration) for name, step in CHAINS.items()}  # on all threads
+    folders = {name: build(MODEL, [{"quantize": step}], calibration) for name, step in CHAINS.items() if name in only}  # on all threads
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read whenever a model is opened
     baseline = models.open_model(MODEL)
     (scratch / "float").mkdir()
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--samples", type=int, default=512, help="calibration sentences of news")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--only", nargs="+", choices=CHAINS, default=list(CHAINS), help="what of Kerf is measured")
     parser.add_argument("--environments", type=Path, default=Path(__file__).resolve().parents[1] / ".venv-peers")
     asked = parser.parse_args()
     os.environ["RAYON_NUM_THREADS"] = str(asked.threads)  # read when the first tokenizer starts
@@ -104,7 +105,7 @@ def main() -> None:
     from kerf.steps import Calibration
 
     with tempfile.TemporaryDirectory() as scratch:
-        found = contestants(Calibration(samples=asked.samples), asked.environments, Path(scratch), asked.threads)
+        found = contestants(Calibration(samples=asked.samples), asked.environments, Path(scratch), asked.threads, asked.only)
         sentences, documents = texts.evaluation_sentences("news", SENTENCES)
         embeddings, seconds = {}, np.zeros((asked.rounds + 1, len(found)))
         for number in range(asked.rounds + 1):  # the first does not count
