@@ -38,6 +38,22 @@ def entry(name, verdict, value, **more):
     } | more  # fmt: skip
 
 
+VECTORS = [{"precision": "int8", "rescored": True, "bytes": 384e6, "recall": 0.99, "low": 0.98, "high": 1.0, "milliseconds": 0.1}]
+
+
+def taken(recommended="good", **more):
+    def row(model, measure, value, ratio, unit="s", width=0.1):
+        return {"model": model, "measure": measure, "unit": unit, "value": value, "low": value, "high": value, "ratio": ratio,
+                "ratio_low": width and ratio - width, "ratio_high": width and ratio + width}  # fmt: skip
+
+    rows = [row(model, measure, value * ratio, ratio, unit) for model, ratio in (("baseline", 1), ("baseline again", 1.02), ("good", 0.25))
+            for measure, value, unit in (("until the first answer", 8, "s"), ("resident memory", 800e6, "bytes"), ("latency, 1 x 16 tokens", 0.02, "s"))]  # fmt: skip
+    rows += [row("good", "throughput, 32 x 64 tokens", 300, 4.46, "texts a second"), row("good", "energy, 1 x 16 tokens", 0.5, 0.5, "J a text", None),
+             {"model": "bad", "measure": "failed", "note": "the process ended with -11: <b>no message</b>"}]  # fmt: skip
+    return {"rows": rows, "vectors": [], "noisy": ["import"], "memory_limit": None, "threads": 2, "rounds": 6, "recommended": recommended, "run": "20260101T000000Z-abc",
+            "error": None} | more  # fmt: skip
+
+
 @pytest.fixture
 def page(tmp_path):
     failed = entry("broken", "FAIL", 0.5, status="failed", metrics=[], gates=[], layers=[], grade=None,
@@ -49,7 +65,7 @@ def page(tmp_path):
     results = {
         "schema": 1, "experiment": "page", "verdict": "FAIL", "release": ["good", "bad"], "criteria": ["encoder"],
         "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376},
-        "grade_rule": "The rule.", "candidates": candidates, "texts": [],
+        "grade_rule": "The rule.", "candidates": candidates, "texts": [], "resources": taken(vectors=VECTORS),
         "settings": {"calibration.samples": {"value": 256, "from": "command line"}},
         "manifest": {"run": "20260101T000000Z-abc", "kerf": "0", "python": "3.11", "packages": {"torch": "2"},
                      "cpu": {"model": "x", "flags": [], "threads": 2}, "seed": 0, "data": {"weights": "00"},
@@ -144,25 +160,11 @@ def test_every_metric_has_its_formula_on_the_page(page):
     assert FORMULAS["cosine_mean"] in text and all(symbol in text for symbol in SYMBOLS)
 
 
-def taken(recommended="good", **more):
-    def row(model, measure, value, ratio, unit="s", width=0.1):
-        return {"model": model, "measure": measure, "unit": unit, "value": value, "low": value, "high": value, "ratio": ratio,
-                "ratio_low": width and ratio - width, "ratio_high": width and ratio + width}  # fmt: skip
-
-    rows = [row(model, measure, value * ratio, ratio, unit) for model, ratio in (("baseline", 1), ("baseline again", 1.02), ("good", 0.25))
-            for measure, value, unit in (("until the first answer", 8, "s"), ("resident memory", 800e6, "bytes"), ("latency, 1 x 16 tokens", 0.02, "s"))]  # fmt: skip
-    rows += [row("good", "throughput, 32 x 64 tokens", 300, 4.46, "texts a second"), row("good", "energy, 1 x 16 tokens", 0.5, 0.5, "J a text", None),
-             {"model": "bad", "measure": "failed", "note": "the process ended with -11: <b>no message</b>"}]  # fmt: skip
-    return {"rows": rows, "vectors": [], "noisy": ["import"], "memory_limit": None, "threads": 2, "rounds": 6, "recommended": recommended, "run": "20260101T000000Z-abc",
-            "error": None} | more  # fmt: skip
-
-
 @pytest.mark.parametrize(("found", "said", "never"), [
     (taken(), ["take good: 4.5 times as many texts a second as the baseline, 0.25 times its memory, 0.25 times its time to the first answer.", "200.0", "0.25× (0.15 to 0.35)",
                "&lt;b&gt;no message", "on 1 of 5 figures: import."], ["Vectors made small", "<b>no"]),
     (taken(recommended=None, memory_limit=300, noisy=[str(n) for n in range(9)]), ["in 300 MB, no candidate that met its thresholds answers sooner", "on 9 of 5 figures; the last row"], []),
-    (taken(vectors=[{"precision": "int8", "rescored": True, "bytes": 384e6, "recall": 0.99, "low": 0.98, "high": 1.0, "milliseconds": 0.1}]),
-     ["int8, rescored", "384.0 MB", "0.980 to 1.000"], []),
+    (taken(vectors=VECTORS), ["int8, rescored", "384.0 MB", "0.980 to 1.000"], []),
     ({"error": {"notebook": "resources.ipynb", "cell": 6, "message": "RuntimeError: <i>gone"}}, ["not measured: resources.ipynb, cell 6: RuntimeError: &lt;i&gt;gone"], ["What a service would feel"]),
     (None, [], ["As a service"]),
 ], ids=["measured", "nothing to take", "vectors", "failed", "not asked for"])  # fmt: skip
