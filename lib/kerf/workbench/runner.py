@@ -1,8 +1,8 @@
 """The run: stages in order, each alone on the machine, each candidate on its own.
 
 calibrate once; measure the baseline, and again for the noise floor; then every candidate: its steps, its
-comparison; at last, where an experiment asks for it, what each would take as a service. A stage that fails stops its candidate only. Stages never run side by side: each of them
-reports time or memory.
+comparison; at last, where the experiment asks for it, what each would take as a service. A stage that fails
+stops its candidate only. Stages never run side by side: each of them reports time or memory.
 """
 
 import os
