@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
-CALLS, FEWEST, SECONDS = 20, 3, 0.3  # of one batch: so many calls, or fewer once so much time is over
+CALLS, FEWEST, SECONDS = 20, 2, 0.3  # of one batch: so many calls, or fewer once so much time is over
 UNITS = {"memory": "bytes", "throughput": "texts a second", "energy": "J a text"}
 BASELINE, AGAIN = "baseline", "baseline again"
 SPEED, FEW = "throughput, 32 x 64 tokens", 64  # what a recommendation looks at; tokens of the texts that one thread answers too
