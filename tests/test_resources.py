@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from kerf import models, pipeline, power, resources, texts
 from kerf.errors import Refused
 from kerf.evaluate import footprint, vectors
 from kerf.steps import Calibration, Evaluation, Resources, parse
+from kerf.workbench import results
 from small import write_causal, write_model, write_reranker
 
 
@@ -22,7 +24,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def asked(model):
     opened = models.open_model(model)
-    return resources.Asked(model, 1, {16: resources.of_length(opened, texts.evaluation_sentences("news", 40)[0], 16, 32)})
+    return resources.Asked(model, 1, {16: footprint.of_length(opened, texts.evaluation_sentences("news", 40)[0], 16, 32)})
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_one_thread_answers_too_where_there_are_more(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which `one` changes
     opened = models.open_model(model)
     lines = texts.evaluation_sentences("news", 40)[0]
-    given = {str(length): resources.of_length(opened, lines, length, 32) for length in (16, resources.FEW)}
+    given = {str(length): footprint.of_length(opened, lines, length, 32) for length in (16, resources.ALONE)}
     found = resources.one({"model": model, "candidate": "", "threads": 2, "texts": given})
     assert {name for name in found if "one thread" in name} == {
         f"{what}, {batch} x 64 tokens, one thread" for what in ("latency", "throughput") for batch in resources.BATCHES}
@@ -76,7 +78,7 @@ def test_one_thread_answers_too_where_there_are_more(model, monkeypatch):
 def test_a_reranker_answers_pairs_of_the_length_that_was_asked(tmp_path):
     reranker = str(write_reranker(tmp_path / "reranker"))
     opened = models.open_model(reranker)
-    pairs = resources.of_length(opened, texts.evaluation_sentences("news", 40)[0], 16, 32)
+    pairs = footprint.of_length(opened, texts.evaluation_sentences("news", 40)[0], 16, 32)
     lengths = [len(opened.tokenizer(*pair)["input_ids"]) for pair in pairs]
     assert len(set(pairs)) == 32 and max(lengths) == 16 and min(lengths) >= 12 and all(query and passage for query, passage in pairs)
     candidate = pipeline.build(reranker, [{"quantize": {"method": "dynamic"}}], Calibration(samples=16, max_length=64))
@@ -116,6 +118,20 @@ def test_the_fastest_that_may_be_used_and_fits_is_recommended(passed, most, best
     rows = [row("fast", speed, 3, 2.5), row("small", speed, 2, 1.8), row("same", speed, 1.2, 0.9),
             row("fast", memory, 1, 1, 200), row("small", memory, 1, 1, 90), row("same", memory, 1, 1, 50)]  # fmt: skip
     assert resources.recommended(rows, passed, most=most) == best
+
+
+@pytest.mark.parametrize(("limit", "best"), [(None, "int8"), (100.0, "int4"), (10.0, None)])
+def test_a_run_recommends_of_what_passed_under_the_limit(tmp_path, monkeypatch, limit, best):
+    speed, memory = "throughput, 32 x 64 tokens", "resident memory"
+    measured = [row("int8", speed, 3, 2.5), row("int4", speed, 2, 1.8), row("fastest", speed, 9, 8), row("baseline", speed, 1, 1),
+                *(row(name, memory, 1, 1, size) for name, size in (("int8", 200e6), ("int4", 90e6), ("fastest", 1e6), ("baseline", 1e6)))]  # fmt: skip
+    monkeypatch.setattr(footprint, "read", lambda folder: (measured, []))
+    done = SimpleNamespace(result=tmp_path, run="a run")
+    run = SimpleNamespace(experiment=SimpleNamespace(resources=Resources(memory_limit=limit)), service=SimpleNamespace(compared=done, error=None))
+    judged = [{"name": name, "verdict": verdict} for name, verdict in (("baseline", "PASS"), ("int8", "PASS"), ("int4", "PASS"), ("fastest", "FAIL"))]
+    assert results._resources(run, judged)["recommended"] == best
+    run.experiment.resources = None
+    assert results._resources(run, judged) is None
 
 
 def test_a_process_says_why_it_ended(tmp_path):

@@ -22,7 +22,8 @@ BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
 CALLS, FEWEST, SECONDS = 20, 2, 0.3  # of one batch: so many calls, or fewer once so much time is over
 UNITS = {"memory": "bytes", "throughput": "texts a second", "energy": "J a text"}
 BASELINE, AGAIN = "baseline", "baseline again"
-SPEED, FEW = "throughput, 32 x 64 tokens", 64  # what a recommendation looks at; tokens of the texts that one thread answers too
+SPEED = "throughput, 32 x 64 tokens"  # what a recommendation looks at
+ALONE = 64  # tokens of the texts that one thread answers too
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ def one(request: dict) -> dict[str, float]:
     clock = time.perf_counter()
     models.open_source(request["model"], request["candidate"])
     found["load, warm"] = time.perf_counter() - clock
-    for texts in [request["texts"][str(FEW)]] if str(FEW) in request["texts"] and request["threads"] > 1 else []:
+    if (texts := request["texts"].get(str(ALONE))) and request["threads"] > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # read whenever a model is opened
-        found |= _calls(models.open_source(request["model"], request["candidate"]), texts, f"{FEW} tokens, one thread")
+        found |= _calls(models.open_source(request["model"], request["candidate"]), texts, f"{ALONE} tokens, one thread")
     return found
 
 
@@ -170,34 +171,6 @@ def forget(folder: Path) -> bool:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return True
-
-
-def of_length(opened, sentences: list[str], tokens: int, count: int) -> list:
-    """`count` different texts of so many tokens, special ones included, cut from real sentences one after another.
-
-    For a reranker: pairs of them, a quarter of the words the query.
-    """
-    words = " ".join(sentences).split()
-    found, start = [], 0
-    for _ in range(count):
-        stop = start + 2
-        while stop < min(start + tokens, len(words)) and _tokens(opened, words[start : stop + 1]) <= tokens:
-            stop += 1
-        found.append(_text(opened, words[start:stop]))
-        start = stop if stop + tokens < len(words) else 0
-    return found
-
-
-def _text(opened, words: list[str]):
-    if not hasattr(opened, "predict"):
-        return " ".join(words)
-    cut = max(1, len(words) // 4)
-    return " ".join(words[:cut]), " ".join(words[cut:])
-
-
-def _tokens(opened, words: list[str]) -> int:
-    text = _text(opened, words)
-    return len(opened.tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"])
 
 
 def noisy(rows: list[dict], width: float = 0.2) -> list[str]:

@@ -27,7 +27,7 @@ def measure(model: str, candidates: dict[str, Path], calibration: Calibration, e
         opened = models.open_model(model)
         sample = texts.evaluation_sentences(evaluation.texts, evaluation.sentences)[0]
         lengths = [length for length in resources.LENGTHS if length <= opened.max_seq_length]
-        given = {length: resources.of_length(opened, sample, length, COUNT) for length in lengths}
+        given = {length: of_length(opened, sample, length, COUNT) for length in lengths}
         rows = resources.measure(resources.Asked(model, key["threads"], given), candidates, asked.rounds)
         write_json(folder / "rows.json", rows)
         write_json(folder / "vectors.json", _vectors(opened, calibration, evaluation) if kinds.of_opened(opened) is kinds.encoder else [])
@@ -41,6 +41,34 @@ def _vectors(opened, calibration: Calibration, evaluation: Evaluation) -> list[d
     queries, passages, documents = texts.cloze_pairs(evaluation.passages)
     seen = texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed)
     return vectors.measure(*(opened.encode(each, normalize_embeddings=True, show_progress_bar=False) for each in (queries, passages, seen)), np.array(documents))
+
+
+def of_length(opened, sentences: list[str], tokens: int, count: int) -> list:
+    """`count` different texts of so many tokens, special ones included, cut from real sentences one after another.
+
+    For a reranker: pairs of them, a quarter of the words the query.
+    """
+    words = " ".join(sentences).split()
+    found, start = [], 0
+    for _ in range(count):
+        stop = start + 2
+        while stop < min(start + tokens, len(words)) and _tokens(opened, words[start : stop + 1]) <= tokens:
+            stop += 1
+        found.append(_text(opened, words[start:stop]))
+        start = stop if stop + tokens < len(words) else 0
+    return found
+
+
+def _text(opened, words: list[str]):
+    if not hasattr(opened, "predict"):
+        return " ".join(words)
+    cut = max(1, len(words) // 4)
+    return " ".join(words[:cut]), " ".join(words[cut:])
+
+
+def _tokens(opened, words: list[str]) -> int:
+    text = _text(opened, words)
+    return len(opened.tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"])
 
 
 def read(folder: Path) -> tuple[list[dict], list[dict]]:
