@@ -34,9 +34,10 @@ def prune_group(layers: dict, inputs: list, step: Prune, shares: dict[str, float
     each layer, where they differ."""
     H, drift, tokens = moments(*inputs)
     R, _ = inverse_factor(H) if step.method == "sparsegpt" else (None, 0.0)
-    for name, layer in layers.items():
-        weight = layer.weight.data.float()
-        found, note = _pruned(weight, weight if drift is None else corrected(weight, H, drift, tokens), H, R, at(step, name, shares))
+    weights = [layer.weight.data.float() for layer in layers.values()]
+    targets = weights if drift is None else corrected(torch.cat(weights), H, drift, tokens).split([len(weight) for weight in weights])
+    for (name, layer), weight, target in zip(layers.items(), weights, targets, strict=True):
+        found, note = _pruned(weight, target, H, R, at(step, name, shares))
         yield name, _set(layer, found), note
 
 

@@ -21,7 +21,7 @@ def lowest(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     """bool like scores: False for the `sparsity` share of the last dimension with the lowest scores."""
     gone = round(sparsity * scores.shape[-1])
     kept = torch.ones_like(scores, dtype=torch.bool)
-    return kept.scatter_(-1, scores.topk(gone, largest=False).indices, False)
+    return kept.scatter_(-1, scores.topk(gone, largest=False, sorted=False).indices, False)
 
 
 def lowest_of_all(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
