@@ -88,6 +88,8 @@ def copies(folder: Path) -> None:
     for name, parameters in RERANKER.items():
         target = folder / f"reranker_{name}.ipynb"
         papermill.execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", target, {**parameters, "model": reranker}, prepare_only=True)
+    pruned = {**SMALL["reconstruct"], "before": [{"prune": {"method": "sparsegpt"}}], "model": tiny}
+    papermill.execute_notebook(ROOT / "notebooks" / "reconstruct.ipynb", folder / "pruned_reconstruct.ipynb", pruned, prepare_only=True)
     causal = str(write_causal(folder / "causal"))
     for name, parameters in {**CAUSAL, **ON_CAUSAL}.items():
         target, parameters = folder / f"causal_{name}.ipynb", {**parameters, "model": causal}
