@@ -298,6 +298,13 @@ def test_without_neurons_the_model_is_a_plain_smaller_one(model, tmp_path):
         pipeline.build(model, [chain[2], step], SPEC)
 
 
+@pytest.mark.parametrize("chain", [[PRUNE, {"quantize": {"method": "rtn", "bits": 8}}],
+                                   [{"quantize": {"method": "rtn", "bits": 2}}, {"prune": {"method": "magnitude", "sparsity": 0.01}}]])  # fmt: skip
+def test_what_a_chain_lost_of_a_layer_is_measured_on_the_float_model(model, chain):
+    first, whole = ([row["error"] for row in meta(pipeline.build(model, steps, SPEC))["result"]["layers"]] for steps in (chain[:1], chain))
+    assert min(first) > 1e-3 and whole == pytest.approx(first, rel=0.1)  # the second step takes next to nothing
+
+
 def test_neurons_of_a_network_that_is_not_understood_are_refused(model):
     net = models.network(kerf.open_model(model))
     net.config.intermediate_size = 77

@@ -207,6 +207,18 @@ def open_source(model: str, source: str | os.PathLike | None, device: str = "cpu
     return load(source, device) if source else open_model(model, device)
 
 
+def measured_by(model: str, source: str | os.PathLike | None, start, device: str = "cpu"):
+    """The network whose layers say what a step lost that began at `start` (opened from `source`): the baseline's.
+
+    Where neurons, heads or blocks went, there is nothing to compare layer by layer any more, and it is `start`.
+    """
+    if not source:
+        return start
+    baseline = network(open_model(model, device))
+    shapes = [{name: layer.weight.shape for name, layer in anatomy.linears(each).items()} for each in (start, baseline)]
+    return baseline if shapes[0] == shapes[1] else start
+
+
 def network(opened):
     """The transformer inside, whose layers are compressed."""
     return kinds.of_opened(opened).network(opened)

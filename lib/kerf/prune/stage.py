@@ -78,7 +78,9 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     batches = kinds.of_opened(opened).batches(opened, calibration)
     places: dict[str, str] = {}
     shares = allocation.allocated(model, step, calibration, device) if step.allocation == "sensitivity" else None
-    layers = list(_cut(net, reference, step, groups, batches, second, places, shares))
+    floats = models.measured_by(model, source, reference, device)
+    layers = [_row(name, floats, weight, second, note, gone)
+              for name, weight, note, gone in _cut(net, reference, step, groups, batches, places, shares)]  # fmt: skip
     tensors = _tensors(net, source, places)
     config = {key: getattr(net.config, key) for key in CONFIG.get(step.method, ()) if getattr(net.config, key, None) is not None}
     before = seal.verify(Path(source))["steps"] if source else []
@@ -93,8 +95,8 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
             "layers": layers, **seal.size(folder)}  # fmt: skip
 
 
-def _cut(net, reference, step, groups, batches, second, places, shares) -> Iterator[dict]:
-    """Prune `net` in place; yields what is reported of each layer. second: second moments of its input, by layer;
+def _cut(net, reference, step, groups, batches, places, shares) -> Iterator[tuple[str, object, str, float]]:
+    """Prune `net` in place, and yield each layer: name, weight (None: nothing to compare), a note, share that went.
     places: filled with the new names of blocks by their old ones, where blocks go; shares: see `pruned`."""
     if step.method in STRUCTURES:
         _check_structure(net, step)  # a source may have fewer units than the baseline
@@ -103,8 +105,8 @@ def _cut(net, reference, step, groups, batches, second, places, shares) -> Itera
 
         found = structured.units(net, step.method)
         for name, gone, weight in structured.remove(net, reference, step, groups, batches):
-            yield _row(name, reference, weight, second, "", gone)
-            yield from (_row(each, reference, None, second, "", gone) for each in found[name])
+            yield name, weight, "", gone
+            yield from ((each, None, "", gone) for each in found[name])
         return
     if step.method == "depth":
         from kerf.prune import depth
@@ -115,14 +117,14 @@ def _cut(net, reference, step, groups, batches, second, places, shares) -> Itera
             block = next((block for block in influence if name.startswith(f"{block}.")), None)
             if block is not None:
                 note = f"block influence {influence[block]:.4f}: " + ("stays" if block in moves else "dropped")
-                yield _row(name, reference, layer.weight.data if block in moves else None, second, note, float(block not in moves))
+                yield name, layer.weight.data if block in moves else None, note, float(block not in moves)
         return
     for name, weight, note in pruned(net, reference, step, groups, batches, shares):
-        yield _row(name, reference, weight, second, note, float((weight == 0).float().mean()))
+        yield name, weight, note, float((weight == 0).float().mean())
 
 
-def _row(name, reference, weight, second, note, sparsity) -> dict:
-    whole, error = reference.get_submodule(name).weight.data, None
+def _row(name, floats, weight, second, note, sparsity) -> dict:
+    whole, error = floats.get_submodule(name).weight.data, None
     if weight is not None and name in second and len(second[name]) == whole.shape[1]:
         error = calibrate.output_error(whole, weight, second[name])
     return {"name": name, "bits": 32, "error": error, "note": note, "sparsity": sparsity}

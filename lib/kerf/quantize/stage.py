@@ -118,7 +118,7 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
     tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers makes them one tensor as it opens
 
     def tensors():
-        floats, written = anatomy.linears(reference), set()
+        floats, written = anatomy.linears(models.measured_by(model, source, reference, device)), set()
         if step.method in ELSEWHERE:
             adopted = elsewhere.adopted(net, step, elsewhere.folder_of(model, step, calibration))
             found = ((*each, statistics.get(each[0])) for each in adopted)
