@@ -92,6 +92,21 @@ def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
     assert made["bytes_on_disk"] < meta(wide)["result"]["bytes_on_disk"]
 
 
+@pytest.mark.parametrize("first", [{"method": "neurons", "sparsity": 0.25}, {"method": "sparsegpt", "sparsity": 0.5}], ids=["neurons", "zeros"])
+def test_widths_after_pruning_are_those_of_what_pruning_left(model, table, first):
+    source = pipeline.build(model, [{"prune": first}], SPEC)
+    left = sensitivity.read(sensitivity.sensitivity(model, parse(Quantize, GRID, "q"), SPEC, source))
+    assert left["layers"] == table["layers"]
+    smaller = np.array(left["bytes"]) < np.array(table["bytes"])
+    assert smaller[[".output.dense" in name and "attention" not in name for name in left["layers"]], 3:].all()
+    budget = int(np.array(left["bytes"])[:, 3].sum() + left["rest_bytes"]["float32"])
+    made = meta(pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "budget_bytes": budget}}], SPEC))["result"]
+    assert made["predicted"]["bytes"] == pytest.approx(made["bytes_on_disk"], rel=0.03) and made["bytes_on_disk"] <= budget
+    reached = sensitivity.held_fidelity(model, source, SPEC, source)
+    with pytest.raises(Refused, match=f"floor = 0.99999: at most {reached:.4f}, which is what the steps before left"):
+        pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "floor": 0.99999}}], SPEC)
+
+
 @pytest.mark.parametrize(
     ("limit", "said"),
     [({"budget_bytes": 1000}, "budget_bytes = 1000: at least about"), ({"floor": 0.9999999}, "floor = 0.9999999: at most")],

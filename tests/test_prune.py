@@ -474,7 +474,7 @@ def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
     made = pipeline.build(model, [{"prune": step.model_dump()}], SPEC)
     gone = {row["name"]: row["sparsity"] for row in meta(made)["result"]["layers"]}
     assert all(gone[name] == pytest.approx(share, abs=0.02) for name, share in shares.items())
-    table = json.loads((allocation._table(model, step, SPEC, "cpu") / "table.json").read_text())
+    table = json.loads((allocation._table(model, step, SPEC, "", "cpu") / "table.json").read_text())
     for name, costs in zip(table["layers"], table["costs"], strict=True):
         assert costs[0] == pytest.approx(0, abs=1e-6), f"{name} costs something although nothing went"
     uniform = sum(costs[allocation.LEVELS.index(0.5)] for costs in table["costs"])

@@ -8,9 +8,10 @@ from kerf import texts
 from kerf.workbench import runner
 from kerf.workbench.cli import main
 from safetensors.torch import load_file, save_file
-from small import write_model
+from small import write_causal, write_model
 
-FILE = "model: {model}\ncandidates: {{a: [{{quantize: {{bits: 4}}}}]}}\nevaluation: {{sentences: 30, passages: 30}}\n"
+FILE = "model: {model}\ncandidates: {{a: {chain}}}\nevaluation: {{sentences: 30, passages: 30}}\n"
+CHAIN = "[{quantize: {bits: 4}}]"
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,9 @@ def model(tmp_path_factory):
 def refused(tmp_path, capsys, model):
     """Check an experiment and return the one line that refuses it."""
 
-    def check(*arguments, model=model):
+    def check(*arguments, model=model, chain=CHAIN):
         path = tmp_path / "mine.yaml"
-        path.write_text(FILE.format(model=model))
+        path.write_text(FILE.format(model=model, chain=chain))
         code = main(["check", str(path), "--out", str(tmp_path / "out"), *arguments])
         error = capsys.readouterr().err
         assert code == 2 and error.count("\n") == 1 and "Traceback" not in error, error
@@ -86,6 +87,20 @@ def test_a_hub_that_cannot_be_reached(refused, monkeypatch):
     assert "model = 'someone/some-model'" in error and "hub" in error
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ("neurons, sparsity: 0.25", "{quantize: {group_size: 64}}", "a.2.group_size = 64: a divisor of the 96 columns of model.layers.0.mlp.down_proj; "
+         "these divide: 4, 8, 16, 32"),
+        ("heads, sparsity: 0.5", "{prune: {pattern: '32:64'}}", "a.2.pattern = '32:64': N:M with M a divisor of the 32 columns of "),
+        ("heads, sparsity: 0.5", "{prune: {method: heads, sparsity: 0.5}}", "a.2.sparsity = 0.5: a share that leaves some of the 1 key and value heads"),
+    ],
+)  # fmt: skip
+def test_a_step_that_the_smaller_matrices_before_it_cannot_take(refused, tmp_path, first, then, said):
+    model = write_causal(tmp_path / "causal")
+    assert said in refused(model=model, chain=f"[{{prune: {{method: {first}}}}}, {then}]")
+
+
 def test_a_file_in_the_place_of_the_output_directory(refused, tmp_path):
     (tmp_path / "file").write_text("")
     assert "--out" in refused("--out", str(tmp_path / "file"))
@@ -103,6 +118,6 @@ def test_a_full_output_directory(refused, monkeypatch):
 
 def test_a_good_experiment_is_not_refused(tmp_path, model, capsys):
     path = tmp_path / "mine.yaml"
-    path.write_text(FILE.format(model=model))
+    path.write_text(FILE.format(model=model, chain=CHAIN))
     assert main(["check", str(path), "--out", str(tmp_path / "out")]) == 0
     assert "ready to run" in capsys.readouterr().out

@@ -14,10 +14,11 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
     Raises Refused for a parameter that is not accepted.
     """
     check_chain(steps, "steps")
+    pairs = [pair for step in steps for pair in step.items()]
+    parsed = [(kind, parse(STEPS[kind], values, f"{number}.{kind}")) for number, (kind, values) in enumerate(pairs, 1)]
     source: Path | str = ""
-    for number, step in enumerate(steps, 1):
-        ((kind, values),) = step.items()
-        source = _STAGES[kind](model, parse(STEPS[kind], values, f"{number}.{kind}"), calibration, source)
+    for kind, step in parsed:
+        source = _STAGES[kind](model, step, calibration, source)
     return source
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import calibrate, models, texts
-from kerf.artifacts import artifact, meta
+from kerf import anatomy, calibrate, models, texts
+from kerf.artifacts import artifact
 from kerf.errors import refuse
 from kerf.quantize.allocate import allocate
-from kerf.quantize.sensitivity import SENTENCES, alone
+from kerf.quantize.sensitivity import SENTENCES, alone, moments
 from kerf.steps import Calibration, Prune
 
 LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -27,32 +27,35 @@ def check(model: str, step: Prune) -> None:
         raise refuse("sparsity", step.sparsity, f"at most {LEVELS[-1]} with allocation sensitivity")
 
 
-def allocated(model: str, step: Prune, calibration: Calibration, device: str = "cpu") -> dict[str, float]:
-    """Sparsity of every linear layer; `check` came before. Raises Refused when the calibration text leaves no sentences."""
-    table = json.loads((_table(model, step, calibration, device) / "table.json").read_text())
+def allocated(model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> dict[str, float]:
+    """Sparsity of every linear layer, of the baseline or of a candidate `source`; `check` came before. Raises Refused when the calibration text leaves no sentences."""
+    table = json.loads((_table(model, step, calibration, source, device) / "table.json").read_text())
     costs, kept = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)
-    whole = [rows * columns for rows, columns in models.describe(model)["linears"].values()]
+    whole = table["weights"]
     chosen, _, _ = allocate(costs, kept, budget=(1 - step.sparsity) * sum(whole) + len(whole))  # a weight a layer for rounding
     return {name: LEVELS[index] for name, index in zip(table["layers"], chosen, strict=True)}
 
 
-def _table(model, step, calibration, device) -> Path:
-    """Artifact with table.json: layers, costs and kept weights (layers, levels)."""
-    moments = calibrate.calibrate(model, calibration, device)
+def _table(model, step, calibration, source, device) -> Path:
+    """Artifact with table.json: layers, their weights, costs and kept weights (layers, levels)."""
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
-    key = {"method": step.method, "calibration": meta(moments)["key"], "levels": LEVELS, "held": held}
-    return artifact("allocation", key, lambda folder: _make(folder, model, step, calibration, moments, held, device))
+    key = {"method": step.method, "calibration": calibrate.key_of(model, calibration), "levels": LEVELS, "held": held,
+           "source": models.weights_digest(Path(source)) if source else None}  # fmt: skip
+    return artifact("allocation", key, lambda folder: _make(folder, model, step, calibration, source, held, device))
 
 
-def _make(folder, model, step, calibration, moments, held, device) -> dict:
+def _make(folder, model, step, calibration, source, held, device) -> dict:
     from kerf.prune.layers import alone_pruned
 
-    names = list(models.describe(model)["linears"])
+    opened = models.open_source(model, source, device)
+    layers = anatomy.linears(models.network(opened))
 
     def cuts(_, layer, second):
         for weight in alone_pruned(layer.weight.data, second, step, LEVELS):
             yield weight, int((weight != 0).sum())
 
-    table = {"layers": names, **alone(model, names, cuts, calibration, moments, held, device)}
+    second = moments(opened, model, source, calibration, device)
+    table = {"layers": list(layers), "weights": [layer.weight.numel() for layer in layers.values()]}
+    table |= alone(opened, list(layers), cuts, calibration, second, held)
     (folder / "table.json").write_text(json.dumps(table))
     return {"sentences": len(held)}

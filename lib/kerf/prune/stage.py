@@ -16,26 +16,40 @@ from kerf.artifacts import artifact, meta
 from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.prune import allocation
-from kerf.steps import STRUCTURES, Calibration, Prune, check_pattern
+from kerf.steps import STRUCTURES, UNITS, Calibration, Prune, check_pattern
 
-UNITS = ("neurons", "heads")
 # What a structure that goes changes in the configuration.
 CONFIG = {"neurons": ["intermediate_size"], "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
           "depth": ["num_hidden_layers", "layer_types"]}  # fmt: skip
 
 
-def check(model: str, step: Prune, before: list[str]) -> None:
-    """Refuse, before heavy work, a step that this model cannot take after the kinds of steps `before`."""
-    if step.method in STRUCTURES:
-        _check_structure(models.network(models.open_model(model)), step)
-    if step.method in UNITS and "quantize" in before:
+def check(model: str, step: Prune, before: list[dict]) -> None:
+    """Refuse, before heavy work, a step that this model cannot take after the steps `before`."""
+    quantized = any("quantize" in each for each in before)
+    if step.method in UNITS and quantized:
         raise refuse("method", step.method, "a step before quantize")
-    if "quantize" in before and (step.method == "sparsegpt" or step.method == "wanda" and step.sweeps):
+    if step.method in STRUCTURES:
+        _check_structure(network_after(model, before), step)
+    if quantized and (step.method == "sparsegpt" or step.method == "wanda" and step.sweeps):
         accepted = "magnitude or wanda with sweeps 0 after quantize: weights on a grid cannot move"
         raise refuse("method", step.method, accepted)
     if step.allocation == "sensitivity":
         allocation.check(model, step)
-    check_pattern(step, models.describe(model)["linears"])
+    check_pattern(step, shapes_after(model, before))
+
+
+def shapes_after(model: str, before: list[dict]) -> dict[str, list[int]]:
+    """[rows, columns] of every linear layer once the steps `before` are done."""
+    if not any(each.get("prune", {}).get("method") in UNITS for each in before):
+        return models.describe(model)["linears"]
+    return {name: list(layer.weight.shape) for name, layer in anatomy.linears(network_after(model, before)).items()}
+
+
+def network_after(model: str, before: list[dict]):
+    """A network of the shapes that the steps `before` leave; its weights are the baseline's."""
+    from kerf.prune import structured
+
+    return structured.shrunk(models.network(models.open_model(model)), before)
 
 
 def _check_structure(net, step: Prune) -> None:
@@ -58,8 +72,7 @@ def prune(model: str, step: Prune, calibration: Calibration, source: str | Path 
     Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises Refused for a pattern
     that does not divide a layer's columns, and for a method that would move weights off their grid.
     """
-    before = seal.verify(Path(source))["steps"] if source else []
-    check(model, step, [kind for each in before for kind in each])
+    check(model, step, seal.verify(Path(source))["steps"] if source else [])
     moments = calibrate.calibrate(model, calibration, device)
     origin = models.weights_digest(Path(source)) if source else None
     key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
@@ -77,7 +90,7 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     second = calibrate.second_moments(moments)
     batches = kinds.of_opened(opened).batches(opened, calibration)
     places: dict[str, str] = {}
-    shares = allocation.allocated(model, step, calibration, device) if step.allocation == "sensitivity" else None
+    shares = allocation.allocated(model, step, calibration, source, device) if step.allocation == "sensitivity" else None
     floats = models.measured_by(model, source, reference, device)
     layers = [_row(name, floats, weight, second, note, gone)
               for name, weight, note, gone in _cut(net, reference, step, groups, batches, places, shares)]  # fmt: skip

@@ -21,7 +21,7 @@ from kerf import anatomy
 from kerf.lockstep import in_lockstep
 from kerf.quantize.compress import moments
 from kerf.quantize.gptq import corrected, damped
-from kerf.steps import Prune
+from kerf.steps import UNITS, Prune
 
 DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units ask for less than single weights
 MULTIPLE = 32  # of neurons that stay: vector units and group sizes like it
@@ -99,13 +99,27 @@ def remove(net, reference, step: Prune, groups, batches) -> Iterator[tuple[str, 
                 layer.bias.data = cut[:, -1].contiguous()
             kept[name] = stay
             yield name, 1 - len(stay) / there, layer.weight.data
+    _shrink(net, step.method, found, kept)
+
+
+def _shrink(net, method: str, found: dict[str, dict[str, int]], kept: dict[str, torch.Tensor]) -> None:
+    """Leave the units `kept` alone in the layers that `units` found, and say so in the configuration."""
     for name, stay in kept.items():
         there = count(net, found[name])
         _narrow(net.get_submodule(name), None, _members(stay, net.get_submodule(name).in_features // there))
         for into, size in found[name].items():
             _narrow(net.get_submodule(into), _members(stay, size), None)
-    for key, value in _config(net, step.method, len(next(iter(kept.values())))).items():
+    for key, value in _config(net, method, len(next(iter(kept.values())))).items():
         setattr(net.config, key, value)
+
+
+def shrunk(net, steps: list[dict]):
+    """`net` with the shapes that neurons and heads leave that go in `steps`, before anything is calibrated: the first stay."""
+    for step in (Prune(**each["prune"]) for each in steps if each.get("prune", {}).get("method") in UNITS):
+        found = units(net, step.method)
+        kept = {name: torch.arange(left(count(net, rows), step.sparsity)) for name, rows in found.items()}
+        _shrink(net, step.method, found, kept)
+    return net
 
 
 def units(net, method: str) -> dict[str, dict[str, int]]:

@@ -12,15 +12,15 @@ from kerf.quantize.rtn import rtn
 from kerf.steps import Quantize
 
 
-def one_layer(name, layer, step: Quantize, second=None):
-    """Quantized of one layer by itself; second: moments of its input in the float model, None for embeddings."""
+def one_layer(name, layer, step: Quantize, second=None, kept=None):
+    """Quantized of one layer by itself; second: moments of its input, None for embeddings; kept: of a pruned weight."""
     if isinstance(layer, torch.nn.Embedding):
         return embedding(name, layer, step)
     if step.method == "gptq" and second is not None:
-        result, _ = gptq_layer(name, layer.weight.data, second, *factor(second, step), step)
+        result, _ = gptq_layer(name, layer.weight.data, second, *factor(second, step), step, kept)
         if result:
             return result
-    return rtn_layer(name, layer, step, None if second is None else second.diagonal())
+    return rtn_layer(name, layer, step, None if second is None else second.diagonal(), kept)
 
 
 def embedding(name, layer, step):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf import anatomy, calibrate, models, store, texts
-from kerf.artifacts import artifact, meta
+from kerf.artifacts import artifact
 from kerf.errors import refuse
 from kerf.kinds import encoder
 from kerf.quantize.allocate import allocate
@@ -25,18 +25,18 @@ SENTENCES = 32
 SWELLING = 1.012  # bytes of a layer that makes up for those before it, over its bytes alone: about, on MiniLM
 
 
-def sensitivity(model: str, step: Quantize, calibration: Calibration, device: str = "cpu") -> Path:
+def sensitivity(model: str, step: Quantize, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> Path:
     """Artifact with sensitivity.json: layers, widths, costs and bytes (layers, widths), bytes of the rest by dtype.
 
-    Raises Refused when the calibration text leaves no sentences to hold back.
+    source: a pruned candidate that is cut in the float model's place. Raises Refused when the calibration text leaves no sentences to hold back.
     """
     models.check_kind(model, "bits: mixed", "encoder")
-    moments = calibrate.calibrate(model, calibration, device)
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
     without = {"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"}
     alone = step.model_copy(update=without)
-    key = {"step": alone.model_dump(), "calibration": meta(moments)["key"], "widths": WIDTHS, "held": held}
-    return artifact("sensitivity", key, lambda folder: _make(folder, model, alone, calibration, moments, held, device))
+    key = {"step": alone.model_dump(), "calibration": calibrate.key_of(model, calibration), "widths": WIDTHS, "held": held,
+           "source": models.weights_digest(Path(source)) if source else None}  # fmt: skip
+    return artifact("sensitivity", key, lambda folder: _make(folder, model, alone, calibration, source, held, device))
 
 
 def read(folder: Path) -> dict:
@@ -69,33 +69,35 @@ def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float],
     return dict(zip(table["layers"], assigned, strict=True)), {"cosine": 1 - cost, "bytes": size + rest}
 
 
-def held_fidelity(model: str, candidate: Path, calibration: Calibration) -> float:
-    """Mean cosine of a candidate's embeddings to the float ones on the text held back."""
+def held_fidelity(model: str, candidate: Path, calibration: Calibration, source: str | Path = "") -> float:
+    """Mean cosine of a candidate's embeddings to the float model's on the text held back; source: what it was cut from."""
     from kerf.evaluate.quick import embed, fidelity
 
     opened = models.open_model(model)
     batches = encoder.held_batches(opened, calibration)
     aim = embed(opened, batches)
-    stored = store.read_weights(candidate / store.WEIGHTS)
-    models.network(opened).load_state_dict(stored, strict=False, assign=True)
-    return fidelity(embed(opened, batches), aim)
+    cut = models.open_source(model, source)
+    models.network(cut).load_state_dict(store.read_weights(candidate / store.WEIGHTS), strict=False, assign=True)
+    return fidelity(embed(cut, batches), aim)
 
 
-def _make(folder, model, step, calibration, moments, held, device) -> dict:
+def _make(folder, model, step, calibration, source, held, device) -> dict:
     from kerf.quantize.layers import one_layer
 
     clock = time.perf_counter()
-    words = list(anatomy.embeddings(models.network(models.open_model(model))))
-    names = [*words, *models.describe(model)["linears"]]
+    opened = models.open_source(model, source, device)
+    words = list(anatomy.embeddings(models.network(opened)))
+    names = [*words, *anatomy.linears(models.network(opened))]
 
     def cuts(name, layer, second):
+        kept = layer.weight.data != 0 if source and name not in words else None
         for width in WIDTHS:
-            quantized = one_layer(name, layer, step.model_copy(update={"bits": width}), second)
+            quantized = one_layer(name, layer, step.model_copy(update={"bits": width}), second, kept)
             yield quantized.dequantize(), store.row_bytes(quantized)
 
-    found = alone(model, names, cuts, calibration, moments, held, device)
+    found = alone(opened, names, cuts, calibration, moments(opened, model, source, calibration, device), held)
     table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), **found}
-    rest = [value for name, value in models.network(models.open_model(model)).state_dict().items()
+    rest = [value for name, value in models.network(opened).state_dict().items()
             if name not in {f"{name}.weight" for name in names}]  # fmt: skip
     halves = [value.half() if value.is_floating_point() else value for value in rest]
     table["rest_bytes"] = {"float32": sum(map(store.row_bytes, rest)), "float16": sum(map(store.row_bytes, halves))}
@@ -103,18 +105,23 @@ def _make(folder, model, step, calibration, moments, held, device) -> dict:
     return {"seconds": time.perf_counter() - clock, "sentences": len(held)}
 
 
-def alone(model: str, names: list[str], cuts: Callable, calibration: Calibration, moments: Path, held: list[str],
-          device: str = "cpu") -> dict[str, list[list[float]]]:  # fmt: skip
+def moments(opened, model: str, source: str | Path, calibration: Calibration, device: str = "cpu") -> dict[str, object]:
+    """Second moments of the input of every layer, by its name, in the float model or in a candidate that was opened."""
+    if not source:
+        return calibrate.second_moments(calibrate.calibrate(model, calibration, device))
+    groups = calibrate.collect(models.network(opened), encoder.batches(opened, calibration))
+    return {name: group.second / group.tokens for group in groups for name in group.names}
+
+
+def alone(opened, names: list[str], cuts: Callable, calibration: Calibration, second: dict, held: list[str]) -> dict[str, list[list[float]]]:
     """costs (1 - mean cosine on `held`) and bytes of every layer, each cut alone in every way.
 
-    cuts(name, layer, second): yields the weight and the size of each way; second: moments of the layer's input,
-    None where no calibration text reached it.
+    cuts(name, layer, second): yields the weight and the size of each way; second: moments of the layer's input, by
+    name in `second`, None where no calibration text reached it.
     """
     from kerf.evaluate.quick import embed, fidelity
 
-    opened = models.open_model(model, device)
     net = models.network(opened)
-    second = calibrate.second_moments(moments)
     batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
     aim, table = embed(opened, batches), {"costs": [], "bytes": []}
     for name in names:

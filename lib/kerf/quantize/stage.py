@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kerf import anatomy, calibrate, kinds, models, seal
 from kerf.artifacts import artifact
+from kerf.errors import refuse
 from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.steps import ELSEWHERE, REAL, Calibration, Quantize, check_divides, check_pattern
 
@@ -29,7 +30,7 @@ def quantize(
     Made once: the same inputs give the same directory back. Raises Refused for a group size that does
     not divide a layer, for weights whose scale does not fit scale_dtype, and for a checkpoint of another model.
     """
-    check(model, step, first=not source)
+    check(model, step, seal.verify(Path(source))["steps"] if source else [])
     if step.method in REAL:
         from kerf.backends.stage import prepare
 
@@ -46,15 +47,18 @@ def quantize(
     return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, moments, device))
 
 
-def check(model: str, step: Quantize, first: bool = True) -> None:
-    """Refuse, before heavy work, a step that this model cannot take. first: nothing was done to it yet."""
+def check(model: str, step: Quantize, before: list[dict] | None = None) -> None:
+    """Refuse, before heavy work, a step that this model cannot take after the steps `before`."""
+    from kerf.prune.stage import shapes_after
+
+    shapes = shapes_after(model, before or [])
     if step.group_size:
-        check_divides(step.group_size, models.describe(model)["linears"], "group_size")
-    check_pattern(step, models.describe(model)["linears"])
+        check_divides(step.group_size, shapes, "group_size")
+    check_pattern(step, shapes)
     if step.method in ELSEWHERE:
         from kerf.quantize import elsewhere
 
-        elsewhere.check(model, step, first)
+        elsewhere.check(model, step, first=not before)
     if step.method in REAL:
         from kerf.backends import stage
 
@@ -81,7 +85,9 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
     """Widths by sensitivity, and again with a corrected limit while the sums were too optimistic."""
     from kerf.quantize.sensitivity import assign, held_fidelity, read, sensitivity
 
-    table = read(sensitivity(model, step, calibration, device))
+    if step.floor and source and (left := held_fidelity(model, Path(source), calibration, source)) < step.floor:
+        raise refuse("floor", step.floor, f"at most {left:.4f}, which is what the steps before left")
+    table = read(sensitivity(model, step, calibration, source, device))
     limit, met = step.budget_bytes or 1 - step.floor, None
     for attempt in range(6):
         assignment, predicted = assign(table, step, limit)
@@ -92,7 +98,7 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
                 return found
             limit -= 1.1 * (found["bytes_on_disk"] - step.budget_bytes)
             continue
-        found["held_back"] = held_fidelity(model, folder, calibration)
+        found["held_back"] = held_fidelity(model, folder, calibration, source)
         if found["held_back"] >= step.floor:
             if attempt:
                 return found

@@ -2,11 +2,11 @@
 
 from kerf.steps.base import Parameters
 from kerf.steps.chain import STEPS, check_chain, check_divides, check_pattern, parse
-from kerf.steps.prune import STRUCTURES, Prune, Reconstruct
+from kerf.steps.prune import STRUCTURES, UNITS, Prune, Reconstruct
 from kerf.steps.quantize import BACKENDS, ELSEWHERE, REAL, Quantize
 from kerf.steps.text import Calibration, Evaluation, Resources
 
 __all__ = [
     "BACKENDS", "ELSEWHERE", "REAL", "STEPS", "STRUCTURES", "Calibration", "Evaluation", "Parameters", "Prune", "Quantize",
-    "Reconstruct", "Resources", "check_chain", "check_divides", "check_pattern", "parse",
+    "Reconstruct", "Resources", "UNITS", "check_chain", "check_divides", "check_pattern", "parse",
 ]  # fmt: skip

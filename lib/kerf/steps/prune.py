@@ -7,7 +7,8 @@ from pydantic import Field, StrictBool, model_validator
 from kerf.errors import refuse
 from kerf.steps.base import Parameters, neighbours, of_pattern
 
-STRUCTURES = ("neurons", "heads", "depth")  # methods that leave a smaller model, not zeros
+UNITS = ("neurons", "heads")  # methods that take part of every block
+STRUCTURES = (*UNITS, "depth")  # methods that leave a smaller model, not zeros
 
 
 class Prune(Parameters):

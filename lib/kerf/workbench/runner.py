@@ -42,7 +42,7 @@ def check(experiment: Experiment, out: Path) -> dict:
     _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
-            _check_step(experiment, f"{name}.{number}", step, [each.kind for each in chain[: number - 1]])
+            _check_step(experiment, f"{name}.{number}", step, [{each.kind: each.parameters.model_dump()} for each in chain[: number - 1]])
     spec = experiment.calibration
     folder = models.resolve(experiment.model)
     everything = evaluate.kind(experiment.model).gather(experiment.model, experiment.evaluation)
@@ -54,8 +54,8 @@ def check(experiment: Experiment, out: Path) -> dict:
     return description
 
 
-def _check_step(experiment: Experiment, path: str, step, before: list[str]) -> None:
-    """Refuse a step that the model cannot take after the kinds of steps `before`."""
+def _check_step(experiment: Experiment, path: str, step, before: list[dict]) -> None:
+    """Refuse a step that the model cannot take after the steps `before`."""
     from kerf.prune import stage as prune  # these wait for torch, which a first refusal need not
     from kerf.quantize import stage as quantize
 
@@ -73,7 +73,7 @@ def _check_step(experiment: Experiment, path: str, step, before: list[str]) -> N
         if step.kind == "prune":
             prune.check(experiment.model, step.parameters, before)
         else:
-            quantize.check(experiment.model, step.parameters, first=not before)
+            quantize.check(experiment.model, step.parameters, before)
     except Refused as refusal:
         raise Refused(f"{path}.{refusal}") from None
 
