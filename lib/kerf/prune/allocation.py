@@ -14,7 +14,7 @@ from kerf import anatomy, calibrate, models, texts
 from kerf.artifacts import artifact
 from kerf.errors import refuse
 from kerf.quantize.allocate import allocate
-from kerf.quantize.sensitivity import SENTENCES, alone, moments
+from kerf.quantize.sensitivity import SENTENCES, alone, second_moments
 from kerf.steps import Calibration, Prune
 
 LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -28,7 +28,10 @@ def check(model: str, step: Prune) -> None:
 
 
 def allocated(model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> dict[str, float]:
-    """Sparsity of every linear layer, of the baseline or of a candidate `source`; `check` came before. Raises Refused when the calibration text leaves no sentences."""
+    """Sparsity of every linear layer, of the baseline or of a candidate `source`; `check` came before.
+
+    Raises Refused when the calibration text leaves no sentences.
+    """
     table = json.loads((_table(model, step, calibration, source, device) / "table.json").read_text())
     costs, kept = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)
     whole = table["weights"]
@@ -54,7 +57,7 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
         for weight in alone_pruned(layer.weight.data, second, step, LEVELS):
             yield weight, int((weight != 0).sum())
 
-    second = moments(opened, model, source, calibration, device)
+    second = second_moments(opened, model, source, calibration, device)
     table = {"layers": list(layers), "weights": [layer.weight.numel() for layer in layers.values()]}
     table |= alone(opened, list(layers), cuts, calibration, second, held)
     (folder / "table.json").write_text(json.dumps(table))

@@ -28,7 +28,8 @@ SWELLING = 1.012  # bytes of a layer that makes up for those before it, over its
 def sensitivity(model: str, step: Quantize, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> Path:
     """Artifact with sensitivity.json: layers, widths, costs and bytes (layers, widths), bytes of the rest by dtype.
 
-    source: a pruned candidate that is cut in the float model's place. Raises Refused when the calibration text leaves no sentences to hold back.
+    source: a pruned candidate that is cut in the float model's place. Raises Refused when the calibration text
+    leaves no sentences to hold back.
     """
     models.check_kind(model, "bits: mixed", "encoder")
     held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
@@ -89,13 +90,14 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
     words = list(anatomy.embeddings(models.network(opened)))
     names = [*words, *anatomy.linears(models.network(opened))]
 
-    def cuts(name, layer, second):
+    def cuts(name, layer, moments):
         kept = layer.weight.data != 0 if source and name not in words else None
         for width in WIDTHS:
-            quantized = one_layer(name, layer, step.model_copy(update={"bits": width}), second, kept)
+            quantized = one_layer(name, layer, step.model_copy(update={"bits": width}), moments, kept)
             yield quantized.dequantize(), store.row_bytes(quantized)
 
-    found = alone(opened, names, cuts, calibration, moments(opened, model, source, calibration, device), held)
+    second = second_moments(opened, model, source, calibration, device)
+    found = alone(opened, names, cuts, calibration, second, held)
     table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), **found}
     rest = [value for name, value in models.network(opened).state_dict().items()
             if name not in {f"{name}.weight" for name in names}]  # fmt: skip
@@ -105,7 +107,7 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
     return {"seconds": time.perf_counter() - clock, "sentences": len(held)}
 
 
-def moments(opened, model: str, source: str | Path, calibration: Calibration, device: str = "cpu") -> dict[str, object]:
+def second_moments(opened, model: str, source: str | Path, calibration: Calibration, device: str = "cpu") -> dict[str, object]:
     """Second moments of the input of every layer, by its name, in the float model or in a candidate that was opened."""
     if not source:
         return calibrate.second_moments(calibrate.calibrate(model, calibration, device))
