@@ -21,7 +21,7 @@ from kerf.quantize.grid import Quantized
 from kerf.quantize.rtn import rtn
 from kerf.steps import Calibration, Evaluation, Prune, parse
 from scipy.optimize import lsq_linear
-from small import write_causal, write_model
+from small import write_causal, write_model, write_reranker
 
 SPEC = Calibration(samples=16, max_length=64)
 PRUNE = {"prune": {"method": "sparsegpt", "sparsity": 0.5}}
@@ -506,6 +506,26 @@ def test_shares_that_cannot_be_are_refused(tmp_path, values, message):
         pipeline.build(str(write_model(tmp_path / "model")), [{"prune": values}], SPEC)
 
 
-def test_shares_of_a_language_model_are_refused(language_model):
-    with pytest.raises(Refused, match="an encoder; allocation: sensitivity does not know causal language models yet"):
-        pipeline.build(language_model, [{"prune": {"allocation": "sensitivity", "sparsity": 0.5}}], SMALL_SPEC)
+def test_shares_of_a_language_model_are_by_what_each_layer_costs_alone(language_model):
+    step = parse(Prune, {"method": "wanda", "sparsity": 0.5, "allocation": "sensitivity", "sweeps": 0}, "p")
+    made = meta(pipeline.build(language_model, [{"prune": step.model_dump()}], SMALL_SPEC))["result"]
+    assert made["sparsity"] == pytest.approx(0.5, abs=0.02) and len({round(row["sparsity"], 1) for row in made["layers"]}) > 1
+    table = json.loads((allocation._table(language_model, step, SMALL_SPEC, "", "cpu") / "table.json").read_text())
+    second = calibrate.second_moments(calibrate.calibrate(language_model, SMALL_SPEC))
+    net = kerf.open_model(language_model)
+    ids = kinds.causal.held_batches(net, SMALL_SPEC)[0]["input_ids"][:1]
+    with torch.no_grad():
+        aim = net(ids).logits[0].softmax(-1)
+    for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):
+        (cut,) = alone_pruned((layer := net.get_submodule(name)).weight.data, second[name], step, (0.7,))
+        before, layer.weight.data = layer.weight.data, cut
+        with torch.no_grad():
+            found = net(ids).logits[0].softmax(-1)
+        layer.weight.data = before
+        cost = float((aim * (aim / found).log()).sum(-1).mean())
+        assert cost > 1e-5 and table["costs"][table["layers"].index(name)][allocation.LEVELS.index(0.7)] == pytest.approx(cost, rel=0.02)
+
+
+def test_shares_of_a_reranker_are_refused(tmp_path):
+    with pytest.raises(Refused, match="an encoder or a causal language model; allocation: sensitivity does not know rerankers yet"):
+        pipeline.build(str(write_reranker(tmp_path / "reranker")), [{"prune": {"allocation": "sensitivity", "sparsity": 0.5}}], SPEC)

@@ -106,19 +106,20 @@ def run_block(block, hidden, options: tuple):
     return output[0] if isinstance(output, tuple) else output
 
 
-def after_blocks(net, batch: dict, states):
-    """Logits (texts, length, vocabulary) that a language model makes of its last block's states.
+def after_blocks(net, batch: dict, states, count: int | None = None):
+    """Logits (texts, length, vocabulary) that a language model makes of the states of its first `count` blocks, at
+    least one; of all without it.
 
-    The blocks are stepped over: each hands on what it gets, the last one `states`.
+    These blocks are stepped over: each hands on what it gets, the last of them `states`.
     """
-    every = list(blocks(net).values())
-    for block in every[:-1]:
+    over = list(blocks(net).values())[:count]
+    for block in over[:-1]:
         block.forward = lambda hidden, *_, **__: hidden
-    every[-1].forward = lambda *_, **__: states
+    over[-1].forward = lambda *_, **__: states
     try:
         return net(**{**batch, "logits_to_keep": 0}).logits
     finally:
-        for block in every:
+        for block in over:
             del block.forward
 
 

@@ -1,8 +1,12 @@
-"""A quick look: embeddings of tokenized batches, and their mean cosine to others, in this process."""
+"""A quick look: what a model says of tokenized batches, and how far that is from what it or another said, in this process."""
 
 import torch
 
-from kerf.kinds import encoder
+from kerf import anatomy, kinds, texts
+from kerf.kinds import causal, encoder
+from kerf.steps import Calibration
+
+SENTENCES, CHUNKS = 32, 1  # that are asked about a layer alone
 
 
 @torch.no_grad()
@@ -14,3 +18,54 @@ def embed(opened, batches: list[dict]) -> torch.Tensor:
 def fidelity(embeddings: torch.Tensor, aim: torch.Tensor) -> float:
     """Mean cosine of rows of length one."""
     return float((embeddings * aim).sum(1).mean())
+
+
+class Sentences:
+    """A few sentences outside the calibration sample, and their embeddings by an encoder as it is now."""
+
+    def __init__(self, opened, spec: Calibration):
+        """Raises Refused when the calibration text leaves none."""
+        held = texts.held_back(spec.texts, spec.samples, spec.seed)[:SENTENCES]
+        self.opened, self.batches = opened, encoder.tokenized(opened, held, encoder.BATCH_SIZE, spec.max_length)
+        self.aim = embed(opened, self.batches)
+
+    def lost(self, _) -> float:
+        """1 - mean cosine to what it was."""
+        return 1 - fidelity(embed(self.opened, self.batches), self.aim)
+
+
+class Chunks:
+    """A chunk outside the calibration sample, and what a language model as it is now makes of it."""
+
+    @torch.no_grad()
+    def __init__(self, opened, spec: Calibration):
+        """Raises Refused when the calibration text leaves none."""
+        whole = causal.held_batches(opened, spec)[0]
+        self.net, self.states = opened, {}
+        self.batch = {"use_cache": False, **{key: whole[key][:CHUNKS] for key in ("input_ids", "attention_mask")}}
+
+        def look(name, output):
+            self.states[name] = output[0] if isinstance(output, tuple) else output
+
+        blocks = anatomy.blocks(opened)
+        hooks = [block.register_forward_hook(lambda _, __, output, name=name: look(name, output)) for name, block in blocks.items()]
+        try:
+            self.aim = opened(**self.batch).logits.log_softmax(-1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @torch.no_grad()
+    def lost(self, layer: str) -> float:
+        """Mean KL divergence (nats) from what it was, where nothing before `layer` has changed: blocks before it are not run."""
+        place = next((number for number, name in enumerate(self.states) if layer.startswith(f"{name}.")), 0)
+        if place:
+            logits = anatomy.after_blocks(self.net, self.batch, list(self.states.values())[place - 1], place)
+        else:
+            logits = self.net(**self.batch).logits
+        return float(torch.nn.functional.kl_div(logits.log_softmax(-1), self.aim, log_target=True, reduction="none").sum(-1).mean())
+
+
+def held(opened, spec: Calibration) -> Sentences | Chunks:
+    """Text outside the calibration sample for a model of that kind."""
+    return Chunks(opened, spec) if kinds.of_opened(opened) is causal else Sentences(opened, spec)

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import anatomy, calibrate, models, texts
+from kerf import anatomy, calibrate, models
 from kerf.artifacts import artifact
 from kerf.errors import refuse
 from kerf.quantize.allocate import allocate
-from kerf.quantize.sensitivity import SENTENCES, alone, second_moments
+from kerf.quantize.sensitivity import alone, second_moments
 from kerf.steps import Calibration, Prune
 
 LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def check(model: str, step: Prune) -> None:
-    """Refuse a language model, and a share above all levels."""
-    models.check_kind(model, "allocation: sensitivity", "encoder")
+    """Refuse a reranker, and a share above all levels."""
+    models.check_kind(model, "allocation: sensitivity", "encoder", "causal")
     if step.sparsity > LEVELS[-1]:
         raise refuse("sparsity", step.sparsity, f"at most {LEVELS[-1]} with allocation sensitivity")
 
@@ -41,13 +41,12 @@ def allocated(model: str, step: Prune, calibration: Calibration, source: str | P
 
 def _table(model, step, calibration, source, device) -> Path:
     """Artifact with table.json: layers, their weights, costs and kept weights (layers, levels)."""
-    held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
-    key = {"method": step.method, "calibration": calibrate.key_of(model, calibration), "levels": LEVELS, "held": held,
+    key = {"method": step.method, "calibration": calibrate.key_of(model, calibration), "levels": LEVELS,
            "source": models.weights_digest(Path(source)) if source else None}  # fmt: skip
-    return artifact("allocation", key, lambda folder: _make(folder, model, step, calibration, source, held, device))
+    return artifact("allocation", key, lambda folder: _make(folder, model, step, calibration, source, device))
 
 
-def _make(folder, model, step, calibration, source, held, device) -> dict:
+def _make(folder, model, step, calibration, source, device) -> dict:
     from kerf.prune.layers import alone_pruned
 
     opened = models.open_source(model, source, device)
@@ -59,6 +58,6 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
 
     second = second_moments(opened, model, source, calibration, device)
     table = {"layers": list(layers), "weights": [layer.weight.numel() for layer in layers.values()]}
-    table |= alone(opened, list(layers), cuts, calibration, second, held)
+    table |= alone(opened, list(layers), cuts, calibration, second)
     (folder / "table.json").write_text(json.dumps(table))
-    return {"sentences": len(held)}
+    return {}

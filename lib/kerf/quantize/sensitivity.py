@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import anatomy, calibrate, models, store, texts
+from kerf import anatomy, calibrate, kinds, models, store
 from kerf.artifacts import artifact
 from kerf.errors import refuse
 from kerf.kinds import encoder
@@ -21,7 +21,6 @@ from kerf.quantize.allocate import allocate
 from kerf.steps import Calibration, Quantize
 
 WIDTHS = (1.6, 2, 3, 4, 5, 6, 8)
-SENTENCES = 32
 SWELLING = 1.012  # bytes of a layer that makes up for those before it, over its bytes alone: about, on MiniLM
 
 
@@ -32,12 +31,11 @@ def sensitivity(model: str, step: Quantize, calibration: Calibration, source: st
     leaves no sentences to hold back.
     """
     models.check_kind(model, "bits: mixed", "encoder")
-    held = texts.held_back(calibration.texts, calibration.samples, calibration.seed)[:SENTENCES]
     without = {"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"}
     alone = step.model_copy(update=without)
-    key = {"step": alone.model_dump(), "calibration": calibrate.key_of(model, calibration), "widths": WIDTHS, "held": held,
+    key = {"step": alone.model_dump(), "calibration": calibrate.key_of(model, calibration), "widths": WIDTHS,
            "source": models.weights_digest(Path(source)) if source else None}  # fmt: skip
-    return artifact("sensitivity", key, lambda folder: _make(folder, model, alone, calibration, source, held, device))
+    return artifact("sensitivity", key, lambda folder: _make(folder, model, alone, calibration, source, device))
 
 
 def read(folder: Path) -> dict:
@@ -82,7 +80,7 @@ def held_fidelity(model: str, candidate: Path, calibration: Calibration, source:
     return fidelity(embed(cut, batches), aim)
 
 
-def _make(folder, model, step, calibration, source, held, device) -> dict:
+def _make(folder, model, step, calibration, source, device) -> dict:
     from kerf.quantize.layers import one_layer
 
     clock = time.perf_counter()
@@ -97,41 +95,40 @@ def _make(folder, model, step, calibration, source, held, device) -> dict:
             yield quantized.dequantize(), store.row_bytes(quantized)
 
     second = second_moments(opened, model, source, calibration, device)
-    found = alone(opened, names, cuts, calibration, second, held)
+    found = alone(opened, names, cuts, calibration, second)
     table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), **found}
     rest = [value for name, value in models.network(opened).state_dict().items()
             if name not in {f"{name}.weight" for name in names}]  # fmt: skip
     halves = [value.half() if value.is_floating_point() else value for value in rest]
     table["rest_bytes"] = {"float32": sum(map(store.row_bytes, rest)), "float16": sum(map(store.row_bytes, halves))}
     (folder / "sensitivity.json").write_text(json.dumps(table))
-    return {"seconds": time.perf_counter() - clock, "sentences": len(held)}
+    return {"seconds": time.perf_counter() - clock}
 
 
 def second_moments(opened, model: str, source: str | Path, calibration: Calibration, device: str = "cpu") -> dict[str, object]:
     """Second moments of the input of every layer, by its name, in the float model or in a candidate that was opened."""
     if not source:
         return calibrate.second_moments(calibrate.calibrate(model, calibration, device))
-    groups = calibrate.collect(models.network(opened), encoder.batches(opened, calibration))
+    groups = calibrate.collect(models.network(opened), kinds.of_opened(opened).batches(opened, calibration))
     return {name: group.second / group.tokens for group in groups for name in group.names}
 
 
-def alone(opened, names: list[str], cuts: Callable, calibration: Calibration, second: dict, held: list[str]) -> dict[str, list[list[float]]]:
-    """costs (1 - mean cosine on `held`) and bytes of every layer, each cut alone in every way.
+def alone(opened, names: list[str], cuts: Callable, calibration: Calibration, second: dict) -> dict[str, list[list[float]]]:
+    """costs and bytes of every layer, each cut alone in every way; costs are on text held back: 1 - mean cosine, of
+    a language model mean KL divergence.
 
     cuts(name, layer, second): yields the weight and the size of each way; second: moments of the layer's input, by
     name in `second`, None where no calibration text reached it.
     """
-    from kerf.evaluate.quick import embed, fidelity
+    from kerf.evaluate import quick
 
-    net = models.network(opened)
-    batches = encoder.tokenized(opened, held, encoder.BATCH_SIZE, calibration.max_length)
-    aim, table = embed(opened, batches), {"costs": [], "bytes": []}
+    text, table = quick.held(opened, calibration), {"costs": [], "bytes": []}
     for name in names:
-        layer = net.get_submodule(name)
+        layer = models.network(opened).get_submodule(name)
         before, found = layer.weight.data, []
         for weight, size in cuts(name, layer, second.get(name)):
             layer.weight.data = weight
-            found.append((1 - fidelity(embed(opened, batches), aim), size))
+            found.append((text.lost(name), size))
             layer.weight.data = before
         table["costs"].append([cost for cost, _ in found])
         table["bytes"].append([size for _, size in found])

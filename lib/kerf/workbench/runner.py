@@ -63,7 +63,8 @@ def _check_step(experiment: Experiment, path: str, step, before: list[dict]) -> 
     learned = step.kind == "reconstruct"
     if learned:
         models.check_kind(experiment.model, path, "encoder", "causal")
-    if learned or getattr(step.parameters, "method", None) in ("static", "dynamic") and step.parameters.floor is not None:
+    shares = getattr(step.parameters, "allocation", None) == "sensitivity"
+    if learned or shares or getattr(step.parameters, "method", None) in ("static", "dynamic") and step.parameters.floor is not None:
         kinds.of(folder).check_held_back(folder, experiment.calibration)
     if learned:
         return
