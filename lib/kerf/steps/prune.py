@@ -21,7 +21,7 @@ class Prune(Parameters):
     sparsity: Annotated[float, Field(gt=0, lt=1, description="a share between 0 and 1, both apart")] = 0.5
     pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; it decides the sparsity")] = None
     allocation: Annotated[
-        Literal["uniform", "sensitivity"], Field(description="uniform, or sensitivity: by what each layer costs; encoders")
+        Literal["uniform", "sensitivity"], Field(description="uniform, or sensitivity: by what each layer costs; not for rerankers")
     ] = "uniform"
     scope: Annotated[Literal["layer", "global"], Field(description="layer or global; global is magnitude's alone")] = "layer"
     saliency: Annotated[
