@@ -26,7 +26,7 @@ class Sentences:
     def __init__(self, opened, spec: Calibration):
         """Raises Refused when the calibration text leaves none."""
         held = texts.held_back(spec.texts, spec.samples, spec.seed)[:SENTENCES]
-        self.opened, self.batches = opened, encoder.tokenized(opened, held, encoder.BATCH_SIZE, spec.max_length)
+        self.opened, self.count, self.batches = opened, len(held), encoder.tokenized(opened, held, encoder.BATCH_SIZE, spec.max_length)
         self.aim = embed(opened, self.batches)
 
     def lost(self, _) -> float:
@@ -41,7 +41,7 @@ class Chunks:
     def __init__(self, opened, spec: Calibration):
         """Raises Refused when the calibration text leaves none."""
         whole = causal.held_batches(opened, spec)[0]
-        self.net, self.states = opened, {}
+        self.net, self.count, self.states = opened, CHUNKS, {}
         self.batch = {"use_cache": False, **{key: whole[key][:CHUNKS] for key in ("input_ids", "attention_mask")}}
 
         def look(name, output):

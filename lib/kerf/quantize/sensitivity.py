@@ -113,9 +113,9 @@ def second_moments(opened, model: str, source: str | Path, calibration: Calibrat
     return {name: group.second / group.tokens for group in groups for name in group.names}
 
 
-def alone(opened, names: list[str], cuts: Callable, calibration: Calibration, second: dict) -> dict[str, list[list[float]]]:
-    """costs and bytes of every layer, each cut alone in every way; costs are on text held back: 1 - mean cosine, of
-    a language model mean KL divergence.
+def alone(opened, names: list[str], cuts: Callable, calibration: Calibration, second: dict) -> dict:
+    """costs and bytes of every layer, each cut alone in every way, and how many texts were held back for the costs:
+    1 - mean cosine, of a language model mean KL divergence.
 
     cuts(name, layer, second): yields the weight and the size of each way; second: moments of the layer's input, by
     name in `second`, None where no calibration text reached it.
@@ -132,4 +132,4 @@ def alone(opened, names: list[str], cuts: Callable, calibration: Calibration, se
             layer.weight.data = before
         table["costs"].append([cost for cost, _ in found])
         table["bytes"].append([size for _, size in found])
-    return table
+    return {"held": text.count, **table}
