@@ -47,11 +47,11 @@ def quantize(
     return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, moments, device))
 
 
-def check(model: str, step: Quantize, before: list[dict] | None = None) -> None:
+def check(model: str, step: Quantize, before: list[dict]) -> None:
     """Refuse, before heavy work, a step that this model cannot take after the steps `before`."""
     from kerf.prune.stage import shapes_after
 
-    shapes = shapes_after(model, before or [])
+    shapes = shapes_after(model, before)
     if step.group_size:
         check_divides(step.group_size, shapes, "group_size")
     check_pattern(step, shapes)
