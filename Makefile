@@ -1,10 +1,11 @@
-# make report | test | lab: each makes .venv first, from environment.yml. Needs Python 3.11, make and bash.
+# make report | test | lab | docs: each makes .venv first, from environment.yml. Needs Python 3.11, make and bash.
 SHELL := bash
 PYTHON ?= python3.11
 STAMP := .venv/.kerf-ready
 EXTRAS := .venv/.kerf-extras
+DOCS := .venv/.kerf-docs
 
-.PHONY: report test lab benchmarks peers
+.PHONY: report test lab docs benchmarks peers
 report: $(STAMP)
 	.venv/bin/kerf run minilm
 	@echo "open $(CURDIR)/reports/index.html"
@@ -14,6 +15,14 @@ test: $(EXTRAS)
 
 lab: $(STAMP)
 	.venv/bin/kerf lab
+
+# The site: reference pages from the library, tables from docs/runs/, executed notebooks. Warnings are errors.
+docs: $(DOCS)
+	.venv/bin/python docs/reference.py
+	.venv/bin/python docs/tables.py
+	.venv/bin/python docs/notebook_pages.py
+	.venv/bin/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+	@echo "open $(CURDIR)/docs/_build/html/index.html"
 
 benchmarks: $(STAMP)
 	.venv/bin/python benchmarks/quantize.py
@@ -40,4 +49,9 @@ $(STAMP): environment.yml lib/pyproject.toml
 # What Kerf can do without, and the tests do not.
 $(EXTRAS): $(STAMP)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e 'lib[lm-eval,onnxruntime]'
+	touch $@
+
+# The generator of the site, which nothing else needs.
+$(DOCS): $(STAMP)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e 'lib[docs]'
 	touch $@
