@@ -12,6 +12,7 @@ project, author, copyright = "Kerf", "The Kerf authors", "The Kerf authors, Apac
 version = release = kerf.__version__
 extensions = ["myst_nb", "mathml"]
 exclude_patterns = ["_build", "runs", "_ext"]
+highlight_language = "text"
 html_theme = "furo"
 html_title = f"Kerf {version}"
 html_math_renderer = "mathml"

@@ -36,8 +36,8 @@ def page(name: str) -> None:
         note = f"The outputs below come from the run in `{source.parent.relative_to(ROOT)}`."
         content = nbformat.read(source, as_version=4)
     else:
-        note = "This page was executed with a small sample when the site was built, so its figures are illustrative: "
-        note += ", ".join(f"`{key}`" for key in SMALL[name]) + " are set below the defaults or away from them."
+        given = ", ".join(f"`{key}={value!r}`" for key, value in SMALL[name].items())
+        note = f"This page was executed on a small sample when the site was built, so its figures are illustrative. It used {given}."
         papermill.execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", target, SMALL[name], progress_bar=False)
         content = nbformat.read(target, as_version=4)
     title = next(cell for cell in content.cells if cell.cell_type == "markdown")
