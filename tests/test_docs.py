@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -159,3 +160,22 @@ def test_a_file_that_is_no_result_is_not_kept(tmp_path):
     (tmp_path / "results.json").write_text('{"schema": 99}')
     with pytest.raises(ValueError, match="schema 1"):
         script("tables").add(tmp_path / "results.json")
+
+
+def test_the_newest_executed_copy_of_a_notebook_is_found_by_its_heading(tmp_path):
+    pages = script("notebook_pages")
+    pages.ROOT = tmp_path
+
+    def notebook(path, heading, age):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {},
+                                    "cells": [{"id": "a", "cell_type": "markdown", "metadata": {}, "source": f"# {heading}\ntext"}]}))  # fmt: skip
+        os.utime(path, (age, age))
+
+    notebook(tmp_path / "notebooks" / "quantize.ipynb", "Quantize", 1)
+    assert pages.finished("quantize") is None
+    notebook(tmp_path / "reports" / "minilm" / "int8" / "quantize.ipynb", "Quantize", 2)
+    notebook(tmp_path / "reports" / "minilm" / "int4" / "quantize.ipynb", "Quantize", 3)
+    notebook(tmp_path / "reports" / "minilm-int8" / "int8" / "quantize.ipynb", "Kernels", 4)
+    notebook(tmp_path / "reports" / "minilm" / "int3" / "quantize.partial.ipynb", "Quantize", 5)
+    assert pages.finished("quantize") == tmp_path / "reports" / "minilm" / "int4" / "quantize.ipynb"
