@@ -81,7 +81,8 @@ def page() -> str:
 def section(run: dict) -> str:
     """A heading, the run that the figures come from, and a table with one row for each candidate."""
     manifest, model, others = run["manifest"], run["model"], run["candidates"][1:]
-    settings = ", ".join(f"`{path}` {value}" for path, value in run["settings"].items() if path.startswith(("cal", "eval")) and value is not None)
+    texts = {path: value for path, value in run["settings"].items() if path.startswith(("calibration", "evaluation")) and value is not None}
+    settings = ", ".join(f"`{path}` {value}" for path, value in texts.items())
     origin = (
         f"Run `{manifest['run']}` of {manifest['started'][:10]}, {manifest['seconds']:,.0f} s with {manifest['cpu']['threads']} "
         f"threads of {manifest['cpu']['model']}, Kerf {manifest['kerf']}. Model `{model['id']}` with {model['parameters']:,} "
