@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -166,7 +167,6 @@ IGNORED = {  # the model opens, and what is not run is named
     "auto_map of the tokenizer": put("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]}),
     "auto_map of a slow tokenizer": put("tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}),
     "auto_map of the tokenizer, a list": put("tokenizer_config.json", auto_map=["evil.Evil", None]),
-    "auto_map of the processor": put("processor_config.json", auto_map={"AutoProcessor": "evil.Evil"}, processor_class="Evil"),
     "auto_map of images": put("preprocessor_config.json", auto_map={"AutoImageProcessor": "evil.Evil"}, image_processor_type="Evil"),
     "auto_map of sounds": put("preprocessor_config.json", auto_map={"AutoFeatureExtractor": "evil.Evil"}),
     "auto_map of videos": put("video_preprocessor_config.json", auto_map={"AutoVideoProcessor": "evil.Evil"}),
@@ -238,7 +238,7 @@ REFUSED = {
     "huge JSON": (sized("generation_config.json", 2**40), "at most 100 MB"),
     "a huge vocabulary": (sized("vocab.txt", 2**40), "at most 100 MB"),
     "much JSON": (both(sized("a.json", 90_000_000), sized("b.json", 90_000_000)), "at most 150 MB of JSON"),
-    "huge weights": (sized("model.safetensors", 2**44), "weights that fit into"),
+    "huge weights": (sized("model.safetensors", 2**42), "weights that fit into"),
     "an empty file of weights": (raw("model.safetensors", ""), "does not open"),
     "a header of 2**60 bytes": (raw("model.safetensors", (2**60).to_bytes(8, "little") + b"{}"), "does not open"),
     "a pointer in the place of weights": (raw("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "does not open"),
@@ -288,6 +288,10 @@ LISTED = {  # where sentence-transformers opens modules
     "a word tokenizer": (both(module(type="sentence_transformers.models.WordEmbeddings"),
                               put("2_Dense/wordembedding_config.json", tokenizer_class="evil.Evil")), "would run evil.Evil"),
 }  # fmt: skip
+PROCESSOR = {  # which sentence-transformers would open
+    "auto_map of a processor that the library does not have": (
+        put("processor_config.json", auto_map={"AutoProcessor": "evil.Evil"}, processor_class="Evil"), "contains custom code"),
+}
 SCORED = {  # of a cross-encoder
     "an activation of scores": (put("config_sentence_transformers.json", activation_fn="os.system"), "would run os.system"),
     "an activation of scores in the configuration": (put("config.json", sentence_transformers={"activation_fn": "evil.Evil"}), "evil.Evil"),
@@ -296,9 +300,9 @@ SCORED = {  # of a cross-encoder
 }
 TRUSTING = {  # the library drops it
     "trust in the model's arguments": put("sentence_bert_config.json", model_args={"trust_remote_code": True}),
-    "trust in the tokenizer's": both(put("sentence_bert_config.json", tokenizer_args={"trust_remote_code": True})),
+    "trust in the tokenizer's": put("sentence_bert_config.json", tokenizer_args={"trust_remote_code": True}),
 }
-FAMILIES = {"encoder": (write_model, LISTED), "causal": (write_causal, {}), "reranker": (write_reranker, SCORED)}
+FAMILIES = {"encoder": (write_model, LISTED | PROCESSOR), "causal": (write_causal, {}), "reranker": (write_reranker, SCORED | PROCESSOR)}
 OPENED = {**IGNORED, **OPENS, **TRUSTING}
 ATTACKS = {family: {**dict.fromkeys(OPENED), **REFUSED, **own} for family, (_, own) in FAMILIES.items()}
 
@@ -338,16 +342,14 @@ def opened(folder):
 
 def unharmed(started):
     """Nothing ran, nothing was asked for, and it did not take long."""
-    import sys
-
     assert not Path(os.environ["CANARY"]).exists(), "code of the model ran"
     assert sys.stdin.tell() == 0, "standard input was read"
-    assert time.perf_counter() - started < 30, "an answer in seconds, on however busy a machine"
+    assert time.perf_counter() - started < 30, "no answer within seconds, which a busy machine takes too"
 
 
 @pytest.mark.parametrize(("family", "attack"), [(family, name) for family, tried in ATTACKS.items() for name in tried])
 def test_an_attack_neither_runs_nor_hangs(hostile, family, attack):
-    folder, expected = None, ATTACKS[family][attack]
+    expected = ATTACKS[family][attack]
     folder = hostile(family, expected[0] if expected else OPENED[attack])
     started = time.perf_counter()
     if expected:
