@@ -50,7 +50,7 @@ def _check_known(documents: dict[str, object], file: str, name: str) -> None:
     kind = config.get("model_type") if isinstance(config, dict) else None
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    if kind not in CONFIG_MAPPING_NAMES:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         raise Unsafe(f"a model without code of its own, or of a type that transformers knows; this one would run {told(name)}")
 
 
@@ -59,7 +59,7 @@ def _check_entry(file: str, key: str, value: object, owner: dict) -> None:
     name = PurePosixPath(file).name
     if key == "type" and name == "modules.json":
         _check_names([value], MODULE.fullmatch, where)
-    elif key == "types" and isinstance(value, dict) and isinstance(owner.get("structure"), dict):  # of a Router
+    elif key == "types" and isinstance(value, dict) and (name == "router_config.json" or "structure" in owner):
         [inside(path, where) for path in value]
         _check_names(value.values(), MODULE.fullmatch, where)
     elif "activation" in key or key.endswith(("hidden_act", "act_fn")):

@@ -2,23 +2,33 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kerf.safety.tree import Stamp
 from kerf.safety.unsafe import Unsafe, told
 
-TOTAL = 150_000_000  # bytes of all of them
+LARGEST = 16_000_000  # bytes of one; an index of a hundred thousand tensors has ten million
+TOTAL = 64_000_000  # of all of them
+VOCABULARIES = ("tokenizer.json", "vocab.json")  # larger ones, which name nothing that is imported, are left to their library
+UNREAD = ("trainer_state.json",)  # of checkpoints of a training, which no library opens
 
 
 def documents(folder: Path, names: dict[str, Stamp]) -> dict[str, object]:
     """Contents by path. Raises Unsafe for one that is not the JSON that libraries write."""
-    chosen = [name for name in names if name.endswith(".json")]
+    chosen = [name for name in names if name.endswith(".json") and _is_searched(name, names[name].bytes)]
     if (total := sum(names[name].bytes for name in chosen)) > TOTAL:
         raise Unsafe(f"at most {TOTAL // 10**6} MB of JSON; this directory has {total // 10**6:,} MB")
     found = {name: _read(folder / name, name) for name in chosen}
     for name in ("config.json", "modules.json"):
         _check_form(found, name)
     return found
+
+
+def _is_searched(name: str, size: int) -> bool:
+    last = PurePosixPath(name).name
+    if size > LARGEST and last not in (*VOCABULARIES, *UNREAD):
+        raise Unsafe(f"configuration of at most {LARGEST // 10**6} MB a file; {told(name)} has {size // 10**6:,} MB")
+    return size <= LARGEST and last not in UNREAD
 
 
 def _read(path: Path, name: str) -> object:
@@ -48,7 +58,7 @@ def _check_form(found: dict[str, object], name: str) -> None:
 
 def walk(content: object) -> Iterator[tuple[str, object, dict]]:
     """Key, value and owner of every entry of every object in a document, however deep it lies."""
-    waiting = [content]
+    waiting = [[content]]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):

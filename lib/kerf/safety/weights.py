@@ -23,8 +23,8 @@ UNKNOWN = Held(0, 2**40)  # of a candidate, whose weights are packed
 
 def opened_folders(documents: dict[str, object]) -> list[str]:
     """Folders that a library opens: the top ("") and those of the modules, with what lies below them."""
-    modules = [module["path"].strip("/") for module in documents.get("modules.json", [])]
-    return ["", *dict.fromkeys(path for path in modules if path not in ("", "."))]
+    modules = [str(PurePosixPath(module["path"])) for module in documents.get("modules.json", [])]
+    return ["", *dict.fromkeys(path for path in modules if path != ".")]
 
 
 def is_opened(name: str, opened: list[str]) -> bool:
@@ -57,7 +57,9 @@ def _shards(names: dict[str, Stamp], documents: dict[str, object]) -> set[str]:
     for file, content in documents.items():
         if file.endswith(".safetensors.index.json"):
             values = content.get("weight_map") if isinstance(content, dict) else None
-            found |= {_shard(file, value, names) for value in (values or {}).values()}
+            if not isinstance(values, dict):
+                raise Unsafe(f"a {told(file)} in the form that its library writes")
+            found |= {_shard(file, value, names) for value in values.values()}
     if own := documents.get("config.json", {}).get("transformers_weights"):
         found.add(_shard("config.json", own, names))
     return {name for name in found if name.endswith(".safetensors")}
