@@ -26,7 +26,7 @@ if asked["act_order"]:
     settings |= {"desc_act": True, "act_group_aware": False, "static_groups": True}
 elif asked["group_size"] == -1:
     settings |= {"act_group_aware": False}  # it needs groups
-model = GPTQModel.load(asked["model"], QuantizeConfig(**settings), device="cpu", dtype=torch.float32)
+model = GPTQModel.load(asked["model"], QuantizeConfig(**settings), device="cpu", dtype=torch.float32, trust_remote_code=False)
 sample = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in asked["tokens"]]
 clock = time.perf_counter()
 model.quantize(sample, batch_size=4)

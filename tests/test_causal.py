@@ -147,14 +147,6 @@ def test_a_vocabulary_padded_beyond_the_tokenizer_is_fine(tmp_path):
     assert kerf.load(pipeline.build(str(padded), [GPTQ], SPEC)).lm_head.weight.shape == (448, 64)
 
 
-def test_code_that_a_model_brings_along_is_refused(model, tmp_path):
-    copy = shutil.copytree(model, tmp_path / "foreign")
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "evil.Evil"}}))
-    with pytest.raises(Refused, match="a model without code of its own; this one would run evil.Evil"):
-        kerf.open_model(str(copy))
-
-
 def test_mixed_widths_refuse_a_causal_model(model):
     with pytest.raises(Refused, match="encoder"):
         pipeline.build(model, [{"quantize": {"method": "gptq", "bits": "mixed", "budget_bytes": 100_000}}], SPEC)

@@ -153,8 +153,8 @@ def test_a_module_with_pickles_alone_is_refused(mine):
     assert "2_Dense has only pickles" in refusal(models.resolve, mine)
 
 
-def test_code_that_a_config_brings_is_refused(mine):
-    edit(mine / "config.json", auto_map={"AutoModel": "modeling_mine.Mine"})
+def test_code_that_a_config_brings_is_refused_where_the_library_does_not_know_the_model(mine):
+    edit(mine / "config.json", auto_map={"AutoModel": "modeling_mine.Mine"}, model_type="mine")
     assert "would run modeling_mine.Mine" in refusal(models.resolve, mine)
 
 
@@ -207,4 +207,4 @@ def test_weights_that_are_not_finite_are_refused_by_name(mine, name, wrong):
 def test_truncated_weights_are_refused(mine):
     whole = (mine / "model.safetensors").read_bytes()
     (mine / "model.safetensors").write_bytes(whole[:-100])
-    assert "sentence-transformers opens" in refusal(models.open_model, mine)
+    assert "model.safetensors does not open" in refusal(models.open_model, mine)

@@ -38,13 +38,13 @@ def main() -> None:
     """Compress in running order; the modifier leaves the dequantized weight in each layer."""
     asked, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(asked["threads"])
-    net = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True).eval()
+    net = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True, trust_remote_code=False).eval()
     head = net.get_output_embeddings()
     linears = {name: m for name, m in net.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     tokens = torch.tensor(asked["tokens"])
     batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in tokens.split(4)]
     clock = time.perf_counter()
-    oneshot(model=net, tokenizer=AutoTokenizer.from_pretrained(asked["model"], local_files_only=True),
+    oneshot(model=net, tokenizer=AutoTokenizer.from_pretrained(asked["model"], local_files_only=True, trust_remote_code=False),
             dataset=DataLoader(batches, batch_size=None), num_calibration_samples=len(batches), recipe=recipe(asked),
             pipeline="sequential")  # fmt: skip
     seconds = time.perf_counter() - clock

@@ -25,8 +25,8 @@ class Job:
         request, self.out = Path(sys.argv[1]), Path(sys.argv[2])
         self.asked = asked = json.loads(request.read_text())
         self.bits, self.group_size = asked.get("bits"), asked.get("group_size")
-        self.net = AutoModel.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(asked["model"], local_files_only=True)
+        self.net = AutoModel.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True, trust_remote_code=False).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(asked["model"], local_files_only=True, trust_remote_code=False)
         self.linears = {name: m for name, m in self.net.named_modules() if isinstance(m, torch.nn.Linear)}
         self.clock = time.perf_counter()
         texts, size = sorted(asked["texts"], key=len), asked["batch_size"]

@@ -13,7 +13,7 @@ from auto_gptq import AutoGPTQForCausalLM
 from safetensors.torch import save_file
 
 folder, tokens, out = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
-model = AutoGPTQForCausalLM.from_quantized(folder, device="cpu", use_safetensors=True, use_triton=False,
+model = AutoGPTQForCausalLM.from_quantized(folder, device="cpu", use_safetensors=True, trust_remote_code=False, use_triton=False,
                                            disable_exllama=True, disable_exllamav2=True, torch_dtype=torch.float32)  # fmt: skip
 layers = {name: module for name, module in model.model.named_modules() if hasattr(module, "qweight")}
 with torch.no_grad():

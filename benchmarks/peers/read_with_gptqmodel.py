@@ -18,7 +18,7 @@ from gptqmodel import BACKEND, GPTQModel  # noqa: E402
 from gptqmodel.nn_modules.qlinear import BaseQuantLinear  # noqa: E402
 
 folder, tokens, out = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
-model = GPTQModel.load(folder, backend=BACKEND.GPTQ_TORCH, device="cpu", dtype=torch.float16)
+model = GPTQModel.load(folder, backend=BACKEND.GPTQ_TORCH, device="cpu", dtype=torch.float16, trust_remote_code=False)
 layers = {name: module for name, module in model.model.named_modules() if isinstance(module, BaseQuantLinear)}
 with torch.no_grad():
     logits = model.model(torch.tensor([tokens])).logits[0].float()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from kerf import sources
 from kerf.artifacts import artifact
+from kerf.kinds.opening import from_folder
 
 
 def converted(path: Path) -> Path:
@@ -12,12 +13,10 @@ def converted(path: Path) -> Path:
 
 
 def _make(folder: Path, path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    source = {"gguf_file": path.name, "local_files_only": True}
-    packed = AutoModelForCausalLM.from_pretrained(path.parent, dtype="float32", **source)
+    packed = from_folder("AutoModelForCausalLM", path.parent, dtype="float32", gguf_file=path.name)
     config, weights, kind = packed.config, packed.state_dict(), type(packed)
     del packed.config.quantization_config  # transformers would take the float weights for packed ones
     for key in ("_name_or_path", "_model_name_or_path"):
@@ -25,4 +24,4 @@ def _make(folder: Path, path: Path) -> None:
     plain = kind(config)
     plain.load_state_dict(weights)
     plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path.parent, **source).save_pretrained(folder)
+    from_folder("AutoTokenizer", path.parent, gguf_file=path.name).save_pretrained(folder)

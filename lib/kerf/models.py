@@ -4,7 +4,6 @@ A model is a name of the list below, a local directory or a hub id. Weights are 
 alone, and no code that a model brings along is run. What depends on the kind of model stands here.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -13,8 +12,9 @@ from pathlib import Path
 
 from kerf import anatomy, gguf, kinds, rerank, sources
 from kerf.artifacts import artifact, digest, meta
-from kerf.errors import Refused, nearest, refuse
+from kerf.errors import nearest, refuse
 from kerf.places import data_folder
+from kerf.safety import check_folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ MODELS = {
     "reranker": Preset(sources.MINILM, {"max_length": 128}, rerank.trained,
                        "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text"),
 }  # fmt: skip
-_KNOWN_MODULES = ("sentence_transformers.",)
 
 
 def resolve(model: str) -> Path:
@@ -46,15 +45,24 @@ def resolve(model: str) -> Path:
     """
     if model in MODELS:
         return MODELS[model].made(sources.fetch(MODELS[model].source))
-    local = Path(model).expanduser()
-    if local.is_dir():
-        _check_files(model, local)
-        return local.resolve()
+    local = _directory(model)
+    if local:
+        check_folder(model, local)
+        return local
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         raise refuse("model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}")
     folder = _download(model)
-    _check_files(model, folder)
+    check_folder(model, folder)
     return folder
+
+
+def _directory(model: str) -> Path | None:
+    """The local directory of that name, if there is one."""
+    try:
+        local = Path(model).expanduser()
+        return local.resolve() if model.strip() and local.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, a user who does not exist, a null byte
+        return None
 
 
 def _download(hub_id: str) -> Path:
@@ -71,44 +79,6 @@ def _download(hub_id: str) -> Path:
     return Path(folder)
 
 
-def _check_files(model: str, folder: Path) -> None:
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    if not any(name.endswith("config.json") for name in names):
-        raise refuse("model", model, "a directory with config.json and *.safetensors; this one is no model")
-    if not any(name.endswith(".safetensors") for name in names):
-        pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")))
-        held = f"only pickles ({pickles[0]}), which could run code" if pickles else "no weights"
-        raise refuse("model", model, f"weights in safetensors; this one has {held}")
-    for path in (folder / "modules.json", folder / "config.json"):
-        if path.is_file():
-            _check_code(model, path)
-
-
-def _check_code(model: str, path: Path) -> None:
-    try:
-        config = json.loads(path.read_text())
-        foreign = _foreign_modules(model, path, config) if isinstance(config, list) else _foreign_classes(model, config)
-    except Refused:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise refuse("model", model, f"a {path.name} in the form that its library writes") from None
-    if foreign:
-        raise refuse("model", model, f"a model without code of its own; this one would run {foreign[0]}")
-
-
-def _foreign_modules(model: str, path: Path, modules: list[dict]) -> list[str]:
-    for module in modules:
-        pickles = list((path.parent / module["path"]).glob("pytorch_model*.bin")) if module["path"] else []
-        if pickles and not list((path.parent / module["path"]).glob("*.safetensors")):
-            raise refuse("model", model, f"weights in safetensors; {module['path']} has only pickles")
-    return [module["type"] for module in modules if not module["type"].startswith(_KNOWN_MODULES)]
-
-
-def _foreign_classes(model: str, config: dict) -> list:
-    "".join(config.get("architectures") or [])  # names, or the file is not what it should be
-    return sorted((config.get("auto_map") or {}).values(), key=str)
-
-
 def weights_digest(folder: Path) -> str:
     """sha256 over the files that make the model what it is."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt", ".parquet"))
@@ -117,10 +87,10 @@ def weights_digest(folder: Path) -> str:
 
 
 def describe(model: str) -> dict:
-    """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings, on_grid, origin.
+    """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings, on_grid, origin, ignored_code.
 
     `linears` and `embeddings` map names to [rows, columns], `on_grid` those whose weights lie on a low-bit
-    grid already to its bits and group_size. Raises Refused for a tensor that holds NaN
+    grid already to its bits and group_size, `ignored_code` names code that came along and was not run. Raises Refused for a tensor that holds NaN
     or infinity, naming it, and for a directory that does not open.
     """
     folder = resolve(model)
@@ -143,7 +113,8 @@ def describe(model: str) -> dict:
         }
 
     found = meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))["result"]
-    return {**found, "origin": origin(model)}
+    ignored = [] if model in MODELS else check_folder(model, folder)
+    return {**found, "origin": origin(model), "ignored_code": ignored}
 
 
 def origin(model: str) -> str:
@@ -193,6 +164,8 @@ def load(path: str | os.PathLike, device: str = "cpu"):
     from kerf import seal, store
 
     folder = Path(path)
+    if folder.is_dir():
+        check_folder(str(path), folder, "path", has_weights=False)
     card = seal.verify(folder)
     if "backend" in card:
         from kerf import backends

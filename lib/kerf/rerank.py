@@ -18,6 +18,7 @@ from pydantic import Field
 from kerf import shortlist, texts
 from kerf.artifacts import artifact, threads
 from kerf.errors import refuse
+from kerf.kinds.opening import from_folder
 from kerf.sources import sha256
 from kerf.steps import Parameters
 
@@ -77,7 +78,6 @@ def _make(folder: Path, encoder: Path, spec: Training) -> dict:
 def _with_head(encoder: Path, seed: int):
     """The encoder as a CrossEncoder in float32, whose score is the logit of a head of random weights."""
     import torch
-    from sentence_transformers import CrossEncoder
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -86,8 +86,8 @@ def _with_head(encoder: Path, seed: int):
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return CrossEncoder(str(encoder), num_labels=1, activation_fn=torch.nn.Identity(), device="cpu", local_files_only=True,
-                                model_kwargs={"use_safetensors": True, "dtype": "float32"}).eval()  # fmt: skip
+            return from_folder("CrossEncoder", encoder, num_labels=1, activation_fn=torch.nn.Identity(), device="cpu",
+                               model_kwargs={"use_safetensors": True, "dtype": "float32"}).eval()  # fmt: skip
     finally:
         logging.disable(logging.NOTSET)
 

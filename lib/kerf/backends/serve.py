@@ -24,7 +24,10 @@ class _Served:
         from tokenizers import Tokenizer
 
         self._run = run
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises no kind of its own
+            raise refuse("path", str(folder), f"a tokenizer.json that tokenizers opens ({str(error)[:160]})") from None
         self._tokenizer.no_padding()
         self.max_seq_length = _longest(folder)
         self._tokenizer.enable_truncation(self.max_seq_length)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from kerf import texts
-from kerf.artifacts import threads
 from kerf.errors import refuse
+from kerf.kinds.opening import from_folder, quiet
 from kerf.steps import Calibration
 
 BATCH_TOKENS = 1024  # of a batch of chunks
@@ -22,30 +22,17 @@ LIKELY = 5  # tokens that `told` tells of
 
 def open_folder(folder: Path, device: str = "cpu"):
     """AutoModelForCausalLM without progress bars, network or remote code, in float32 on `device`."""
-    return _opened(folder, device, lambda: (str(folder), {"use_safetensors": True, "local_files_only": True}))
+    return _opened(folder, device, "AutoModelForCausalLM", use_safetensors=True)
 
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
     """The model of `folder` with `weights`."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    return _opened(folder, device, lambda: (None, {"config": config, "state_dict": weights}), class_name)
+    return _opened(folder, device, class_name, config=from_folder("AutoConfig", folder), state_dict=weights)
 
 
-def _opened(folder, device, source, class_name="AutoModelForCausalLM"):
-    import torch
-    import transformers
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    torch.set_num_threads(threads())
-    try:
-        place, options = source()
-        opened = getattr(transformers, class_name).from_pretrained(place, dtype="float32", **options)
-    except Exception as error:
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise refuse("model", str(folder), f"a causal language model that transformers opens ({cause[:160]})") from error
+def _opened(folder: Path, device: str, class_name: str, **options):
+    quiet()
+    opened = from_folder(class_name, folder, dtype="float32", **options)
     opened.name_or_path = str(folder)  # of a candidate too: its tokenizer lies there
     return opened.to(device).eval()
 
@@ -57,9 +44,7 @@ def network(opened):
 
 def tokenizer(folder: str | Path):
     """The tokenizer in `folder`."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return from_folder("AutoTokenizer", folder)
 
 
 def stream(tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:

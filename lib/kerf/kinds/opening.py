@@ -1,30 +1,48 @@
-"""Models that sentence-transformers opens: without progress bars, network or remote code, in float32."""
+"""How everything of a model directory is opened: by `from_folder` alone, without network and without the model's own code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from kerf.artifacts import threads
 from kerf.errors import Refused, refuse
+from kerf.safety.unsafe import told
 
 
-def opened(class_name: str, folder: Path, device: str = "cpu"):
-    """The model of `folder` as a class of sentence-transformers, on `device`. Raises Refused for one that does not open."""
-    import sentence_transformers
+def from_folder(class_name: str, folder: Path | str, **options):
+    """What a class of transformers (or SentenceTransformer, CrossEncoder) opens of `folder`, or makes of a `state_dict` among the options.
+
+    The library is told `trust_remote_code=False`, since transformers asks on standard input where it is told nothing.
+    Raises Refused for what does not open.
+    """
+    options |= {"trust_remote_code": False, "local_files_only": True}
+    library = "sentence-transformers" if class_name in ("SentenceTransformer", "CrossEncoder") else "transformers"
+    try:
+        kind = getattr(import_module(library.replace("-", "_")), class_name)
+        if library == "sentence-transformers":
+            return kind(str(folder), **options)
+        return kind.from_pretrained(None if "state_dict" in options else str(folder), **options)
+    except Refused:
+        raise
+    except Exception as error:
+        cause = told(f"{type(error).__name__}: {error}".splitlines()[0], 160)
+        raise refuse("model", str(folder), f"a model that {library} opens ({cause})") from error
+
+
+def quiet() -> None:
+    """No progress bars, and torch with as many threads as were asked for."""
     import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.set_num_threads(threads())
-    try:
-        options = {"use_safetensors": True, "dtype": "float32"}
-        kind = getattr(sentence_transformers, class_name)
-        return kind(str(folder), device=device, local_files_only=True, model_kwargs=options).eval()
-    except Refused:
-        raise
-    except Exception as error:
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise refuse("model", str(folder), f"a model that sentence-transformers opens ({cause[:160]})") from error
+
+
+def opened(class_name: str, folder: Path, device: str = "cpu"):
+    """The model of `folder` as a class of sentence-transformers, on `device`. Raises Refused for one that does not open."""
+    quiet()
+    return from_folder(class_name, folder, device=device, model_kwargs={"use_safetensors": True, "dtype": "float32"}).eval()
 
 
 @contextmanager
@@ -32,14 +50,11 @@ def loading(class_name: str, weights: dict) -> Iterator[None]:
     """While it lasts, what is opened has a transformer of `class_name` with `weights` inside."""
     from unittest.mock import patch
 
-    import transformers
     from sentence_transformers.base.modules.transformer import Transformer
 
     def from_store(self, name, task, config, *args, **options):
         # from_pretrained takes either a directory with weights or a state dict, and ours are packed.
-        return getattr(transformers, class_name).from_pretrained(
-            None, config=config, state_dict=weights, dtype="float32"
-        )
+        return from_folder(class_name, name, config=config, state_dict=weights, dtype="float32")
 
     with patch.object(Transformer, "_load_model", from_store):
         yield

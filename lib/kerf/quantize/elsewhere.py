@@ -74,7 +74,7 @@ def _run(folder: Path, model: str, asked: dict, calibration: Calibration) -> dic
     (folder / "request.json").write_text(json.dumps(request))
     with tempfile.TemporaryDirectory() as place:  # it writes logs where it stands
         command = [python(), _script(), folder / "request.json", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place, stdin=subprocess.DEVNULL)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"gptqmodel ended with {done.returncode}: {last}")
