@@ -11,6 +11,7 @@ import numpy as np
 from kerf import texts
 from kerf.artifacts import threads
 from kerf.errors import refuse
+from kerf.model_tensors import complete
 from kerf.steps import Calibration
 
 BATCH_TOKENS = 1024  # of a batch of chunks
@@ -33,6 +34,7 @@ def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cp
     return _opened(folder, device, lambda: (None, {"config": config, "state_dict": weights}), class_name)
 
 
+@complete
 def _opened(folder, device, source, class_name="AutoModelForCausalLM"):
     import torch
     import transformers

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from kerf.artifacts import threads
 from kerf.errors import Refused, refuse
+from kerf.model_tensors import complete
 
 
+@complete
 def opened(class_name: str, folder: Path, device: str = "cpu"):
     """The model of `folder` as a class of sentence-transformers, on `device`. Raises Refused for one that does not open."""
     import sentence_transformers
@@ -23,7 +25,7 @@ def opened(class_name: str, folder: Path, device: str = "cpu"):
     except Refused:
         raise
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        cause = " ".join(f"{type(error).__name__}: {error}".split())  # names of tensors stand below the first line
         raise refuse("model", str(folder), f"a model that sentence-transformers opens ({cause[:160]})") from error
 
 
