@@ -20,13 +20,13 @@ BINARY = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\
 # What is asked of a hub; patterns match below folders too.
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.vocab", "*.codes", "*.tokenizer",
           "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*", "README.md"]  # fmt: skip
-UNWANTED = ["checkpoint-*/*", "onnx/*", "openvino/*", "original/*", "coreml/*", "gguf/*", "mlx/*", "*.py", "consolidated*.safetensors"]
+UNWANTED = ["checkpoint-*/*", "onnx/*", "openvino/*", "original/*", "coreml/*", "gguf/*", "mlx/*", "consolidated*.safetensors"]
 
 
 def module_folders(folder: Path) -> list[Path]:
     """Folders of the modules of sentence-transformers, the transformer's first; of another model its own directory alone."""
     found = [folder / path for path in _paths(folder / "modules.json")]
-    routed = [each / name for each in found for name in _read(each / "router_config.json").get("types", {})]
+    routed = [each / name for each in found for name in _read(each / "router_config.json").get("types") or ()]
     return list(dict.fromkeys([*found, *routed]))
 
 
@@ -49,9 +49,10 @@ def small(folder: Path) -> list[Path]:
 
 
 def of(folder: Path) -> list[Path]:
-    """All files of a model; of a candidate, which its card lists, all that are there but meta.json."""
-    if "files" in _read(folder / CARD):
-        return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "meta.json")
+    """All files of a model; of a candidate, those that its card lists, and the card."""
+    card = _read(folder / CARD)
+    if card.keys() >= {"files", "schema", "sha256"}:
+        return sorted(path for name in (*card["files"], CARD) if (path := folder / name).is_file())
     return sorted([*weights(folder), *small(folder)])
 
 
@@ -92,14 +93,14 @@ def _weights_of(folder: Path) -> list[Path]:
     named = _read(folder / "config.json").get("transformers_weights")
     for path in (folder / (named or "model.safetensors"), folder / "model.safetensors.index.json"):
         if path.is_file():
-            parts = sorted(set(_read(path)["weight_map"].values())) if path.name.endswith(".index.json") else [path.name]
+            parts = sorted(set(_read(path).get("weight_map", {}).values())) if path.name.endswith(".index.json") else [path.name]
             return [folder / name for name in parts if (folder / name).is_file()]
     return sorted(folder.glob("*.safetensors"))
 
 
 def _paths(modules: Path) -> list[str]:
     try:
-        return [module["path"] for module in json.loads(modules.read_text())] or [""]
+        return [str(module["path"]) for module in json.loads(modules.read_text())] or [""]
     except (OSError, ValueError, TypeError, KeyError):  # whoever checks the directory refuses what is malformed
         return [""]
 

@@ -34,7 +34,7 @@ def complete(opening: Callable) -> Callable:
             reports.append((model, pretrained_model_name_or_path is None, loading_info))
 
         with _ONE, torch.random.fork_rng(devices=[]), patch("transformers.modeling_utils.log_state_dict_report", keep):
-            torch.manual_seed(0)  # a pooler that is rightly missing is the same in every process
+            torch.default_generator.manual_seed(0)  # a pooler that is rightly missing is the same in every process
             opened = opening(*args, **kwargs)
         faults = _odd_types(folder)
         for net, packed, found in reports:
@@ -103,12 +103,15 @@ def _first_parts(family, config) -> set[str]:
 
 def _odd_types(folder: str | Path) -> list[str]:
     """Tensors of the weight files that hold whole numbers in the place of weights."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     found = {}
     for path in model_files.weights(Path(folder)):
-        with safe_open(path, "np") as file:
-            types = {name: file.get_slice(name).get_dtype() for name in file.keys() if name.endswith((".weight", ".bias"))}
+        try:
+            with safe_open(path, "np") as file:
+                types = {name: file.get_slice(name).get_dtype() for name in file.keys() if name.endswith((".weight", ".bias"))}
+        except SafetensorError:
+            return [f"{path.name} is no safetensors file"]
         found |= {name: kind for name, kind in types.items() if kind not in FLOATS}
     names = [f"{name} {kind}" for name, kind in sorted(found.items())]
     return [f"{len(names)} of another type than float ({_listed(names)})"] if names else []

@@ -193,6 +193,7 @@ def load(path: str | os.PathLike, device: str = "cpu"):
 
     folder = Path(path)
     card = seal.verify(folder)
+    model_files.check_no_adapter(str(path), folder)
     if "backend" in card:
         from kerf import backends
 

@@ -28,10 +28,13 @@ def open_folder(folder: Path, device: str = "cpu"):
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
     """The model of `folder` with `weights`."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    return _opened(folder, device, lambda: (None, {"config": config, "state_dict": weights}), class_name)
+    opened = _opened(folder, device, lambda: (None, {"config": config, "state_dict": weights}), class_name)
+    if Path(folder, "generation_config.json").is_file():  # which transformers reads beside weights in a file alone
+        opened.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    return opened
 
 
 @complete

@@ -39,9 +39,8 @@ def loading(class_name: str, weights: dict) -> Iterator[None]:
 
     def from_store(self, name, task, config, *args, **options):
         # from_pretrained takes either a directory with weights or a state dict, and ours are packed.
-        return getattr(transformers, class_name).from_pretrained(
-            None, config=config, state_dict=weights, dtype="float32"
-        )
+        ours = {"config": config, "state_dict": weights, "dtype": "float32", "use_safetensors": None}
+        return getattr(transformers, class_name).from_pretrained(None, **{**options, **ours})
 
     with patch.object(Transformer, "_load_model", from_store):
         yield
