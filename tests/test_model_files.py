@@ -319,6 +319,13 @@ def test_an_adapter_is_refused_by_name(copy, family, files, alone):
     assert f"{files[0]} is one" in message and "merge_and_unload" in message
 
 
+def test_so_is_one_beside_a_candidate(plain, tmp_path):
+    folder = candidate_of(plain["causal"], tmp_path / "candidate")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(Refused, match="adapter_config.json is one"):
+        kerf.load(folder)
+
+
 def test_a_hub_snapshot_of_links_travels_as_files(copy, tmp_path):
     model, snapshot = write(copy("causal"), SMALL), tmp_path / "snapshots" / "0"
     for path in [path for path in model.rglob("*") if path.is_file()]:
