@@ -168,9 +168,11 @@ NAME = "model.layers.1.mlp.up_proj"
         (lambda s, t: t.pop(f"{NAME}.scales"), {}, f"{NAME} has qweight and no scales"),
         (lambda s, t: t.update({f"{NAME}.g_idx": t[f"{NAME}.g_idx"].flip(0).contiguous()}), {}, f"{NAME}.g_idx.?: groups of neighbouring"),
         (lambda s, t: t.update({"model.norm.weight": torch.ones(3)}), {}, "which has no model.norm.weight"),
+        (lambda s, t: t.pop("model.norm.weight"), {}, "with model.norm.weight"),
+        (lambda s, t: t.pop("model.embed_tokens.weight"), {}, "with model.embed_tokens.weight"),
         (lambda s, t: [t.pop(f"{NAME}.{part}") for part in checkpoint.PARTS], {}, f"a checkpoint of this model, with {NAME}"),
     ],
-    ids=["method", "width", "words", "dynamic", "head", "bits", "group", "part", "order", "shape", "layer"],
+    ids=["method", "width", "words", "dynamic", "head", "bits", "group", "part", "order", "shape", "norm", "words missing", "layer"],
 )  # fmt: skip
 def test_a_checkpoint_that_does_not_fit_is_refused(model, exported, tmp_path, change, step, said):
     folder = altered(exported, tmp_path, change)

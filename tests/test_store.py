@@ -36,6 +36,7 @@ def candidate(tmp_path):
     for name in ("config.json", "vocab.txt", "1_Pooling/config.json", "2_Dense/model.safetensors", "model.safetensors"):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text(f"content of {name}")
+    (model / "modules.json").write_text(json.dumps([{"path": path} for path in ("", "1_Pooling", "2_Dense")]))
     folder.mkdir()
     seal.write_candidate(folder, model, {"layer.weight": quantized()}, {"model": "m", "steps": []})
     return folder
@@ -124,7 +125,7 @@ def test_missing_weights_are_refused(tmp_path):
 def test_a_candidate_holds_the_models_small_files_but_not_its_weights(candidate):
     card = seal.verify(candidate)
     assert set(card["files"]) == {
-        "config.json", "vocab.txt", "1_Pooling/config.json", "2_Dense/model.safetensors", store.WEIGHTS
+        "config.json", "vocab.txt", "modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors", store.WEIGHTS
     }  # fmt: skip
     assert (card["model"], card["steps"], card["schema"]) == ("m", [], store.SCHEMA)
 

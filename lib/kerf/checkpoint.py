@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from kerf import model_files
 from kerf.errors import Refused, refuse
 from kerf.quantize.gptq_layout import BITS, FORMATS, PARTS, check_parts, packed, unpacked
 from kerf.quantize.grid import Quantized
@@ -35,7 +36,7 @@ class Checkpoint:
             found = f"{settings.get('quant_method')}, {bits} bits, {form}"
             raise refuse("checkpoint", str(folder), f"quant_method gptq, bits 2, 3, 4 or 8, {' or '.join(FORMATS)}; not {found}")
         files = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in model_files.weights(folder):
             with safe_open(path, "np") as file:
                 files |= dict.fromkeys(file.keys(), path)
         return cls(folder, bits, settings.get("group_size", -1), form, files)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kerf import anatomy, gguf, kinds, rerank, sources
+from kerf import anatomy, gguf, kinds, model_files, rerank, sources
 from kerf.artifacts import artifact, digest, meta
 from kerf.errors import nearest, refuse
 from kerf.places import data_folder
@@ -48,11 +48,13 @@ def resolve(model: str) -> Path:
     local = _directory(model)
     if local:
         check_folder(model, local)
+        model_files.check_no_adapter(model, local)
         return local
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         raise refuse("model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}")
     folder = _download(model)
     check_folder(model, folder)
+    model_files.check_no_adapter(model, folder)
     return folder
 
 
@@ -70,9 +72,9 @@ def _download(hub_id: str) -> Path:
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    patterns = {"allow_patterns": model_files.WANTED, "ignore_patterns": model_files.UNWANTED}
     try:
-        folder = snapshot_download(hub_id, allow_patterns=wanted, cache_dir=data_folder() / "hub")
+        folder = snapshot_download(hub_id, cache_dir=data_folder() / "hub", **patterns)
     except Exception as error:  # the client raises a dozen kinds: offline, DNS, proxy, missing, gated
         cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise refuse("model", hub_id, f"the hub could not provide it ({cause}); a local directory works") from None
@@ -81,9 +83,7 @@ def _download(hub_id: str) -> Path:
 
 def weights_digest(folder: Path) -> str:
     """sha256 over the files that make the model what it is."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors", ".txt", ".parquet"))
-    kept = [path for path in files if path.name != "meta.json"]
-    return digest([(path.relative_to(folder).as_posix(), sources.sha256(path)) for path in kept])
+    return digest([(path.relative_to(folder).as_posix(), sources.sha256(path)) for path in model_files.of(folder)])
 
 
 def describe(model: str) -> dict:
@@ -100,13 +100,12 @@ def describe(model: str) -> dict:
         _check_finite(model, opened)
         net = network(opened)
         check_layers(model, net)
-        weights = [p for p in folder.rglob("*.safetensors") if p.is_file()]
         return {
             "id": model,
             "kind": kinds.name_of(folder),
             "parameters": sum(p.numel() for p in opened.parameters()),
-            "bytes": sum(path.stat().st_size for path in weights),
-            "other_bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p not in weights),
+            "bytes": sum(path.stat().st_size for path in model_files.weights(folder)),
+            "other_bytes": sum(path.stat().st_size for path in model_files.small(folder)),
             "linears": {name: list(layer.weight.shape) for name, layer in anatomy.linears(net).items()},
             "embeddings": {name: list(layer.weight.shape) for name, layer in anatomy.embeddings(net).items()},
             "on_grid": _on_grid(net),
@@ -167,6 +166,7 @@ def load(path: str | os.PathLike, device: str = "cpu"):
     if folder.is_dir():
         check_folder(str(path), folder, "path", has_weights=False)
     card = seal.verify(folder)
+    model_files.check_no_adapter(str(path), folder)
     if "backend" in card:
         from kerf import backends
 

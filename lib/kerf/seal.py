@@ -9,24 +9,20 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from kerf import model_files
 from kerf.artifacts import digest, write_json
 from kerf.errors import Refused
+from kerf.model_files import CARD, HEAVY
 from kerf.sources import sha256
 from kerf.store import READS, SCHEMA, WEIGHTS, write_weights
 
-CARD = "card.json"
-HEAVY = (".parquet", ".safetensors", ".bin", ".onnx")  # files of weights
-
 
 def copy_small_files(model_folder: Path, folder: Path) -> None:
-    """Configuration, tokenizer and licences of a model, and the heads of sentence-transformers."""
-    for path in model_folder.rglob("*"):
-        name = path.relative_to(model_folder)
-        keep = path.suffix in (".json", ".txt", ".model") or path.name in ("LICENSE", "NOTICE")
-        inside = len(name.parts) > 1 and path.suffix == ".safetensors"  # a head of sentence-transformers
-        if path.is_file() and (keep or inside) and path.name not in ("meta.json", CARD) and "index" not in path.name:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / name)
+    """Configuration, tokenizer, templates and licences of a model, and the heads of sentence-transformers."""
+    for path in (*model_files.small(model_folder), *model_files.heads(model_folder)):
+        target = folder / path.relative_to(model_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, card: dict, config: dict | None = None) -> None:
@@ -36,8 +32,8 @@ def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, 
     """
     copy_small_files(model_folder, folder)
     if config:
-        content = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**content, **config}, indent=2))
+        path = model_files.module_folders(folder)[0] / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **config}, indent=2))
     write_weights(folder / WEIGHTS, tensors)
     seal(folder, card)
 

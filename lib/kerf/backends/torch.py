@@ -121,7 +121,6 @@ def run(folder: Path, card: dict, threads: int):
     on a processor whose products of bytes saturate."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from transformers.utils import logging
 
     from kerf import kinds
 
@@ -135,12 +134,9 @@ def run(folder: Path, card: dict, threads: int):
         owner = name.removesuffix("codes")
         parts[owner[:-1]] = {key.removeprefix(owner): tensors.pop(key) for key in list(tensors) if key.startswith(owner)}
         tensors[f"{owner}weight"] = torch.empty(parts[owner[:-1]]["codes"].shape)  # until the layer is put in its place
-    told = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would report the biases that come with the layers
-    try:
-        opened = kinds.KINDS[card["kind"]].with_weights(folder, card["class"], tensors)
-    finally:
-        logging.set_verbosity(told)
+        if "bias" in parts[owner[:-1]]:
+            tensors[f"{owner}bias"] = parts[owner[:-1]]["bias"]
+    opened = kinds.KINDS[card["kind"]].with_weights(folder, card["class"], tensors)
     torch.set_num_threads(threads)
     _put(opened, parts)
     whole, taken = kinds.whole(opened), kinds.of_opened(opened).inputs(opened)

@@ -11,6 +11,7 @@ import numpy as np
 from kerf import texts
 from kerf.errors import refuse
 from kerf.kinds.opening import from_folder, quiet
+from kerf.model_tensors import complete
 from kerf.steps import Calibration
 
 BATCH_TOKENS = 1024  # of a batch of chunks
@@ -27,9 +28,13 @@ def open_folder(folder: Path, device: str = "cpu"):
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
     """The model of `folder` with `weights`."""
-    return _opened(folder, device, class_name, config=from_folder("AutoConfig", folder), state_dict=weights)
+    opened = _opened(folder, device, class_name, config=from_folder("AutoConfig", folder), state_dict=weights)
+    if Path(folder, "generation_config.json").is_file():  # which transformers reads beside weights in a file alone
+        opened.generation_config = from_folder("GenerationConfig", folder)
+    return opened
 
 
+@complete
 def _opened(folder: Path, device: str, class_name: str, **options):
     quiet()
     opened = from_folder(class_name, folder, dtype="float32", **options)

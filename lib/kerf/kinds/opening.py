@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kerf.artifacts import threads
 from kerf.errors import Refused, refuse
+from kerf.model_tensors import complete
 from kerf.safety.unsafe import told
 
 
@@ -26,7 +27,7 @@ def from_folder(class_name: str, folder: Path | str, **options):
     except Refused:
         raise
     except Exception as error:
-        cause = told(f"{type(error).__name__}: {error}".splitlines()[0], 160)
+        cause = told(" ".join(f"{type(error).__name__}: {error}".split()), 160)  # names of tensors stand below the first line
         raise refuse("model", str(folder), f"a model that {library} opens ({cause})") from error
 
 
@@ -39,6 +40,7 @@ def quiet() -> None:
     torch.set_num_threads(threads())
 
 
+@complete
 def opened(class_name: str, folder: Path, device: str = "cpu"):
     """The model of `folder` as a class of sentence-transformers, on `device`. Raises Refused for one that does not open."""
     quiet()
@@ -54,7 +56,8 @@ def loading(class_name: str, weights: dict) -> Iterator[None]:
 
     def from_store(self, name, task, config, *args, **options):
         # from_pretrained takes either a directory with weights or a state dict, and ours are packed.
-        return from_folder(class_name, name, config=config, state_dict=weights, dtype="float32")
+        ours = {"config": config, "state_dict": weights, "dtype": "float32", "use_safetensors": None}
+        return from_folder(class_name, name, **{**options, **ours})
 
     with patch.object(Transformer, "_load_model", from_store):
         yield

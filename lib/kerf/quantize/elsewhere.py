@@ -106,6 +106,11 @@ def adopted(net, step: Quantize, folder: Path) -> Iterator[tuple[str, object, st
     for name, value in taken.items():
         if name not in state or state[name].shape != value.shape:
             raise refuse("checkpoint", str(folder), f"a checkpoint of this model, which has no {name} of {list(value.shape)}")
+    tied = getattr(net, "all_tied_weights_keys", None) or {}
+    for name, _ in net.named_parameters():
+        packed = f"{name.removesuffix('.weight')}.qweight" in found.files or f"{name.removesuffix('.bias')}.qweight" in found.files
+        if name not in found.files and name not in tied and not packed:
+            raise refuse("checkpoint", str(folder), f"a checkpoint of this model, with {name}")
     net.load_state_dict(taken, strict=False)
     for name, layer in anatomy.embeddings(net).items():
         if step.embedding_bits() < 32:
