@@ -14,6 +14,7 @@ from pathlib import Path
 from kerf import anatomy, gguf, kinds, rerank, sources
 from kerf.artifacts import artifact, digest, meta
 from kerf.errors import Refused, nearest, refuse
+from kerf.given import given_path
 from kerf.places import data_folder
 
 
@@ -46,8 +47,8 @@ def resolve(model: str) -> Path:
     """
     if model in MODELS:
         return MODELS[model].made(sources.fetch(MODELS[model].source))
-    local = Path(model).expanduser()
-    if local.is_dir():
+    local = given_path(model)
+    if local and local.is_dir():
         _check_files(model, local)
         return local.resolve()
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
