@@ -53,4 +53,4 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The accepted words, the closest to `word` first when one is close."""
     known = sorted(known)
     close = difflib.get_close_matches(str(word)[:SHOWN], known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"accepted: {', '.join(known)}"
+    return f"did you mean {' or '.join(close)}?" if close else f"accepted: {', '.join(known) or 'none, there is nothing yet'}"

@@ -53,6 +53,14 @@ def of_pattern(values):
     return values
 
 
+def check_read(step: Parameters, **methods: tuple[str, ...]) -> None:
+    """Refuse a key that has another value than its default where the step's method does not read it; methods: those that do."""
+    for key, known in methods.items():
+        field = type(step).model_fields[key]
+        if step.method not in known and getattr(step, key) != field.default:
+            raise refuse(key, getattr(step, key), f"{field.description}; method {step.method} does not read it")
+
+
 def neighbours(self) -> tuple[int, int] | None:
     """(N, M) of the pattern: N kept of every M."""
     return tuple(map(int, self.pattern.split(":"))) if self.pattern else None

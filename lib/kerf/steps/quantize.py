@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from kerf.errors import refuse
-from kerf.steps.base import MOST, Bits, Name, Parameters, neighbours, of_pattern, whole
+from kerf.steps.base import MOST, Bits, Name, Parameters, check_read, neighbours, of_pattern, whole
 
 # Methods whose result runs on real kernels, and the libraries that have them: the first is taken where none is named.
 REAL = {
@@ -39,7 +39,7 @@ class Quantize(Parameters):
     floats: Annotated[
         Literal["float32", "float16"], Field(description="float32 or float16, of what is not quantized")
     ] = "float32"
-    act_order: Annotated[StrictBool, Field(description="true or false; gptq only")] = True
+    act_order: Annotated[StrictBool, Field(description="true or false; gptq and gptqmodel only")] = True
     asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; gptq only")] = True
     sweeps: Annotated[int, whole(0, 20, "; gptq only")] = 2
 
@@ -71,6 +71,7 @@ class Quantize(Parameters):
 
     @model_validator(mode="after")
     def _agree(self):
+        check_read(self, act_order=("gptq", "gptqmodel"), asymmetric_calibration=("gptq",), sweeps=("gptq",))
         if (self.granularity == "group") != (self.group_size is not None):
             raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
         limits = [each for each in (self.budget_bytes, self.floor if self.method not in ("static", "dynamic") else None) if each is not None]

@@ -38,9 +38,9 @@ class Candidate:
 def check(experiment: Experiment, out: Path) -> dict:
     """Everything that can be refused before heavy work. Returns the model's description."""
     _check_writable(out)
+    _check_texts(experiment)
     description = models.describe(experiment.model)
     _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
-    _check_texts(experiment)
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
             _check_step(experiment, f"{name}.{number}", step, [{each.kind: each.parameters.model_dump()} for each in chain[: number - 1]])
