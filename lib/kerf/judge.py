@@ -10,59 +10,93 @@ import json
 import math
 from pathlib import Path
 
-from kerf.errors import Refused, nearest, refuse
+from kerf.errors import Refused, nearest, printable, refuse
+from kerf.given import given_path, read_text
 from kerf.metrics import FIGURES, METRICS
 from kerf.places import root
 from kerf.statistics import items_for_percentile
+from kerf.steps import check_value
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 GRADE_RULE = (
     "A grade is the worst gate's share of the loss that its threshold allows, at the bound of the interval: "
     "up to half of it A, all of it B, undecided C, up to twice as much D, more F."
 )
+LARGEST = 1e15  # of a threshold, bytes included
 _OPS = (">=", ">", "<=", "<")
 
 
 def find_criteria(name: str) -> Path:
     """Path of a criteria file: a name in data/criteria, or a JSON file. Raises Refused for neither."""
-    known = root() / "data" / "criteria"
-    path = Path(name) if name.endswith(".json") else known / f"{name}.json"
-    if not path.is_file():
-        raise refuse("criteria", name, f"a JSON file or a known name: {nearest(name, [each.stem for each in known.glob('*.json')])}")
+    known = {each.stem: each for each in (root() / "data" / "criteria").glob("*.json")}
+    path = given_path(name) if name.endswith(".json") else known.get(name)
+    if not path or not path.is_file():
+        raise refuse("criteria", name, f"a JSON file or a known name: {nearest(name, known)}")
     return path
 
 
 def read_criteria(path: Path) -> dict:
     """A criteria file, validated. Raises Refused that names the file, the gate and the key."""
     try:
-        criteria = json.loads(path.read_text())
-    except OSError:
-        raise refuse("criteria", path.stem, f"a file in {path.parent}") from None
-    except ValueError as error:
+        criteria = json.loads(read_text("criteria", path), object_pairs_hook=_once, parse_constant=_no_number)
+    except Refused:
+        raise
+    except (ValueError, RecursionError) as error:
         raise refuse("criteria", str(path), f"valid JSON ({error})") from None
-    if criteria.get("schema") != 1 or not isinstance(criteria.get("gates"), list):
+    schema = criteria.get("schema") if isinstance(criteria, dict) else None
+    if isinstance(schema, bool) or schema != 1 or not isinstance(criteria.get("gates"), list):
         raise refuse("criteria", str(path), '{"schema": 1, "gates": [...]}')
+    for key in criteria.keys() - {"schema", "gates"}:
+        raise refuse(f"{path.stem}.{key}", criteria[key], "no such key; accepted: schema, gates")
     for number, gate in enumerate(criteria["gates"]):
         _check_gate(gate, f"{path.stem}.gates.{number}")
     return criteria
 
 
-def _check_gate(gate: dict, where: str) -> None:
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {printable(key, 64)} stands twice")
+        found[key] = value
+    return found
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _check_gate(gate: object, where: str) -> None:
     known = {"metric", "op", "threshold", "applies_to", "source", "reason"}
+    if not isinstance(gate, dict):
+        raise refuse(where, gate, f"an object with {', '.join(sorted(known))}")
     for key in set(gate) - known:
         raise refuse(f"{where}.{key}", gate[key], f"no such key; {nearest(key, known)}")
     metric = gate.get("metric")
-    if metric not in METRICS:
-        raise refuse(f"{where}.metric", metric, nearest(str(metric), METRICS))
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise refuse(f"{where}.metric", metric, nearest(metric if isinstance(metric, str) else "", METRICS))
     if not METRICS[metric].gated:
         raise refuse(f"{where}.metric", metric, "a metric with an interval; a minimum or maximum has none")
     if gate.get("op") not in _OPS:
         raise refuse(f"{where}.op", gate.get("op"), f"one of {', '.join(_OPS)}")
     threshold = gate.get("threshold")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
-        raise refuse(f"{where}.threshold", threshold, "a finite number")
-    if not isinstance(gate.get("applies_to", {}), dict):
-        raise refuse(f"{where}.applies_to", gate["applies_to"], '{"bits": 2} or {"candidate": "GLOB"}')
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not abs(threshold) <= LARGEST:
+        raise refuse(f"{where}.threshold", threshold, f"a finite number from {-LARGEST:g} to {LARGEST:g}")
+    for key in ("source", "reason"):
+        if not isinstance(gate.get(key, ""), str):
+            raise refuse(f"{where}.{key}", gate[key], "text")
+    _check_applies_to(gate.get("applies_to", {}), f"{where}.applies_to")
+
+
+def _check_applies_to(wanted: object, where: str) -> None:
+    if not isinstance(wanted, dict):
+        raise refuse(where, wanted, '{"bits": 2} or {"candidate": "GLOB"}')
+    for key, value in wanted.items():
+        if key == "candidate":
+            if not isinstance(value, str) or not value:
+                raise refuse(f"{where}.{key}", value, "a GLOB of names of candidates")
+        else:
+            check_value(key, value, f"{where}.{key}")
 
 
 def applies(gate: dict, name: str, steps: list[dict]) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from kerf import anatomy, gguf, kinds, model_files, rerank, sources
 from kerf.artifacts import artifact, digest, meta
 from kerf.errors import nearest, refuse
+from kerf.given import given_path
 from kerf.places import data_folder
 from kerf.safety import check_folder
 
@@ -45,26 +46,17 @@ def resolve(model: str) -> Path:
     """
     if model in MODELS:
         return MODELS[model].made(sources.fetch(MODELS[model].source))
-    local = _directory(model)
-    if local:
-        check_folder(model, local)
-        model_files.check_no_adapter(model, local)
-        return local
+    local = given_path(model)
+    if local and local.is_dir():
+        check_folder(model, local.resolve())
+        model_files.check_no_adapter(model, local.resolve())
+        return local.resolve()
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         raise refuse("model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}")
     folder = _download(model)
     check_folder(model, folder)
     model_files.check_no_adapter(model, folder)
     return folder
-
-
-def _directory(model: str) -> Path | None:
-    """The local directory of that name, if there is one."""
-    try:
-        local = Path(model).expanduser()
-        return local.resolve() if model.strip() and local.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # a name that is too long, a user who does not exist, a null byte
-        return None
 
 
 def _download(hub_id: str) -> Path:

@@ -30,12 +30,12 @@ class Training(Parameters):
     """How a reranker is trained. others: passages beside a query's own; easy: share of the steps in which all of them but one are
     of chance; learning_rate: the highest, after a tenth of the steps, from which it falls to nothing in a line."""
 
-    steps: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1")] = 160
-    queries: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1, of a step")] = 8
-    others: Annotated[int, Field(strict=True, ge=1, le=NEAREST, description=f"1 to {NEAREST} passages")] = 3
+    steps: Annotated[int, Field(ge=1, le=100_000, description="a whole number from 1 to 100000")] = 160
+    queries: Annotated[int, Field(ge=1, le=10_000, description="a whole number from 1 to 10000, of a step")] = 8
+    others: Annotated[int, Field(ge=1, le=NEAREST, description=f"1 to {NEAREST} passages")] = 3
     easy: Annotated[float, Field(ge=0, le=1, description="a share from 0 to 1")] = 0.3
     learning_rate: Annotated[float, Field(gt=0, lt=1, description="more than 0, less than 1")] = 2e-4
-    seed: Annotated[int, Field(strict=True, ge=0, description="a whole number from 0")] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description=f"a whole number from 0 to {2**32 - 1}")] = 0
 
 
 def trained(encoder: Path, spec: Training | None = None) -> Path:

@@ -18,8 +18,10 @@ import numpy as np
 from kerf import sources
 from kerf.artifacts import artifact
 from kerf.errors import nearest, refuse
+from kerf.given import given_path, read_text
 
 NAMES = ("news", "wiki")
+LARGEST = 2**30  # bytes of a text file
 PARTS = ("calibration", "evaluation")
 SHINGLE = 12  # words in a row that two texts must share to count as overlapping
 HELD_BACK = 128  # sentences by which a step judges itself
@@ -44,19 +46,21 @@ def _all_documents(texts: str) -> list[str]:
         return _lines(sources.fetch(sources.TEXTS) / "news.txt")
     if texts == "wiki":
         return _lines(_wiki() / "wiki.txt")
-    if Path(texts).expanduser().is_file():
-        try:
-            lines = _lines(Path(texts).expanduser())
-        except UnicodeDecodeError:
-            lines = ["\0"]
-        if any("\0" in line for line in lines):
+    path = given_path(texts)
+    if path and path.is_file():
+        content = read_text("texts", path, LARGEST)
+        if "\0" in content:
             raise refuse("texts", texts, "a UTF-8 text file, one document a line")
-        return lines
+        return _split(content)
     raise refuse("texts", texts, f"a text file, or a known name: {nearest(texts, NAMES)}")
 
 
 def _lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    return [line.strip() for line in path.read_text(encoding=encoding).splitlines() if line.strip()]
+    return _split(path.read_text(encoding=encoding))
+
+
+def _split(content: str) -> list[str]:
+    return [line.strip() for line in content.splitlines() if line.strip()]
 
 
 def _wiki() -> Path:

@@ -12,6 +12,7 @@ from kerf.evaluate import fidelity, items
 from kerf.steps import Evaluation
 
 BATCH_SIZE, GLANCED_AT = 32, 64
+READS = ("texts", "sentences", "passages")  # keys of `evaluation`
 NEEDS_BASE = False  # a model answers without knowing the baseline's answers
 
 

@@ -17,6 +17,7 @@ from kerf.evaluate import fidelity, items, ranking
 from kerf.steps import Evaluation
 
 BATCH_SIZE, GLANCED_AT = 32, 64
+READS = ("texts", "passages")  # keys of `evaluation`
 NEEDS_BASE = False  # a model answers without knowing the baseline's answers
 FIRST_STAGE = "minilm"  # the encoder that finds the shortlists
 SHORTLIST = 20  # passages

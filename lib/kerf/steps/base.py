@@ -3,15 +3,31 @@
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from kerf.errors import refuse
+from kerf.errors import CONTROL, refuse
+
+MOST = 1_000_000  # of whatever is counted: more than any text here has, little enough to be multiplied
 
 
 class Parameters(BaseModel):
-    """Base: unknown keys are errors, values do not change after validation."""
+    """Base: unknown keys are errors, a value of another type (true for 1) too, values do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _plain(text: str) -> str:
+    if CONTROL.search(text) or not text.strip():
+        raise ValueError
+    return text
+
+
+Name = Annotated[str, Field(max_length=4096), AfterValidator(_plain)]  # of a file or a model
+
+
+def whole(least: int, most: int, about: str = ""):
+    """Field of a whole number from `least` to `most`; `about` is what a refusal says after that."""
+    return Field(ge=least, le=most, description=f"a whole number from {least} to {most}{about}")
 
 
 def _width(bits: object) -> object:
@@ -35,6 +51,14 @@ def of_pattern(values):
             raise refuse("sparsity", values["sparsity"], f"{share:g}, which the pattern says, or none")
         values = {**values, "sparsity": share}
     return values
+
+
+def check_read(step: Parameters, **methods: tuple[str, ...]) -> None:
+    """Refuse a key that has another value than its default where the step's method does not read it; methods: those that do."""
+    for key, known in methods.items():
+        field = type(step).model_fields[key]
+        if step.method not in known and getattr(step, key) != field.default:
+            raise refuse(key, getattr(step, key), f"{field.description}; method {step.method} does not read it")
 
 
 def neighbours(self) -> tuple[int, int] | None:

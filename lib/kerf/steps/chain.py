@@ -1,6 +1,8 @@
 """Chains of steps: what may follow what, and how a refusal names the first wrong value."""
 
-from pydantic import ValidationError
+from typing import Annotated
+
+from pydantic import TypeAdapter, ValidationError
 
 from kerf.errors import Refused, nearest, refuse
 from kerf.steps.base import Parameters
@@ -12,13 +14,16 @@ STEPS: dict[str, type[Parameters]] = {"quantize": Quantize, "reconstruct": Recon
 
 def check_chain(steps: list[dict], path: str) -> None:
     """Refuse a chain whose steps, each one kind with its values, cannot follow one another."""
+    for number, step in enumerate(steps, 1):
+        if not isinstance(step, dict) or not step or not set(step) <= set(STEPS):
+            raise refuse(f"{path}.{number}", step, f"one kind of step with its values, as in {{quantize: {{bits: 4}}}}; kinds: {', '.join(STEPS)}")
     kinds = [kind for step in steps for kind in step]
     for number, (kind, values) in enumerate((pair for step in steps for pair in step.items()), 1):
         if number < len(kinds) and kind == "prune" and isinstance(values, dict) and values.get("method") == "depth":
             raise refuse(f"{path}.{number}.method", "depth", "the last step: what comes after would not find the blocks by their names")
         if number > 1 and kind == "quantize" and isinstance(values, dict) and values.get("sparsity") is not None:
             raise refuse(f"{path}.{number}.sparsity", values["sparsity"], "none after another step: a prune step before it does the same")
-        if number < len(kinds) and kind == "quantize" and isinstance(values, dict) and values.get("method") in REAL:
+        if number < len(kinds) and kind == "quantize" and isinstance(values, dict) and str(values.get("method")) in REAL:
             raise refuse(f"{path}.{number}.method", values["method"], "the last step: what a kernel runs is not changed any more")
         if kind == "reconstruct" and not {"quantize", "prune"} & {*kinds[: number - 1]}:
             raise refuse(f"{path}.{number}", kind, "a step after quantize or prune")
@@ -35,6 +40,20 @@ def parse(kind: type[Parameters], values: object, path: str) -> Parameters:
         return kind.model_validate(values)
     except ValidationError as error:
         raise _refusal(kind, error, path) from None
+
+
+def check_value(key: str, value: object, path: str) -> None:
+    """Refuse a value that no kind of step takes for `key`, and a key that none has."""
+    fields = [kind.model_fields[key] for kind in STEPS.values() if key in kind.model_fields]
+    if not fields:
+        known = {name for kind in STEPS.values() for name in kind.model_fields}
+        raise refuse(path, value, f"no such key of a step; {nearest(key, {*known, 'candidate'})}")
+    for field in fields:
+        try:
+            return TypeAdapter(Annotated[field.annotation, field]).validate_python(value, strict=True)
+        except ValidationError:
+            continue
+    raise refuse(path, value, " or ".join(dict.fromkeys(field.description for field in fields)))
 
 
 def _refusal(kind: type[Parameters], error: ValidationError, path: str) -> Refused:

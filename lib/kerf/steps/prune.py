@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from kerf.errors import refuse
-from kerf.steps.base import Parameters, neighbours, of_pattern
+from kerf.steps.base import MOST, Parameters, check_read, neighbours, of_pattern, whole
 
 UNITS = ("neurons", "heads")  # methods that take part of every block
 STRUCTURES = (*UNITS, "depth")  # methods that leave a smaller model, not zeros
@@ -28,13 +28,14 @@ class Prune(Parameters):
         Literal["second-order", "activation"], Field(description="second-order or activation; neurons and heads only")
     ] = "second-order"
     asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; sparsegpt only")] = True
-    sweeps: Annotated[int, Field(strict=True, ge=0, le=20, description="a whole number from 0 to 20")] = 2
+    sweeps: Annotated[int, whole(0, 20, "; wanda and sparsegpt only")] = 2
 
     neighbours = neighbours
     _implied = model_validator(mode="before")(of_pattern)
 
     @model_validator(mode="after")
     def _agree(self):
+        check_read(self, asymmetric_calibration=("sparsegpt",), sweeps=("wanda", "sparsegpt"))
         if self.scope == "global" and (self.method != "magnitude" or self.pattern):
             raise refuse("scope", self.scope, "layer, or global with method magnitude and no pattern")
         if self.allocation == "sensitivity" and (self.pattern or self.scope == "global" or self.method in STRUCTURES):
@@ -49,7 +50,7 @@ class Prune(Parameters):
 class Reconstruct(Parameters):
     """Keys of a `reconstruct` step."""
 
-    steps: Annotated[int, Field(strict=True, ge=1, description="a whole number from 1")] = 400
-    joint_steps: Annotated[int, Field(strict=True, ge=0, description="a whole number from 0 (none)")] = 500
+    steps: Annotated[int, whole(1, MOST)] = 400
+    joint_steps: Annotated[int, whole(0, MOST, " (0: none)")] = 500
     minutes: Annotated[float, Field(gt=0, le=1440, description="more than 0, at most 1440 minutes")] = 9.0
-    splices: Annotated[int, Field(strict=True, ge=1, le=100, description="a whole number from 1 to 100")] = 8
+    splices: Annotated[int, whole(1, 100)] = 8

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from kerf.errors import refuse
-from kerf.steps.base import Bits, Parameters, neighbours, of_pattern
+from kerf.steps.base import MOST, Bits, Name, Parameters, check_read, neighbours, of_pattern, whole
 
 # Methods whose result runs on real kernels, and the libraries that have them: the first is taken where none is named.
 REAL = {
@@ -29,7 +29,7 @@ class Quantize(Parameters):
     granularity: Annotated[
         Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")
     ] = "channel"
-    group_size: Annotated[int | None, Field(strict=True, ge=2, description="2 or more, a divisor of every layer's columns")] = None
+    group_size: Annotated[int | None, Field(ge=2, le=MOST, description=f"2 to {MOST}, a divisor of every layer's columns")] = None
     symmetric: Annotated[StrictBool, Field(description="true or false")] = False
     clip: Annotated[Literal["none", "mse", "hessian"], Field(description="none, mse or hessian")] = "none"
     embeddings: Annotated[
@@ -39,19 +39,19 @@ class Quantize(Parameters):
     floats: Annotated[
         Literal["float32", "float16"], Field(description="float32 or float16, of what is not quantized")
     ] = "float32"
-    act_order: Annotated[StrictBool, Field(description="true or false; gptq only")] = True
+    act_order: Annotated[StrictBool, Field(description="true or false; gptq and gptqmodel only")] = True
     asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; gptq only")] = True
-    sweeps: Annotated[int, Field(strict=True, ge=0, le=20, description="a whole number from 0 to 20; gptq only")] = 2
+    sweeps: Annotated[int, whole(0, 20, "; gptq only")] = 2
 
     sparsity: Annotated[float | None, Field(gt=0, lt=1, description="a share between 0 and 1; gptq only")] = None
     pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; gptq only")] = None
-    budget_bytes: Annotated[int | None, Field(strict=True, ge=1, description="bytes of the weight file; mixed only")] = None
+    budget_bytes: Annotated[int | None, whole(1, 10**15, ", bytes of the weight file; mixed only")] = None
     floor: Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1; mixed, static and dynamic only")] = None
     backend: Annotated[Literal[BACKENDS] | None, Field(description="openvino, onnxruntime or torch; real kernels only")] = None
     compute: Annotated[
         Literal["float32", "bfloat16"], Field(description="float32 or bfloat16, of what a real kernel does not compute in bytes")
     ] = "float32"
-    checkpoint: Annotated[str | None, Field(description="a GPTQ checkpoint, directory or hub id; checkpoint only")] = None
+    checkpoint: Annotated[Name | None, Field(description="a GPTQ checkpoint, directory or hub id; checkpoint only")] = None
 
     neighbours = neighbours
 
@@ -63,7 +63,7 @@ class Quantize(Parameters):
             values = {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
         if isinstance(values, dict) and values.get("bits") == "mixed":
             values = {"embeddings": "same", **values}
-        if isinstance(values, dict) and values.get("method") in REAL:
+        if isinstance(values, dict) and str(values.get("method")) in REAL:  # str: a list has no hash
             values = {"backend": REAL[values["method"]][0], "symmetric": values.get("bits") != 4, **values}
         if isinstance(values, dict) and values.get("method") == "bfloat16":
             values = {"bits": 16, "compute": "bfloat16", "embeddings": 32, "floats": "float16", **values}
@@ -71,6 +71,7 @@ class Quantize(Parameters):
 
     @model_validator(mode="after")
     def _agree(self):
+        check_read(self, act_order=("gptq", "gptqmodel"), asymmetric_calibration=("gptq",), sweeps=("gptq",))
         if (self.granularity == "group") != (self.group_size is not None):
             raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
         limits = [each for each in (self.budget_bytes, self.floor if self.method not in ("static", "dynamic") else None) if each is not None]

@@ -7,9 +7,11 @@ import yaml
 
 from kerf import kinds, models
 from kerf.errors import refuse
+from kerf.given import read_text
 from kerf.places import root
 from kerf.steps import Calibration
 from kerf.workbench import experiment
+from kerf.workbench.yaml_reading import LARGEST, read_yaml
 
 TITLE = "# Chosen in explore.ipynb."  # files that begin otherwise were written by people, and keep their comments
 
@@ -17,15 +19,15 @@ TITLE = "# Chosen in explore.ipynb."  # files that begin otherwise were written 
 def add_candidate(name: str, model: str, calibration: Calibration, candidate: str, steps: list[dict]) -> Path:
     """notebooks/experiments/<name>.yaml with one candidate more. Raises Refused, and writes nothing, for a name that is no
     file's name, an experiment of another hand, model or calibration, a candidate that is there already, and wrong steps."""
-    if not experiment.NAME.fullmatch(name):
+    if not experiment.is_free(name):
         raise refuse("experiment", name, "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters")
     path = root() / "notebooks" / "experiments" / f"{name}.yaml"
     content = {"model": model, "calibration": calibration.model_dump(), "candidates": {}}
     if path.is_file():
-        text = path.read_text()
+        text = read_text("experiment", path, LARGEST)
         if not text.startswith(TITLE):
             raise refuse("experiment", name, "one that was begun here; this one was written by hand")
-        there = yaml.safe_load(text)
+        there = read_yaml(text, str(path))
         for key in ("model", "calibration"):
             if there[key] != content[key]:
                 raise refuse(key, content[key], f"{there[key]}, as {name} has it; another experiment takes it")

@@ -1,6 +1,6 @@
 """The command line: `kerf run | check | list | ab | report | export | lab`.
 
-Exit codes: 0 it ran; 1 with --gate, the verdict is not PASS; 2 bad input; 3 a stage failed.
+Exit codes: 0 it ran; 1 with --gate, the verdict is not PASS, and nothing else; 2 bad input; 3 a stage failed, or Kerf did.
 """
 
 import argparse
@@ -10,24 +10,35 @@ import re
 import sys
 from pathlib import Path
 
-from kerf.errors import Refused
+from kerf.errors import Refused, escaped, refuse
+from kerf.given import given_path
+from kerf.workbench.lastresort import explain
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code. A refusal is one line on standard error."""
+    """Run one command; returns the exit code. A refusal, and whatever else went wrong, is one line on standard error."""
     parsed = _parser().parse_args(arguments)
     try:
-        return parsed.command(parsed)
+        code = parsed.command(parsed)
+        sys.stdout.flush()  # a closed pipe is noticed here, not when nobody can tell of it any more
+        return code
     except Refused as refusal:
         print(f"kerf: {refusal}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kerf: stopped; what was finished is kept, and the next run goes on from there", file=sys.stderr)
         return 130
+    except BaseException as error:  # Rust's panics and sys.exit() are no Exception, and would end in 1 too
+        return explain(error, getattr(parsed, "out", None))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        super().error(escaped(message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kerf", description="Compress a model, then measure what the cut cost.")
+    parser = _Parser(prog="kerf", description="Compress a model, then measure what the cut cost.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, function, text in (
         ("run", run, "run an experiment and write its report"),
@@ -38,29 +49,29 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("experiment", metavar="EXPERIMENT", help="a name of `kerf list experiments` or a file")
         command.add_argument("--model", help="use this model: a known name, a hub id or a directory")
         command.add_argument("-p", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
-        command.add_argument("--out", type=Path, help="where reports/ and data/runs/ go (default: the clone)")
+        command.add_argument("--out", help="where reports/ and data/runs/ go (default: the clone)")
         if name == "run":
             command.add_argument("--gate", action="store_true", help="exit 1 unless the verdict is PASS")
             command.add_argument("--fresh", action="store_true", help="make everything again")
     command = commands.add_parser("list", help="list what there is")
     command.add_argument("what", choices=["models", "methods", "experiments", "runs"])
     command.add_argument("--json", action="store_true")
-    command.add_argument("--out", type=Path, help="whose runs (default: the clone)")
+    command.add_argument("--out", help="whose runs (default: the clone)")
     command.set_defaults(command=listing)
     command = commands.add_parser("ab", help="paired comparison of two candidates of finished runs")
     for name in ("A", "B"):
         command.add_argument(name.lower(), metavar=name, help="EXPERIMENT/CANDIDATE of the newest run, or EXPERIMENT/RUN/CANDIDATE")
     command.add_argument("--json", action="store_true")
-    command.add_argument("--out", type=Path, help="whose runs (default: the clone)")
+    command.add_argument("--out", help="whose runs (default: the clone)")
     command.set_defaults(command=versus)
     command = commands.add_parser("report", help="where an experiment's newest report is; as PDF too")
     command.add_argument("experiment", metavar="EXPERIMENT", help="a folder of reports/")
     command.add_argument("--pdf", action="store_true", help="print it beside the page, with a Chromium that is installed")
-    command.add_argument("--out", type=Path, help="whose reports (default: the clone)")
+    command.add_argument("--out", help="whose reports (default: the clone)")
     command.set_defaults(command=report)
     command = commands.add_parser("export", help="write a language model's candidate as a GPTQ checkpoint")
-    command.add_argument("candidate", type=Path, metavar="CANDIDATE", help="its directory, data/runs/EXPERIMENT/NAME")
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="the checkpoint, a folder that does not exist yet")
+    command.add_argument("candidate", metavar="CANDIDATE", help="its directory, data/runs/EXPERIMENT/NAME")
+    command.add_argument("folder", metavar="FOLDER", help="the checkpoint, a folder that does not exist yet")
     command.add_argument("--format", default="gptq", help="gptq (zero points less one, as AutoGPTQ) or gptq_v2")
     command.set_defaults(command=export)
     command = commands.add_parser("lab", help="JupyterLab on the notebooks, on localhost, with a token")
@@ -79,13 +90,20 @@ def _prepare(parsed):
 def _out(parsed) -> Path:
     from kerf.runs import default_out
 
-    return (parsed.out or default_out()).expanduser().resolve()
+    return (default_out() if parsed.out is None else _path("--out", parsed.out, "a directory that can be written")).resolve()
+
+
+def _path(parameter: str, text: str, accepted: str) -> Path:
+    path = given_path(text)
+    if path is None:
+        raise refuse(parameter, text, accepted)
+    return path
 
 
 def check(parsed) -> int:
     """`kerf check`: say what would run."""
     read, out, description = _prepare(parsed)
-    print(f"{read.name}: {read.model} ({description['parameters']:,} parameters), "
+    _say(f"{read.name}: {read.model} ({description['parameters']:,} parameters), "
           f"{len(read.candidates)} candidates, release {', '.join(read.release)}: ready to run into {out}")  # fmt: skip
     return 0
 
@@ -109,14 +127,13 @@ def run(parsed) -> int:
 
 def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
     reused = sum(stage["reused"] for stage in this.stages)
-    print(f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
+    _say(f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
           f"{reused} of {this.total} stages reused")  # fmt: skip
     failed = [c for c in content["candidates"] if c["status"] == "failed"]
     broken = (content["resources"] or {}).get("error")
     for name, error in [(c["name"], c["error"]) for c in failed] + ([("resources", broken)] if broken else []):
-        print(f"kerf: {name} failed in {error['notebook']}, cell {error['cell']}: {error['message']}",
-              file=sys.stderr)  # fmt: skip
-    print(f"report: {page}\nall runs: {index}")
+        _say(f"kerf: {name} failed in {error['notebook']}, cell {error['cell']}: {error['message']}", file=sys.stderr)
+    _say(f"report: {page}\nall runs: {index}")
     if failed or broken:
         return 3
     return 1 if gate and content["verdict"] != "PASS" else 0
@@ -135,7 +152,7 @@ def listing(parsed) -> int:
     else:
         width = max((len(row["name"]) for row in rows), default=0)
         for row in rows:
-            print(row["name"].ljust(width), "", row["about"])
+            _say(f"{row['name'].ljust(width)}  {row['about']}")
     return 0
 
 
@@ -199,13 +216,13 @@ def versus(parsed) -> int:
     else:
         from kerf.workbench.ab import text
 
-        print(text(found))
+        _say(text(found))
     return 0
 
 
 def report(parsed) -> int:
     """`kerf report`: the path of a page, or of the PDF that was printed from it."""
-    from kerf.errors import nearest, refuse
+    from kerf.errors import nearest
     from kerf.workbench.pdf import printed
 
     reports = _out(parsed) / "reports"
@@ -213,7 +230,7 @@ def report(parsed) -> int:
     if parsed.experiment not in known:
         raise refuse("EXPERIMENT", parsed.experiment, f"one with a report in {reports}; {nearest(parsed.experiment, known)}")
     page = known[parsed.experiment]
-    print(printed(page, page.with_name("report.pdf")) if parsed.pdf else page)
+    _say(printed(page, page.with_name("report.pdf")) if parsed.pdf else page)
     return 0
 
 
@@ -221,8 +238,15 @@ def export(parsed) -> int:
     """`kerf export`: a candidate that other libraries read."""
     from kerf import checkpoint
 
-    print(checkpoint.export(parsed.candidate, parsed.folder, parsed.format))
+    candidate = _path("CANDIDATE", parsed.candidate, "a candidate's directory, as data/runs/EXPERIMENT/NAME")
+    folder = _path("FOLDER", parsed.folder, "a folder that does not exist yet")
+    _say(checkpoint.export(candidate, folder, parsed.format))
     return 0
+
+
+def _say(text: object, file=None) -> None:
+    """Print lines that may hold names and texts of others."""
+    print("\n".join(map(escaped, str(text).split("\n"))), file=file)
 
 
 def lab(_) -> int:

@@ -8,17 +8,19 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from kerf import models
-from kerf.errors import Refused, nearest, refuse
+from kerf.errors import CONTROL, nearest, refuse
+from kerf.given import given_path, read_text
 from kerf.judge import find_criteria, read_criteria
 from kerf.places import root
 from kerf.steps import REAL, STEPS, Calibration, Evaluation, Parameters, Resources, check_chain, parse
+from kerf.workbench.overrides import KEYS, SECTIONS, override
+from kerf.workbench.yaml_reading import LARGEST, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-KEYS = ("model", "calibration", "evaluation", "resources", "candidates", "release", "criteria")
-SECTIONS = {"calibration": Calibration, "evaluation": Evaluation, "resources": Resources}
+MANY = {"candidates": 200, "steps": 20, "criteria": 20}  # at most
+TAKEN = ("baseline", "history")  # folders beside those of experiments and candidates
+FILES = ("index.html", "results.json", "gates.xml", "release.md", "report.pdf")  # files there, and what they are written as first
 
 
 @dataclass(frozen=True)
@@ -58,105 +60,43 @@ def names() -> list[str]:
 
 def find(experiment: str) -> Path:
     """Path of an experiment: a name of `names()` or a file."""
-    known = root() / "notebooks" / "experiments" / f"{experiment}.yaml"
-    if known.is_file() and NAME.fullmatch(experiment):
-        return known
-    if Path(experiment).is_file():
-        return Path(experiment)
-    raise refuse("EXPERIMENT", experiment, f"a YAML file or a known name: {nearest(experiment, names())}")
+    if experiment in names():
+        return root() / "notebooks" / "experiments" / f"{experiment}.yaml"
+    path = given_path(experiment)
+    if not path or not path.is_file():
+        raise refuse("EXPERIMENT", experiment, f"a YAML file or a known name: {nearest(experiment, names())}")
+    return path
+
+
+def is_free(name: object) -> bool:
+    """Whether an experiment or a candidate may be called so: no folder or file of a report is."""
+    shaped = isinstance(name, str) and NAME.fullmatch(name)
+    return bool(shaped) and name.rstrip(".") not in TAKEN and not f"{name}.".startswith(tuple(f"{file}." for file in FILES))
 
 
 def read(experiment: str, overrides: list[str] = (), model: str | None = None) -> Experiment:
     """Read, override and check an experiment. Raises Refused with the path of the first wrong value."""
     path = find(experiment)
-    content = _parse_yaml(path)
+    content = read_yaml(read_text("EXPERIMENT", path, LARGEST), str(path))
+    if not isinstance(content, dict):
+        raise refuse("EXPERIMENT", str(path), f"keys and values; accepted: {', '.join(KEYS)}")
     for key in content:
         if key not in KEYS:
             raise refuse(str(key), content[key], f"no such key in an experiment; {nearest(str(key), KEYS)}")
-    given = _apply(content, [_split(override) for override in overrides])
+    given = override(content, overrides)
     if model is not None:
+        if "model" in given:
+            raise refuse("--model", model, "a model once; -p model= names one already")
         content["model"], given = model, given | {"model"}
-    if not isinstance(content.get("model"), str):
-        raise refuse("model", content.get("model"), "a name of `kerf list models`, a hub id or a directory")
-    if not NAME.fullmatch(path.stem):
-        raise refuse("EXPERIMENT", path.stem, "a file name of a-z, 0-9, '.', '_' and '-', at most 64 characters")
+    _check_model(content.get("model"))
+    if not is_free(path.stem):
+        raise refuse("EXPERIMENT", path.stem, f"a file name of a-z, 0-9, '.', '_' and '-', at most 64 characters, not {', '.join(TAKEN + FILES)}")
     return _typed(path.stem, content, given)
 
 
-def _parse_yaml(path: Path) -> dict:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise refuse("EXPERIMENT", str(path), "a UTF-8 text file") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown place"
-        raise Refused(f"{path}: {where}: no valid YAML ({error.problem})") from None
-    except yaml.YAMLError as error:
-        raise Refused(f"{path}: no valid YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise refuse("EXPERIMENT", str(path), f"keys and values; accepted: {', '.join(KEYS)}")
-    return content
-
-
-def _split(override: str) -> tuple[str, object]:
-    path, equals, value = override.partition("=")
-    if not equals or not path:
-        raise refuse("-p", override, "PATH=VALUE, as in calibration.samples=64")
-    try:
-        return path, yaml.safe_load(value)
-    except yaml.YAMLError:
-        return path, value
-
-
-def _apply(content: dict, overrides: list[tuple[str, object]]) -> set[str]:
-    """Set overrides in `content`; returns the full paths that were set."""
-    return {_set(content, path, value) for path, value in overrides}
-
-
-def _set(content: dict, path: str, value: object) -> str:
-    candidates = content.get("candidates") if isinstance(content.get("candidates"), dict) else {}
-    if path in KEYS and path != "candidates":
-        content[path] = value
-        return path
-    head, _, key = path.partition(".")
-    if head in SECTIONS and key in SECTIONS[head].model_fields:
-        content[head] = {**(content.get(head) or {}), key: value}
-        return path
-    # A candidate's name may hold dots, so it is the longest name that the path starts with.
-    name = max((n for n in map(str, candidates) if path.startswith(f"{n}.")), key=len, default=None)
-    if name is not None:
-        found = _step_key(candidates[name], path[len(name) + 1 :], path)
-        if found:
-            number, key = found
-            next(iter(candidates[name][number].values()))[key] = value
-            return f"{name}.{number + 1}.{key}"
-    raise refuse("-p", path, nearest(path, _paths(candidates)))
-
-
-def _step_key(chain: object, rest: str, path: str) -> tuple[int, str] | None:
-    if not isinstance(chain, list) or not all(isinstance(s, dict) and len(s) == 1 for s in chain):
-        return None
-    kinds = [STEPS.get(next(iter(step))) for step in chain]
-    number, _, key = rest.partition(".")
-    if number.isdigit():
-        place = int(number) - 1
-        return (place, key) if 0 <= place < len(chain) and kinds[place] and key in kinds[place].model_fields else None
-    places = [place for place, kind in enumerate(kinds) if kind and rest in kind.model_fields]
-    if len(places) > 1:
-        choices = [f"{path.removesuffix(rest)}{place + 1}.{rest}" for place in places]
-        raise refuse("-p", path, f"several steps have it: {' or '.join(choices)}")
-    return (places[0], rest) if places else None
-
-
-def _paths(candidates: dict) -> list[str]:
-    found = [key for key in KEYS if key != "candidates"]
-    found += [f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields]
-    for name, chain in candidates.items():
-        for step in chain if isinstance(chain, list) else []:
-            kind = STEPS.get(next(iter(step), "")) if isinstance(step, dict) else None
-            found += [f"{name}.{key}" for key in (kind.model_fields if kind else ())]
-    return found
+def _check_model(model: object) -> None:
+    if not isinstance(model, str) or not model.strip() or CONTROL.search(model):
+        raise refuse("model", model, "a name of `kerf list models`, a hub id or a directory")
 
 
 def _typed(name: str, content: dict, given: set[str]) -> Experiment:
@@ -166,13 +106,13 @@ def _typed(name: str, content: dict, given: set[str]) -> Experiment:
     for section, kind in SECTIONS.items():
         if section == "resources" and section not in content:
             continue
-        values = content.get(section) or {}
+        values = content.get(section, {})
         under = preset if section == "calibration" else {}
         sections[section] = parse(kind, {**under, **values} if isinstance(values, dict) else values, section)
         for key in kind.model_fields:
             origin[f"{section}.{key}"] = _origin(f"{section}.{key}", key, given, values, under)
     candidates = _candidates(content.get("candidates"), given)
-    release = _release(content.get("release"), candidates)
+    release = _release(content.get("release", list(candidates)), candidates)
     asked = content.get("criteria", ["encoder"])
     asked = [asked] if isinstance(asked, str) else asked
     criteria = _criteria(asked)
@@ -181,7 +121,7 @@ def _typed(name: str, content: dict, given: set[str]) -> Experiment:
 
 
 def _origin(path: str, key: str, given: set[str], values: dict, under: dict) -> str:
-    if path in given:
+    if path in given or path.rpartition(".")[0] in given and key in values:
         return "command line"
     if key in values:
         return "experiment"
@@ -189,14 +129,15 @@ def _origin(path: str, key: str, given: set[str], values: dict, under: dict) -> 
 
 
 def _candidates(value: object, given: set[str]) -> dict[str, list[Step]]:
-    if not isinstance(value, dict) or not value:
-        raise refuse("candidates", value, "name: [steps], at least one")
+    if not isinstance(value, dict) or not 0 < len(value) <= MANY["candidates"]:
+        raise refuse("candidates", value, f"name: [steps], at least one, at most {MANY['candidates']}")
     found = {}
     for name, chain in value.items():
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name == "baseline":
-            raise refuse("candidates", name, "names of a-z, 0-9, '.', '_' and '-', at most 64 characters, not baseline")
-        if not isinstance(chain, list) or not chain:
-            raise refuse(f"candidates.{name}", chain, "a list of steps, at least one")
+        if not is_free(name):
+            accepted = "names of a-z, 0-9, '.', '_' and '-', at most 64 characters, not baseline"
+            raise refuse("candidates", name, f"{accepted}, {', '.join((*TAKEN[1:], *FILES))}; a number in quotes")
+        if not isinstance(chain, list) or not 0 < len(chain) <= MANY["steps"]:
+            raise refuse(f"candidates.{name}", chain, f"a list of steps, at least one, at most {MANY['steps']}")
         found[name] = [_step(step, f"{name}.{number}", given) for number, step in enumerate(chain, 1)]
         check_chain([{step.kind: step.parameters.model_dump()} for step in found[name]], name)
     return found
@@ -209,25 +150,29 @@ def _step(step: object, path: str, given: set[str]) -> Step:
     (kind, values), = step.items()
     if kind not in STEPS:
         raise refuse(path, kind, f"a kind of step: {nearest(str(kind), STEPS)}")
-    values = values or {}
+    values = {} if values is None else values  # `- reconstruct:` has all defaults
     parameters = parse(STEPS[kind], values, path)
     origin = {key: _origin(f"{path}.{key}", key, given, values, {}) for key in STEPS[kind].model_fields}
     return Step(kind, parameters, origin)
 
 
 def _release(value: object, candidates: dict) -> list[str]:
-    if value is None:
-        return list(candidates)
     if not isinstance(value, list) or not value:
         raise refuse("release", value, f"a list of candidates: {', '.join(candidates)}")
-    for name in value:
-        if name not in candidates:
-            raise refuse("release", name, nearest(str(name), candidates))
+    for number, name in enumerate(value, 1):
+        if not isinstance(name, str) or name not in candidates:
+            raise refuse(f"release.{number}", name, nearest(str(name) if isinstance(name, str) else "", candidates))
+        if name in value[: number - 1]:
+            raise refuse(f"release.{number}", name, "each candidate once")
     return value
 
 
 def _criteria(value: object) -> dict[str, dict]:
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-        raise refuse("criteria", value, "a list of names in data/criteria, or of JSON files")
-    paths = [find_criteria(name) for name in value]
-    return {path.stem: read_criteria(path) for path in paths}
+    if not isinstance(value, list) or not 0 < len(value) <= MANY["criteria"] or not all(isinstance(name, str) for name in value):
+        raise refuse("criteria", value, f"a list of names in data/criteria, or of JSON files, at most {MANY['criteria']}")
+    found = {}
+    for path in map(find_criteria, value):
+        if path.stem in found:
+            raise refuse("criteria", value, f"each name once; {path.stem} stands there twice")
+        found[path.stem] = read_criteria(path)
+    return found

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kerf import evaluate, kinds, models, texts
 from kerf.artifacts import digest, now, replace_folder
-from kerf.errors import Refused, refuse
+from kerf.errors import Refused, escaped, refuse
 from kerf.places import root
 from kerf.steps import ELSEWHERE
 from kerf.workbench.experiment import Experiment
@@ -38,6 +38,7 @@ class Candidate:
 def check(experiment: Experiment, out: Path) -> dict:
     """Everything that can be refused before heavy work. Returns the model's description."""
     _check_writable(out)
+    _check_texts(experiment)
     description = models.describe(experiment.model)
     _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():
@@ -45,6 +46,7 @@ def check(experiment: Experiment, out: Path) -> dict:
             _check_step(experiment, f"{name}.{number}", step, [{each.kind: each.parameters.model_dump()} for each in chain[: number - 1]])
     spec = experiment.calibration
     folder = models.resolve(experiment.model)
+    _check_keys(experiment, description["kind"])
     everything = evaluate.kind(experiment.model).gather(experiment.model, experiment.evaluation)
     if experiment.resources:
         models.check_kind(experiment.model, "resources", "encoder", "reranker")
@@ -52,6 +54,24 @@ def check(experiment: Experiment, out: Path) -> dict:
     for name, parameters in _all_parameters(experiment):
         check_parameters(name, parameters)
     return description
+
+
+def _check_texts(experiment: Experiment) -> None:
+    for section in ("calibration", "evaluation"):
+        try:
+            texts.digest(getattr(experiment, section).texts)
+        except Refused as refusal:
+            raise Refused(f"{section}.{refusal}") from None
+
+
+def _check_keys(experiment: Experiment, kind: str) -> None:
+    """Refuse keys of `evaluation` that were asked for and that nothing reads for a model of this kind."""
+    # What candidates take as a service is measured on sentences, whatever the kind.
+    reads = {*evaluate.KINDS[kind].READS, *(["sentences"] if experiment.resources else [])}
+    for key, value in experiment.evaluation.model_dump().items():
+        if key not in reads and experiment.origin[f"evaluation.{key}"] != "default":
+            accepted = f"no key of {kinds.CALLED[kind]}, which {experiment.model} is; accepted: {', '.join(sorted(reads))}"
+            raise refuse(f"evaluation.{key}", value, accepted)
 
 
 def _check_step(experiment: Experiment, path: str, step, before: list[dict]) -> None:
@@ -265,6 +285,6 @@ class _Progress:
         self.bar.advance(self.task)
         took, total = time.perf_counter() - self.began, time.perf_counter() - self.clock
         self.bar.console.print(
-            f"[{self.count}/{self.total}] {self.title}: {took:.1f} s, {total:.0f} s so far {note}".rstrip(),
+            escaped(f"[{self.count}/{self.total}] {self.title}: {took:.1f} s, {total:.0f} s so far {note}".rstrip()),
             markup=False,
         )

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from kerf.artifacts import artifact, meta
-from kerf.errors import refuse
+from kerf.errors import printable, refuse
 from kerf.places import root
 from kerf.sources import sha256
 from kerf.workbench.notebook_html import notebook_to_html
@@ -28,6 +28,7 @@ class StageFailed(RuntimeError):
     """A notebook did not finish. Carries notebook, cell and message, as results.json has them."""
 
     def __init__(self, notebook: str, cell: int | None, message: str) -> None:
+        message = printable(message)
         super().__init__(f"{notebook}, cell {cell}: {message}")
         self.error = {"notebook": notebook, "cell": cell, "message": message}
 
