@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kerf.artifacts import artifact, meta
+from kerf.artifacts import HANDOVER, artifact, handed_over, meta
 from kerf.errors import refuse
 from kerf.places import root
 from kerf.sources import sha256
@@ -82,16 +82,9 @@ def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
         _execute(name, parameters, folder, partial)
 
     folder = artifact("stage", key, make)
-    if not made and not _result(folder).is_dir():  # somebody removed what the stage had made
-        shutil.rmtree(folder)
-        folder = artifact("stage", key, make)
     partial.unlink(missing_ok=True)
-    return Done(_result(folder), folder / f"{name}.ipynb", time.perf_counter() - clock, not made,
+    return Done(handed_over(folder), folder / f"{name}.ipynb", time.perf_counter() - clock, not made,
                 meta(folder)["run"])  # fmt: skip
-
-
-def _result(folder: Path) -> Path:
-    return Path(json.loads((folder / "handover.json").read_text())["artifact"])
 
 
 @cache
@@ -120,7 +113,7 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
     options = {"kernel_name": "python3", "kernel_manager_class": _kernels(), "config": encrypted, "progress_bar": False}
     logging.getLogger("papermill").setLevel(logging.ERROR)
     target = folder / f"{name}.ipynb"
-    os.environ["KERF_HANDOVER"] = str(folder / "handover.json")  # kernels inherit it
+    os.environ["KERF_HANDOVER"] = str(folder / HANDOVER)  # kernels inherit it
     for attempt in (1, 2):
         try:
             with warnings.catch_warnings():
