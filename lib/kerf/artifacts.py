@@ -26,6 +26,7 @@ from kerf.scratch import scratch
 
 META = "meta.json"
 HANDOVER = "handover.json"
+NOTICE = "kerf: cache: "  # how a line on standard error begins that names what was damaged
 PARTS = {"kind", "key", "run", "started", "finished", "seconds", "result", "files"}  # of meta.json
 
 # Packages that can change a number.
@@ -76,7 +77,7 @@ def _is_made(folder: Path) -> bool:
     where, inode, wrong = found
     if _inode(where) != inode:  # another process has put a new one in its place meanwhile
         return _is_made(folder)
-    print(f"kerf: cache: {where.name}: {wrong}; it is made again", file=sys.stderr)
+    print(f"{NOTICE}{where.name}: {wrong}; it is made again", file=sys.stderr)
     for each in {where, folder}:
         _discard(each)
     return False
@@ -118,12 +119,12 @@ def meta(folder: Path) -> dict:
     """What an artifact says of itself. Raises Refused when its meta.json is missing or was edited."""
     path = folder / META
     try:
-        if path.is_symlink() or path.exists() and not path.is_file():
+        if path.is_symlink():
             raise OSError
-        said = json.loads(path.read_text())
+        said = digests.read_json(path)
         own = said.pop("sha256")
         whole = own == digest(said) and PARTS <= said.keys()
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
         raise Refused(f"{path} is missing or damaged") from None
     if not whole:
         raise Refused(f"{path} was edited after it was written (sha256 differs)")
@@ -142,7 +143,7 @@ def hand_over(folder: Path) -> None:
 def handed_over(folder: Path) -> Path:
     """The artifact that a notebook handed over, in the same cache. Raises Refused when it handed over none."""
     try:
-        return folder.parent / Path(json.loads((folder / HANDOVER).read_text())["artifact"]).name
+        return folder.parent / Path(digests.read_json(folder / HANDOVER)["artifact"]).name
     except (OSError, ValueError, LookupError, TypeError):
         raise Refused(f"{folder / HANDOVER} is missing or damaged") from None
 

@@ -1,9 +1,20 @@
 """Digests of the files of a folder, and which file is no longer what its digest says."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kerf.sources import sha256
+
+
+def read_json(path: Path, constant: Callable[[str], object] | None = None) -> object:
+    """Content of a JSON file; constant: as of json.loads. Raises OSError for what is no regular file, ValueError for no JSON."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise OSError(f"{path} is no regular file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=constant)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
 
 
 def entries(folder: Path, but: Iterable[str] = ()) -> dict[str, Path]:

@@ -52,9 +52,9 @@ def seal(folder: Path, card: dict) -> None:
 def verify(folder: Path) -> dict:
     """The card of a candidate whose files are all as they were written; Refused names the first that is not."""
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = digests.read_json(folder / CARD)
         own, files, schema = card.pop("sha256"), dict(card["files"]), card["schema"]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
         raise Refused(f"{folder / CARD}: is missing or no card of a candidate") from None
     if own != digest(card):
         raise Refused(f"{folder / CARD}: was edited after it was written (sha256 differs)")
@@ -69,7 +69,7 @@ def verify(folder: Path) -> dict:
 def needs_torch(folder: str | Path) -> bool:
     """Whether a candidate is opened with torch and sentence-transformers, which most real kernels do without; nothing is verified."""
     try:
-        return json.loads(Path(folder, CARD).read_text()).get("backend", "torch") == "torch"
+        return digests.read_json(Path(folder, CARD)).get("backend", "torch") == "torch"
     except (OSError, ValueError, AttributeError):
         return True  # what opens it names the damage
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kerf.artifacts import HANDOVER, artifact, handed_over, meta
+from kerf.artifacts import HANDOVER, NOTICE, artifact, handed_over, meta
 from kerf.errors import refuse
 from kerf.places import root
 from kerf.sources import sha256
@@ -129,6 +129,15 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
                 continue
             raise _failed(name, _last_started(target), f"the kernel died ({error})", target, partial) from None
     notebook_to_html(target)
+    _pass_on(target)
+
+
+def _pass_on(path: Path) -> None:
+    """Say on standard error what the kernel found damaged in the cache: nobody would look for it in the notebook."""
+    outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+    for line in "".join("".join(each["text"]) for each in outputs if each.get("name") == "stderr").splitlines():
+        if line.startswith(NOTICE):
+            print(line, file=sys.stderr)
 
 
 def _last_started(path: Path) -> int | None:
