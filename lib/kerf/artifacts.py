@@ -1,8 +1,9 @@
 """Finished work, kept by content: the same inputs, code and packages give the same folder back.
 
 An artifact is a folder `data/cache/<kind>-<key>/` with a `meta.json` that says what it was made from,
-when, and how long it took. It appears whole or not at all (written aside, then renamed), so a killed
-process leaves nothing that a later one could mistake for finished work.
+when, and how long it took, with the sha256 of every file and of itself. It appears whole or not at all (written aside, then
+renamed), so a killed process leaves nothing that a later one could mistake for finished work. Nothing is served
+unseen: what is not as it was written is named on standard error, removed, and made again.
 """
 
 import contextlib
@@ -11,15 +12,22 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
-import tempfile
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+from kerf import digests
+from kerf.errors import Refused
 from kerf.places import data_folder
+from kerf.scratch import scratch
+
+META = "meta.json"
+HANDOVER = "handover.json"
+NOTICE = "kerf: cache: "  # how a line on standard error begins that names what was damaged
+PARTS = {"kind", "key", "run", "started", "finished", "seconds", "result", "files"}  # of meta.json
 
 # Packages that can change a number.
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "scipy", "pyarrow", "openvino", "onnxruntime")
@@ -37,31 +45,90 @@ def artifact(
     """
     key = {**key, "code": code_digest(tuple(code) if code else None), "packages": packages()}
     key |= {} if anywhere else {"machine": machine()}
-    folder = data_folder() / "cache" / f"{kind}-{digest(key)[:20]}"
+    key = json.loads(json.dumps(key))  # as meta.json will have it
+    folder = data_folder() / "cache" / _name(kind, key)
     if _is_made(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=folder.parent))
-    try:
+    with scratch(f".{kind}-", folder.parent) as aside:
         started, clock = now(), time.perf_counter()
         result = make(aside)
         run = os.environ.get("KERF_RUN", "by hand")
         stamp = {"kind": kind, "key": key, "run": run, "started": started, "finished": now()}
-        write_json(aside / "meta.json", {**stamp, "seconds": time.perf_counter() - clock, "result": result or {}})
+        stamp |= {"seconds": time.perf_counter() - clock, "result": result or {}, "files": digests.digests(aside)}
+        stamp = json.loads(json.dumps(stamp))
+        write_json(aside / META, {**stamp, "sha256": digest(stamp)})
         if not _is_made(folder):  # by another process meanwhile, which may be reading it
             replace_folder(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
+def _name(kind: str, key: dict) -> str:
+    return f"{kind}-{digest(key)[:20]}"
+
+
 def _is_made(folder: Path) -> bool:
-    return (folder / "meta.json").is_file() and meta(folder)["finished"] >= os.environ.get("KERF_FRESH", "")
+    """Whether the artifact is there, whole and fresh enough. A damaged one is named on standard error and removed."""
+    if not os.path.lexists(folder):
+        return False
+    found = _damage(folder)
+    if not found:
+        return _is_fresh(folder)
+    where, inode, wrong = found
+    if _inode(where) != inode:  # another process has put a new one in its place meanwhile
+        return _is_made(folder)
+    print(f"{NOTICE}{where.name}: {wrong}; it is made again", file=sys.stderr)
+    for each in {where, folder}:
+        _discard(each)
+    return False
+
+
+def _is_fresh(folder: Path) -> bool:
+    return meta(folder)["finished"] >= os.environ.get("KERF_FRESH", "")
+
+
+def _damage(folder: Path) -> tuple[Path, int | None, str] | None:
+    """Which artifact is not as it was written, its inode, and what is wrong: this one, or the one that it handed over."""
+    inode = _inode(folder)
+    try:
+        said = meta(folder)
+        if not _is_fresh(folder):
+            return None  # it is not served in any case
+        wrong = "is that of another artifact" if _name(said["kind"], said["key"]) != folder.name else ""
+        wrong = wrong and f"{META} {wrong}" or digests.damage(folder, said["files"], [META])
+        handed = None if wrong or HANDOVER not in said["files"] else handed_over(folder)
+    except Refused as refusal:
+        wrong = str(refusal).removeprefix(f"{folder}/")
+    if wrong:
+        return folder, inode, wrong
+    return _damage(handed) if handed else None
+
+
+def _inode(folder: Path) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.lstat(folder).st_ino
+    return None
+
+
+def _discard(folder: Path) -> None:
+    with scratch(".old-", folder.parent) as old, contextlib.suppress(FileNotFoundError):
+        os.rename(folder, old / folder.name)
 
 
 def meta(folder: Path) -> dict:
-    """What an artifact says of itself."""
-    return json.loads((folder / "meta.json").read_text())
+    """What an artifact says of itself. Raises Refused when its meta.json is missing or was edited."""
+    path = folder / META
+    try:
+        if path.is_symlink():
+            raise OSError
+        said = digests.read_json(path)
+        own = said.pop("sha256")
+        whole = own == digest(said) and PARTS <= said.keys()
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        raise Refused(f"{path} is missing or damaged") from None
+    if not whole:
+        raise Refused(f"{path} was edited after it was written (sha256 differs)")
+    return said
 
 
 def hand_over(folder: Path) -> None:
@@ -73,15 +140,20 @@ def hand_over(folder: Path) -> None:
         write_json(Path(os.environ["KERF_HANDOVER"]), {"artifact": str(folder)})
 
 
+def handed_over(folder: Path) -> Path:
+    """The artifact that a notebook handed over, in the same cache. Raises Refused when it handed over none."""
+    try:
+        return folder.parent / Path(digests.read_json(folder / HANDOVER)["artifact"]).name
+    except (OSError, ValueError, LookupError, TypeError):
+        raise Refused(f"{folder / HANDOVER} is missing or damaged") from None
+
+
 def replace_folder(new: Path, target: Path) -> None:
     """Put `new` in the place of `target`; at every moment one of the two is whole."""
     os.chmod(new, 0o755)
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
-        os.rename(target, old / target.name)
-        os.rename(new, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
+    with scratch(".old-", target.parent) as old:
+        if os.path.lexists(target):
+            os.rename(target, old / target.name)
         os.rename(new, target)
 
 

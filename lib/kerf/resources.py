@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,9 @@ def measure(asked: Asked, candidates: dict[str, Path], rounds: int = 6) -> list[
 
 
 def _in_process(asked: Asked, source: str) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
+    from kerf.scratch import scratch
+
+    with scratch() as folder:
         path = Path(folder, "request.json")
         path.write_text(json.dumps({"model": asked.model, "candidate": source, "texts": asked.texts, "threads": asked.threads}))
         environment = {**os.environ, "OMP_NUM_THREADS": str(asked.threads)}

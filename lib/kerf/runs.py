@@ -1,14 +1,19 @@
-"""Finished runs by name: what `kerf run` left in the history, to be read again."""
+"""Finished runs by name: what `kerf run` left in the history, to be read again.
 
-import json
+SHA256SUMS, written last, vouches for a run's files, and nothing that it does not vouch for is read. A run of an older
+Kerf has none and is taken as it stands.
+"""
+
+import os
 from pathlib import Path
 
+from kerf import digests, record
 from kerf.errors import nearest, refuse
 from kerf.metrics import FIGURES
 from kerf.places import root
 
-SCHEMA = 1  # of results.json: the one that is written, and the newest that is read
-PARTS = {"candidates": list, "manifest": dict, "model": dict}  # that it cannot do without
+SUMS, RESULTS = "SHA256SUMS", "results.json"
+COLUMNS = {"metric", "baseline", "candidate"}  # of a table of items, at least
 
 
 def default_out() -> Path:
@@ -23,8 +28,57 @@ def history(out: Path) -> Path:
 
 def runs(out: Path) -> list[Path]:
     """Folders of finished runs, newest first."""
-    found = [path.parent for path in history(out).glob("*/*/results.json")]
+    return finished(history(out))
+
+
+def finished(folder: Path) -> list[Path]:
+    """Runs below a history, newest first; also one that has lost its results.json since."""
+    found = {path.parent for name in (RESULTS, SUMS) for path in folder.glob(f"*/*/{name}")}
     return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def vouch(folder: Path) -> None:
+    """Write SHA256SUMS of a run whose other files are all there, as `sha256sum --check` reads it; results.json is its last line."""
+    found = digests.digests(folder, [SUMS])
+    lines = [f"{found[name]}  {name}\n" for name in sorted(found, key=lambda name: name == RESULTS)]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def damage(folder: Path, *names: str, vouched: Path | None = None) -> str:
+    """What is wrong with files of a run, by default all; empty when nothing is, or nothing vouches for them.
+
+    vouched: the run in the history, where `folder` is a copy of its results.json.
+    """
+    path = (vouched or folder) / SUMS
+    if not os.path.lexists(path):
+        return ""
+    expected = _sums(path)
+    if not expected:
+        return f"{SUMS} is damaged"
+    found = {name: digests.differing(folder / name, expected.get(name)) for name in names or expected}
+    return next((f"{name} {wrong}" for name, wrong in found.items() if wrong), "")
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """sha256 by name; empty for a file that is not whole, which ends with results.json."""
+    try:
+        text = path.read_text() if path.is_file() else ""
+        return {name: digest for digest, name in (line.split("  ", 1) for line in text.splitlines())} if text.endswith(f"  {RESULTS}\n") else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def read(folder: Path, *names: str) -> dict:
+    """results.json of a run, once it and `names` (default: every file of the run) are found to be as they were written.
+
+    Raises kerf.record.Damaged, naming the file, and kerf.record.Unreadable.
+    """
+    if wrong := damage(folder, *([RESULTS, *names] if names else [])):
+        raise record.Damaged(wrong)
+    content = record.read(folder / RESULTS)
+    if content["manifest"].get("digests") and not os.path.lexists(folder / SUMS):
+        raise record.Damaged(f"{SUMS} is missing")
+    return content
 
 
 def find(parameter: str, name: str, out: Path):
@@ -56,36 +110,31 @@ def _folder(parameter: str, name: str, experiment: str, run: list[str], found: l
 
 
 def _read(parameter: str, name: str, folder: Path) -> dict:
-    path = folder / "results.json"
     try:
-        content = json.loads(path.read_text())
-        newer = content["schema"] > SCHEMA
-        whole = newer or all(isinstance(content[key], kind) for key, kind in PARTS.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        newer, whole = False, False
-    if not whole:
-        raise refuse(parameter, name, f"a run with a readable results.json; {path} is not")
-    if newer:
-        raise refuse(parameter, name, f"a run of this Kerf or an older one; {path} has schema {content['schema']}, this one reads {SCHEMA}")
-    return content
+        return read(folder, RESULTS)
+    except record.Damaged as problem:
+        raise refuse(parameter, name, f"a run as it was written; {folder} is damaged ({problem}), so run it again") from None
+    except record.Unreadable as problem:
+        raise refuse(parameter, name, f"a run with a readable results.json; that of {folder} {problem}") from None
 
 
 def _side(parameter: str, name: str, folder: Path, content: dict, candidate: dict):
     from kerf.evaluate.sides import Side  # waits for pandas, which a list of runs need not
 
-    if candidate["status"] != "ok":
+    if candidate.get("status") != "ok":
         error = candidate.get("error") or {}
-        raise refuse(parameter, name, f"a candidate that was measured; it {candidate['status']}: {error.get('message', 'no message')}")
-    manifest, settings = content["manifest"], content.get("settings") or {}
+        raise refuse(parameter, name, f"a candidate that was measured; it {candidate.get('status')}: {error.get('message', 'no message')}")
+    settings = content.get("settings") or {}
+    data, cpu = (content["manifest"].get(key) or {} for key in ("data", "cpu"))
     return Side(
         name=name,
         model=content["model"]["id"],
-        steps=candidate["steps"],
-        rows={row["name"]: row for row in candidate["metrics"]},
+        steps=candidate.get("steps") or [],
+        rows={row["name"]: row for row in candidate.get("metrics") or [] if row["value"] is not None},
         figures={key: candidate[key] for key in FIGURES if candidate.get(key) is not None},
         items=_items(parameter, name, folder / f"{candidate['name']}.parquet"),
-        origin={"run": folder.name, "weights": manifest["data"].get("weights"), "evaluation": manifest["data"].get("evaluation"),
-                "machine": [manifest["cpu"].get(key) for key in ("model", "threads")],
+        origin={"run": folder.name, "weights": data.get("weights"), "evaluation": data.get("evaluation"),
+                "machine": [cpu.get(key) for key in ("model", "threads")],
                 "settings": {key: entry["value"] for key, entry in settings.items() if key.startswith("evaluation.")}},
     )  # fmt: skip
 
@@ -94,9 +143,14 @@ def _items(parameter: str, name: str, path: Path):
     import pandas as pd
     import pyarrow as pa
 
+    if wrong := damage(path.parent, path.name):
+        raise refuse(parameter, name, f"a run as it was written; {path.parent} is damaged ({wrong}), so run it again")
     if not path.is_file():
         raise refuse(parameter, name, f"a run that keeps the scores of its items; {path} is missing, so run it again")
     try:
-        return pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise refuse(parameter, name, f"a Parquet that can be read; {path} is damaged ({str(error).splitlines()[0][:100]})") from None
+        table = pd.read_parquet(path)
+        if not COLUMNS <= {*table.columns}:
+            raise ValueError("its columns are not those of a table of items")
+        return table
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        raise refuse(parameter, name, f"a Parquet that can be read; {path} is damaged ({(str(error).splitlines() or [''])[0][:100]})") from None

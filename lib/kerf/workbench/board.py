@@ -4,47 +4,49 @@ A run that cannot be read is told and hides nothing else. Bests are by the bound
 counted on is what a candidate keeps at least. Values of two runs are not paired; `kerf ab` pairs what it can.
 """
 
-import json
 import math
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 from kerf.metrics import METRICS
-from kerf.runs import SCHEMA
+from kerf.record import Damaged, Unreadable
+from kerf.runs import RESULTS, damage, finished, read
 
 HEADLINES = ["cosine_mean", "perplexity_ratio", "kl_mean", "ndcg_10", "exact_match"]  # the first that was measured
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 def runs(reports: Path) -> list[dict]:
     """One row a run, newest first: key, experiment, started, link, page, and either problem or what the run found."""
     reports, found = Path(reports), {}
-    for path in [*reports.glob("*/results.json"), *reports.glob("history/*/*/results.json")]:
-        run = _run(path, reports)
+    for folder in [*(path.parent for path in reports.glob(f"*/{RESULTS}")), *finished(reports / "history")]:
+        run = _run(folder, reports)
         found.setdefault(run["key"], run)  # the newest of an experiment also stands in its history
     return sorted(found.values(), key=lambda run: run["started"], reverse=True)
 
 
-def _run(path: Path, reports: Path) -> dict:
-    folder = path.parent
-    inside, page = folder.relative_to(reports), folder / "index.html"
+def _run(folder: Path, reports: Path) -> dict:
+    inside, page, path = folder.relative_to(reports), folder / "index.html", folder / RESULTS
     run = {"key": str(inside), "experiment": str(inside).removeprefix("history/"), "started": "", "problem": None, "rows": [],
            "link": quote(str((page if page.is_file() else path).relative_to(reports))), "page": page.is_file()}
-    try:
+    with suppress(OSError):
         run["started"] = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results["schema"] > SCHEMA:
-            return {**run, "problem": f"written by a newer Kerf (schema {results['schema']}, known: {SCHEMA})"}
+    try:
+        results = read(folder, RESULTS)
         manifest, model = results["manifest"], results["model"]
-        run |= {"key": f"{results['experiment']} {manifest.get('run') or manifest['started']}", "run": str(manifest.get("run") or ""),
-                "experiment": str(results["experiment"]), "started": str(manifest["started"]), "verdict": str(results["verdict"]),
-                "model": str(model["id"]), "seconds": float(manifest["seconds"]), "release": list(results.get("release") or [])}
-        return {**run, "rows": [_candidate(candidate, run) for candidate in results["candidates"]]}
-    except UNREADABLE as error:
-        kind = ("cannot be opened" if isinstance(error, OSError) else "is not valid JSON"
-                if isinstance(error, (ValueError, RecursionError)) else "lacks a part that it should have")
-        return {**run, "rows": [], "problem": f"not readable: results.json {kind}"}
+        if wrong := damage(folder, RESULTS, vouched=reports / "history" / results["experiment"] / str(manifest.get("run"))):
+            raise Damaged(wrong)
+        own = run | {"key": f"{results['experiment']} {manifest.get('run') or manifest['started']}", "run": str(manifest.get("run") or ""),
+                     "experiment": str(results["experiment"]), "started": str(manifest["started"]), "verdict": str(results["verdict"]),
+                     "model": str(model["id"]), "seconds": float(manifest["seconds"]), "release": list(results.get("release") or [])}
+        return {**own, "rows": [_candidate(candidate, own) for candidate in results["candidates"]]}
+    except Damaged as problem:
+        return {**run, "problem": f"damaged: {problem}"}
+    except Unreadable as problem:
+        return {**run, "problem": f"not readable: {RESULTS} {problem}"}
+    except (LookupError, TypeError):
+        return {**run, "problem": f"not readable: {RESULTS} lacks a part that it should have"}
 
 
 def _candidate(candidate: dict, run: dict) -> dict:

@@ -192,15 +192,18 @@ def _experiments(_) -> list[dict]:
 
 
 def _runs(parsed) -> list[dict]:
-    from kerf.runs import runs
+    from kerf.record import Damaged, Unreadable
+    from kerf.runs import read, runs
 
     rows = []
     for folder in runs(_out(parsed)):
         try:
-            content = json.loads((folder / "results.json").read_text())
-            about = f"{content['verdict']}, {content['model']['id']}, {len(content['candidates']) - 1} candidates"
-        except (ValueError, KeyError, TypeError):
-            about = "unreadable results.json"
+            content = read(folder)
+            about = f"{content.get('verdict')}, {content['model']['id']}, {len(content['candidates']) - 1} candidates"
+        except Damaged as problem:
+            about = f"damaged: {problem}"
+        except Unreadable as problem:
+            about = f"unreadable results.json (it {problem})"
         rows.append({"name": f"{folder.parent.name}/{folder.name}", "about": about})
     return rows
 

@@ -3,10 +3,10 @@
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from kerf.errors import refuse
+from kerf.scratch import scratch
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -16,9 +16,9 @@ def printed(page: Path, target: Path) -> Path:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise refuse("--pdf", target.name, f"one of {', '.join(BROWSERS)} on the path, as `apt-get install chromium` gives")
-    with tempfile.TemporaryDirectory() as scratch:
-        made = Path(scratch, "page.pdf")
-        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={scratch}/profile", f"--print-to-pdf={made}"]
+    with scratch() as aside:
+        made = Path(aside, "page.pdf")
+        command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={aside}/profile", f"--print-to-pdf={made}"]
         command += ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []  # as in a container
         done = subprocess.run([*command, page.resolve().as_uri()], capture_output=True, text=True, timeout=180, check=False)
         if not made.is_file():

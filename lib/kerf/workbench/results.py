@@ -7,11 +7,13 @@ import time
 
 import kerf
 from kerf import evaluate, judge, resources
-from kerf.artifacts import machine, meta, threads, write_json
+from kerf.artifacts import machine, meta, replace_folder, threads, write_json
 from kerf.evaluate import footprint
 from kerf.metrics import METRICS
 from kerf.power import governor
-from kerf.runs import SCHEMA, history
+from kerf.record import SCHEMA
+from kerf.runs import SUMS, history, vouch
+from kerf.scratch import scratch
 from kerf.sources import SOURCES, TEXTS
 from kerf.workbench.experiment import Experiment
 from kerf.workbench.runner import Candidate, Run
@@ -187,15 +189,19 @@ def _manifest(run: Run) -> dict:
         "started": run.started,
         "seconds": time.perf_counter() - run.clock,
         "stages": run.stages,
+        "digests": SUMS,
     }
 
 
 def write(run: Run, results: dict, found: list[Candidate]) -> None:
     """results.json in the report's folder, and with the per-item scores in the history."""
-    folder = history(run.out) / run.name / run.id()
-    folder.mkdir(parents=True, exist_ok=True)
-    for candidate in (found[0], *found[2:]):
-        if candidate.compared:
-            shutil.copyfile(candidate.compared.result / "items.parquet", folder / f"{candidate.name}.parquet")
-    write_json(folder / "results.json", results)
+    place = history(run.out) / run.name
+    place.mkdir(parents=True, exist_ok=True)
+    with scratch(".part-", place.parent) as aside:
+        for candidate in (found[0], *found[2:]):
+            if candidate.compared:
+                shutil.copyfile(candidate.compared.result / "items.parquet", aside / f"{candidate.name}.parquet")
+        write_json(aside / "results.json", results)
+        vouch(aside)
+        replace_folder(aside, place / run.id())
     write_json(run.report / "results.json", results)

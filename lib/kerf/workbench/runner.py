@@ -16,7 +16,8 @@ from pathlib import Path
 from kerf import evaluate, kinds, models, texts
 from kerf.artifacts import digest, now, replace_folder
 from kerf.errors import Refused, escaped, refuse
-from kerf.places import root
+from kerf.places import data_folder, root
+from kerf.scratch import PREFIX, scratch, sweep
 from kerf.steps import ELSEWHERE
 from kerf.workbench.experiment import Experiment
 from kerf.workbench.stage import Done, StageFailed, accepted, check_parameters, publish, run_stage
@@ -167,6 +168,7 @@ class Run:
 
     def __init__(self, experiment: Experiment, out: Path, fresh: bool = False, slug: str = "") -> None:
         """fresh: make everything again. slug: what stands behind '@' when the model is not the file's own."""
+        sweep_leftovers(out)
         self.experiment = experiment
         self.started, self.clock = now(), time.perf_counter()
         self.name = f"{experiment.name}@{slug}" if slug else experiment.name
@@ -249,9 +251,17 @@ class Run:
 def copy_folder(source: Path, target: Path) -> None:
     """Replace `target` by a copy of `source`; at every moment one of the two is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
-    shutil.copytree(source, aside, dirs_exist_ok=True)
-    replace_folder(aside, target)
+    with scratch(".part-", target.parent) as aside:
+        shutil.copytree(source, aside, dirs_exist_ok=True)
+        replace_folder(aside, target)
+
+
+def sweep_leftovers(out: Path) -> None:
+    """Remove what killed runs left in the cache, in `out` and in the system's temporary folder."""
+    sweep(data_folder() / "cache", ".*")
+    sweep(data_folder() / "sources", ".wheel-*")
+    sweep(out, "data/runs/*/.part-*", "data/runs/*/.old-*", "reports/history/.part-*", "reports/history/*/.old-*")
+    sweep(Path(tempfile.gettempdir()), f"{PREFIX}*")
 
 
 class _Progress:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kerf.artifacts import artifact, meta
+from kerf.artifacts import HANDOVER, NOTICE, artifact, handed_over, meta
 from kerf.errors import printable, refuse
 from kerf.places import root
 from kerf.sources import sha256
@@ -83,16 +83,9 @@ def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
         _execute(name, parameters, folder, partial)
 
     folder = artifact("stage", key, make)
-    if not made and not _result(folder).is_dir():  # somebody removed what the stage had made
-        shutil.rmtree(folder)
-        folder = artifact("stage", key, make)
     partial.unlink(missing_ok=True)
-    return Done(_result(folder), folder / f"{name}.ipynb", time.perf_counter() - clock, not made,
+    return Done(handed_over(folder), folder / f"{name}.ipynb", time.perf_counter() - clock, not made,
                 meta(folder)["run"])  # fmt: skip
-
-
-def _result(folder: Path) -> Path:
-    return Path(json.loads((folder / "handover.json").read_text())["artifact"])
 
 
 @cache
@@ -121,7 +114,7 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
     options = {"kernel_name": "python3", "kernel_manager_class": _kernels(), "config": encrypted, "progress_bar": False}
     logging.getLogger("papermill").setLevel(logging.ERROR)
     target = folder / f"{name}.ipynb"
-    os.environ["KERF_HANDOVER"] = str(folder / "handover.json")  # kernels inherit it
+    os.environ["KERF_HANDOVER"] = str(folder / HANDOVER)  # kernels inherit it
     for attempt in (1, 2):
         try:
             with warnings.catch_warnings():
@@ -137,6 +130,15 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
                 continue
             raise _failed(name, _last_started(target), f"the kernel died ({error})", target, partial) from None
     notebook_to_html(target)
+    _pass_on(target)
+
+
+def _pass_on(path: Path) -> None:
+    """Say on standard error what the kernel found damaged in the cache: nobody would look for it in the notebook."""
+    outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
+    for line in "".join("".join(each["text"]) for each in outputs if each.get("name") == "stderr").splitlines():
+        if line.startswith(NOTICE):
+            print(line, file=sys.stderr)
 
 
 def _last_started(path: Path) -> int | None:

@@ -16,8 +16,8 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 IMPORTS = ("sentence_transformers", "pandas", "matplotlib.figure", "scipy.stats", "pyarrow.parquet",
@@ -28,8 +28,10 @@ class Nursery:
     """The process that kernels are forked from; ends with the process that made it."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="kerf-")
-        self.address = str(Path(self.folder.name) / "nursery")
+        from kerf.scratch import scratch
+
+        self.open = ExitStack()
+        self.address = str(self.open.enter_context(scratch()) / "nursery")
         command = [sys.executable, "-m", "kerf.workbench.warm", "serve", self.address]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self.process.stdout.readline() != b"ready\n":
@@ -43,7 +45,7 @@ class Nursery:
         """End the nursery."""
         self.process.stdin.close()
         self.process.wait(timeout=10)
-        self.folder.cleanup()
+        self.open.close()
 
 
 def serve(address: str) -> None:
