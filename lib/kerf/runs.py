@@ -75,7 +75,7 @@ def _side(parameter: str, name: str, folder: Path, content: dict, candidate: dic
 
     if candidate["status"] != "ok":
         error = candidate.get("error") or {}
-        raise refuse(parameter, name, f"a candidate that was measured; it {candidate['status']}: {error.get('message', 'no message')}")
+        raise refuse(parameter, name, f"a candidate that was measured; it {'was skipped' if candidate['status'] == 'skipped' else candidate['status']}: {error.get('message', 'no message')}")
     manifest, settings = content["manifest"], content.get("settings") or {}
     return Side(
         name=name,

@@ -112,10 +112,13 @@ def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
     print(f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
           f"{reused} of {this.total} stages reused")  # fmt: skip
     failed = [c for c in content["candidates"] if c["status"] == "failed"]
+    skipped = [c["name"] for c in content["candidates"] if c["status"] == "skipped"]
     broken = (content["resources"] or {}).get("error")
     for name, error in [(c["name"], c["error"]) for c in failed] + ([("resources", broken)] if broken else []):
         print(f"kerf: {name} failed in {error['notebook']}, cell {error['cell']}: {error['message']}",
               file=sys.stderr)  # fmt: skip
+    if skipped:
+        print(f"kerf: not measured, since the baseline was not: {', '.join(skipped)}", file=sys.stderr)
     print(f"report: {page}\nall runs: {index}")
     if failed or broken:
         return 3

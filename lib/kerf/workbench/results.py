@@ -3,11 +3,13 @@
 import importlib.metadata
 import platform
 import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import kerf
 from kerf import evaluate, judge, resources
-from kerf.artifacts import machine, meta, threads, write_json
+from kerf.artifacts import machine, meta, replace_folder, threads, write_json
 from kerf.evaluate import footprint
 from kerf.metrics import METRICS
 from kerf.power import governor
@@ -88,7 +90,7 @@ def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> di
     done = [*candidate.compressed, *([candidate.compared] if candidate.compared else [])]
     entry = {
         "name": candidate.name,
-        "status": "failed" if candidate.error else "ok",
+        "status": candidate.status,
         "error": candidate.error,
         "reused": bool(done) and all(stage.reused for stage in done),
         "steps": asked,
@@ -101,9 +103,8 @@ def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> di
         pictures = evaluate.read(candidate.compared.result)[1]
         entry |= {name: pictures[name] for name in ("restored", "cache") if pictures.get(name)}
     if not chain:
-        return entry | {"gates": [], "claims": [], "verdict": judge.FAIL if candidate.error else judge.PASS, "grade": None}
-    verdict = judge.judge(candidate.name, full, entry["metrics"], entry, run.experiment.criteria)
-    return entry | verdict | ({"verdict": judge.FAIL, "grade": None} if candidate.error else {})
+        return entry | {"gates": [], "claims": [], "verdict": judge.NOT_MEASURED if candidate.error else judge.PASS, "grade": None}
+    return entry | judge.judge(candidate.name, full, entry["metrics"], entry, run.experiment.criteria, bool(candidate.error))
 
 
 def _parameters(chain: list) -> dict:
@@ -191,11 +192,16 @@ def _manifest(run: Run) -> dict:
 
 
 def write(run: Run, results: dict, found: list[Candidate]) -> None:
-    """results.json in the report's folder, and with the per-item scores in the history."""
+    """results.json in the report's folder, and with the per-item scores in the history, where a run appears whole or not at all."""
     folder = history(run.out) / run.name / run.id()
-    folder.mkdir(parents=True, exist_ok=True)
-    for candidate in (found[0], *found[2:]):
-        if candidate.compared:
-            shutil.copyfile(candidate.compared.result / "items.parquet", folder / f"{candidate.name}.parquet")
-    write_json(folder / "results.json", results)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".part-", dir=history(run.out)))  # one level up, where nobody looks for runs
+    try:
+        for candidate in (found[0], *found[2:]):
+            if candidate.compared:
+                shutil.copyfile(candidate.compared.result / "items.parquet", aside / f"{candidate.name}.parquet")
+        write_json(aside / "results.json", results)
+        replace_folder(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     write_json(run.report / "results.json", results)
