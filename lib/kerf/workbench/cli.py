@@ -7,7 +7,9 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from kerf.errors import Refused
@@ -16,14 +18,26 @@ from kerf.errors import Refused
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. A refusal is one line on standard error."""
     parsed = _parser().parse_args(arguments)
+    _stop_like_an_interrupt()
     try:
         return parsed.command(parsed)
     except Refused as refusal:
         print(f"kerf: {refusal}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("kerf: stopped; what was finished is kept, and the next run goes on from there", file=sys.stderr)
-        return 130
+        return 128 + (stopped.args or [signal.SIGINT])[0]
+
+
+def _stop_like_an_interrupt() -> None:
+    """Let whoever asks this process to end (a CI, a closed terminal) have what Ctrl-C has; what nohup ignores stays so."""
+
+    def stop(number, _):
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,9 +3,7 @@
 import importlib.metadata
 import platform
 import shutil
-import tempfile
 import time
-from pathlib import Path
 
 import kerf
 from kerf import evaluate, judge, resources
@@ -14,6 +12,7 @@ from kerf.evaluate import footprint
 from kerf.metrics import METRICS
 from kerf.power import governor
 from kerf.runs import SCHEMA, history
+from kerf.scratch import scratch
 from kerf.sources import SOURCES, TEXTS
 from kerf.workbench.experiment import Experiment
 from kerf.workbench.runner import Candidate, Run
@@ -193,15 +192,12 @@ def _manifest(run: Run) -> dict:
 
 def write(run: Run, results: dict, found: list[Candidate]) -> None:
     """results.json in the report's folder, and with the per-item scores in the history, where a run appears whole or not at all."""
-    folder = history(run.out) / run.name / run.id()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".part-", dir=history(run.out)))  # one level up, where nobody looks for runs
-    try:
+    place = history(run.out) / run.name
+    place.mkdir(parents=True, exist_ok=True)
+    with scratch(".part-", place.parent) as aside:
         for candidate in (found[0], *found[2:]):
             if candidate.compared:
                 shutil.copyfile(candidate.compared.result / "items.parquet", aside / f"{candidate.name}.parquet")
         write_json(aside / "results.json", results)
-        replace_folder(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        replace_folder(aside, place / run.id())
     write_json(run.report / "results.json", results)
