@@ -47,7 +47,7 @@ class Nursery:
         """
         if self.process is None or self.process.poll() is not None:
             self._start()
-        return [sys.executable, "-S", __file__, "join", self.address, "{connection_file}"]
+        return [sys.executable, "-S", __file__, "join", self.address, "{connection_file}", str(ANSWER_SECONDS)]
 
     def _start(self) -> None:
         self.started += 1
@@ -142,17 +142,17 @@ def _become_kernel(request: dict, streams: list[int], connection: socket.socket)
         os._exit(status)
 
 
-def join(address: str, connection_file: str) -> None:
+def join(address: str, connection_file: str, seconds: str) -> None:
     """Ask the nursery for a kernel on this process's standard output and error; live as long as it, and its caller.
 
-    Ends at once where no kernel comes: Jupyter then sees a kernel that died.
+    Ends where no kernel comes within so many `seconds`: Jupyter then sees a kernel that died.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     caller = os.getppid()
     environment = {**os.environ, "TMPDIR": str(Path(address).parent)}
     request = json.dumps({"connection_file": connection_file, "environment": environment, "cwd": os.getcwd()}).encode() + b"\n"
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(ANSWER_SECONDS)
+        connection.settimeout(float(seconds))
         connection.connect(address)
         sent = socket.send_fds(connection, [request], [1, 2])
         connection.sendall(request[sent:])
