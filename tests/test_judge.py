@@ -68,7 +68,8 @@ def test_what_was_not_measured_decides_nothing():
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
-    [(["PASS", "FAIL", "INCONCLUSIVE"], "FAIL"), (["PASS", "INCONCLUSIVE"], "INCONCLUSIVE"),
+    [(["PASS", "NOT MEASURED", "FAIL", "INCONCLUSIVE"], "FAIL"), (["PASS", "INCONCLUSIVE"], "INCONCLUSIVE"),
+     (["INCONCLUSIVE", "NOT MEASURED", "PASS"], "NOT MEASURED"),
      (["PASS"], "PASS"), ([], "INCONCLUSIVE")],
 )  # fmt: skip
 def test_the_worst_gate_decides_and_no_gate_decides_nothing(verdicts, expected):
@@ -96,10 +97,21 @@ def test_a_gate_applies_by_parameters_and_by_name():
     assert judge.applies({}, "x", [])
 
 
-def test_a_broken_release_candidate_fails_the_run():
-    candidates = [{"name": "a", "status": "ok", "verdict": "PASS"}, {"name": "b", "status": "failed", "verdict": "FAIL"}]
+def test_a_broken_release_candidate_is_not_measured_and_hides_no_failure():
+    verdicts = [("a", "ok", "PASS"), ("b", "failed", "FAIL"), ("c", "ok", "FAIL"), ("d", "ok", "INCONCLUSIVE"), ("e", "skipped", "NOT MEASURED")]
+    candidates = [dict(zip(("name", "status", "verdict"), each, strict=True)) for each in verdicts]
     assert judge.run_verdict(candidates, ["a"]) == "PASS"
-    assert judge.run_verdict(candidates, ["a", "b"]) == "FAIL"
+    for released in (["a", "b"], ["b", "d"], ["e", "d", "a"]):
+        assert judge.run_verdict(candidates, released) == "NOT MEASURED"
+    assert judge.run_verdict(candidates, ["a", "b", "c", "d", "e"]) == "FAIL"
+
+
+def test_what_broke_has_no_verdict_and_no_grade():
+    found = judge.judge("a", [], [], {}, {"c": {"gates": [gate(0.8)]}, "d": {"gates": [gate(0.9)]}}, broken=True)
+    assert found["verdict"] == "NOT MEASURED" and found["grade"] is None
+    assert [each["verdict"] for each in [*found["gates"], *found["claims"]]] == ["NOT MEASURED"] * 2
+    whole = judge.judge("a", [], [], {}, {"c": {"gates": [gate(0.8)]}})
+    assert whole["verdict"] == "INCONCLUSIVE"  # nothing broke: the metric does not apply to it
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 A gate passes when the whole interval is on the right side of its threshold, fails when the whole
 interval is on the wrong side, and is INCONCLUSIVE between; then it says how many items would decide. A
-value that is exact (a size) is its own interval.
+value that is exact (a size) is its own interval. A candidate whose stage broke was NOT MEASURED: that says nothing
+about it, least of all that it fails.
 """
 
 import fnmatch
@@ -17,7 +18,8 @@ from kerf.places import root
 from kerf.statistics import items_for_percentile
 from kerf.steps import check_value
 
-PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+PASS, FAIL, INCONCLUSIVE, NOT_MEASURED = "PASS", "FAIL", "INCONCLUSIVE", "NOT MEASURED"
+_WORST_FIRST = (FAIL, NOT_MEASURED, INCONCLUSIVE)
 GRADE_RULE = (
     "A grade is the worst gate's share of the loss that its threshold allows, at the bound of the interval: "
     "up to half of it A, all of it B, undecided C, up to twice as much D, more F."
@@ -144,10 +146,11 @@ def _needed(row: dict, bound: float | None, threshold: float) -> int | None:
     return math.ceil(row["n"] * (reach / (row["value"] - threshold)) ** 2)
 
 
-def judge(name: str, steps: list[dict], rows: list[dict], figures: dict, criteria: dict[str, dict]) -> dict:
+def judge(name: str, steps: list[dict], rows: list[dict], figures: dict, criteria: dict[str, dict], broken: bool = False) -> dict:
     """gates (of the first criteria), claims (of the others), verdict and grade of one candidate.
 
-    criteria: name -> content, in order. figures: the candidate's own exact figures.
+    criteria: name -> content, in order. figures: the candidate's own exact figures. broken: a stage of it did not
+    finish, so that gates without a measurement, and the candidate, are NOT MEASURED and there is no grade.
     """
     by_name = {row["name"]: row for row in rows}
     for figure in FIGURES:
@@ -160,20 +163,20 @@ def judge(name: str, steps: list[dict], rows: list[dict], figures: dict, criteri
         if applies(gate, name, steps)
     ]
     first = next(iter(criteria), None)
+    if broken:
+        judged = [gate if gate["bound"] is not None else {**gate, "verdict": NOT_MEASURED} for gate in judged]
     gates = [gate for gate in judged if gate["criteria"] == first]
     return {
         "gates": gates,
         "claims": [gate for gate in judged if gate["criteria"] != first],
-        "verdict": overall([gate["verdict"] for gate in gates]),
-        "grade": grade(gates),
+        "verdict": NOT_MEASURED if broken else overall([gate["verdict"] for gate in gates]),
+        "grade": None if broken else grade(gates),
     }
 
 
 def overall(verdicts: list[str]) -> str:
-    """FAIL if any fails, else INCONCLUSIVE if any is or there is none, else PASS."""
-    if FAIL in verdicts:
-        return FAIL
-    return INCONCLUSIVE if INCONCLUSIVE in verdicts or not verdicts else PASS
+    """FAIL if any fails, else NOT MEASURED if any broke, else INCONCLUSIVE if any is or there is none, else PASS."""
+    return next((verdict for verdict in _WORST_FIRST if verdict in verdicts), PASS if verdicts else INCONCLUSIVE)
 
 
 def grade(gates: list[dict]) -> str | None:
@@ -195,9 +198,14 @@ def _grade_one(gate: dict) -> str:
     return "D" if share <= 2 else "F"
 
 
+def standing(candidate: dict) -> str | None:
+    """A candidate's verdict; NOT MEASURED where it broke, which older files call FAIL."""
+    return candidate.get("verdict") if candidate.get("status") == "ok" else NOT_MEASURED
+
+
 def run_verdict(candidates: list[dict], release: list[str]) -> str:
-    """Verdict of a run: FAIL if a release candidate fails or broke, else INCONCLUSIVE if one is, else PASS."""
-    judged = [c["verdict"] if c["status"] == "ok" else FAIL for c in candidates if c["name"] in release]
+    """Verdict of a run: that of its release candidates together (`overall`)."""
+    judged = [standing(candidate) for candidate in candidates if candidate["name"] in release]
     if not judged:
         raise Refused("release = []: at least one candidate")
     return overall(judged)

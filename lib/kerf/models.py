@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kerf import anatomy, gguf, kinds, model_files, rerank, sources
+from kerf import anatomy, gguf, kinds, model_files, patience, rerank, sources
 from kerf.artifacts import artifact, digest, meta
 from kerf.errors import nearest, refuse
 from kerf.given import given_path
@@ -48,14 +48,14 @@ def resolve(model: str) -> Path:
         return MODELS[model].made(sources.fetch(MODELS[model].source))
     local = given_path(model)
     if local and local.is_dir():
-        check_folder(model, local.resolve())
         model_files.check_no_adapter(model, local.resolve())
+        check_folder(model, local.resolve())
         return local.resolve()
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         raise refuse("model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}")
     folder = _download(model)
-    check_folder(model, folder)
     model_files.check_no_adapter(model, folder)
+    check_folder(model, folder)
     return folder
 
 
@@ -64,9 +64,10 @@ def _download(hub_id: str) -> Path:
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     from huggingface_hub import snapshot_download
 
-    patterns = {"allow_patterns": model_files.WANTED, "ignore_patterns": model_files.UNWANTED}
+    patience.bound_hub()
+    options = {"allow_patterns": model_files.WANTED, "ignore_patterns": model_files.UNWANTED, "etag_timeout": patience.SECONDS}
     try:
-        folder = snapshot_download(hub_id, cache_dir=data_folder() / "hub", **patterns)
+        folder = snapshot_download(hub_id, cache_dir=data_folder() / "hub", **options)
     except Exception as error:  # the client raises a dozen kinds: offline, DNS, proxy, missing, gated
         cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise refuse("model", hub_id, f"the hub could not provide it ({cause}); a local directory works") from None

@@ -11,11 +11,12 @@ import. Files are cold where the page cache can be told to forget them (Linux); 
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from kerf import tether
 
 BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
 CALLS, FEWEST, SECONDS = 20, 2, 0.3  # of one batch: so many calls, or fewer once so much time is over
@@ -67,10 +68,9 @@ def _in_process(asked: Asked, source: str) -> dict[str, float]:
         path.write_text(json.dumps({"model": asked.model, "candidate": source, "texts": asked.texts, "threads": asked.threads}))
         environment = {**os.environ, "OMP_NUM_THREADS": str(asked.threads)}
         command = [sys.executable, "-m", "kerf.resources", str(path)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = tether.run(command, env=environment)
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise RuntimeError(f"the process ended with {done.returncode}: {last}")
+            raise RuntimeError(f"the process {tether.how_it_ended(done)}")
         return json.loads(path.with_name("figures.json").read_text())
 
 

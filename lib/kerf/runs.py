@@ -123,7 +123,8 @@ def _side(parameter: str, name: str, folder: Path, content: dict, candidate: dic
 
     if candidate.get("status") != "ok":
         error = candidate.get("error") or {}
-        raise refuse(parameter, name, f"a candidate that was measured; it {candidate.get('status')}: {error.get('message', 'no message')}")
+        how = "was skipped" if candidate.get("status") == "skipped" else candidate.get("status")
+        raise refuse(parameter, name, f"a candidate that was measured; it {how}: {error.get('message', 'no message')}")
     settings = content.get("settings") or {}
     data, cpu = (content["manifest"].get(key) or {} for key in ("data", "cpu"))
     return Side(

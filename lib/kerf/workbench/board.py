@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from kerf.judge import NOT_MEASURED, run_verdict, standing
 from kerf.metrics import METRICS
 from kerf.record import Damaged, Unreadable
 from kerf.runs import RESULTS, damage, finished, read
@@ -38,7 +39,7 @@ def _run(folder: Path, reports: Path) -> dict:
         if wrong := damage(folder, RESULTS, vouched=reports / "history" / results["experiment"] / str(manifest.get("run"))):
             raise Damaged(wrong)
         own = run | {"key": f"{results['experiment']} {manifest.get('run') or manifest['started']}", "run": str(manifest.get("run") or ""),
-                     "experiment": str(results["experiment"]), "started": str(manifest["started"]), "verdict": str(results["verdict"]),
+                     "experiment": str(results["experiment"]), "started": str(manifest["started"]), "verdict": _verdict(results),
                      "model": str(model["id"]), "seconds": float(manifest["seconds"]), "release": list(results.get("release") or [])}
         return {**own, "rows": [_candidate(candidate, own) for candidate in results["candidates"]]}
     except Damaged as problem:
@@ -49,11 +50,18 @@ def _run(folder: Path, reports: Path) -> dict:
         return {**run, "problem": f"not readable: {RESULTS} lacks a part that it should have"}
 
 
+def _verdict(results: dict) -> str:
+    """A run's verdict; judged anew where a release candidate broke, since older files call that FAIL."""
+    meant = results.get("release") or []
+    broken = any(each["name"] in meant and standing(each) == NOT_MEASURED for each in results["candidates"])
+    return run_verdict(results["candidates"], meant) if broken else str(results["verdict"])
+
+
 def _candidate(candidate: dict, run: dict) -> dict:
     measured = {metric["name"]: metric for metric in candidate.get("metrics") or []}
     headline = next((name for name in HEADLINES if name in measured), None)
     return {**{key: run[key] for key in ("experiment", "run", "started", "model", "link")},
-            "name": str(candidate["name"]), "verdict": candidate.get("verdict"), "grade": candidate.get("grade"),
+            "name": str(candidate["name"]), "verdict": standing(candidate), "grade": candidate.get("grade"),
             "status": candidate.get("status"), "bytes": candidate.get("bytes_on_disk"), "ratio": candidate.get("compression_ratio"),
             "bits": candidate.get("bits_per_weight"), "sparsity": candidate.get("sparsity"), "speedup": measured.get("speedup"),
             "headline": headline, "fidelity": measured.get(headline), "release": candidate["name"] in run["release"]}  # fmt: skip

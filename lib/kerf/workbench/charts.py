@@ -18,7 +18,7 @@ INK = "#010203"  # a colour nothing else uses: it becomes currentColor
 SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK]  # Okabe-Ito
 MARKERS, DASHES = "osD^vPX", ["-", (0, (5, 1.5)), (0, (1.5, 1.2))]
 VERDICTS = {"PASS": ("may be used", "o", SERIES[2]), "FAIL": ("may not", "X", SERIES[1]),
-            "INCONCLUSIVE": ("not decided", "D", SERIES[4]), None: ("baseline, or not judged", "s", INK)}
+            "INCONCLUSIVE": ("not decided", "D", SERIES[4]), "NOT MEASURED": ("not measured", "v", SERIES[6]), None: ("baseline, or not judged", "s", INK)}
 FONT = 8.5  # points; the drawing is 72 dots an inch, so also its unit of length
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kerf", "text.parse_math": False,
          "font.size": FONT, "axes.titlesize": FONT, "axes.labelsize": FONT,

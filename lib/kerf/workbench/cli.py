@@ -7,7 +7,9 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from kerf.errors import Refused, escaped, refuse
@@ -18,6 +20,7 @@ from kerf.workbench.lastresort import explain
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. A refusal, and whatever else went wrong, is one line on standard error."""
     parsed = _parser().parse_args(arguments)
+    _stop_like_an_interrupt()
     try:
         code = parsed.command(parsed)
         sys.stdout.flush()  # a closed pipe is noticed here, not when nobody can tell of it any more
@@ -25,9 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as refusal:
         print(f"kerf: {refusal}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("kerf: stopped; what was finished is kept, and the next run goes on from there", file=sys.stderr)
-        return 130
+        return 128 + (stopped.args or [signal.SIGINT])[0]
     except BaseException as error:  # Rust's panics and sys.exit() are no Exception, and would end in 1 too
         return explain(error, getattr(parsed, "out", None))
 
@@ -35,6 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         super().error(escaped(message))
+
+
+def _stop_like_an_interrupt() -> None:
+    """Let whoever asks this process to end (a CI, a closed terminal) have what Ctrl-C has; what nohup ignores stays so."""
+
+    def stop(number, _):
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,9 +144,12 @@ def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
     _say(f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
           f"{reused} of {this.total} stages reused")  # fmt: skip
     failed = [c for c in content["candidates"] if c["status"] == "failed"]
+    skipped = [c["name"] for c in content["candidates"] if c["status"] == "skipped"]
     broken = (content["resources"] or {}).get("error")
     for name, error in [(c["name"], c["error"]) for c in failed] + ([("resources", broken)] if broken else []):
         _say(f"kerf: {name} failed in {error['notebook']}, cell {error['cell']}: {error['message']}", file=sys.stderr)
+    if skipped:
+        _say(f"kerf: not measured, since the baseline was not: {', '.join(skipped)}", file=sys.stderr)
     _say(f"report: {page}\nall runs: {index}")
     if failed or broken:
         return 3

@@ -3,8 +3,9 @@
 The file is red exactly when `kerf run --gate` would not exit 0. A gate of a release candidate that FAILs is a
 failure, and so is one that is INCONCLUSIVE, of type INCONCLUSIVE: `--gate` asks for PASS, and a CI that shows what
 was not decided as skipped would let it through. So is a release candidate that no gate judges. Gates of the other
-candidates are never red: what they do not pass is skipped, with the verdict in words. A candidate that broke is an
-error, for release or not, as it makes the exit code 3. Claims change no verdict and are not here.
+candidates are never red: what they do not pass is skipped, with the verdict in words. A candidate that was NOT
+MEASURED, since a stage of its own or of the baseline broke, is an error and no failure, for release or not, as it
+makes the exit code 3. Claims change no verdict and are not here.
 
 Jenkins takes `classname` as package and class, split at the last dot; GitLab tells tests apart by `classname` and
 `name`, so a name carries its threshold. Candidates may have dots in their names: they become dashes in `classname`.
@@ -14,7 +15,7 @@ import re
 from xml.etree import ElementTree
 
 from kerf import judge
-from kerf.workbench.words import explained, reason
+from kerf.workbench.words import broke, explained, reason
 
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 has no way to write these
 
@@ -24,7 +25,7 @@ def junit(results: dict) -> str:
     manifest = results.get("manifest") or {}
     root = ElementTree.Element("testsuites", name=_clean(results["experiment"]))
     for candidate in results["candidates"]:
-        if candidate["name"] != "baseline" or candidate["status"] == "failed":
+        if candidate["name"] != "baseline" or candidate["status"] != "ok":
             _suite(root, results, candidate)
     _count(root)
     for suite in root:
@@ -38,10 +39,8 @@ def _suite(root, results: dict, candidate: dict) -> None:
     suite = ElementTree.SubElement(root, "testsuite", name=_clean(candidate["name"]))
     place = f"{results['experiment']}.{candidate['name'].replace('.', '-')}"
     released = candidate["name"] in results["release"]
-    if candidate["status"] == "failed":
-        error = candidate["error"] or {}
-        message = f"{error.get('notebook')}, cell {error.get('cell')}: {error.get('message')}"
-        _case(suite, place, "made and measured", "error", "broken", message)
+    if candidate["status"] != "ok":
+        _case(suite, place, "made and measured", "error", judge.NOT_MEASURED, broke(candidate))
         return
     for gate in candidate["gates"]:
         name = f"{gate['metric']} {gate['op']} {gate['threshold']}"

@@ -7,7 +7,7 @@ Every line is computed from results.json and stands in Markdown. Not here: the p
 from html import escape
 
 from kerf.metrics import METRICS
-from kerf.workbench.words import explained, interval, number, reason
+from kerf.workbench.words import broke, explained, interval, number, reason
 
 ENGLISH = ("news", "wiki")  # texts whose language is known
 TOO_MANY = 3  # names in a line
@@ -23,8 +23,7 @@ def plain(text: object) -> str:
 def issues(candidate: dict) -> list[str]:
     """What is wrong or doubtful with one candidate, the worst first."""
     if candidate["status"] != "ok":
-        error = candidate.get("error") or {}
-        return [plain(f"It broke in {error.get('notebook')}, cell {error.get('cell')}: {error.get('message')}")]
+        return [plain(f"It was not measured: {broke(candidate)}")]
     return [*_gates(candidate), *_noise(candidate), *_layers(candidate), *_resources(candidate), *_ungated(candidate)]
 
 

@@ -4,7 +4,7 @@ A box is ticked by what was measured, never by hand. Not here: the model card of
 """
 
 from kerf.artifacts import PACKAGES
-from kerf.judge import PASS
+from kerf.judge import PASS, standing
 from kerf.workbench.known import issues, noisy, of_the_run, plain, processor, untested
 from kerf.workbench.words import explained, moment, number, step_in_words
 
@@ -23,7 +23,7 @@ def release(results: dict) -> str:
     lines += ["", "## Known issues", "", *_list(of_the_run(results))]
     for candidate in [*released, *others]:
         aside = "" if candidate in released else " (not for release)"
-        lines += [f"### {plain(candidate['name'])}{aside}: {candidate['verdict']}", "", *_list(issues(candidate))]
+        lines += [f"### {plain(candidate['name'])}{aside}: {standing(candidate)}", "", *_list(issues(candidate))]
     lines += ["## Where it ran", "", *_list(_hardware(manifest))]
     lines += ["## What was not tested", "", *_list(untested(results, released))]
     return "\n".join(lines).rstrip() + "\n"

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from kerf.formulas import SYMBOLS
 from kerf.workbench import board, charts
 from kerf.workbench.footprints import laid_out
-from kerf.workbench.words import answer, describe, explained, interval, moment, number, step_in_words, summary
+from kerf.workbench.words import TONES, answer, describe, explained, interval, moment, number, step_in_words, summary
 
 TEMPLATES = Path(__file__).parent / "templates"
 DRAWN_LOG = ("kl_mean", "perplexity_ratio")  # spread over powers of ten
@@ -124,7 +124,7 @@ def _environment():
                               lstrip_blocks=True)
     environment.filters.update(number=number, interval=interval, describe=describe, moment=moment,
                                link=lambda path: quote(str(path)))
-    environment.globals.update(zip=zip, css=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")))
+    environment.globals.update(zip=zip, tones=TONES, css=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")))
     return environment
 
 

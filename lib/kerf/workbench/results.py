@@ -90,7 +90,7 @@ def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> di
     done = [*candidate.compressed, *([candidate.compared] if candidate.compared else [])]
     entry = {
         "name": candidate.name,
-        "status": "failed" if candidate.error else "ok",
+        "status": candidate.status,
         "error": candidate.error,
         "reused": bool(done) and all(stage.reused for stage in done),
         "steps": asked,
@@ -103,9 +103,8 @@ def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> di
         pictures = evaluate.read(candidate.compared.result)[1]
         entry |= {name: pictures[name] for name in ("restored", "cache") if pictures.get(name)}
     if not chain:
-        return entry | {"gates": [], "claims": [], "verdict": judge.FAIL if candidate.error else judge.PASS, "grade": None}
-    verdict = judge.judge(candidate.name, full, entry["metrics"], entry, run.experiment.criteria)
-    return entry | verdict | ({"verdict": judge.FAIL, "grade": None} if candidate.error else {})
+        return entry | {"gates": [], "claims": [], "verdict": judge.NOT_MEASURED if candidate.error else judge.PASS, "grade": None}
+    return entry | judge.judge(candidate.name, full, entry["metrics"], entry, run.experiment.criteria, bool(candidate.error))
 
 
 def _parameters(chain: list) -> dict:
@@ -194,7 +193,7 @@ def _manifest(run: Run) -> dict:
 
 
 def write(run: Run, results: dict, found: list[Candidate]) -> None:
-    """results.json in the report's folder, and with the per-item scores in the history."""
+    """results.json in the report's folder, and with the per-item scores in the history, where a run appears whole or not at all."""
     place = history(run.out) / run.name
     place.mkdir(parents=True, exist_ok=True)
     with scratch(".part-", place.parent) as aside:

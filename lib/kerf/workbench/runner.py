@@ -34,6 +34,12 @@ class Candidate:
     compressed: list[Done]
     compared: Done | None = None
     error: dict | None = None
+    skipped: bool = False
+
+    @property
+    def status(self) -> str:
+        """ok, failed (a stage of it broke) or skipped (the baseline broke, so nothing was tried)."""
+        return "skipped" if self.skipped else "failed" if self.error else "ok"
 
 
 def check(experiment: Experiment, out: Path) -> dict:
@@ -197,11 +203,12 @@ class Run:
             calibrated = self._try(baseline, "calibrate", _shared(self.experiment))
             baseline.compared = calibrated and self._compare(baseline)
             noise.compared = baseline.compared and self._compare(noise, again=True)
+            baseline.error = baseline.error or noise.error
             for candidate in candidates:
-                if baseline.error or noise.error:  # nothing to compare with
-                    candidate.error = baseline.error or noise.error
-                    continue
-                self._one(candidate)
+                if baseline.error:  # nothing to compare with
+                    candidate.error, candidate.skipped = baseline.error, True
+                else:
+                    self._one(candidate)
             chains = {candidate.name: candidate.steps for candidate in candidates if not candidate.error}
             if self.experiment.resources and chains:
                 self.service.compared = self._try(self.service, "resources", _resources_parameters(self.experiment, chains))

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+import uuid
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -89,24 +90,38 @@ def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
 
 
 @cache
+def _nursery() -> Nursery:
+    nursery = Nursery()
+    atexit.register(nursery.close)
+    return nursery
+
+
+@cache
 def _kernels():
     """Kernel manager class whose kernels start warm where processes can fork, else Jupyter's own."""
     from jupyter_client import AsyncKernelManager
 
-    if not hasattr(os, "fork") or sys.platform == "darwin":  # macOS's own libraries do not survive a fork
+    if not _can_fork():
         return AsyncKernelManager
-    nursery = Nursery()
-    atexit.register(nursery.close)
 
     class WarmKernelManager(AsyncKernelManager):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.connection_file = str(_nursery().folder / f"kernel-{uuid.uuid4()}.json")  # goes with the folder
+
         def format_kernel_cmd(self, extra_arguments=None):
-            return [part.format(connection_file=self.connection_file) for part in nursery.kernel_command()]
+            return [part.format(connection_file=self.connection_file) for part in _nursery().kernel_command()]
 
     return WarmKernelManager
 
 
+def _can_fork() -> bool:
+    return hasattr(os, "fork") and sys.platform != "darwin"  # macOS's own libraries do not survive a fork
+
+
 def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
     # Without it every kernel warns that its sockets are open to whoever shares the machine.
@@ -115,7 +130,7 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     target = folder / f"{name}.ipynb"
     os.environ["KERF_HANDOVER"] = str(folder / HANDOVER)  # kernels inherit it
-    for attempt in (1, 2):
+    for last in (False, True):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -124,11 +139,13 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
         except papermill.PapermillExecutionError as error:
             message = f"{error.ename}: {error.evalue}".splitlines()[0]
             raise _failed(name, error.cell_index, message, target, partial) from None
-        except RuntimeError as error:
-            # With many kernels started at once one sometimes does not answer; a second try is enough.
-            if attempt == 1 and "Kernel didn't respond" in str(error):
-                continue
-            raise _failed(name, _last_started(target), f"the kernel died ({error})", target, partial) from None
+        except RuntimeError as error:  # the kernel was killed, or it did not start
+            if last:
+                message = f"the kernel died twice ({error}); the system may have run out of memory"
+                raise _failed(name, _last_started(target), message, target, partial) from None
+            print(f"kerf: {name}.ipynb: the kernel died ({error}); the stage is tried once more", file=sys.stderr)
+            if _can_fork() and not isinstance(error, DeadKernelError):
+                _nursery().end()  # it may be what does not answer
     notebook_to_html(target)
     _pass_on(target)
 

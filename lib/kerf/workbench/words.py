@@ -8,7 +8,7 @@ from kerf.formulas import FORMULAS
 from kerf.metrics import METRICS
 
 OPS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
-TONES = {"PASS": ("yes", "pass"), "FAIL": ("no", "fail"), "INCONCLUSIVE": ("not decided", "open")}
+TONES = {"PASS": ("yes", "pass"), "FAIL": ("no", "fail"), "INCONCLUSIVE": ("not decided", "open"), "NOT MEASURED": ("not measured", "broke")}
 
 
 def number(value, unit: str = "", like=None) -> str:
@@ -71,14 +71,11 @@ def answer(candidate: dict, gates: list[dict]) -> dict:
     status, verdict = candidate.get("status"), candidate.get("verdict")
     if candidate["name"] == "baseline":
         return {"answer": "reference", "tone": "plain", "why": "the model as it is"}
-    if status == "failed":
-        error = candidate.get("error") or {}
-        why = shorten(str(error.get("message") or "no message"), 300, placeholder=" …")
-        where = f"{error.get('notebook') or 'a notebook'} failed in cell {error.get('cell', '?')}"
-        return {"answer": "no", "tone": "fail", "why": f"{where}: {why}"}
-    if status == "skipped" or not gates or verdict not in TONES:
-        why = "it was not measured" if status == "skipped" else "no threshold applies to it"
-        return {"answer": "not judged", "tone": "plain", "why": why}
+    if status in ("failed", "skipped"):
+        word, tone = TONES["NOT MEASURED"]
+        return {"answer": word, "tone": tone, "why": broke(candidate)}
+    if not gates or verdict not in TONES:
+        return {"answer": "not judged", "tone": "plain", "why": "no threshold applies to it"}
     if verdict == "PASS":
         why = {1: "its one threshold was met", 2: "both thresholds were met"}.get(
             len(gates), f"all {len(gates)} thresholds were met")
@@ -88,6 +85,14 @@ def answer(candidate: dict, gates: list[dict]) -> dict:
         why = "; ".join(reason(gate) for gate in decisive[:1]) + more
     word, tone = TONES[verdict]
     return {"answer": word, "tone": tone, "why": why}
+
+
+def broke(candidate: dict) -> str:
+    """What kept a candidate from being measured, in a clause: the notebook, the cell and the message."""
+    error = candidate.get("error") or {}
+    why = shorten(str(error.get("message") or "no message"), 300, placeholder=" …")
+    first = "the baseline was not measured: " if candidate.get("status") == "skipped" else ""
+    return f"{first}{error.get('notebook') or 'a notebook'} failed in cell {error.get('cell', '?')}: {why}"
 
 
 def explained(gate: dict, candidate: dict) -> dict:
@@ -124,7 +129,7 @@ def step_in_words(step: dict) -> str:
 def summary(rows: list[dict]) -> str:
     """What a manager needs to know, as one or two sentences."""
     meant = [row for row in rows if row["release"]] or [row for row in rows if not row["baseline"]]
-    said = {"yes": "may be used", "no": "may not", "not decided": "cannot be decided yet", "not judged": "not judged"}
+    said = {"yes": "may be used", "no": "may not", "not decided": "cannot be decided yet", "not measured": "could not be measured", "not judged": "not judged"}
     counts = {word: sum(row["answer"] == word for row in meant) for word in said}
     parts = [f"{counts[word]} {text}" for word, text in said.items() if counts[word]]
     if len(meant) == 1:

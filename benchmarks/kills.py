@@ -1,0 +1,182 @@
+"""Kill a run at random moments, many times over, then let it finish: are its figures those of an undisturbed run?
+
+    python benchmarks/kills.py [--kills 50] [--seed 0]
+
+A kill hits the run itself, the process that kernels start from, a kernel or a measured process, with SIGKILL or
+SIGTERM, at a moment drawn evenly over what an undisturbed run takes. A run that survives its kill goes to its end, and
+its results.json is looked at too: nothing in it may be called a failure. At the end stand a run that nobody kills, the
+comparison of its results.json with that of a run in another place (times, memory and the run's own name apart), and
+what the killed runs left behind: processes, folders and sockets. Exit code 1 unless all of it is as it should be.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from small import write_model  # noqa: E402
+
+TARGETS = {"run": "kerf run", "server": "warm serve", "kernel": "warm kernel", "measured": "kerf.evaluate.measure"}
+OF_THE_MACHINE = ("rss_peak_bytes", "load_seconds", "compress_seconds", "compress_peak_rss_bytes", "manifest", "reused")
+GONE_WITHIN = 10.0  # seconds in which everything that a killed run started has to be gone
+EXPERIMENT = """
+model: {model}
+calibration: {{samples: 24}}
+evaluation: {{sentences: 40, passages: 40}}
+candidates:
+  int8: [{{quantize: {{bits: 8}}}}]
+  int2: [{{quantize: {{method: gptq, bits: 2, group_size: 32}}}}]
+criteria: [encoder]
+"""
+
+
+class Place:
+    """A folder with a cache, an output and temporary files of its own, in which the experiment runs."""
+
+    def __init__(self, folder: Path, experiment: Path, sources: Path) -> None:
+        self.folder, self.experiment = folder, experiment
+        for name in ("data", "tmp"):
+            (folder / name).mkdir(parents=True)
+        (folder / "data" / "sources").symlink_to(sources)
+
+    def start(self) -> subprocess.Popen:
+        """The run, in the background."""
+        environment = {**os.environ, "KERF_DATA": str(self.folder / "data"), "TMPDIR": str(self.folder / "tmp"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "kerf", "run", str(self.experiment), "--out", str(self.folder / "out")]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def figures(self) -> str:
+        """results.json of the newest run without what the machine decides."""
+        return json.dumps(_without(json.loads((self.folder / "out/reports/kills/results.json").read_text())), indent=1)
+
+    def verdicts(self) -> set[str]:
+        """Of all candidates, in all runs of the history."""
+        found = (self.folder / "out/reports/history").glob("*/*/results.json")
+        return {f"{each['status']} {each['verdict']}" for path in found for each in json.loads(path.read_text())["candidates"]}
+
+    def left(self) -> list[str]:
+        """What no finished run needs: hidden folders and parts of files, temporary files, sockets."""
+        patterns = ("data/cache/.*", "tmp/*", "out/**/.*", "out/**/*.part")
+        return [str(path.relative_to(self.folder)) for pattern in patterns for path in self.folder.glob(pattern)]
+
+
+def _without(value):
+    if isinstance(value, dict):
+        return {key: _without(each) for key, each in value.items() if key not in OF_THE_MACHINE}
+    if isinstance(value, list):
+        return [_without(each) for each in value if not (isinstance(each, dict) and each.get("name") in OF_THE_MACHINE)]
+    return value
+
+
+def kind(process: psutil.Process, family: dict[int, str]) -> str:
+    """What a descendant of a run is: a name of TARGETS, or none of them."""
+    try:
+        command = " ".join(process.cmdline())
+        if " join " in command:
+            return ""
+        if " serve " in command:  # kernels are forked from the server, and have its command line
+            return "kernel" if family.get(process.ppid()) == "server" else "server"
+        return "measured" if "kerf.evaluate." in command else ""
+    except psutil.Error:
+        return ""
+
+
+def family(run: subprocess.Popen) -> tuple[dict[str, list[psutil.Process]], list[psutil.Process]]:
+    """Living descendants of a run by what they are, and all of them."""
+    try:
+        every = psutil.Process(run.pid).children(recursive=True)
+    except psutil.Error:
+        every = []
+    kinds: dict[int, str] = {}
+    found: dict[str, list[psutil.Process]] = {"run": [psutil.Process(run.pid)]} if run.poll() is None else {}
+    for process in every:  # parents before their children
+        kinds[process.pid] = kind(process, kinds)
+        found.setdefault(kinds[process.pid], []).append(process)
+    return found, every
+
+
+def kill(place: Place, target: str, number: signal.Signals, after: float) -> dict:
+    """Start the run, and send a signal to one of its processes after so many seconds, or as soon as there is such a process."""
+    run, until, hit, every = place.start(), time.monotonic() + after, "", []
+    while run.poll() is None and not hit:
+        found, every = family(run)
+        if time.monotonic() >= until and found.get(target):
+            found[target][-1].send_signal(number)
+            hit = target
+        time.sleep(0.05)
+    if hit == "run":
+        run.communicate()
+        _, alive = psutil.wait_procs(every, timeout=GONE_WITHIN)
+    else:
+        run.communicate()
+        alive = []
+    for process in alive:
+        process.kill()
+    return {"hit": hit, "code": run.returncode, "alive": len(alive)}
+
+
+def expected(each: dict, number: signal.Signals) -> bool:
+    """Whether a run ended as it should: stopped, or to its end in spite of the kill (the stage was tried once more)."""
+    stopped = {signal.SIGKILL: (-signal.SIGKILL, 0), signal.SIGTERM: (128 + signal.SIGTERM, 0, -signal.SIGTERM)}[number]
+    return each["code"] in (stopped if each["hit"] == "run" else (0,)) and not each["alive"]
+
+
+def main() -> int:
+    """Print a table of kills and what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    from kerf.places import data_folder
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "kills.yaml").write_text(EXPERIMENT.format(model=write_model(folder / "model")))
+        whole, killed = (Place(folder / name, folder / "kills.yaml", data_folder() / "sources") for name in ("whole", "killed"))
+        clock = time.monotonic()
+        whole.start().communicate()
+        return report(killed, whole, time.monotonic() - clock, asked.kills, random.Random(asked.seed))
+
+
+def report(killed: Place, whole: Place, seconds: float, kills: int, generator: random.Random) -> int:
+    """Kill, compare, and print. Returns the exit code."""
+    print(f"an undisturbed run takes {seconds:.0f} s")
+    done, right = Counter(), Counter()
+    for turn in range(kills):
+        target, number = generator.choice(list(TARGETS)), generator.choice([signal.SIGKILL, signal.SIGTERM])
+        each = kill(killed, target, number, generator.uniform(0, seconds))
+        name = f"{target}, {number.name}" if each["hit"] else "none: the run had ended"
+        done[name] += 1
+        right[name] += expected(each, number)
+        print(f"{turn + 1}/{kills} {name}: exit {each['code']}, {each['alive']} processes left", flush=True)
+        if not each["hit"]:
+            _forget(killed)
+    killed.start().communicate()
+    print("\n| kill | times | right |\n| --- | --- | --- |")
+    for name in sorted(done):
+        print(f"| {name} | {done[name]} | {right[name]} |")
+    equal, left, verdicts = killed.figures() == whole.figures(), killed.left(), killed.verdicts()
+    print(f"\nfigures equal to those of the undisturbed run: {equal}\nleft behind: {left or 'nothing'}\nin the history: {sorted(verdicts)}")
+    return 0 if equal and not left and right == done else 1
+
+
+def _forget(place: Place) -> None:
+    """Remove what is finished, so that the next kill finds work to interrupt."""
+    import shutil
+
+    for folder in (place.folder / "data/cache").glob("[!.]*"):
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
