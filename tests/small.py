@@ -5,13 +5,16 @@ import shutil
 from pathlib import Path
 
 import torch
+import transformers
 from kerf import models, texts
 from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -74,5 +77,46 @@ def write_reranker(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     opened = CrossEncoder(str(write_model(folder.with_name(f"{folder.name}-encoder"), seed)), num_labels=1, activation_fn=torch.nn.Identity())
     torch.nn.init.normal_(opened.model.classifier.weight, std=0.5)
+    opened.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def byte_tokenizer(**options) -> PreTrainedTokenizerFast:
+    """A byte tokenizer of 400 tokens, 0 to 2 being <s>, <pad> and </s>, which stand around and behind every text."""
+    made = Tokenizer(BPE())
+    made.pre_tokenizer, made.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    trainer = BpeTrainer(vocab_size=400, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    made.train_from_iterator(texts.documents("news", "calibration")[:20], trainer)
+    made.post_processor = TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+                                   **{"model_max_length": 512, "padding_side": "right", **options})  # fmt: skip
+
+
+SPECIAL = {"vocab_size": 400, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+FAMILIES = {  # class, and what its configuration has beside SIZES and SPECIAL
+    "Bert": {"max_position_embeddings": 300},
+    "ModernBert": {"cls_token_id": 0, "sep_token_id": 2, "local_attention": 32, "max_position_embeddings": 512, "num_hidden_layers": 4},
+    "XLMRoberta": {"max_position_embeddings": 302},
+    "MPNet": {"max_position_embeddings": 302},
+    "Qwen3": {"num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512},
+}
+
+
+def write_family(folder: Path, family: str, reranker: bool = False, **options) -> Path:
+    """An encoder of one of FAMILIES, or a reranker, as sentence-transformers writes it; Qwen3 pads on the left and takes the last token."""
+    raw, decoder = folder.with_name(f"{folder.name}-raw"), family == "Qwen3"
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **SPECIAL, **FAMILIES[family], "num_labels": 1})
+    torch.manual_seed(0)
+    net = getattr(transformers, f"{family}ForSequenceClassification" if reranker else f"{family}Model")(config)
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
+            torch.nn.init.normal_(layer.weight, std=0.15)
+    net.save_pretrained(raw)
+    byte_tokenizer(**{"padding_side": "left" if decoder else "right", **options}).save_pretrained(raw)
+    if reranker:
+        opened = CrossEncoder(str(raw), activation_fn=torch.nn.Identity())
+    else:
+        pooling = Pooling(SIZES["hidden_size"], pooling_mode="lasttoken" if decoder else "mean")
+        opened = SentenceTransformer(modules=[Transformer(str(raw)), pooling, Normalize()], device="cpu")
     opened.save_pretrained(str(folder), create_model_card=False)
     return folder

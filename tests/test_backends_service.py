@@ -112,7 +112,7 @@ def test_a_directory_removed_while_loaded_still_answers(model, tmp_path, backend
 
 
 def test_a_model_that_changes_texts_first_is_refused(tmp_path):
-    for name, key, value in (("config_sentence_transformers.json", "default_prompt_name", "query"), ("sentence_bert_config.json", "do_lower_case", True)):
+    for name, key, value in (("config_sentence_transformers.json", "default_prompt_name", "query"),):
         folder = write_model(tmp_path / key)
         config = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**config, key: value, "prompts": {"query": "query: "}} if "prompt" in key else {**config, key: value}))

@@ -8,7 +8,7 @@ from kerf import texts
 from kerf.workbench import runner
 from kerf.workbench.cli import main
 from safetensors.torch import load_file, save_file
-from small import write_causal, write_model
+from small import write_causal, write_family, write_model
 
 FILE = "model: {model}\ncandidates: {{a: {chain}}}\nevaluation: {{sentences: 30, passages: 30}}\n"
 CHAIN = "[{quantize: {bits: 4}}]"
@@ -101,6 +101,21 @@ def test_a_hub_that_cannot_be_reached(refused, monkeypatch):
 def test_a_step_that_the_smaller_matrices_before_it_cannot_take(refused, tmp_path, first, then, said):
     model = write_causal(tmp_path / "causal")
     assert said in refused(model=model, chain=f"[{{prune: {first}}}, {then}]")
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    (["calibration.max_length=64"], "evaluation.context = 512: at most 256, the positions of this model"),
+    (["calibration.max_length=400", "evaluation.context=128"], "calibration.max_length = 400: at most 256, the positions of this model"),
+])  # fmt: skip
+def test_chunks_longer_than_the_positions_of_a_language_model(refused, tmp_path, asked, said):
+    model = write_causal(tmp_path / "causal", max_position_embeddings=256)
+    assert said in refused("-p", "calibration.samples=8", *(part for each in asked for part in ("-p", each)), model=model)
+
+
+@pytest.mark.parametrize("reranker", [False, True])
+def test_texts_longer_than_the_positions(refused, tmp_path, reranker):
+    model = write_family(tmp_path / "model", "XLMRoberta", reranker=reranker)
+    assert "calibration.max_length = 301: at most 300, the positions of this model" in refused("-p", "calibration.max_length=301", model=model)
 
 
 def test_a_file_in_the_place_of_the_output_directory(refused, tmp_path):

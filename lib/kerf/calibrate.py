@@ -102,7 +102,7 @@ def collect(net, batches: list[dict]) -> Iterator[Moments]:
         for piece in inputs:
             moments = moments or Moments.of(names, piece.shape[1])
             moments.add(piece)
-        complete(moments.second)
+        complete(moments.second, names[0])
         yield moments
 
 
@@ -139,8 +139,10 @@ def add_second_moments(total, inputs) -> None:
         total[start:stop, start:].addmm_(inputs[:, start:stop].T, inputs[:, start:])
 
 
-def complete(total) -> None:
-    """Copy the upper triangle onto the lower one."""
+def complete(total, name: str = "a layer") -> None:
+    """Copy the upper triangle onto the lower one. Raises ValueError for sums that are NaN or infinite, with the layer's name."""
+    if not total.diagonal().isfinite().all():
+        raise ValueError(f"the model gives NaN or infinity for calibration text, first in the inputs of {name}")
     for start in range(TRIANGLE, len(total), TRIANGLE):
         total[start:, start - TRIANGLE : start] = total[start - TRIANGLE : start, start:].T
 

@@ -15,8 +15,12 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 from kerf.errors import refuse
+
+
+MASKED = -1e9  # a score of what is not attended to: exp of it is 0, and it is finite in bfloat16 too
 
 
 def backend(name: str) -> ModuleType:
@@ -40,7 +44,7 @@ def conversion(name: str, opened) -> Iterator[tuple]:
     example = dict(zip(kinds.of_opened(opened).inputs(opened), (ids, (ids > 0).long(), torch.zeros_like(ids)), strict=False))
     told, disabled = logging.get_verbosity(), python_logging.root.manager.disable
     try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch's exporter prints the whole graph beside its error
+        with attending(), warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch's exporter prints the whole graph beside its error
             warnings.simplefilter("ignore")
             logging.set_verbosity_error()
             python_logging.disable()
@@ -56,10 +60,29 @@ def conversion(name: str, opened) -> Iterator[tuple]:
         python_logging.disable(disabled)
 
 
+@contextmanager
+def attending() -> Iterator[None]:
+    """While it lasts, attention that is traced masks by MASKED. Rows of a sliding window that hold only padding would be
+    softmax of -inf alone: torch answers 0 there, graphs of other libraries NaN."""
+    import torch
+
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def finite(query, key, value, attn_mask=None, *rest, **options):
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, MASKED)
+        elif attn_mask is not None:
+            attn_mask = attn_mask.clamp(min=MASKED)
+        return attention(query, key, value, attn_mask, *rest, **options)
+
+    with patch.object(torch.nn.functional, "scaled_dot_product_attention", finite):
+        yield
+
+
 def load(folder: Path, card: dict):
     """The encoder or reranker of a candidate's directory, whose card was verified."""
     from kerf.artifacts import threads
     from kerf.backends.serve import Encoder, Reranker
 
     serving = {"encoder": Encoder, "reranker": Reranker}[card["kind"]]
-    return serving(folder, backend(card["backend"]).run(folder, card, threads()))
+    return serving(folder, backend(card["backend"]).run(folder, card, threads()), card)

@@ -1,6 +1,6 @@
 """Encoders and rerankers on a real kernel: what a service calls in the place of a SentenceTransformer or CrossEncoder.
 
-Texts are tokenized together, sorted by length and padded to a multiple of STEP tokens, so that batches are even and
+Texts are tokenized together, sorted by length and padded to a multiple of 8 tokens, so that batches are even and
 kernels see few shapes; a batch of long texts runs in halves, quarters and so on. Any thread may call.
 """
 
@@ -10,30 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
+from kerf.backends import tokens as tokenizing
+from kerf.backends.tokens import padded as padded
 from kerf.errors import refuse
+from kerf.finite import check_finite
 
-STEP = 8  # tokens
 MOST = 2048  # tokens that run at once: more of them hold more memory, and take no less time
 
 
 class _Served:
     """A tokenizer and a kernel, from texts or pairs of texts to rows of numbers."""
 
-    def __init__(self, folder: Path, run: Callable[..., np.ndarray]) -> None:
+    def __init__(self, folder: Path, run: Callable[..., np.ndarray], card: dict) -> None:
         """run: input_ids, attention_mask and token_type_ids, int64 (texts, tokens) each, to float32 (texts, features)."""
-        from tokenizers import Tokenizer
-
-        self._run = run
-        try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises no kind of its own
-            raise refuse("path", str(folder), f"a tokenizer.json that tokenizers opens ({str(error)[:160]})") from None
-        self._tokenizer.no_padding()
-        self.max_seq_length = _longest(folder)
-        self._tokenizer.enable_truncation(self.max_seq_length)
+        told = tokenizing.told_by(folder, card)
+        self.run, self._tokenizer = run, tokenizing.read(folder, told)
+        self._pad, self.max_seq_length = told["pad"], told["max_length"]
 
     def _rows(self, texts: Sequence, batch_size: int) -> np.ndarray:
-        """(texts, features) in the order of the texts, which may be none. Raises ValueError for a batch_size below 1."""
+        """(texts, features) in the order of the texts, which may be none. Raises ValueError for a batch_size below 1, and for
+        an answer that is NaN or infinite, with its text."""
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size!r}: a whole number from 1")
         tokens = self._tokenizer.encode_batch_fast(list(texts))
@@ -43,11 +39,13 @@ class _Served:
             rows = self._batch([tokens[place] for place in places])
             found = np.empty((len(tokens), rows.shape[1]), np.float32) if found is None else found
             found[places] = rows
+        check_finite(found, texts)
         return found
 
     def _batch(self, tokens: list) -> np.ndarray:
-        ids, mask = padded([each.ids for each in tokens])
-        return self._run(input_ids=ids, attention_mask=mask, token_type_ids=padded([each.type_ids for each in tokens])[0])
+        ids, mask = padded([each.ids for each in tokens], self._pad, self.max_seq_length)
+        types, _ = padded([each.type_ids for each in tokens], 0, self.max_seq_length)
+        return self.run(input_ids=ids, attention_mask=mask, token_type_ids=types)
 
 
 def _pieces(order: list[int], tokens: list, batch_size: int) -> Iterator[list[int]]:
@@ -129,30 +127,7 @@ def _check_texts(name: str, texts: Sequence) -> None:
 
 
 def check(model: str, folder: Path) -> None:
-    """Refuse a model whose texts are changed before they are tokenized, which an Encoder would not do."""
-    if not (folder / "tokenizer.json").is_file():
-        raise refuse("model", model, "a model with tokenizer.json for a real kernel")
-    for name, key in (("config_sentence_transformers.json", "default_prompt_name"), ("sentence_bert_config.json", "do_lower_case")):
-        if value := _read(folder / name).get(key):
-            raise refuse("model", model, f"a model without {key} for a real kernel; {name} says {value!r}")
-
-
-def padded(tokens: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Token numbers and mask, int64 (texts, tokens), the length a multiple of STEP."""
-    length = -(-max(map(len, tokens)) // STEP) * STEP
-    ids, mask = np.zeros((2, len(tokens), length), np.int64)
-    for row, each in enumerate(tokens):
-        ids[row, : len(each)] = each
-        mask[row, : len(each)] = 1
-    return ids, mask
-
-
-def _longest(folder: Path) -> int:
-    """Tokens that the model takes: what sentence-transformers or the tokenizer was told, at most as many as there are positions."""
-    positions = _read(folder / "config.json").get("max_position_embeddings", 512)
-    told = _read(folder / "sentence_bert_config.json").get("max_seq_length") or _read(folder / "tokenizer_config.json").get("model_max_length")
-    return min(positions, told or positions)
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """Refuse a model that puts a prompt before its texts, which an Encoder would not do."""
+    path = folder / "config_sentence_transformers.json"
+    if path.is_file() and (value := json.loads(path.read_text()).get("default_prompt_name")):
+        raise refuse("model", model, f"a model without default_prompt_name for a real kernel; {path.name} says {value!r}")

@@ -13,7 +13,7 @@ import torch
 
 from kerf import anatomy, backends, calibrate, kinds, models, seal
 from kerf.artifacts import artifact
-from kerf.backends import serve, static
+from kerf.backends import mixed, serve, static, tokens
 from kerf.backends.static import Integer
 from kerf.errors import Refused, refuse
 from kerf.evaluate.quick import embed, fidelity
@@ -53,6 +53,10 @@ def _make(folder, model, step, calibration, source) -> dict:
     reset_peak_rss()
     clock = time.perf_counter()
     opened = models.open_source(model, source)
+    origin = Path(source) if source else models.resolve(model)
+    seal.copy_small_files(origin, folder)
+    told, sequences = tokens.write(opened, folder), mixed.sequences(opened)
+    tokens.check(opened, tokens.read(folder, {"tokens": told}))
     graph = library.convert(opened)
     check_shapes(library, graph, opened, step)
     linears, there = anatomy.linears(models.network(opened)), library.weights(graph)
@@ -61,11 +65,11 @@ def _make(folder, model, step, calibration, source) -> dict:
     library.put_packed(graph, {name: value for name, value in packed.items() if name in there})
     library.save(graph, folder, half=step.floats == "float16")
     seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
-    origin = Path(source) if source else models.resolve(model)
     steps = [*(seal.verify(origin)["steps"] if source else []), {"quantize": step.model_dump()}]
-    seal.copy_small_files(origin, folder)
     seal.seal(folder, {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(models.network(opened)).__name__, "steps": steps,
-                       "origin": models.weights_digest(models.resolve(model)), "backend": step.backend, "settings": library.settings(step)})  # fmt: skip
+                       "origin": models.weights_digest(models.resolve(model)), "backend": step.backend, "settings": library.settings(step),
+                       "tokens": told})  # fmt: skip
+    mixed.check(backends.load(folder, seal.verify(folder)).run, sequences, told["pad"], told["max_length"])
     layers = [_row(name, integers.get(name), packed.get(name), name in there) for name in linears]
     sizes = [_bits(linears[name].weight, integers.get(name), packed.get(name), step) for name in linears if name in there]
     count = sum(linears[name].weight.numel() for name in linears if name in there)
@@ -78,15 +82,14 @@ def check_shapes(library, graph, opened, step: Quantize) -> None:
     """Refuse a graph that is right only for texts of the number and length that it was read with."""
     if graph is opened:
         return
-    ids = torch.arange(24).view(3, 8) % 4 + 5
-    given = {"input_ids": ids, "attention_mask": (torch.arange(8) < torch.tensor([[8], [5], [2]])).long(), "token_type_ids": torch.zeros_like(ids)}
-    aim = kinds.whole(opened)(*(given[name] for name in kinds.of_opened(opened).inputs(opened)))
+    given = mixed.batch(mixed.sequences(opened), opened.tokenizer.pad_token_id or 0, opened.max_seq_length)
+    aim = kinds.whole(opened)(*(torch.from_numpy(given[name]) for name in kinds.of_opened(opened).inputs(opened)))
     try:
         with scratch() as folder:
             library.save(graph, folder, half=False)
             settings = library.settings(step.model_copy(update={"compute": "float32"}))
             run = library.run(folder, {"settings": settings}, 1)
-            found = torch.from_numpy(run(**{name: value.numpy() for name, value in given.items()}))
+            found = torch.from_numpy(run(**given))
         same = found.shape == aim.shape and (found - aim).norm() < SAME * aim.norm()
     except Refused:
         raise

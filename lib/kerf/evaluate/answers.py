@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kerf.finite import check_finite
+
 PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: how many, tokens before, tokens after
 
 
@@ -96,14 +98,21 @@ def _last_words(opened, passages, batch_tokens):
     for (length, last), numbers in sorted(groups.items()):
         for piece in torch.tensor(numbers).split(max(1, batch_tokens // length)):
             ids = torch.tensor([passages[number][0] for number in piece])
-            best = opened(ids, use_cache=False, logits_to_keep=last + 1).logits[:, :-1].argmax(-1)
+            logits = opened(ids, use_cache=False, logits_to_keep=last + 1).logits[:, :-1]
+            check_finite(logits.cpu().numpy(), ids.tolist())
+            best = logits.argmax(-1)
             right[piece] = (best == ids[:, -last:]).all(1)
     return right
 
 
 def _continue(opened, prompts):
-    """Tokens (prompts, CONTINUED) that the model gives greedily."""
-    options = {"do_sample": False, "max_new_tokens": CONTINUED, "min_new_tokens": CONTINUED, "pad_token_id": 0}
+    """Tokens (prompts, CONTINUED) that the model gives greedily, fewer where it has no positions for them."""
+    from kerf.kinds.lengths import positions
+
+    most = positions(opened.config) or PROMPT + CONTINUED
+    prompts = prompts[:, : most // 2]
+    count = min(CONTINUED, most - prompts.shape[1])
+    options = {"do_sample": False, "max_new_tokens": count, "min_new_tokens": count, "pad_token_id": 0}
     return opened.generate(prompts, attention_mask=prompts.new_ones(prompts.shape), **options)[:, prompts.shape[1] :].clone()
 
 

@@ -16,7 +16,7 @@ from kerf.errors import refuse
 from kerf.evaluate import items
 from kerf.evaluate.answers import CONTINUED, PROMPTS, answer
 from kerf.evaluate.tokens import Scored, metrics, pictures
-from kerf.kinds import causal
+from kerf.kinds import causal, lengths
 from kerf.steps import Evaluation
 
 __all__ = ["about", "answer", "ask", "compare", "conclusion", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
@@ -36,6 +36,7 @@ class Texts:
     passage_owners: np.ndarray
     asked: list[str]  # passages as a reader knows them
     all: list[str]  # the documents
+    left_out: int = 0  # documents without any token
 
     @property
     def scored(self) -> slice:
@@ -50,7 +51,10 @@ def gather(model: str, spec: Evaluation) -> Texts:
 
 @lru_cache(maxsize=2)
 def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
-    reader = causal.tokenizer(models.resolve(model))
+    folder = models.resolve(model)
+    most = lengths.of_folder(folder)
+    lengths.check_positions("evaluation.context", spec.context, most)
+    reader = causal.tokenizer(folder)
     documents = texts.evaluation_documents(spec.texts)
     tokens, owners = causal.stream(reader, documents)
     first = causal.begins_with(reader)
@@ -61,9 +65,10 @@ def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
     chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: spec.contexts])
     owned = causal.chunks(owners, spec.context, None if first is None else -1)[chosen]
     passages = [(number, passage, *_last_word(reader, passage)) for number, d in enumerate(documents) for passage in stretches(d)]
-    passages = [each for each in passages if each[3]][: spec.passages]
+    passages = [each for each in passages if each[3] and len(each[2]) <= (most or len(each[2]))][: spec.passages]
+    left_out = lengths.with_tokens(reader, documents, special=False).count(False)
     return Texts(found[chosen], owned, [(ids, last) for *_, ids, last in passages],
-                 np.array([number for number, *_ in passages], int), [_end(passage) for _, passage, *_ in passages], documents)  # fmt: skip
+                 np.array([number for number, *_ in passages], int), [_end(passage) for _, passage, *_ in passages], documents, left_out)  # fmt: skip
 
 
 def stretches(document: str) -> list[str]:
@@ -88,14 +93,14 @@ def _last_word(reader, passage: str) -> tuple[list[int], int]:
     if not last.isalpha():
         return [], 0
     ids, word = reader(before)["input_ids"], reader(f" {last}", add_special_tokens=False)["input_ids"]
-    return ids + word, len(word)
+    return (ids + word, len(word)) if ids else ([], 0)
 
 
 def about(everything: Texts) -> str:
     """What is measured on, in a line for a reader."""
     count, context = everything.chunks.shape
     return (f"{count} chunks of {context} tokens, the second half of each scored; {len(everything.passages)} passages "
-            f"whose last word is asked for; {min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens")  # fmt: skip
+            f"whose last word is asked for; {min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens{lengths.said(everything.left_out)}")  # fmt: skip
 
 
 def request(everything: Texts, again: bool) -> dict:

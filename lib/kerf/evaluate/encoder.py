@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import texts
+from kerf import models, texts
 from kerf.evaluate import fidelity, items
+from kerf.finite import check_finite
+from kerf.kinds import causal, lengths
 from kerf.steps import Evaluation
 
 BATCH_SIZE, GLANCED_AT = 32, 64
@@ -24,18 +26,24 @@ class Texts:
     where: dict[str, slice]
     documents: dict[str, np.ndarray]
     human: dict[str, tuple]
+    left_out: int = 0  # texts without any token
 
 
 def gather(model: str, spec: Evaluation) -> Texts:
-    """Sentences, retrieval queries and passages, and every human-rated text. Raises Refused for too few."""
-    return _gather(spec, texts.digest(spec.texts))
+    """Sentences, retrieval queries and passages, and every human-rated text, of which the model's tokenizer knows something.
+    Raises Refused for too few."""
+    folder = models.resolve(model)
+    return _gather(str(lengths.inner(folder)), models.weights_digest(folder), spec, texts.digest(spec.texts))
 
 
 @lru_cache(maxsize=2)
-def _gather(spec: Evaluation, _: str) -> Texts:
-    sentences, sentence_documents = texts.evaluation_sentences(spec.texts, spec.sentences)
-    queries, passages, passage_documents = texts.cloze_pairs(spec.passages)
-    pairs = texts.human_pairs()
+def _gather(reader: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
+    tokenizer = causal.tokenizer(reader)
+    asked, found = texts.evaluation_sentences(spec.texts, spec.sentences), texts.cloze_pairs(spec.passages)
+    sentences, sentence_documents = lengths.known(tokenizer, "evaluation.sentences", *asked)
+    queries, passages, passage_documents = lengths.known(tokenizer, "evaluation.passages", *found)
+    left_out = len(asked[0]) - len(sentences) + len(found[0]) - len(passages)
+    pairs = {name: _known_pairs(tokenizer, *rated) for name, rated in texts.human_pairs().items()}
     sets = {"sentences": sentences, "queries": queries, "passages": passages}
     sets |= {name: rated for name, (rated, *_) in pairs.items()}
     where, all_texts = {}, []
@@ -44,13 +52,23 @@ def _gather(spec: Evaluation, _: str) -> Texts:
         all_texts += own
     documents = {"sentences": np.array(sentence_documents), "passages": np.array(passage_documents)}
     human = {n: (np.array(left), np.array(right), score) for n, (_, left, right, score) in pairs.items()}
-    return Texts(all_texts, where, documents, human)
+    return Texts(all_texts, where, documents, human, left_out)
+
+
+def _known_pairs(tokenizer, rated: list[str], left: list[int], right: list[int], scores: list[float]) -> tuple:
+    """Human-rated pairs of texts that have a token, numbered anew."""
+    good = np.array(lengths.with_tokens(tokenizer, rated))
+    if good.all():
+        return rated, left, right, scores
+    both, place = good[left] & good[right], np.cumsum(good) - 1
+    kept = (place[left][both].tolist(), place[right][both].tolist(), np.array(scores)[both].tolist())
+    return [text for text, known in zip(rated, good, strict=True) if known], *kept
 
 
 def about(everything: Texts) -> str:
     """What is measured on, in a line for a reader."""
     counts = {name: where.stop - where.start for name, where in everything.where.items()}
-    return f"{counts} texts; {sum(len(scores) for _, _, scores in everything.human.values())} human-rated pairs"
+    return f"{counts} texts; {sum(len(scores) for _, _, scores in everything.human.values())} human-rated pairs{lengths.said(everything.left_out)}"
 
 
 def request(everything: Texts, again: bool) -> dict:
@@ -69,6 +87,7 @@ def answer(opened, request: dict, folder: Path) -> dict:
     seconds = time.perf_counter() - clock
     embeddings = np.empty_like(rows)
     embeddings[order] = rows
+    check_finite(embeddings, request["texts"])
     save_file({"embeddings": embeddings.astype(np.float32)}, folder / "embeddings.safetensors")
     return {"encode_seconds": seconds}
 
@@ -120,6 +139,8 @@ def glance(before, after, source: str) -> dict[str, float]:
     """A first look at an opened candidate beside the opened baseline, on a few sentences of the evaluation part."""
     sentences = texts.evaluation_sentences(source, GLANCED_AT)[0]
     rows = [opened.encode(sentences, normalize_embeddings=True, show_progress_bar=False) for opened in (before, after)]
+    for each in rows:
+        check_finite(each, sentences)
     cosine = (rows[0] * rows[1]).sum(1)
     return {"mean cosine": float(cosine.mean()), "lowest": float(cosine.min()), "sentences": len(cosine)}
 

@@ -14,6 +14,8 @@ import numpy as np
 from kerf import models, shortlist, texts
 from kerf.artifacts import artifact
 from kerf.evaluate import fidelity, items, ranking
+from kerf.finite import check_finite
+from kerf.kinds import causal, lengths
 from kerf.steps import Evaluation
 
 BATCH_SIZE, GLANCED_AT = 32, 64
@@ -31,6 +33,7 @@ class Texts:
     passages: list[str]
     shortlists: np.ndarray
     documents: np.ndarray
+    left_out: int = 0  # queries that have no token, or whose passage has none
 
     @property
     def all(self) -> list[str]:
@@ -45,12 +48,14 @@ class Texts:
 
 def gather(model: str, spec: Evaluation) -> Texts:
     """Queries and their shortlists, of the evaluation part of `spec.texts`. Raises Refused for too few passages."""
-    return _gather(spec.texts, texts.digest(spec.texts), spec.passages)
+    folder = models.resolve(model)
+    return _gather(str(lengths.inner(folder)), models.weights_digest(folder), spec.texts, texts.digest(spec.texts), spec.passages)
 
 
 @lru_cache(maxsize=2)
-def _gather(source: str, _: str, count: int) -> Texts:
-    queries, passages, documents = texts.cloze_pairs(count, source)
+def _gather(reader: str, _weights: str, source: str, _texts: str, asked: int) -> Texts:
+    queries, passages, documents = lengths.known(causal.tokenizer(reader), "evaluation.passages", *texts.cloze_pairs(asked, source))
+    count = len(queries)
     encoder, size = models.resolve(FIRST_STAGE), min(SHORTLIST, count)
     key = {"encoder": models.weights_digest(encoder), "queries": queries, "passages": passages, "shortlist": size}
 
@@ -58,13 +63,13 @@ def _gather(source: str, _: str, count: int) -> Texts:
         found = shortlist.others(encoder, queries, passages, size - 1)
         np.save(folder / "shortlists.npy", np.concatenate([np.arange(count)[:, None], found], 1))
 
-    return Texts(queries, passages, np.load(artifact("shortlists", key, make) / "shortlists.npy"), np.array(documents))
+    return Texts(queries, passages, np.load(artifact("shortlists", key, make) / "shortlists.npy"), np.array(documents), asked - count)
 
 
 def about(everything: Texts) -> str:
     """What is measured on, in a line for a reader."""
     count, size = everything.shortlists.shape
-    return f"{count} queries, each with its own passage and the {size - 1} others that {FIRST_STAGE} finds nearest among {len(everything.passages)}"
+    return f"{count} queries, each with its own passage and the {size - 1} others that {FIRST_STAGE} finds nearest among {len(everything.passages)}{lengths.said(everything.left_out)}"
 
 
 def request(everything: Texts, again: bool) -> dict:
@@ -82,6 +87,7 @@ def answer(opened, request: dict, folder: Path) -> dict:
     seconds = time.perf_counter() - clock
     scores = np.empty(len(found), np.float32)
     scores[order] = found
+    check_finite(scores, request["pairs"])
     save_file({"scores": scores}, folder / "scores.safetensors")
     return {"encode_seconds": seconds}
 
@@ -130,6 +136,8 @@ def glance(before, after, source: str) -> dict[str, float]:
     queries, passages, _ = zip(*texts.stretches(source, "evaluation")[:GLANCED_AT], strict=True)
     pairs = [*zip(queries, passages, strict=True), *zip(queries, passages[1:], strict=False)]
     scores = [opened.predict(pairs, show_progress_bar=False).astype(float) for opened in (before, after)]
+    for each in scores:
+        check_finite(each, pairs)
     return {"correlation of scores": float(np.corrcoef(*scores)[0, 1]), "largest change": float(np.abs(scores[1] - scores[0]).max()),
             "least score": float(scores[0].min()), "greatest score": float(scores[0].max()), "pairs": len(pairs)}  # fmt: skip
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from kerf import texts
 from kerf.errors import refuse
+from kerf.kinds import lengths
 from kerf.kinds.opening import from_folder, quiet
 from kerf.model_tensors import complete
 from kerf.steps import Calibration
@@ -53,9 +54,9 @@ def tokenizer(folder: str | Path):
 
 
 def stream(tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all documents, one after another, and the number of the document that each belongs to."""
-    ids = tokenizer([document + BETWEEN for document in documents], add_special_tokens=False)["input_ids"]
-    return np.concatenate([np.array(each) for each in ids]), np.repeat(np.arange(len(ids)), [len(each) for each in ids])
+    """Tokens of all documents, one after another, and the number of the document that each belongs to; some may have none."""
+    ids = tokenizer([document + BETWEEN for document in documents], add_special_tokens=False)["input_ids"] if documents else []
+    return np.array([token for each in ids for token in each], np.int64), np.repeat(np.arange(len(ids)), [len(each) for each in ids])
 
 
 def chunks(tokens: np.ndarray, length: int, first: int | None = None) -> np.ndarray:
@@ -86,7 +87,8 @@ def about(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
     reader = tokenizer(folder)
     sample = _drawn(reader, spec)[: spec.samples]
-    return f"{len(sample)} chunks of {spec.max_length} tokens; the first begins: {reader.decode(sample[0][:40])!r}"
+    note = lengths.left_out(reader, texts.documents(spec.texts, "calibration"), special=False)
+    return f"{len(sample)} chunks of {spec.max_length} tokens; the first begins: {reader.decode(sample[0][:40])!r}{note}"
 
 
 def held_batches(opened, spec: Calibration) -> list[dict]:
@@ -112,7 +114,8 @@ def reader(opened):
 
 
 def _drawn(reader, spec: Calibration) -> np.ndarray:
-    """All chunks of the calibration part in a random order."""
+    """All chunks of the calibration part in a random order. Raises Refused for fewer than asked for, and for longer ones than the model reads."""
+    lengths.check("calibration.max_length", spec.max_length, reader.name_or_path)
     tokens, _ = stream(reader, texts.documents(spec.texts, "calibration"))
     found = chunks(tokens, spec.max_length, begins_with(reader))
     if spec.samples > len(found):
@@ -145,6 +148,7 @@ def answer(opened, reader, texts: tuple[str]):
     ids = reader(texts[0], return_tensors="pt")["input_ids"]
     if not ids.numel():
         raise refuse("prompt", texts[0], "at least one token")
+    lengths.check_positions("prompt", ids.shape[1], lengths.positions(opened.config))
     return opened(input_ids=ids.to(opened.device)).logits[0, -1].softmax(-1).cpu()
 
 

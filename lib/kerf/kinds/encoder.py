@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from kerf import texts
+from kerf.errors import refuse
+from kerf.kinds import lengths
+from kerf.kinds.causal import tokenizer
 from kerf.kinds.opening import loading, opened
 from kerf.steps import Calibration
 
@@ -11,8 +14,8 @@ EXAMPLES = ("A man is playing the guitar.", "Someone makes music on a stage.")  
 
 
 def open_folder(folder: Path, device: str = "cpu"):
-    """SentenceTransformer without progress bars, network or remote code, in float32 on `device`."""
-    return opened("SentenceTransformer", folder, device)
+    """SentenceTransformer without progress bars, network or remote code, in float32 on `device`; it cuts texts at its positions."""
+    return lengths.bounded(opened("SentenceTransformer", folder, device))
 
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
@@ -27,19 +30,21 @@ def network(opened):
 
 
 def batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of the calibration sentences, shortest first."""
+    """Batches of the calibration sentences, shortest first. Raises Refused for a max_length above the model's positions."""
+    lengths.check_positions("calibration.max_length", spec.max_length, lengths.positions(network(opened).config))
     return tokenized(opened, texts.calibration_sentences(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length)
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
     """The calibration text, to be held against the evaluation text. Raises Refused for too few sentences."""
-    return texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
+    lengths.check("calibration.max_length", spec.max_length, folder)
+    return lengths.kept(tokenizer(lengths.inner(folder)), texts.calibration_sentences(spec.texts, spec.samples, spec.seed))
 
 
 def about(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
-    sample = sample_texts(folder, spec)
-    return f"{len(sample)} sentences, {sum(len(s.split()) for s in sample):,} words; the first: {sample[0]!r}"
+    sample = texts.calibration_sentences(spec.texts, spec.samples, spec.seed)
+    return f"{len(sample)} sentences, {sum(len(s.split()) for s in sample):,} words; the first: {sample[0]!r}{lengths.left_out(tokenizer(lengths.inner(folder)), sample)}"
 
 
 def held_batches(opened, spec: Calibration) -> list[dict]:
@@ -53,16 +58,20 @@ def check_held_back(folder: Path, spec: Calibration) -> None:
 
 
 def tokenized(opened, sentences: list[str], batch_size: int, max_length: int) -> list[dict]:
-    """Batches (input_ids, attention_mask, ... of shape (batch, length)), shortest texts first."""
-    ordered = sorted(sentences, key=len)
-    options = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
+    """Batches (input_ids, attention_mask, ... of shape (batch, length)), shortest texts first; those without a token are left out.
+
+    Raises Refused where none is left.
+    """
+    ordered = sorted(lengths.kept(opened.tokenizer, sentences), key=len)
+    options = {"padding": True, "truncation": True, "max_length": lengths.shorter(opened, max_length), "return_tensors": "pt"}
     pieces = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     return [dict(opened.tokenizer(piece, **options)) for piece in pieces]
 
 
 def token_ids(opened, sentences: list[str], max_length: int) -> list[list[int]]:
-    """Token numbers of each sentence, special tokens included."""
-    return opened.tokenizer(sentences, truncation=True, max_length=max_length)["input_ids"]
+    """Token numbers of each sentence that has any, special tokens included. Raises Refused as `tokenized` does."""
+    asked = lengths.kept(opened.tokenizer, sentences)
+    return opened.tokenizer(asked, truncation=True, max_length=lengths.shorter(opened, max_length))["input_ids"]
 
 
 def inputs(opened) -> list[str]:
@@ -89,7 +98,10 @@ def reader(opened):
 
 
 def answer(opened, reader, texts: tuple[str, str]):
-    """Embeddings (2, features) of a pair of sentences, of length 1."""
+    """Embeddings (2, features) of a pair of sentences, of length 1. Raises Refused for one without a token."""
+    for text, any_token in zip(texts, lengths.with_tokens(reader, list(texts)), strict=True):
+        if not any_token:
+            raise refuse("text", text, "at least one token")
     return opened.encode(list(texts), normalize_embeddings=True, convert_to_tensor=True)
 
 

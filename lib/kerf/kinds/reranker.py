@@ -10,6 +10,8 @@ import numpy as np
 
 from kerf import texts
 from kerf.errors import refuse
+from kerf.kinds import lengths
+from kerf.kinds.causal import tokenizer
 from kerf.kinds.opening import loading, opened
 from kerf.steps import Calibration
 
@@ -19,8 +21,8 @@ HELD_BACK = 64  # pairs by which a step judges itself
 
 
 def open_folder(folder: Path, device: str = "cpu"):
-    """CrossEncoder, in float32 on `device`. Raises Refused for one that gives more than one score."""
-    found = opened("CrossEncoder", folder, device)
+    """CrossEncoder, in float32 on `device`; it cuts pairs at its positions. Raises Refused for one that gives more than one score."""
+    found = lengths.bounded(opened("CrossEncoder", folder, device))
     if found.num_labels != 1:
         raise refuse("model", str(folder), f"a cross-encoder with one score; this one gives {found.num_labels}")
     return found
@@ -48,7 +50,8 @@ def answers(opened, batch: dict):
 
 
 def batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of `samples` pairs of the calibration part, shortest first. Raises Refused for too few."""
+    """Batches of `samples` pairs of the calibration part, shortest first. Raises Refused for too few, and for a max_length above the model's positions."""
+    lengths.check_positions("calibration.max_length", spec.max_length, lengths.positions(network(opened).config))
     return tokenized(opened, _drawn(spec)[: spec.samples], spec.max_length)
 
 
@@ -64,13 +67,14 @@ def check_held_back(folder: Path, spec: Calibration) -> None:
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
     """The calibration text, to be held against the evaluation text. Raises Refused for too few pairs."""
-    return [" ".join(pair) for pair in _drawn(spec)[: spec.samples]]
+    lengths.check("calibration.max_length", spec.max_length, folder)
+    return [" ".join(pair) for pair in lengths.kept(tokenizer(lengths.inner(folder)), _drawn(spec)[: spec.samples])]
 
 
 def about(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
     pairs = _drawn(spec)[: spec.samples]
-    return f"{len(pairs)} pairs of a query and a passage, every second one of its own; the first: {pairs[0]!r}"
+    return f"{len(pairs)} pairs of a query and a passage, every second one of its own; the first: {pairs[0]!r}{lengths.left_out(tokenizer(lengths.inner(folder)), pairs)}"
 
 
 def reader(opened):
@@ -79,7 +83,9 @@ def reader(opened):
 
 
 def answer(opened, reader, texts: tuple[str, str]):
-    """Score (1,) of a passage for a query."""
+    """Score (1,) of a passage for a query. Raises Refused for a pair without a token."""
+    if not lengths.with_tokens(reader, [texts])[0]:
+        raise refuse("text", texts, "at least one token")
     return opened.predict([texts], convert_to_tensor=True)
 
 
@@ -89,9 +95,12 @@ def told(reader, before, after) -> list[tuple[str, float, float]]:
 
 
 def tokenized(opened, pairs: list[tuple[str, str]], max_length: int) -> list[dict]:
-    """Batches (input_ids, attention_mask, ... of shape (batch, length)), shortest pairs first."""
-    ordered = sorted(pairs, key=lambda pair: sum(map(len, pair)))
-    options = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
+    """Batches (input_ids, attention_mask, ... of shape (batch, length)), shortest pairs first; those without a token are left out.
+
+    Raises Refused where none is left.
+    """
+    ordered = sorted(lengths.kept(opened.tokenizer, pairs), key=lambda pair: sum(map(len, pair)))
+    options = {"padding": True, "truncation": True, "max_length": lengths.shorter(opened, max_length), "return_tensors": "pt"}
     pieces = [ordered[start : start + BATCH_SIZE] for start in range(0, len(ordered), BATCH_SIZE)]
     return [dict(opened.tokenizer(*map(list, zip(*piece, strict=True)), **options)) for piece in pieces]
 
