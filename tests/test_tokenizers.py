@@ -93,12 +93,20 @@ def test_other_tokens_than_the_models_are_refused(tmp_path, monkeypatch):
     other = cased(write_model(tmp_path / "other"))
     told = tokens.write(models.open_model(str(model)), model)
     with pytest.raises(Refused, match="a model whose texts are tokenized by its tokenizer alone; 'The Capital"):
-        tokens.check(models.open_model(str(other)), tokens.read(model, {"tokens": told}))
+        tokens.check(models.open_model(str(other)), tokens.read(model, told))
 
 
-def test_a_candidate_that_does_not_say_how_its_texts_are_cut_is_refused(tmp_path):
-    with pytest.raises(Refused, match="was made by an earlier Kerf"):
-        tokens.read(tmp_path, {})
+def test_a_candidate_of_before_its_limits_were_kept_is_cut_as_it_was_then(tmp_path):
+    model = write_model(tmp_path / "model")
+    told = tokens.told_by(model, {})
+    assert told["max_length"] == models.open_model(str(model)).max_seq_length and told["cut"] == "right"
+    assert len(tokens.read(model, told).encode("word " * 5000).ids) == told["max_length"]
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path):
+    (tmp_path / tokens.FILE).write_text("{}")
+    with pytest.raises(Refused, match="tokenizer.json that tokenizers opens"):
+        tokens.read(tmp_path, tokens.told_by(tmp_path, {}))
 
 
 def known_letters(folder):

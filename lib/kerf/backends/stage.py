@@ -56,7 +56,7 @@ def _make(folder, model, step, calibration, source) -> dict:
     origin = Path(source) if source else models.resolve(model)
     seal.copy_small_files(origin, folder)
     told, sequences = tokens.write(opened, folder), mixed.sequences(opened)
-    tokens.check(opened, tokens.read(folder, {"tokens": told}))
+    tokens.check(opened, tokens.read(folder, told))
     graph = library.convert(opened)
     check_shapes(library, graph, opened, step)
     linears, there = anatomy.linears(models.network(opened)), library.weights(graph)
