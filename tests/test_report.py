@@ -64,7 +64,8 @@ def page(tmp_path):
     ]  # fmt: skip
     results = {
         "schema": 1, "experiment": "page", "verdict": "FAIL", "release": ["good", "bad"], "criteria": ["encoder"],
-        "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376},
+        "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376,
+                  "ignored_code": ["evil.<b>Evil</b> (config.json)"]},
         "grade_rule": "The rule.", "candidates": candidates, "texts": [], "resources": taken(vectors=VECTORS),
         "settings": {"calibration.samples": {"value": 256, "from": "command line"}},
         "manifest": {"run": "20260101T000000Z-abc", "kerf": "0", "python": "3.11", "packages": {"torch": "2"},
@@ -80,7 +81,7 @@ def page(tmp_path):
 def test_the_page_says_what_may_be_used_and_why(page):
     text = page.read_text()
     assert len(text) < 1_500_000
-    for word in ("calibration.samples", "command line", "not decided", "900", "quantize.ipynb", "claims no speed"):
+    for word in ("came with code of its own, which was not run: evil.&lt;b&gt;Evil", "calibration.samples", "command line", "not decided", "900", "quantize.ipynb", "claims no speed"):
         assert word in text
     assert "<img src=x" not in text and "&lt;img src=x" in text
     assert "<script" not in text
