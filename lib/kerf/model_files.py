@@ -64,8 +64,8 @@ def check_no_adapter(model: str, folder: Path) -> None:
         found = named + [path for path in beside if path not in _weights_of(each) and _is_adapter(path)]
         if found:
             name = found[0].relative_to(folder).as_posix()
-            accepted = f"a model without an adapter; {name} is one, and is not applied: merge it (peft's merge_and_unload()) and save the model"
-            raise refuse("model", model, accepted)
+            advice = "is one, and is not applied: merge it (peft's merge_and_unload()) and save the model"
+            raise refuse("model", model, f"a model without an adapter; {name} {advice}")
 
 
 def _is_adapter(path: Path) -> bool:
