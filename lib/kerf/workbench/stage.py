@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+import uuid
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -98,6 +99,10 @@ def _kernels():
     atexit.register(nursery.close)
 
     class WarmKernelManager(AsyncKernelManager):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.connection_file = str(Path(nursery.address).with_name(f"{uuid.uuid4().hex}.json"))  # swept with the folder after a kill
+
         def format_kernel_cmd(self, extra_arguments=None):
             return [part.format(connection_file=self.connection_file) for part in nursery.kernel_command()]
 
