@@ -201,6 +201,14 @@ def test_a_stage_is_reused_only_with_all_that_it_made(quantized, capsys, harm):
     assert quantized().reused
 
 
+def test_what_a_kernel_found_damaged_is_told_by_the_run(tmp_path, capsys):
+    told = ["kerf: cache: wiki-1: wiki.txt is missing; it is made again\n", "a warning\n"]
+    outputs = [{"output_type": "stream", "name": "stderr", "text": told}, {"output_type": "stream", "name": "stdout", "text": told[:1]}, {"output_type": "error"}]
+    (tmp_path / "x.ipynb").write_text(json.dumps({"cells": [{"source": "# text"}, {"outputs": outputs}]}))
+    stage._pass_on(tmp_path / "x.ipynb")
+    assert capsys.readouterr().err == told[0]
+
+
 def test_a_cache_that_was_moved_serves_its_own_artifacts(quantized, cache, monkeypatch, capsys):
     quantized()
     shutil.move(cache.parent, cache.parent.with_name("moved"))
@@ -218,7 +226,8 @@ def write_run(out: Path, name="small", run="20260101T000000Z-aaaa", **change) ->
                "manifest": {"run": run, "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "data": {}, "cpu": {}}}  # fmt: skip
     (folder / "results.json").write_text(json.dumps(content | change))
     for each, score in (("a", 0.5), ("b", 0.25)):
-        pd.DataFrame({"metric": ["cosine"] * 9, "document": range(9), "text": "t", "baseline": 1.0, "candidate": score}).to_parquet(folder / f"{each}.parquet")
+        table = pd.DataFrame({"metric": ["cosine"] * 9, "document": range(9), "text": "t", "baseline": 1.0, "candidate": score})
+        table.to_parquet(folder / f"{each}.parquet")
     return folder
 
 

@@ -73,7 +73,9 @@ def _is_made(folder: Path) -> bool:
         return False
     found = _damage(folder)
     if not found:
-        return _is_fresh(folder)
+        with contextlib.suppress(Refused):  # another process has just moved it out of the way
+            return _is_fresh(folder)
+        return False
     where, inode, wrong = found
     if _inode(where) != inode:  # another process has put a new one in its place meanwhile
         return _is_made(folder)
@@ -152,7 +154,7 @@ def replace_folder(new: Path, target: Path) -> None:
     """Put `new` in the place of `target`; at every moment one of the two is whole."""
     os.chmod(new, 0o755)
     with scratch(".old-", target.parent) as old:
-        if os.path.lexists(target):
+        with contextlib.suppress(FileNotFoundError):
             os.rename(target, old / target.name)
         os.rename(new, target)
 

@@ -38,6 +38,11 @@ def escaped(text: str) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def of_page(text: str) -> str:
+    """`text` of many lines with its control characters as escapes; ends of lines and tabs stay."""
+    return re.sub(r"[^\n\t]+", lambda found: escaped(found[0]), text)
+
+
 def printable(text: object, most: int | None = None) -> str:
     """`text` with everything as escapes that is no letter, mark or single space; cut after `most` characters."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)[:most])

@@ -56,6 +56,8 @@ def verify(folder: Path) -> dict:
     if schema not in READS:
         raise Refused(f"{folder / CARD}: has schema {schema}; this Kerf reads {SCHEMA}")
     for name, expected in files.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise Refused(f"{folder / CARD}: names {name!r}, which lies outside the candidate")
         if wrong := digests.differing(folder / name, expected):
             raise Refused(f"{folder / name}: {wrong}")
     return card

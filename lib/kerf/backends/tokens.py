@@ -56,7 +56,7 @@ def told_by(folder: Path, card: dict) -> dict:
     """What `write` returned for a candidate; for one of before it was kept, what was assumed then."""
     if "tokens" in card:
         return card["tokens"]
-    positions = _read(folder / "config.json").get("max_position_embeddings", 512)
+    positions = _read(folder / "config.json").get("max_position_embeddings") or 512
     asked = _read(folder / "sentence_bert_config.json").get("max_seq_length") or _read(folder / "tokenizer_config.json").get("model_max_length")
     return {"max_length": min(positions, asked or positions), "cut": "right", "pad": 0, "plain": False}
 

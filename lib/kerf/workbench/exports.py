@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from kerf.errors import of_page
 from kerf.workbench.card import card
 from kerf.workbench.junit import junit
 from kerf.workbench.release import release
@@ -28,5 +29,5 @@ def has_card(results: dict, candidate: dict) -> bool:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(of_page(text), encoding="utf-8")
     part.replace(path)

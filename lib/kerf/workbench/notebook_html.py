@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 
+from kerf.errors import of_page
+
 TEMPLATES = Path(__file__).parent / "templates"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -32,7 +34,7 @@ def notebook_to_html(path: Path) -> Path:
             "injected": any("injected-parameters" in _tags(cell) for cell in notebook.cells)}
     body, _ = exporter.from_notebook_node(notebook, resources={"page": page})
     target, part = path.with_suffix(".html"), path.with_suffix(f".html.{os.getpid()}.part")
-    part.write_text(body, encoding="utf-8")
+    part.write_text(of_page(body), encoding="utf-8")
     return part.replace(target)
 
 

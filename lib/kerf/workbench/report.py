@@ -13,6 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from kerf.errors import of_page
 from kerf.formulas import SYMBOLS
 from kerf.workbench import board, charts
 from kerf.workbench.footprints import laid_out
@@ -132,5 +133,5 @@ def _write(path, text):
     # a reader, or another run, must never find half a page
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".html.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(of_page(text), encoding="utf-8")
     return part.replace(path)
