@@ -8,12 +8,13 @@ import torch
 from kerf import evaluate, models, pipeline, texts
 from kerf.errors import Refused
 from kerf.evaluate import answers, causal, likelihood
-from kerf.evaluate.tokens import Documents, detectable
+from kerf.evaluate.tokens import detectable
+from kerf.statistics import Documents
 from kerf.steps import Calibration, Evaluation
 from scipy import stats
 from small import write_causal
 
-SPEC = Evaluation(contexts=6, context=32, passages=20)
+SPEC = Evaluation(contexts=40, context=32, passages=20)
 STEP = {"quantize": {"method": "rtn", "bits": 4, "group_size": 32}}
 
 
@@ -60,7 +61,7 @@ def test_every_figure_is_that_of_a_slow_and_obvious_loop(model, candidate, compa
     for name, value in wanted.items():
         assert rows[name]["value"] == pytest.approx(float(value), rel=0.01, abs=1e-6), name
     assert rows["perplexity"]["baseline"] == pytest.approx(float(before.mean().exp()), rel=1e-4)
-    assert rows["kl_mean"]["n"] == 6 * 16 and rows["kl_mean"]["low"] < rows["kl_mean"]["value"] < rows["kl_mean"]["high"]
+    assert rows["kl_mean"]["n"] == 40 * 16 and rows["kl_mean"]["low"] < rows["kl_mean"]["value"] < rows["kl_mean"]["high"]
 
 
 def test_the_baseline_against_itself_loses_nothing_and_again_next_to_nothing(model):
@@ -155,7 +156,8 @@ def test_drawing_documents_is_drawing_their_tokens_together():
     random = np.random.default_rng(0)
     documents = np.repeat([7, 3, 9], [5, 2, 4])
     values, drawn = random.normal(size=11), Documents(documents, 20)
-    for weights, mean, median in zip(drawn.weights, drawn.means(values), drawn.quantiles(values, 0.5), strict=True):
+    means, medians = drawn.means(values).replicates, drawn.quantiles(values, 0.5).replicates
+    for weights, mean, median in zip(drawn.weights[1:21].astype(int), means, medians, strict=True):
         repeated = np.repeat(values, weights[drawn.member])
         assert mean == pytest.approx(repeated.mean()) and median == np.quantile(repeated, 0.5, method="inverted_cdf")
 
@@ -172,5 +174,5 @@ def test_the_smallest_difference_that_would_show_shows_in_four_samples_of_five()
 
 
 def test_a_description_says_what_is_measured(model):
-    assert "6 chunks of 32 tokens" in causal.about(causal.gather(model, SPEC))
+    assert "40 chunks of 32 tokens" in causal.about(causal.gather(model, SPEC))
     assert models.describe(model)["kind"] == "causal"

@@ -8,15 +8,18 @@ from kerf import statistics as ks
 from scipy import stats
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 3)), min_size=3, max_size=40))
-def test_weighted_spearman_is_scipys_on_repeated_pairs(rows):
-    x, y, w = (np.array(column) for column in zip(*rows, strict=True))
-    ours = ks.weighted_spearman(ks.dense_rank(x), ks.dense_rank(y), w)
-    rx, ry = np.repeat(x, w), np.repeat(y, w)
-    if len(np.unique(rx)) < 2 or len(np.unique(ry)) < 2:
-        assert np.isnan(ours)
-    else:
-        assert ours == pytest.approx(stats.spearmanr(rx, ry).statistic, abs=1e-9)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=40))
+def test_spearman_is_scipys_and_a_draw_correlates_the_ranks_of_the_whole_sample(rows):
+    x, y = (np.array(column) for column in zip(*rows, strict=True))
+    drawn = ks.Documents(np.arange(len(x)), 3)
+    ours = drawn.spearman(x, y, np.arange(len(x)))
+    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
+        assert np.isnan(ours.value)
+        return
+    assert ours.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
+    for weights, rho in zip(drawn.weights[1:4].astype(int), ours.replicates, strict=True):
+        a, b = (np.repeat(stats.rankdata(each), weights) for each in (x, y))
+        assert np.isnan(rho) if min(np.ptp(a), np.ptp(b)) == 0 else rho == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-9)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))

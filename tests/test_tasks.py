@@ -52,7 +52,7 @@ def test_answers_are_paired(answers):
 
 
 def test_a_metric_that_is_no_yes_or_no_has_no_flips():
-    rows = [{"task": "t", "metric": "loss", "document": i, "value": value} for i, value in enumerate((1.5, 2.0, 0.0))]
+    rows = [{"task": "t", "metric": "loss", "document": i, "value": value} for i, value in enumerate((1.5, 2.0, 0.0) * 4)]
     (row,) = tasks.compare(rows, [{**each, "value": each["value"] + 1} for each in rows])
     assert "lost" not in row
     assert row["difference"] == row["low"] == row["high"] == pytest.approx(1.0)

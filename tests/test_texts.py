@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from kerf import texts
+from kerf import segments, texts
 from kerf.errors import Refused
 
 
@@ -154,3 +154,76 @@ def test_an_unknown_text_is_refused_with_the_known_names(name):
 )
 def test_sentences_have_30_to_300_characters(document, found):
     assert len(texts.sentences(document)) == found
+
+
+SCRIPTS = {  # two sentences of 30 columns or more, and where the language writes them a question
+    "Chinese": "今天天气很好，我们决定一起去公园散步看花。{n}号公园里的花都已经开了，你想不想一起来看一看？",
+    "Japanese": "吾輩は猫である、名前はまだ無いが元気である。{n}番目の家で生れたかとんと見当がつかぬのである。",
+    "Korean": "오늘은 날씨가 아주 좋아서 우리는 {n}번 공원에 갔습니다. 당신도 우리와 함께 공원에 가고 싶습니까?",
+    "Russian": "В {n} г. он родился в маленьком городе у моря. Ты придёшь к нам сегодня вечером или завтра утром?",
+    "Greek": "Ο καιρός είναι πολύ καλός σήμερα το πρωί στο σπίτι {n}. Θα έρθεις κι εσύ μαζί μας σήμερα στο πάρκο;",
+    "Hindi": "आज मौसम बहुत अच्छा है और हम सब {n} नंबर पार्क में टहलने गए। क्या तुम भी आज शाम हमारे साथ वहाँ घूमने आओगे?",
+    "Bengali": "আজ আবহাওয়া খুব ভালো এবং আমরা সবাই {n} নম্বর পার্কে বেড়াতে গিয়েছিলাম। তুমি কি আজ বিকেলে আমাদের সাথে সেখানে বেড়াতে আসবে?",
+    "Arabic": "الطقس جميل جدا اليوم وقد ذهبنا معا إلى الحديقة رقم {n}. هل ستأتي معنا غدا إلى البيت الكبير في المدينة؟",
+    "Urdu": "آج موسم بہت اچھا ہے اور ہم سب پارک نمبر {n} میں گئے تھے۔ کیا تم بھی آج شام ہمارے ساتھ وہاں چلو گے؟",
+    "Hebrew": "מזג האוויר היום יפה מאוד והלכנו ביחד לפארק מספר {n}. האם תבוא איתנו מחר אל הבית הגדול שבעיר?",
+    "Amharic": "ዛሬ አየሩ በጣም ጥሩ ስለሆነ ሁላችንም ወደ መናፈሻ ቁጥር {n} ሄድን። ነገ ከእኛ ጋር ወደ ትልቁ ቤት ትመጣለህ ወይስ አትመጣም?",
+    "Armenian": "Այսօր եղանակը շատ լավն է, և մենք գնացինք {n} այգին։ Վաղը մենք կրկին կգնանք մեծ տունը մեր քաղաքում։",
+    "Thai": "วันนี้อากาศดีมากเราจึงไปสวนสาธารณะหมายเลข {n} กับเพื่อน พรุ่งนี้เราจะไปที่บ้านหลังใหญ่ในเมืองอีกครั้งหนึ่ง",
+    "Burmese": "ဒီနေ့ရာသီဥတုကောင်းလို့ ကျွန်တော်တို့အားလုံးပန်းခြံ {n} ကိုသွားခဲ့ကြတယ်။ မနက်ဖြန် ကျွန်တော်တို့ အိမ်ကြီးကို ထပ်သွားကြမယ်။",
+    "German": "Gestern kam er sehr spät nach Hause, etwa um {n} Uhr. „Übermorgen muss er wieder abreisen“, sagte sie leise.",
+    "Spanish": "Ayer llegó muy tarde a la casa número {n} del pueblo. ¿Ángel vendrá con nosotros mañana por la mañana?",
+}
+
+
+@pytest.mark.parametrize("language", SCRIPTS)
+def test_every_script_has_sentences_samples_and_passages(language, tmp_path):
+    documents = [" ".join(SCRIPTS[language].format(n=100 * i + j) for j in range(9)) for i in range(12)]
+    assert all(len(texts.sentences(SCRIPTS[language].format(n=n))) == 2 for n in (7, 1990))
+    path = tmp_path / "own.txt"
+    path.write_text("\n".join(documents), "utf-8")
+    assert len(texts.calibration_sentences(str(path), 20, 0)) == 20
+    for query, passage, number in texts.stretches(str(path), "evaluation"):
+        own = "".join(texts.documents(str(path), "evaluation")[number].split())
+        assert "".join((query + passage).split()) in own and len(passage) > len(query) > 10
+
+
+@pytest.mark.parametrize("language", SCRIPTS)
+def test_text_of_any_script_that_stands_in_both_parts_is_found(language):
+    one, other = (SCRIPTS[language].format(n=n) for n in (1, 2))
+    assert texts.without_overlap([f"{other} {one}"], [one]) == []
+    assert texts.without_overlap([one[: len(one) // 4]], [other[len(other) // 2 :]])
+
+
+def test_a_sentence_of_a_dense_script_is_short_in_characters():
+    assert segments.columns("今天天气") == 8 and segments.columns("क्या") == 3 and segments.columns("cafe\u0301") == 4
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_an_end_of_line_divides_documents(mark, tmp_path):
+    (tmp_path / "own.txt").write_bytes(f"\ufeffOne document{mark}and its second half.\r\nAnother one.\rA third.\n".encode())
+    found = texts._all_documents(str(tmp_path / "own.txt"))
+    assert found == [f"One document{mark}and its second half.", "Another one.", "A third."]
+
+
+@pytest.mark.parametrize("content", ["A text.\n".encode("utf-16"), b"a lone surrogate \xed\xa0\x80\n", b"caf\xe9\n"])
+def test_bytes_that_are_not_utf_8_are_refused(content, tmp_path):
+    (tmp_path / "own.txt").write_bytes(content)
+    with pytest.raises(Refused, match=r"^texts = .*own.txt.*: a UTF-8 text file"):
+        texts.digest(str(tmp_path / "own.txt"))
+
+
+def test_a_name_that_cannot_be_written_down_is_refused(tmp_path):
+    (tmp_path / "\udcff.txt").write_text("A document.\n")
+    for name in (str(tmp_path / "\udcff.txt"), "\ud800", "news\udfff"):
+        with pytest.raises(Refused, match="^texts = ") as refused:
+            texts.digest(name)
+        assert str(refused.value).encode()
+
+
+def test_one_giant_line_is_refused_with_what_it_has(tmp_path):
+    (tmp_path / "own.txt").write_text("A sentence that is long enough for all of it. " * 20000)
+    part = texts.part_of(texts._all_documents(str(tmp_path / "own.txt"))[0])
+    ask = texts.evaluation_sentences if part == "calibration" else lambda name, n: texts.calibration_sentences(name, n, 0)
+    with pytest.raises(Refused, match=r"has 0 in documents of its part$"):
+        ask(str(tmp_path / "own.txt"), 10)

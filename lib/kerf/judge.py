@@ -117,6 +117,10 @@ def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict:
     if row is None:
         return verdict
     op, threshold, value = gate["op"], gate["threshold"], row["value"]
+    if value is None:  # a candidate whose scores define no value has failed, unless the baseline's define none either
+        return verdict | {"verdict": INCONCLUSIVE if row["baseline"] is None else FAIL}
+    if row.get("why"):
+        return verdict | {"needed_n": row["needed_n"]}
     exact = row["low"] is None and row["high"] is None
     low, high = (value, value) if exact else (row["low"], row["high"])
     bound, other = (low, high) if op in (">=", ">") else (high, low)
@@ -189,6 +193,8 @@ def _grade_one(gate: dict) -> str:
         return "C"
     perfect = METRICS[gate["metric"]].perfect
     allowed = None if perfect is None else abs(gate["threshold"] - perfect)
+    if gate["bound"] is None:
+        return "F"
     if not allowed:  # a size or a time: it is met or not, there is no loss to share
         return "A" if gate["verdict"] == PASS else "F"
     share = abs(gate["bound"] - perfect) / allowed

@@ -184,12 +184,17 @@ def ingredients(rows: list[dict]) -> Figure:
     """1 - mean cosine of every row with its interval."""
     figure, axes = _axes(height=0.8 + 0.3 * len(rows))
     lost = [1 - row["cosine"] for row in rows]
-    bars = [[row["high"] - row["cosine"] for row in rows], [row["cosine"] - row["low"] for row in rows]]
+    bars = [[_reach(row, "cosine", end) for row in rows] for end in ("high", "low")]
     axes.errorbar(lost, range(len(rows)), xerr=bars, fmt="o", color=BLUE, capsize=3)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.invert_yaxis()
     _ = axes.set(xlabel="1 - mean cosine", xscale="log")
     return figure
+
+
+def _reach(row: dict, value: str, end: str) -> float:
+    """From a row's value to an end of its interval; 0 where it has none."""
+    return 0.0 if row[end] is None else abs(row[end] - row[value])
 
 
 def bounds(rows: list[dict], ahead: list[dict], bound, title: str) -> Figure:
@@ -255,7 +260,7 @@ def differences(rows: list[dict]) -> Figure:
     """Candidate minus baseline with its interval; rows: as `kerf.evaluate.tasks.compare` gives them."""
     figure, axes = _axes(height=1 + 0.3 * len(rows))
     middle = [row["difference"] for row in rows]
-    bars = [[row["difference"] - row["low"] for row in rows], [row["high"] - row["difference"] for row in rows]]
+    bars = [[_reach(row, "difference", end) for row in rows] for end in ("low", "high")]
     axes.errorbar(middle, range(len(rows)), xerr=bars, fmt="o", color=BLUE, capsize=3)
     axes.axvline(0, color=GREY)
     axes.set_yticks(range(len(rows)), [f"{row['task']}, {row['metric']}" for row in rows])

@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from kerf import shortlist, texts
+from kerf import segments, shortlist, texts
 from kerf.artifacts import artifact, threads
 from kerf.errors import refuse
 from kerf.kinds.opening import from_folder
@@ -46,7 +46,7 @@ def trained(encoder: Path, spec: Training | None = None) -> Path:
     spec = spec or Training()
     files = sorted(path for path in encoder.rglob("*") if path.suffix in (".json", ".safetensors"))
     key = {"encoder": [sha256(path) for path in files], "training": spec.model_dump(), "texts": [texts.digest(name) for name in texts.NAMES]}
-    code = [Path(__file__), Path(shortlist.__file__), Path(texts.__file__)]
+    code = [Path(__file__), Path(shortlist.__file__), Path(texts.__file__), Path(segments.__file__)]
     return artifact("reranker", key, lambda folder: _make(folder, encoder, spec), code, anywhere=True)
 
 

@@ -7,6 +7,7 @@ or on a seed. Human-rated pairs are used for evaluation alone.
 
 import bz2
 import hashlib
+import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import sources
+from kerf import segments, sources
 from kerf.artifacts import artifact
 from kerf.errors import nearest, refuse
 from kerf.given import given_path, read_text
+from kerf.segments import sentences
 
 NAMES = ("news", "wiki")
 LARGEST = 2**30  # bytes of a text file
@@ -60,7 +62,9 @@ def _lines(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def _split(content: str) -> list[str]:
-    return [line.strip() for line in content.splitlines() if line.strip()]
+    # Only an end of line divides documents: str.splitlines would also divide them at form feeds and at U+2028.
+    lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _wiki() -> Path:
@@ -92,15 +96,9 @@ def _articles(file) -> list[str]:
     return found
 
 
-def sentences(document: str) -> list[str]:
-    """Sentences of 30 to 300 characters."""
-    pieces = re.split(r"(?<=[.!?])[\"']?\s+(?=[\"']?[A-Z])", document)
-    return [piece.strip() for piece in pieces if 30 <= len(piece.strip()) <= 300]
-
-
-def _shingles(text: str, size: int = SHINGLE) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.lower())
-    size = min(size, len(words))
+def _shingles(text: str, size: int = 0) -> set[tuple[str, ...]]:
+    words = segments.words(text)
+    size = min(size or math.ceil(SHINGLE * (segments.letters_per_word(text) or 1)), len(words))
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
 
 
@@ -142,11 +140,17 @@ def held_back(texts: str, samples: int, seed: int, count: int = HELD_BACK) -> li
     return order[samples:][:count]
 
 
+def _within(least: int, most: int, what: str, texts: str) -> str:
+    if most >= least:
+        return f"{least} to {most}, the {what} that {texts} has for it"
+    return f"a text with at least {least} {what} for it; {texts} has {most} in documents of its part"
+
+
 def _drawn(texts: str, samples: int, seed: int) -> list[str]:
     """All sentences of the calibration part in a random order. Raises Refused when there are fewer than `samples`."""
     pool = list(dict.fromkeys(s for document in documents(texts, "calibration") for s in sentences(document)))
     if samples > len(pool) or samples < 1:
-        raise refuse("calibration.samples", samples, f"1 to {len(pool)}, the sentences that {texts} has for it")
+        raise refuse("calibration.samples", samples, _within(1, len(pool), "sentences", texts))
     chosen = np.random.default_rng(seed).choice(len(pool), samples, replace=False).tolist()
     rest = np.random.default_rng(seed).permutation(sorted(set(range(len(pool))) - set(chosen))).tolist()
     return [pool[index] for index in chosen + rest]
@@ -166,7 +170,7 @@ def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[st
             if not _shared(sentence, seen):
                 pool.setdefault(sentence, number)
     if count > len(pool) or count < 2:
-        raise refuse("evaluation.sentences", count, f"2 to {len(pool)}, the sentences that {texts} has for it")
+        raise refuse("evaluation.sentences", count, _within(2, len(pool), "sentences", texts))
     chosen = sorted(np.random.default_rng(seed).choice(len(pool), count, replace=False))
     items = list(pool.items())
     return [items[index][0] for index in chosen], [items[index][1] for index in chosen]
@@ -190,7 +194,7 @@ def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], 
     """
     rows = stretches(texts, "evaluation")
     if count > len(rows) or count < 2:
-        raise refuse("evaluation.passages", count, f"2 to {len(rows)}, the passages that {texts} has")
+        raise refuse("evaluation.passages", count, _within(2, len(rows), "passages", texts))
     queries, passages, numbers = zip(*rows[:count], strict=True)
     return list(queries), list(passages), list(numbers)
 
@@ -198,17 +202,17 @@ def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], 
 def stretches(texts: str, part: str) -> list[tuple[str, str, int]]:
     """Query, its passage and the number of its document, of every stretch of text of a part.
 
-    A query is the first 12 words of a stretch, its passage the next 28. The first stretch of every document comes first,
+    A query is the first 12 words of a stretch, its passage the next 28 (or as many characters as make about so many words). The first stretch of every document comes first,
     then the second of every one.
     """
-    length = QUERY_WORDS + PASSAGE_WORDS
     rows = []
     for number, document in enumerate(documents(texts, part)):
-        words = document.split()
-        for turn, start in enumerate(range(0, len(words) - length + 1, length)):
-            rows.append((turn, number, words[start : start + length]))
+        units, joint, per_word = segments.units(document)
+        cut, length = (int(count * per_word) for count in (QUERY_WORDS, QUERY_WORDS + PASSAGE_WORDS))
+        for turn, start in enumerate(range(0, len(units) - length + 1, length)):
+            rows.append((turn, number, *(joint.join(units[start:][own]) for own in (slice(cut), slice(cut, length)))))
     rows.sort(key=lambda row: row[:2])
-    return [(" ".join(words[:QUERY_WORDS]), " ".join(words[QUERY_WORDS:]), number) for _, number, words in rows]
+    return [(query.strip(), passage.strip(), number) for _, number, query, passage in rows]
 
 
 def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float]]]:

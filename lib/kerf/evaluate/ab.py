@@ -13,6 +13,7 @@ import math
 from kerf import judge
 from kerf import statistics as st
 from kerf.evaluate.changed import changed
+from kerf.evaluate.fidelity import UNDEFINED, without_interval
 from kerf.evaluate.resampled import MEANS, QUANTILES, RIGHT, Resampled
 from kerf.evaluate.sides import Side, check
 from kerf.evaluate.tokens import detectable
@@ -43,8 +44,11 @@ def compare(a: Side, b: Side) -> dict:
 
 def _row(name: str, a: Side, b: Side, drawn: list[Resampled]) -> dict:
     before, after = ({**side.figures, **{key: row["value"] for key, row in side.rows.items()}}[name] for side in (a, b))
-    row = {"name": name, "better": METRICS[name].better, "a": before, "b": after, "difference": after - before, "low": None,
+    difference = None if None in (before, after) else after - before
+    row = {"name": name, "better": METRICS[name].better, "a": before, "b": after, "difference": difference, "low": None,
            "high": None, "n": b.rows.get(name, {}).get("n"), "how": "", "why": "", "winner": None, "needed_n": None}  # fmt: skip
+    if difference is None:
+        return row | {"why": UNDEFINED}
     if name in EXACT:
         return row | {"how": "exact", "winner": _winner(row, row["difference"], row["difference"])}
     if name in APART:
@@ -59,12 +63,13 @@ def _paired(row: dict, a: Side, b: Side, drawn: list[Resampled]) -> dict:
     least = max(n, st.items_for_percentile(min(QUANTILES[name][2], 1 - QUANTILES[name][2]))) if name in QUANTILES else n
     if least > n:
         return {"how": "paired", "why": "too few items for a percentile", "needed_n": least}
-    replicates = [side.of(name) for side in drawn]
-    if any(each is None for each in replicates):
+    sides = [side.of(name) for side in drawn]
+    if None in sides:
         return {"why": "the run keeps no scores of its items"}
-    low, high = st.interval(replicates[1] - replicates[0])
-    if not math.isfinite(low + high):
-        return {"why": "the metric is not defined on most draws"}
+    difference = sides[1] - sides[0]
+    low, high = difference.interval()
+    if low is None:
+        return without_interval(len(difference.left_out), n)
     found = row | {"how": "paired", "low": low, "high": high, "winner": _winner(row, low, high)}
     if low <= 0 <= high:
         zero = {"metric": name, "op": ">" if row["difference"] > 0 else "<", "threshold": 0}

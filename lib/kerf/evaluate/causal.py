@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import models, texts
+from kerf import models, segments, texts
 from kerf.errors import refuse
 from kerf.evaluate import items
 from kerf.evaluate.answers import CONTINUED, PROMPTS, answer
+from kerf.evaluate.fidelity import told
 from kerf.evaluate.tokens import Scored, metrics, pictures
 from kerf.kinds import causal, lengths
 from kerf.steps import Evaluation
@@ -89,8 +90,8 @@ def _end(passage: str) -> str:
 
 def _last_word(reader, passage: str) -> tuple[list[int], int]:
     """Tokens of a passage up to its last word, punctuation dropped, and how many of them are the last word; 0: none."""
-    before, _, last = passage.rstrip(" .!?\"'").rpartition(" ")
-    if not last.isalpha():
+    before, last = segments.last_word(passage)
+    if not last:
         return [], 0
     ids, word = reader(before)["input_ids"], reader(f" {last}", add_special_tokens=False)["input_ids"]
     return (ids + word, len(word)) if ids else ([], 0)
@@ -172,14 +173,17 @@ def _marked(reader, stretch: dict) -> str:
     return "".join(pieces)
 
 
+def _places(perplexity: float | None) -> str:
+    return "beyond any number" if perplexity is None else f"{perplexity:.2f}"
+
+
 def conclusion(values: dict[str, dict], picture: dict) -> str:
     """What a comparison says, in sentences. values: metric rows by name."""
     ratio, kl, same = (values[name] for name in ("perplexity_ratio", "kl_mean", "same_top"))
     own = values["perplexity"]
     lines = [
-        f"Perplexity went from {own['baseline']:.2f} to {own['value']:.2f}: times {ratio['value']:.4f} "
-        f"({ratio['low']:.4f} to {ratio['high']:.4f}) on {ratio['n']:,} tokens.",
-        f"Mean KL divergence {kl['value']:.4f} nats ({kl['low']:.4f} to {kl['high']:.4f}); "
+        f"Perplexity went from {_places(own['baseline'])} to {_places(own['value'])}: times {told(ratio)} on {ratio['n']:,} tokens.",
+        f"Mean KL divergence, in nats: {told(kl)}; "
         f"the same token comes first for {same['value']:.1%}.",
     ]
     if row := values.get("last_word_accuracy"):

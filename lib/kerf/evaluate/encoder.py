@@ -176,9 +176,8 @@ def worst(model: str, folder: Path, picture: dict):
 def conclusion(values: dict[str, dict], picture: dict) -> str:
     """What a comparison says, in sentences. values: metric rows by name."""
     mean = values["cosine_mean"]
-    lines = [f"Mean cosine {mean['value']:.4f} ({mean['low']:.4f} to {mean['high']:.4f}) on {mean['n']} sentences."]
+    lines = [f"Mean cosine {fidelity.told(mean)} on {mean['n']} sentences."]
     for what, name in (("Agreement with people", "human_spearman_loss"), ("Retrieval (MRR)", "retrieval_mrr_loss")):
         row = values[name]
-        told = "fell" if row["low"] > 0 else "rose" if row["high"] < 0 else "did not change by more than chance explains"
-        lines.append(f"{what} {told}: difference {-row['value']:+.4f} ({-row['high']:+.4f} to {-row['low']:+.4f}).")
+        lines.append(f"{what} {fidelity.direction(row)}: difference {fidelity.told(row, -1, plus=True)}.")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import kinds, models, resources, texts
+from kerf import kinds, models, resources, segments, texts
 from kerf.artifacts import artifact, threads, write_json
 from kerf.steps import Calibration, Evaluation, Resources
 
@@ -48,26 +48,26 @@ def of_length(opened, sentences: list[str], tokens: int, count: int) -> list:
 
     For a reranker: pairs of them, a quarter of the words the query.
     """
-    words = " ".join(sentences).split()
+    words, joint, _ = segments.units(" ".join(sentences))
     found, start = [], 0
     for _ in range(count):
         stop = start + 2
-        while stop < min(start + tokens, len(words)) and _tokens(opened, words[start : stop + 1]) <= tokens:
+        while stop < min(start + tokens, len(words)) and _tokens(opened, words[start : stop + 1], joint) <= tokens:
             stop += 1
-        found.append(_text(opened, words[start:stop]))
+        found.append(_text(opened, words[start:stop], joint))
         start = stop if stop + tokens < len(words) else 0
     return found
 
 
-def _text(opened, words: list[str]):
+def _text(opened, words: list[str], joint: str):
     if not hasattr(opened, "predict"):
-        return " ".join(words)
+        return joint.join(words)
     cut = max(1, len(words) // 4)
-    return " ".join(words[:cut]), " ".join(words[cut:])
+    return joint.join(words[:cut]), joint.join(words[cut:])
 
 
-def _tokens(opened, words: list[str]) -> int:
-    text = _text(opened, words)
+def _tokens(opened, words: list[str], joint: str) -> int:
+    text = _text(opened, words, joint)
     return len(opened.tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"])
 
 

@@ -8,22 +8,21 @@ from kerf.evaluate import fidelity
 
 def metrics(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> list[dict]:
     """Metric rows of scores (queries, passages) by both models, the right passage in the first column."""
-    rows, row, count = [], fidelity.row, len(before)
+    rows, mean = [], fidelity.mean
     ranks = [fidelity.ranks(scores, scores[:, :1]) for scores in (before, after)]
     for name, gain in (("ndcg_10", ndcg_10), ("mrr", np.reciprocal)):
         old, new = (gain(rank) for rank in ranks)
-        rows.append(row(name, *st.mean_interval(new, documents), float(old.mean()), count))
-        rows.append(row(f"{name}_loss", *st.mean_interval(old - new, documents), 0.0, count))
+        rows.append(mean(name, new, documents, float(old.mean())))
+        rows.append(mean(f"{name}_loss", old - new, documents, 0.0))
     lost, gained, p_value = st.mcnemar(*(rank == 1 for rank in ranks))
     right = [(rank == 1).astype(float) for rank in ranks]
-    rows.append(row("first_right", *st.mean_interval(right[1], documents), float(right[0].mean()), count))
+    rows.append(mean("first_right", right[1], documents, float(right[0].mean())))
     for name, kept in (("top_3_kept", first_kept), ("order_kendall", kendall)):
-        rows.append(row(name, *st.mean_interval(kept(before, after), documents), 1.0, count))
-    change = np.sqrt(st.mean_interval(((after - before) ** 2).mean(1), documents))
-    rows.append(row("score_change_rms", *map(float, change), 0.0, before.size))
+        rows.append(mean(name, kept(before, after), documents, 1.0))
+    change = st.Documents(documents).means(((after - before) ** 2).mean(1)).map(np.sqrt)
+    rows.append(fidelity.drawn("score_change_rms", change, 0.0, before.size))
     same = (before.argmax(1) == after.argmax(1)).astype(float)
-    same = row("same_first", *st.mean_interval(same, documents), 1.0, count)
-    rows.append({**same, "lost": lost, "gained": gained, "mcnemar_p": p_value})
+    rows.append({**mean("same_first", same, documents, 1.0), "lost": lost, "gained": gained, "mcnemar_p": p_value})
     return [*rows, _agreement(before, after, documents)]
 
 
@@ -46,7 +45,6 @@ def kendall(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 def _agreement(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> dict:
     """Spearman correlation of both models' scores of all pairs."""
-    x, y = (st.dense_rank(scores.ravel()) for scores in (before, after))
-    weights = np.repeat(st.document_weights(documents, fidelity.RANK_REPLICATES), before.shape[1], axis=1)
-    draws = [st.weighted_spearman(x, y, each) for each in weights]
-    return fidelity.row("score_spearman", st.weighted_spearman(x, y, np.ones(len(x), int)), *st.interval(np.array(draws)), 1.0, len(x))
+    query = np.repeat(np.arange(len(before)), before.shape[1])
+    found = st.Documents(documents, fidelity.RANK_REPLICATES).spearman(before.ravel(), after.ravel(), query)
+    return fidelity.drawn("score_spearman", found, 1.0 if np.ptp(before) else None, before.size)

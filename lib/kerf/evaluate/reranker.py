@@ -138,7 +138,8 @@ def glance(before, after, source: str) -> dict[str, float]:
     scores = [opened.predict(pairs, show_progress_bar=False).astype(float) for opened in (before, after)]
     for each in scores:
         check_finite(each, pairs)
-    return {"correlation of scores": float(np.corrcoef(*scores)[0, 1]), "largest change": float(np.abs(scores[1] - scores[0]).max()),
+    alike = float(np.corrcoef(*scores)[0, 1]) if min(map(np.ptp, scores)) else 0.0
+    return {"correlation of scores": alike, "largest change": float(np.abs(scores[1] - scores[0]).max()),
             "least score": float(scores[0].min()), "greatest score": float(scores[0].max()), "pairs": len(pairs)}  # fmt: skip
 
 
@@ -179,10 +180,9 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
     lines = []
     for what, name in (("nDCG@10", "ndcg_10"), ("MRR", "mrr")):
         row, whole = values[f"{name}_loss"], values[name]
-        told = "fell" if row["low"] > 0 else "rose" if row["high"] < 0 else "did not change by more than chance explains"
-        lines.append(f"{what} {told}: from {whole['baseline']:.4f} to {whole['value']:.4f}, "
-                     f"difference {-row['value']:+.4f} ({-row['high']:+.4f} to {-row['low']:+.4f}).")  # fmt: skip
+        lines.append(f"{what} {fidelity.direction(row)}: from {whole['baseline']:.4f} to {whole['value']:.4f}, "
+                     f"difference {fidelity.told(row, -1, plus=True)}.")  # fmt: skip
     same, score = values["same_first"], values["score_spearman"]
     lines.append(f"The same passage comes first for {same['value']:.1%} of {same['n']} queries: {same['lost']} right ones lost, {same['gained']} "
-                 f"gained (McNemar p = {same['mcnemar_p']:.3f}). Spearman of the scores {score['value']:.4f}.")  # fmt: skip
+                 f"gained (McNemar p = {same['mcnemar_p']:.3f}). Spearman of the scores {fidelity.told(score)}.")  # fmt: skip
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The metrics of one candidate in every bootstrap replicate, from its table of items (`kerf.evaluate.items`).
 
-The draws depend on the items alone, so replicate i of two candidates has drawn the same documents, and their
-difference is a paired one. Not here: metrics whose items nobody keeps, a peak of memory for one.
+The draws depend on the items alone, so replicate i of two candidates has drawn the same documents, and so has left out
+the same one: their difference, draw by draw, is a paired one with a BCa interval of its own. Not here: metrics whose items nobody keeps, a peak of memory for one.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 from kerf import statistics as st
 from kerf.evaluate.fidelity import RANK_REPLICATES
 from kerf.evaluate.ranking import ndcg_10
-from kerf.evaluate.tokens import REPLICATES, Documents, pearsons
+from kerf.evaluate.tokens import REPLICATES
 
 # Metric: the rows of the table that it is made of, and what of a row counts.
 RIGHT: dict[str, tuple[str, Callable]] = {  # yes or no
@@ -64,66 +64,61 @@ class Resampled:
         """items: a DataFrame, the rows of items.parquet."""
         floats = items.astype({name: float for name in items.select_dtypes("float32")})
         self.tables = {str(name): rows for name, rows in floats.groupby("metric", observed=True)}
-        self.draws: dict[str, Documents] = {}
+        self.draws: dict[str, st.Documents] = {}
 
-    def of(self, metric: str) -> np.ndarray | None:
-        """The metric in every replicate, (replicates,); None where the table does not have its items."""
+    def of(self, metric: str) -> st.Draws | None:
+        """The metric, resampled; None where the table does not have its items."""
         try:
             return self._of(metric)
         except KeyError:  # written before these rows, or this column, were kept
             return None
 
-    def _of(self, metric: str) -> np.ndarray | None:
+    def _of(self, metric: str) -> st.Draws | None:
         if metric in MEANS:
             table, score = MEANS[metric]
             means = self._documents(table).means(_numbers(score(self.tables[table])))
-            return OF_MEANS.get(metric, lambda mean: mean)(means)
+            return means.map(OF_MEANS[metric]) if metric in OF_MEANS else means
         if metric in QUANTILES:
             table, score, q = QUANTILES[metric]
             return self._documents(table).quantiles(_numbers(score(self.tables[table])), q)
         if metric == "loss_pearson":
             rows = self.tables["kl"]
-            return pearsons(self._documents("kl"), _numbers(rows.candidate), _numbers(rows.baseline))
+            return self._documents("kl").correlations(_numbers(rows.candidate), _numbers(rows.baseline))
         if metric == "similarity_spearman":
             return self._similarity()
         if metric == "score_spearman":
             return self._scores()
         return self._human(metric) if metric.startswith("human_spearman") else None
 
-    def _documents(self, table: str) -> Documents:
+    def _documents(self, table: str) -> st.Documents:
         if table not in self.draws:  # language models draw fewer: their quantiles take long
             count = REPLICATES if table in ("kl", "last_word", "continuation") else st.REPLICATES
-            self.draws[table] = Documents(self.tables[table].document.to_numpy(int), count)
+            self.draws[table] = st.Documents(self.tables[table].document.to_numpy(int), count)
         return self.draws[table]
 
-    def _similarity(self) -> np.ndarray:
-        weights = st.document_weights(self.tables["cosine"].document.to_numpy(int), RANK_REPLICATES)
-        rows = self.tables["similarity"]
-        return _spearman(rows, rows.baseline, rows.candidate, weights)
+    def _similarity(self) -> st.Draws:
+        return _spearman(st.Documents(self.tables["cosine"].document.to_numpy(int), RANK_REPLICATES), self.tables["similarity"], "baseline")
 
-    def _scores(self) -> np.ndarray:
+    def _scores(self) -> st.Draws:
         rows = self.tables["score"]
-        weights = st.document_weights(rows.document.to_numpy(int), RANK_REPLICATES)
-        ranks = [st.dense_rank(_numbers(rows[side])) for side in ("baseline", "candidate")]
-        return np.array([st.weighted_spearman(*ranks, drawn) for drawn in weights])
+        drawn = st.Documents(rows.document.to_numpy(int), RANK_REPLICATES)
+        return drawn.spearman(_numbers(rows.baseline), _numbers(rows.candidate), np.arange(len(rows)))
 
-    def _human(self, metric: str) -> np.ndarray:
+    def _human(self, metric: str) -> st.Draws:
         name = metric.removeprefix("human_spearman").strip("_")
         if name in HUMAN:
             return self._rated(name, "candidate")
-        after = np.mean([self._rated(each, "candidate") for each in HUMAN], 0)
-        return np.mean([self._rated(each, "baseline") for each in HUMAN], 0) - after if name == "loss" else after
+        after = st.average([self._rated(each, "candidate") for each in HUMAN])
+        return st.average([self._rated(each, "baseline") for each in HUMAN]) - after if name == "loss" else after
 
-    def _rated(self, name: str, side: str) -> np.ndarray:
+    def _rated(self, name: str, side: str) -> st.Draws:
         rows = self.tables[f"human_{name}"]
         texts = int(max(rows.left.max(), rows.right.max())) + 1
-        weights = st.document_weights(np.arange(texts), st.REPLICATES // 2)
-        return _spearman(rows, rows.score, rows[side], weights)
+        return _spearman(st.Documents(np.arange(texts), st.REPLICATES // 2), rows, "score", side)
 
 
-def _spearman(rows, x, y, weights) -> np.ndarray:
-    ranks, pair = [st.dense_rank(_numbers(each)) for each in (x, y)], [rows[side].to_numpy(int) for side in ("left", "right")]
-    return st.spearman_draws(*ranks, *pair, weights)
+def _spearman(drawn: st.Documents, rows, x: str, y: str = "candidate") -> st.Draws:
+    return drawn.spearman(_numbers(rows[x]), _numbers(rows[y]), rows.left.to_numpy(int), rows.right.to_numpy(int))
 
 
 def _numbers(values) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import kinds, models, texts
+from kerf import kinds, models, segments, texts
 from kerf import statistics as st
 from kerf.artifacts import artifact, digest
 from kerf.errors import nearest, refuse
@@ -53,8 +53,7 @@ def last_words(folder: Path, source: str = "wiki", count: int = 200, seed: int =
 
 def _ends(document: str) -> list[tuple[str, str]]:
     """(text before, last word) of stretches of whole sentences that end with a word."""
-    parts = [passage.rstrip(" .!?\"'").rpartition(" ") for passage in causal.stretches(document)]
-    return [(before, last) for before, _, last in parts if last.isalpha()]
+    return [found for found in map(segments.last_word, causal.stretches(document)) if found[1]]
 
 
 def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path | None = None, limit: int | None = None,

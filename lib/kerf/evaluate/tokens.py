@@ -1,7 +1,7 @@
 """Metrics of a language model from scores of its tokens: values, intervals over documents, and where it differs.
 
-Tokens of one document are not independent, so every interval comes from drawing whole documents, 95 % of
-the replicates between its ends. A maximum carries none.
+Tokens of one document are not independent, so every interval comes from drawing whole documents (`kerf.statistics`).
+A maximum carries none.
 """
 
 import math
@@ -14,7 +14,7 @@ from scipy import stats
 
 from kerf import statistics as st
 from kerf.artifacts import meta
-from kerf.evaluate.fidelity import row
+from kerf.evaluate.fidelity import drawn, row
 from kerf.evaluate.items import KNOWN_BY, group
 
 QUANTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
@@ -74,69 +74,39 @@ class Scored:
         ]  # fmt: skip
 
 
-class Documents:
-    """Bootstrap over documents: sums and counts of each, drawn together."""
-
-    def __init__(self, documents: np.ndarray, replicates: int = REPLICATES) -> None:
-        """documents: (items,) number of the document of each item."""
-        _, self.member = np.unique(documents, return_inverse=True)
-        self.weights = st.document_weights(np.arange(self.member.max() + 1), replicates)
-        self.totals = self.weights @ np.bincount(self.member)
-
-    def means(self, values: np.ndarray) -> np.ndarray:
-        """Mean of values (items,) in every replicate."""
-        return self.weights @ np.bincount(self.member, values) / self.totals
-
-    def quantiles(self, values: np.ndarray, q: float) -> np.ndarray:
-        """q-quantile of values (items,) in every replicate."""
-        pieces = (self.weights[start : start + 100][:, self.member] for start in range(0, len(self.weights), 100))
-        return np.concatenate([st.weighted_quantiles(values, q, piece) for piece in pieces])
-
-
 def metrics(scored: Scored) -> list[dict]:
     """Every metric of a candidate as a row: name, value, low, high, baseline, n."""
-    drawn = Documents(scored.documents)
-    return [*_likelihood(scored, drawn), *_divergence(scored, drawn), *_probability(scored, drawn), *_last_word(scored),
+    documents = st.Documents(scored.documents, REPLICATES)
+    return [*_likelihood(scored, documents), *_divergence(scored, documents), *_probability(scored, documents), *_last_word(scored),
             *_continuations(scored)]  # fmt: skip
 
 
-def _likelihood(scored, drawn) -> list[dict]:
+def _likelihood(scored, documents) -> list[dict]:
     loss, base, n = scored.loss.astype(float), scored.base_loss.astype(float), len(scored.loss)
-    own, ratio = st.interval(np.exp(drawn.means(loss))), st.interval(np.exp(drawn.means(loss - base)))
-    perplexity = row("perplexity", math.exp(loss.mean()), *own, math.exp(base.mean()), n)
-    return [perplexity, row("perplexity_ratio", math.exp((loss - base).mean()), *ratio, 1.0, n),
-            row("loss_pearson", _pearson(loss, base), *st.interval(pearsons(drawn, loss, base)), 1.0, n)]  # fmt: skip
+    with np.errstate(over="ignore"):  # beyond the largest float: the row says that it is undefined
+        own, ratio = (documents.means(each).map(np.exp) for each in (loss, loss - base))
+        usual = float(np.exp(base.mean()))
+    return [drawn("perplexity", own, usual, n), drawn("perplexity_ratio", ratio, 1.0, n),
+            drawn("loss_pearson", documents.correlations(loss, base), 1.0 if np.ptp(base) else None, n)]  # fmt: skip
 
 
-def _pearson(x, y) -> float:
-    """Pearson's correlation; 1 for two equal series, even constant ones."""
-    return 1.0 if np.array_equal(x, y) else float(np.corrcoef(x, y)[0, 1])
+def _quantiles(documents, values, of: dict, n: int) -> list[dict]:
+    return [drawn(name, documents.quantiles(values, q), 0.0, n) for name, q in of.items()]
 
 
-def pearsons(drawn, x, y) -> np.ndarray:
-    """Pearson's correlation in every replicate."""
-    mx, my, xx, yy, xy = (drawn.means(each) for each in (x, y, x * x, y * y, x * y))
-    return (xy - mx * my) / np.sqrt(np.maximum((xx - mx * mx) * (yy - my * my), 1e-30))
-
-
-def _divergence(scored, drawn) -> list[dict]:
+def _divergence(scored, documents) -> list[dict]:
     kl, n = scored.kl.astype(float), len(scored.kl)
-    quantiles = [row(name, float(np.quantile(kl, q, method="inverted_cdf")), *st.interval(drawn.quantiles(kl, q)), 0.0, n)
-                 for name, q in QUANTILES.items()]  # fmt: skip
-    same = scored.same_top.astype(float)
-    return [row("kl_mean", float(kl.mean()), *st.interval(drawn.means(kl)), 0.0, n), *quantiles,
+    return [drawn("kl_mean", documents.means(kl), 0.0, n), *_quantiles(documents, kl, QUANTILES, n),
             row("kl_max", float(kl.max()), None, None, 0.0, n),
-            row("same_top", float(same.mean()), *st.interval(drawn.means(same)), 1.0, n)]  # fmt: skip
+            drawn("same_top", documents.means(scored.same_top.astype(float)), 1.0, n)]  # fmt: skip
 
 
-def _probability(scored, drawn) -> list[dict]:
+def _probability(scored, documents) -> list[dict]:
     """Change of the correct token's probability: mean, root mean square, 5th and 95th percentile."""
     change, n = np.exp(-scored.loss.astype(float)) - np.exp(-scored.base_loss.astype(float)), len(scored.loss)
-    rms = row("probability_change_rms", float(np.sqrt((change**2).mean())),
-              *st.interval(np.sqrt(drawn.means(change**2))), 0.0, n)  # fmt: skip
-    ends = [row(name, float(np.quantile(change, q, method="inverted_cdf")), *st.interval(drawn.quantiles(change, q)), 0.0, n)
-            for name, q in (("probability_change_p05", 0.05), ("probability_change_p95", 0.95))]  # fmt: skip
-    return [row("probability_change_mean", float(change.mean()), *st.interval(drawn.means(change)), 0.0, n), rms, *ends]
+    return [drawn("probability_change_mean", documents.means(change), 0.0, n),
+            drawn("probability_change_rms", documents.means(change**2).map(np.sqrt), 0.0, n),
+            *_quantiles(documents, change, {"probability_change_p05": 0.05, "probability_change_p95": 0.95}, n)]  # fmt: skip
 
 
 def _last_word(scored) -> list[dict]:
@@ -145,8 +115,8 @@ def _last_word(scored) -> list[dict]:
         return []
     lost, gained, p_value = st.mcnemar(before, after)
     n = len(before)
-    means = Documents(scored.passage_documents).means(after.astype(float))
-    accuracy = row("last_word_accuracy", float(after.mean()), *st.interval(means), float(before.mean()), n)
+    means = st.Documents(scored.passage_documents, REPLICATES).means(after.astype(float))
+    accuracy = drawn("last_word_accuracy", means, float(before.mean()), n)
     told = {"lost": lost, "gained": gained, "mcnemar_p": p_value, "detectable": detectable(n, lost + gained)}
     return [accuracy | told, row("flips_lost", lost, None, None, 0, n), row("flips_gained", gained, None, None, 0, n)]
 
@@ -162,12 +132,12 @@ def detectable(n: int, flips: int) -> float:
 
 def _continuations(scored) -> list[dict]:
     prefix, length = _alike(scored.continued)
-    drawn, whole = Documents(np.arange(len(prefix))), (prefix == length).astype(float)
+    prompts, whole = st.Documents(np.arange(len(prefix)), REPLICATES), (prefix == length).astype(float)
     before, after = scored.speeds
     speeds = [row(name, after[name], None, None, before[name], 1)
               for name in ("prefill_tokens_per_second", "decode_tokens_per_second")]  # fmt: skip
-    return [row("continuation_prefix", float(prefix.mean()), *st.interval(drawn.means(prefix)), float(length), len(prefix)),
-            row("continuation_exact", float(whole.mean()), *st.interval(drawn.means(whole)), 1.0, len(prefix)), *speeds]  # fmt: skip
+    return [drawn("continuation_prefix", prompts.means(prefix), float(length), len(prefix)),
+            drawn("continuation_exact", prompts.means(whole), 1.0, len(prefix)), *speeds]  # fmt: skip
 
 
 def _alike(continued) -> tuple[np.ndarray, int]:

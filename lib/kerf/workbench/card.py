@@ -69,7 +69,7 @@ def _results(results: dict, candidate: dict) -> list:
 
     found = []
     for row in candidate["metrics"]:
-        if row["name"] in TIMED or not math.isfinite(row["value"]):
+        if row["name"] in TIMED or row["value"] is None or not math.isfinite(row["value"]):
             continue
         dataset, name = _dataset(results, row["name"])
         args = {key: row[key] for key in ("low", "high", "baseline", "n") if row[key] is not None}

@@ -54,9 +54,11 @@ def _noise(candidate: dict) -> list[str]:
     lines = [f"{plain(METRICS[gate['metric']].label)} passed by less than the baseline differs from itself when it is measured again."
              for gate in noisy(candidate)]  # fmt: skip
     drowned = [METRICS[row["name"]].label for row in candidate["metrics"]
-               if row["baseline"] is not None and 0 < abs(row["value"] - row["baseline"]) <= _width(row)]  # fmt: skip
+               if None not in (row["baseline"], row["value"]) and 0 < abs(row["value"] - row["baseline"]) <= _width(row)]  # fmt: skip
     if drowned:
         lines.append(f"No larger than the noise of measuring, so not a difference: {plain('; '.join(drowned))}.")
+    lines += [f"{plain(METRICS[row['name']].label)} has {'no value' if row['value'] is None else 'no interval'}: {plain(row['why'])}."
+              for row in candidate["metrics"] if row.get("why")]  # fmt: skip
     return lines
 
 

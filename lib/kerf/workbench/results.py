@@ -76,7 +76,9 @@ def _noise(noise: Candidate) -> dict[str, dict]:
     floor = {}
     for row in evaluate.read(noise.compared.result)[0]:
         ends = [row[key] for key in ("value", "low", "high", "baseline") if row[key] is not None]
-        if row["baseline"] is not None and row["name"] not in TIMED:
+        if None in (row["value"], row["baseline"]):
+            continue
+        if row["name"] not in TIMED:
             ends = [row["value"], row["baseline"]]  # the interval is about texts; the noise is about the machine
         floor[row["name"]] = {"low": min(ends), "high": max(ends)}
     return floor

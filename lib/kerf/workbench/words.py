@@ -109,10 +109,12 @@ def reason(gate: dict) -> str:
     label = label[:1].lower() + label[1:] if label[1:2].islower() else label  # "nDCG" stays
     metric, unit = gate["measured"], gate["about"]["unit"]
     if metric is None or metric.get("value") is None:
-        return f"{label} {gate['asked']} was asked, and it was not measured"
+        return f"{label} {gate['asked']} was asked, and it {'is ' + metric['why'] if metric and metric.get('why') else 'was not measured'}"
     span = interval(metric, like=metric["value"])
     text = f"{label} {gate['asked']} was asked, measured {number(metric['value'], unit)}"
     text += f" ({span})" if span != "–" and unit != "bytes" else ""
+    if metric.get("why"):
+        text += f"; {metric['why']}"
     if gate["verdict"] == "INCONCLUSIVE":
         needed = gate.get("needed_n")
         text += f"; about {needed:,.0f} items would decide" if needed else "; more items would be needed to decide"
