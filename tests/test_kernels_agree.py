@@ -54,6 +54,7 @@ def test_rerankers_answer_any_mix_of_lengths(folder, family):
 
 def test_without_finite_masks_the_candidate_is_not_made(folder, monkeypatch):
     model = write_family(folder / "windowed", "ModernBert")
+    monkeypatch.setenv("KERF_FRESH", "9999")
     monkeypatch.setattr(backends, "MASKED", -np.inf)
     with pytest.raises(ValueError, match="a model whose graph|NaN or infinity"):
         pipeline.build(str(model), [{"quantize": {"method": "weights"}}], SPEC)
@@ -68,6 +69,7 @@ def test_a_kernel_that_answers_otherwise_in_a_batch_is_no_candidate(folder, monk
 
     model = write_family(folder / "shifted", "Bert")
     monkeypatch.setattr("kerf.backends.stage.check_shapes", lambda *_: None)
+    monkeypatch.setenv("KERF_FRESH", "9999")
     monkeypatch.setattr(openvino, "run", shifted)
     with pytest.raises(ValueError, match=r"a text of \d+ tokens otherwise alone than beside one of 256: \d\.\d+ of the longest answer apart"):
         pipeline.build(str(model), [{"quantize": {"method": "static"}}], SPEC)

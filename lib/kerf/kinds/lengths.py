@@ -59,11 +59,11 @@ def shorter(opened, max_length: int) -> int:
     return min(max_length, opened.max_seq_length or max_length)
 
 
-def kept(tokenizer, asked: list, parameter: str = "calibration.texts") -> list:
-    """The texts or pairs that have any token. Raises Refused for fewer than two, under the name of a parameter."""
+def kept(tokenizer, asked: list) -> list:
+    """The texts or pairs that have any token. Raises Refused where none is left."""
     found = [each for each, any_token in zip(asked, with_tokens(tokenizer, asked), strict=True) if any_token]
-    if len(found) < min(2, len(asked)):
-        raise refuse(parameter, asked[0], f"text that the model's tokenizer knows; {len(found)} of {len(asked)} have any token")
+    if asked and not found:
+        raise refuse("calibration.texts", asked[0], f"text that the model's tokenizer knows; none of {len(asked)} has any token")
     return found
 
 
