@@ -194,7 +194,7 @@ REFUSED = {
     "pickles beside a decoy": (decoy("decoy.safetensors"), "only pickles"),
     "pickles beside a decoy in a folder": (decoy("sub/model.safetensors"), "only pickles"),
     "pickles by name in the configuration": (
-        both(pickled("adapter_model.bin", keep=True), put("config.json", transformers_weights="adapter_model.bin")), "could be a pickle"),
+        both(pickled("adapter_model.bin", keep=True), put("config.json", transformers_weights="adapter_model.bin")), "without an adapter"),
     "weights outside by the configuration": (put("config.json", transformers_weights="../x.safetensors"), "outside itself"),
     "weights outside": (sharded("../outside.safetensors", write=False), "outside itself; weight_map"),
     "weights outside by a way around": (sharded("sub/../../outside.safetensors", write=False), "outside itself; weight_map"),
