@@ -40,7 +40,9 @@ class Draws:
         n, kept = len(self.left_out), self.replicates[np.isfinite(self.replicates)]
         if n < LEAST_DOCUMENTS or not math.isfinite(self.value) or 2 * len(kept) < len(self.replicates):
             return None, None
-        below = ((kept < self.value).mean() + (kept <= self.value).mean()) / 2
+        apart = kept - self.value
+        tied = np.abs(apart) <= 1e-6 * np.abs(apart).max()  # rounding of the same sum in another order
+        below = ((apart < 0) & ~tied).mean() + tied.mean() / 2
         bias = stats.norm.ppf(np.clip(below, 1 / len(kept), 1 - 1 / len(kept)))
         moved = np.nan_to_num(self.left_out.mean() - self.left_out)
         size = (moved**2).sum() ** 1.5
