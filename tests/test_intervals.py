@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kerf import judge
 from kerf import statistics as ks
+from kerf.evaluate import causal as kind_of_causal
+from kerf.evaluate import encoder as kind_of_encoder
 from kerf.evaluate import fidelity, ranking, tokens
+from kerf.evaluate import reranker as kind_of_reranker
+from kerf.workbench.cli import main
 from kerf.workbench.words import explained, reason
+from small import write_model
 
 
 def embeddings(documents, noise, seed=0):
@@ -159,3 +164,31 @@ def test_a_perplexity_beyond_any_number_is_undefined_and_fails():
     with np.errstate(over="ignore"):
         row = fidelity.drawn("perplexity", drawn.means(np.full(45, 1e4)).map(np.exp), 20.0, 45)
     assert row["value"] is None and judge.judge_gate({"metric": "perplexity", "op": "<=", "threshold": 1e300}, "c", row)["verdict"] == "FAIL"
+
+
+def test_check_says_that_a_text_has_too_few_documents(tmp_path, capsys):
+    lines = [" ".join(f"Number {j} of {i} tells about {7 * i + j} and about {100 * j + i}." for i in range(60)) for j in range(12)]
+    (tmp_path / "few.txt").write_text("\n".join(lines))
+    path = tmp_path / "few.yaml"
+    path.write_text(json.dumps({"model": str(write_model(tmp_path / "encoder")), "calibration": {"texts": "news", "samples": 8},
+                                "evaluation": {"texts": str(tmp_path / "few.txt"), "sentences": 40, "passages": 40},
+                                "candidates": {"a": [{"quantize": {"bits": 8}}]}}))  # fmt: skip
+    assert main(["check", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "independent documents; with fewer than 12 there are no intervals, and gates stay INCONCLUSIVE" in said
+
+
+def test_a_conclusion_of_a_collapsed_candidate_is_said_and_drawn():
+    owners = np.repeat(np.arange(15), 3)
+    before, flat = embeddings(owners, 0)[0], np.tile(np.eye(24)[0], (45, 1))
+    rows = {row["name"]: row for row in encoder(before, flat, owners)}
+    pairs = {"rated": (np.arange(40), np.arange(1, 41), np.arange(40.0))}
+    rows |= {row["name"]: row for row in fidelity.human(pairs, {"rated": before}, {"rated": flat})}
+    assert rows["human_spearman"]["value"] is None and rows["human_spearman_rated"]["baseline"] is not None
+    said = kind_of_encoder.conclusion(rows, {})
+    assert "Agreement with people cannot be judged: difference undefined (undefined for these scores" in said
+    ranked = {row["name"]: row for row in reranker(before, flat, owners)}
+    assert "Spearman of the scores undefined" in kind_of_reranker.conclusion(ranked, {})
+    spoken = {row["name"]: row for row in collapsed("causal")} | {"perplexity": {**fidelity.row("perplexity", np.inf, None, None, 20.0, 45)}}
+    assert "to beyond any number" in kind_of_causal.conclusion(spoken, {"storage": {"tokens": 1, "kept": 0.0, "whole": 0.0}})
+    kind_of_encoder._histograms(before, flat)

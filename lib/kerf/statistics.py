@@ -40,7 +40,9 @@ class Draws:
         n, kept = len(self.left_out), self.replicates[np.isfinite(self.replicates)]
         if n < LEAST_DOCUMENTS or not math.isfinite(self.value) or 2 * len(kept) < len(self.replicates):
             return None, None
-        below = ((kept < self.value).mean() + (kept <= self.value).mean()) / 2
+        apart = kept - self.value
+        tied = np.abs(apart) <= 1e-6 * np.abs(apart).max()  # rounding of the same sum in another order
+        below = ((apart < 0) & ~tied).mean() + tied.mean() / 2
         bias = stats.norm.ppf(np.clip(below, 1 / len(kept), 1 - 1 / len(kept)))
         moved = np.nan_to_num(self.left_out.mean() - self.left_out)
         size = (moved**2).sum() ** 1.5
@@ -98,14 +100,17 @@ class Documents:
     def spearman(self, x: np.ndarray, y: np.ndarray, left: np.ndarray, right: np.ndarray | None = None) -> Draws:
         """Spearman's rho of x and y (pairs,); left, right: the items that a pair is made of (only left: of one item).
 
-        A pair weighs as much as its items together. Ranks are those of the whole sample in every draw: ranking each draw
-        anew would tie the pairs of what is drawn twice, which moves the rho of nearly equal models to one side.
+        A pair weighs as much as its items together, and one of a document that was drawn twice counts in each of its copies, not
+        between them: a text beside itself, which the sample does not have, would move rho up. Ranks are those of the whole
+        sample in every draw: ranking each anew would tie the pairs of what repeats, which moves rho of nearly equal models down.
         """
         a, b = (standard_ranks(each) for each in (x, y))
         columns = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], 1)
+        first = self.member[left]
+        second = first if right is None else self.member[right]
         sums = []
         for row in self.weights:
-            weights = row[self.member[left]] if right is None else row[self.member[left]] * row[self.member[right]]
+            weights = row[first] * np.where(first == second, 1, row[second])
             sums.append(weights @ columns)
         with np.errstate(invalid="ignore", divide="ignore"):
             total, *means = np.array(sums).T
@@ -114,9 +119,10 @@ class Documents:
 
 def _correlation(mx, my, xx, yy, xy) -> np.ndarray:
     """Pearson's correlation from means; NaN where one side is constant."""
-    scale = np.sqrt(np.maximum((xx - mx * mx) * (yy - my * my), 0))
+    spread = [square - mean * mean for square, mean in ((xx, mx), (yy, my))]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(scale > 1e-12, (xy - mx * my) / scale, np.nan)
+        varied = (spread[0] > 1e-12 * xx) & (spread[1] > 1e-12 * yy)  # what is less is rounding
+        return np.where(varied, (xy - mx * my) / np.sqrt(spread[0] * spread[1]), np.nan)
 
 
 def standard_ranks(values: np.ndarray) -> np.ndarray:

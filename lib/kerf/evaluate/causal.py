@@ -20,8 +20,12 @@ from kerf.evaluate.tokens import Scored, metrics, pictures
 from kerf.kinds import causal, lengths
 from kerf.steps import Evaluation
 
+<<<<<<< HEAD
 __all__ = ["about", "answer", "ask", "compare", "conclusion", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
 READS = ("texts", "passages", "contexts", "context", "restored")  # keys of `evaluation`
+=======
+__all__ = ["about", "answer", "ask", "compare", "conclusion", "documents", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
+>>>>>>> f/main
 NEEDS_BASE = True  # a candidate's probabilities are compared as they come; only the baseline's are kept
 WORDS = 40  # of a passage whose last word is asked for, at least
 BATCH_TOKENS = 1024
@@ -102,6 +106,11 @@ def about(everything: Texts) -> str:
     count, context = everything.chunks.shape
     return (f"{count} chunks of {context} tokens, the second half of each scored; {len(everything.passages)} passages "
             f"whose last word is asked for; {min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens{lengths.said(everything.left_out)}")  # fmt: skip
+
+
+def documents(everything: Texts) -> int:
+    """Independent documents of the scored tokens."""
+    return len(np.unique(everything.owners[:, everything.scored]))
 
 
 def request(everything: Texts, again: bool) -> dict:

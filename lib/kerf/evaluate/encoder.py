@@ -71,6 +71,11 @@ def about(everything: Texts) -> str:
     return f"{counts} texts; {sum(len(scores) for _, _, scores in everything.human.values())} human-rated pairs{lengths.said(everything.left_out)}"
 
 
+def documents(everything: Texts) -> int:
+    """Independent documents of the set of texts that has fewest."""
+    return min(len(np.unique(owners)) for owners in everything.documents.values())
+
+
 def request(everything: Texts, again: bool) -> dict:
     """What the measured process is asked; `again`: other batches."""
     return {"texts": everything.all, "batch_size": BATCH_SIZE if not again else BATCH_SIZE * 3 // 2}

@@ -72,6 +72,11 @@ def about(everything: Texts) -> str:
     return f"{count} queries, each with its own passage and the {size - 1} others that {FIRST_STAGE} finds nearest among {len(everything.passages)}{lengths.said(everything.left_out)}"
 
 
+def documents(everything: Texts) -> int:
+    """Independent documents of the queries."""
+    return len(np.unique(everything.documents))
+
+
 def request(everything: Texts, again: bool) -> dict:
     """What the measured process is asked; `again`: other batches."""
     return {"pairs": everything.pairs, "batch_size": BATCH_SIZE if not again else BATCH_SIZE * 3 // 2}

@@ -116,9 +116,14 @@ def _path(parameter: str, text: str, accepted: str) -> Path:
 
 def check(parsed) -> int:
     """`kerf check`: say what would run."""
+    from kerf.statistics import LEAST_DOCUMENTS
+
     read, out, description = _prepare(parsed)
     _say(f"{read.name}: {read.model} ({description['parameters']:,} parameters), "
           f"{len(read.candidates)} candidates, release {', '.join(read.release)}: ready to run into {out}")  # fmt: skip
+    if description["documents"] < LEAST_DOCUMENTS:
+        print(f"Its evaluation text comes from {description['documents']} independent documents; with fewer than {LEAST_DOCUMENTS} "
+              "there are no intervals, and gates stay INCONCLUSIVE.")  # fmt: skip
     return 0
 
 

@@ -60,7 +60,7 @@ def check(experiment: Experiment, out: Path) -> dict:
     texts.check_overlap(kinds.of(folder).sample_texts(folder, spec), everything.all)
     for name, parameters in _all_parameters(experiment):
         check_parameters(name, parameters)
-    return description
+    return description | {"documents": evaluate.kind(experiment.model).documents(everything)}
 
 
 def _check_texts(experiment: Experiment) -> None:
