@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from small import write_model  # noqa: E402
 
-TARGETS = {"run": "kerf run", "server": "warm serve", "kernel": "warm kernel", "measured": "kerf.evaluate.measure"}
+TARGETS = ("run", "server", "kernel", "measured")
 OF_THE_MACHINE = ("rss_peak_bytes", "load_seconds", "compress_seconds", "compress_peak_rss_bytes", "manifest", "reused")
 GONE_WITHIN = 10.0  # seconds in which everything that a killed run started has to be gone
 EXPERIMENT = """
@@ -34,7 +35,6 @@ model: {model}
 calibration: {{samples: 24}}
 evaluation: {{sentences: 40, passages: 40}}
 candidates:
-  int8: [{{quantize: {{bits: 8}}}}]
   int2: [{{quantize: {{method: gptq, bits: 2, group_size: 32}}}}]
 criteria: [encoder]
 """
@@ -53,7 +53,12 @@ class Place:
         """The run, in the background."""
         environment = {**os.environ, "KERF_DATA": str(self.folder / "data"), "TMPDIR": str(self.folder / "tmp"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "kerf", "run", str(self.experiment), "--out", str(self.folder / "out")]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with open(self.folder / "said", "a") as said:  # no pipe: who waits for its end would wait for a process left behind
+            return subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+
+    def last(self) -> str:
+        """What the runs said last."""
+        return " / ".join((self.folder / "said").read_text().splitlines()[-6:])
 
     def figures(self) -> str:
         """results.json of the newest run without what the machine decides."""
@@ -114,12 +119,8 @@ def kill(place: Place, target: str, number: signal.Signals, after: float) -> dic
             found[target][-1].send_signal(number)
             hit = target
         time.sleep(0.05)
-    if hit == "run":
-        run.communicate()
-        _, alive = psutil.wait_procs(every, timeout=GONE_WITHIN)
-    else:
-        run.communicate()
-        alive = []
+    run.wait()
+    _, alive = psutil.wait_procs(every, timeout=GONE_WITHIN)
     for process in alive:
         process.kill()
     return {"hit": hit, "code": run.returncode, "alive": len(alive)}
@@ -144,24 +145,26 @@ def main() -> int:
         (folder / "kills.yaml").write_text(EXPERIMENT.format(model=write_model(folder / "model")))
         whole, killed = (Place(folder / name, folder / "kills.yaml", data_folder() / "sources") for name in ("whole", "killed"))
         clock = time.monotonic()
-        whole.start().communicate()
+        whole.start().wait()
         return report(killed, whole, time.monotonic() - clock, asked.kills, random.Random(asked.seed))
 
 
 def report(killed: Place, whole: Place, seconds: float, kills: int, generator: random.Random) -> int:
     """Kill, compare, and print. Returns the exit code."""
-    print(f"an undisturbed run takes {seconds:.0f} s")
+    print(f"an undisturbed run takes {seconds:.0f} s", flush=True)
     done, right = Counter(), Counter()
-    for turn in range(kills):
-        target, number = generator.choice(list(TARGETS)), generator.choice([signal.SIGKILL, signal.SIGTERM])
+    while sum(done.values()) < kills:
+        target, number = generator.choice(TARGETS), generator.choice([signal.SIGKILL, signal.SIGTERM])
         each = kill(killed, target, number, generator.uniform(0, seconds))
-        name = f"{target}, {number.name}" if each["hit"] else "none: the run had ended"
+        if not each["hit"]:  # it had ended, or no such process came any more
+            _forget(killed)
+            continue
+        name = f"{target}, {number.name}"
         done[name] += 1
         right[name] += expected(each, number)
-        print(f"{turn + 1}/{kills} {name}: exit {each['code']}, {each['alive']} processes left", flush=True)
-        if not each["hit"]:
-            _forget(killed)
-    killed.start().communicate()
+        ended = "" if expected(each, number) else f", not as it should: {killed.last()}"
+        print(f"{sum(done.values())}/{kills} {name}: exit {each['code']}, {each['alive']} processes left{ended}", flush=True)
+    killed.start().wait()
     print("\n| kill | times | right |\n| --- | --- | --- |")
     for name in sorted(done):
         print(f"| {name} | {done[name]} | {right[name]} |")
@@ -172,8 +175,6 @@ def report(killed: Place, whole: Place, seconds: float, kills: int, generator: r
 
 def _forget(place: Place) -> None:
     """Remove what is finished, so that the next kill finds work to interrupt."""
-    import shutil
-
     for folder in (place.folder / "data/cache").glob("[!.]*"):
         shutil.rmtree(folder)
 
