@@ -12,7 +12,7 @@ from kerf import kinds, model_files, models, seal, store
 from kerf.errors import Refused
 from kerf.places import data_folder
 from kerf.quantize.rtn import rtn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 from small import write_causal, write_model, write_reranker

@@ -20,12 +20,8 @@ from kerf.evaluate.tokens import Scored, metrics, pictures
 from kerf.kinds import causal, lengths
 from kerf.steps import Evaluation
 
-<<<<<<< HEAD
-__all__ = ["about", "answer", "ask", "compare", "conclusion", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
-READS = ("texts", "passages", "contexts", "context", "restored")  # keys of `evaluation`
-=======
 __all__ = ["about", "answer", "ask", "compare", "conclusion", "documents", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
->>>>>>> f/main
+READS = ("texts", "passages", "contexts", "context", "restored")  # keys of `evaluation`
 NEEDS_BASE = True  # a candidate's probabilities are compared as they come; only the baseline's are kept
 WORDS = 40  # of a passage whose last word is asked for, at least
 BATCH_TOKENS = 1024
