@@ -3,13 +3,14 @@
     python benchmarks/kills.py [--kills 50] [--seed 0]
 
 A kill hits the run itself, the process that kernels start from, a kernel or a measured process, with SIGKILL or
-SIGTERM, at a moment drawn evenly over what an undisturbed run takes. A run that survives its kill goes to its end, and
-its results.json is looked at too: nothing in it may be called a failure. At the end stand a run that nobody kills, the
-comparison of its results.json with that of a run in another place (times, memory and the run's own name apart), and
-what the killed runs left behind: processes, folders and sockets. Exit code 1 unless all of it is as it should be.
+SIGTERM, at a random moment of each stage; the stage has to end well in spite of it, or the run to stop and leave no
+process, and the next run goes on. At the end stand a run that nobody kills, the comparison of its results.json with
+that of a run in another place (times, memory and the run's own name apart), what all runs called their candidates, and
+what the killed runs left behind: folders, parts of files, sockets. Exit code 1 unless all of it is as it should be.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -27,6 +28,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from small import write_model  # noqa: E402
 
+STAGES = 5  # of the experiment below
 TARGETS = ("run", "server", "kernel", "measured")
 OF_THE_MACHINE = ("rss_peak_bytes", "load_seconds", "compress_seconds", "compress_peak_rss_bytes", "manifest", "reused")
 GONE_WITHIN = 10.0  # seconds in which everything that a killed run started has to be gone
@@ -59,6 +61,10 @@ class Place:
     def last(self) -> str:
         """What the runs said last."""
         return " / ".join((self.folder / "said").read_text().splitlines()[-6:])
+
+    def stages(self) -> int:
+        """How many are finished."""
+        return len(list((self.folder / "data/cache").glob("stage-*")))
 
     def figures(self) -> str:
         """results.json of the newest run without what the machine decides."""
@@ -110,26 +116,46 @@ def family(run: subprocess.Popen) -> tuple[dict[str, list[psutil.Process]], list
     return found, every
 
 
-def kill(place: Place, target: str, number: signal.Signals, after: float) -> dict:
-    """Start the run, and send a signal to one of its processes after so many seconds, or as soon as there is such a process."""
-    run, until, hit, every = place.start(), time.monotonic() + after, "", []
-    while run.poll() is None and not hit:
+def attack(place: Place, kills: int, pause: float, generator: random.Random) -> list[tuple[str, bool]]:
+    """One run with at most so many kills, no two in one stage, at moments drawn evenly over `pause` seconds of it.
+
+    What was hit, and whether all went on as it should: the stage ended well in spite of the kill, or the run stopped.
+    """
+    run, found = place.start(), []
+    while run.poll() is None and len(found) < kills:
+        until, finished = time.monotonic() + generator.uniform(0, pause), place.stages()
+        target, number = generator.choice(TARGETS), generator.choice([signal.SIGKILL, signal.SIGTERM])
+        hit, every = _hit(run, target, number, until)
+        if not hit:
+            break
+        while run.poll() is None and (target == "run" or place.stages() == finished):
+            time.sleep(0.05)
+        found.append((f"{target}, {number.name}", _ended(run, target, number, every)))
+    run.wait()
+    return found
+
+
+def _hit(run: subprocess.Popen, target: str, number: signal.Signals, until: float) -> tuple[bool, list[psutil.Process]]:
+    """Send the signal to such a process of the run at that moment, or as soon as there is one; with all processes there were."""
+    while run.poll() is None:
         found, every = family(run)
         if time.monotonic() >= until and found.get(target):
-            found[target][-1].send_signal(number)
-            hit = target
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[target][-1].send_signal(number)
+                return True, every
         time.sleep(0.05)
-    run.wait()
+    return False, []
+
+
+def _ended(run: subprocess.Popen, target: str, number: signal.Signals, every: list[psutil.Process]) -> bool:
+    """Whether a run goes on, has ended well, or was stopped and left no process."""
+    stopped = (0, -number, 128 + number) if target == "run" else (0,)
+    if run.poll() is None:
+        return True
     _, alive = psutil.wait_procs(every, timeout=GONE_WITHIN)
     for process in alive:
         process.kill()
-    return {"hit": hit, "code": run.returncode, "alive": len(alive)}
-
-
-def expected(each: dict, number: signal.Signals) -> bool:
-    """Whether a run ended as it should: stopped, or to its end in spite of the kill (the stage was tried once more)."""
-    stopped = {signal.SIGKILL: (-signal.SIGKILL, 0), signal.SIGTERM: (128 + signal.SIGTERM, 0, -signal.SIGTERM)}[number]
-    return each["code"] in (stopped if each["hit"] == "run" else (0,)) and not each["alive"]
+    return run.returncode in stopped and not alive
 
 
 def main() -> int:
@@ -154,16 +180,13 @@ def report(killed: Place, whole: Place, seconds: float, kills: int, generator: r
     print(f"an undisturbed run takes {seconds:.0f} s", flush=True)
     done, right = Counter(), Counter()
     while sum(done.values()) < kills:
-        target, number = generator.choice(TARGETS), generator.choice([signal.SIGKILL, signal.SIGTERM])
-        each = kill(killed, target, number, generator.uniform(0, seconds))
-        if not each["hit"]:  # it had ended, or no such process came any more
-            _forget(killed)
-            continue
-        name = f"{target}, {number.name}"
-        done[name] += 1
-        right[name] += expected(each, number)
-        ended = "" if expected(each, number) else f", not as it should: {killed.last()}"
-        print(f"{sum(done.values())}/{kills} {name}: exit {each['code']}, {each['alive']} processes left{ended}", flush=True)
+        found = attack(killed, kills - sum(done.values()), seconds / STAGES, generator)
+        for name, well in found:
+            done[name] += 1
+            right[name] += well
+            print(f"{sum(done.values())}/{kills} {name}: {'as it should' if well else f'wrong; {killed.last()}'}", flush=True)
+        if not any(name.startswith("run") for name, _ in found):
+            _forget(killed)  # it went to its end: the next kill has to find work to interrupt
     killed.start().wait()
     print("\n| kill | times | right |\n| --- | --- | --- |")
     for name in sorted(done):
