@@ -14,7 +14,7 @@ from kerf.steps import Calibration, Evaluation
 from scipy import stats
 from small import write_causal
 
-SPEC = Evaluation(contexts=40, context=32, passages=20)
+SPEC = Evaluation(contexts=6, context=32, passages=20)
 STEP = {"quantize": {"method": "rtn", "bits": 4, "group_size": 32}}
 
 
@@ -61,7 +61,7 @@ def test_every_figure_is_that_of_a_slow_and_obvious_loop(model, candidate, compa
     for name, value in wanted.items():
         assert rows[name]["value"] == pytest.approx(float(value), rel=0.01, abs=1e-6), name
     assert rows["perplexity"]["baseline"] == pytest.approx(float(before.mean().exp()), rel=1e-4)
-    assert rows["kl_mean"]["n"] == 40 * 16 and rows["kl_mean"]["low"] < rows["kl_mean"]["value"] < rows["kl_mean"]["high"]
+    assert rows["kl_mean"]["n"] == 6 * 16 and "too few independent documents" in rows["kl_mean"]["why"]
 
 
 def test_the_baseline_against_itself_loses_nothing_and_again_next_to_nothing(model):
@@ -174,5 +174,5 @@ def test_the_smallest_difference_that_would_show_shows_in_four_samples_of_five()
 
 
 def test_a_description_says_what_is_measured(model):
-    assert "40 chunks of 32 tokens" in causal.about(causal.gather(model, SPEC))
+    assert "6 chunks of 32 tokens" in causal.about(causal.gather(model, SPEC))
     assert models.describe(model)["kind"] == "causal"

@@ -8,6 +8,8 @@ from conftest import BROWSER
 from kerf.formulas import FORMULAS, SYMBOLS
 from kerf.metrics import METRICS
 from kerf.workbench import charts
+from kerf.workbench.junit import junit
+from kerf.workbench.known import issues
 from kerf.workbench.report import render_index, render_report
 
 CHROMIUM = shutil.which("chromium")
@@ -85,6 +87,22 @@ def test_the_page_says_what_may_be_used_and_why(page):
         assert word in text
     assert "<img src=x" not in text and "&lt;img src=x" in text
     assert "<script" not in text
+
+
+def test_a_value_that_is_undefined_and_an_interval_that_is_missing_are_said_with_why(page, tmp_path):
+    results = json.loads((page.parent / "results.json").read_text())
+    results["release"] = ["undefined", "few"]
+    undefined = {**metric("cosine_mean", None, None, None), "why": "undefined for these scores", "needed_n": None}
+    few = {**metric("cosine_mean", 0.9, None, None), "why": "too few independent documents for an interval: 3, at least 12 are needed", "needed_n": 1600}
+    results["candidates"] += [entry("undefined", "FAIL", 0.5, metrics=[undefined], gates=[gate("FAIL", None)], grade="F"),
+                              entry("few", "INCONCLUSIVE", 0.9, metrics=[few], gates=[gate("INCONCLUSIVE", None, 1600)], grade="C")]  # fmt: skip
+    text = render_report(results, page.parent, {}).read_text()
+    assert "it is undefined for these scores" in text and "at least 12 are needed; about 1,600 items would decide" in text and "exact" not in text
+    (page.parent / "results.json").write_text(json.dumps(results))
+    assert "undefined" in render_index(tmp_path).read_text()
+    for candidate in results["candidates"][-2:]:
+        assert any(candidate["metrics"][0]["why"] in line for line in issues(candidate))
+    assert "undefined for these scores" in junit(results)
 
 
 def test_one_broken_run_does_not_hide_the_others(page, tmp_path):

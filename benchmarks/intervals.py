@@ -3,7 +3,7 @@
 The pool is of MiniLM's embeddings of evaluation text in pieces of five sentences (or three inverse-cloze pairs), each piece
 a document. A metric's truth is its mean over all samples. `inside`: samples whose value lies inside its own interval.
 
-    python benchmarks/coverage.py [--draws 300] [--documents 12 30 60] [--pieces 400]
+    python benchmarks/intervals.py [--draws 300] [--documents 12 30 60] [--pieces 400]
 """
 
 import argparse
