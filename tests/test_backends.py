@@ -15,7 +15,7 @@ from kerf.backends import torch as own
 from kerf.errors import Refused
 from kerf.places import root
 from kerf.steps import Calibration, Quantize, parse
-from small import with_biases, write_causal, write_model
+from small import HAS_VNNI, with_biases, write_causal, write_model
 
 SPEC = Calibration(samples=16, max_length=64)
 TEXTS = ["A cat sat.", "The government announced a new plan to reduce emissions by 2030.", "", "x " * 600]
@@ -134,7 +134,8 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
         models.network(opened).get_submodule(name).weight.data = value.dequantize()
     with static.computing(layers, integers):
         wanted = opened.encode(TEXTS)
-    assert cosines(kerf.load(folder).encode(TEXTS), wanted).min() > 0.9995
+    saturates = not HAS_VNNI and step == {"method": "static"}
+    assert cosines(kerf.load(folder).encode(TEXTS), wanted).min() > (0.995 if saturates else 0.9995)
     made = meta(folder)["result"]
     assert made["backend"] == parse(Quantize, step, "s").backend and {row["bits"] for row in made["layers"]} == {parse(Quantize, step, "s").bits}
     assert made["bytes_on_disk"] == seal.size(folder)["bytes_on_disk"] < 0.35 * models.describe(model)["bytes"]

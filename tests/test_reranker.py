@@ -16,7 +16,7 @@ from kerf.evaluate import reranker as measured
 from kerf.kinds import reranker
 from kerf.steps import Calibration, Evaluation
 from sentence_transformers import CrossEncoder
-from small import with_biases, write_model, write_reranker
+from small import HAS_VNNI, with_biases, write_model, write_reranker
 
 SPEC = Calibration(samples=16, max_length=64)
 PAIRS = [("a plan", "The government announced a new plan to reduce emissions by 2030."), ("a cat", "A cat sat."), ("", "x"), ("only a query", ""),
@@ -86,7 +86,8 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     with static.computing(anatomy.linears(models.network(opened)), integers):
         wanted = opened.predict(PAIRS)
     found = kerf.load(folder).predict(PAIRS)
-    assert np.abs(found - wanted).max() < 0.05 * wanted.std()
+    saturates = not HAS_VNNI and step == {"method": "static"}
+    assert np.abs(found - wanted).max() < (0.2 if saturates else 0.05) * wanted.std()
     assert artifacts.meta(folder)["result"]["bytes_on_disk"] < 0.35 * models.describe(model)["bytes"]
 
 
