@@ -7,7 +7,10 @@ import numpy as np
 from kerf.backends.tokens import padded
 from kerf.finite import check_finite
 
-SAME = 0.05  # of the longest answer: how far an answer alone may be from that beside others; in another batch, other inputs are rounded up
+# How far an answer alone may be from that beside others, of the longest answer. Sums in float differ in their last bits with the
+# shape of a batch; where inputs are rounded to bytes or bfloat16, one that is rounded up and not down grows from layer to layer, up
+# to what rounding costs at all: 0.05 was seen in MiniLM. A graph in float is held against the model itself, far closer (`check_shapes`).
+SAME, ROUNDED = 0.02, 0.2
 LONG, LONGEST = 256, 1024  # tokens of the longest text, at least where the model takes them, and at most
 
 
@@ -31,7 +34,7 @@ def batch(tokens: list[list[int]], pad: int, most: int | None) -> dict[str, np.n
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
-def check(run: Callable[..., np.ndarray], tokens: list[list[int]], pad: int, most: int | None) -> None:
+def check(run: Callable[..., np.ndarray], tokens: list[list[int]], pad: int, most: int | None, same: float = SAME) -> None:
     """Raise ValueError for a kernel that answers a text alone otherwise than beside the others, or with NaN or infinity."""
     together = run(**batch(tokens, pad, most))
     alone = np.concatenate([run(**batch([each], pad, most)) for each in tokens])
@@ -39,6 +42,6 @@ def check(run: Callable[..., np.ndarray], tokens: list[list[int]], pad: int, mos
         check_finite(rows, [f"{len(each)} tokens, {how}" for each in tokens], "the kernel")
     off = np.linalg.norm(together - alone, axis=1) / np.linalg.norm(alone, axis=1).max().clip(1e-12)
     worst = int(off.argmax())
-    if off[worst] > SAME:
+    if off[worst] > same:
         raise ValueError(f"the kernel answers a text of {len(tokens[worst])} tokens otherwise alone than beside one of {len(tokens[-1])}: "
-                         f"{off[worst]:.3f} of the longest answer apart, where {SAME} is accepted")  # fmt: skip
+                         f"{off[worst]:.3f} of the longest answer apart, where {same} is accepted")  # fmt: skip

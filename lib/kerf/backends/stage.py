@@ -69,7 +69,8 @@ def _make(folder, model, step, calibration, source) -> dict:
     seal.seal(folder, {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(models.network(opened)).__name__, "steps": steps,
                        "origin": models.weights_digest(models.resolve(model)), "backend": step.backend, "settings": library.settings(step),
                        "tokens": told})  # fmt: skip
-    mixed.check(backends.load(folder, seal.verify(folder)).run, sequences, told["pad"], told["max_length"])
+    same = mixed.ROUNDED if integers or step.compute == "bfloat16" else mixed.SAME
+    mixed.check(backends.load(folder, seal.verify(folder)).run, sequences, told["pad"], told["max_length"], same)
     layers = [_row(name, integers.get(name), packed.get(name), name in there) for name in linears]
     sizes = [_bits(linears[name].weight, integers.get(name), packed.get(name), step) for name in linears if name in there]
     count = sum(linears[name].weight.numel() for name in linears if name in there)
