@@ -123,11 +123,12 @@ def attack(place: Place, kills: int, pause: float, generator: random.Random) -> 
     """
     run, found = place.start(), []
     while run.poll() is None and len(found) < kills:
-        until, finished = time.monotonic() + generator.uniform(0, pause), place.stages()
+        until = time.monotonic() + generator.uniform(0, pause)
         target, number = generator.choice(TARGETS), generator.choice([signal.SIGKILL, signal.SIGTERM])
         hit, every = _hit(run, target, number, until)
         if not hit:
             break
+        finished = place.stages()
         while run.poll() is None and (target == "run" or place.stages() == finished):
             time.sleep(0.05)
         found.append((f"{target}, {number.name}", _ended(run, target, number, every)))
