@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from kerf import backends, calibrate, models, pipeline
-from kerf.backends import openvino, serve
+from kerf.backends import mixed, openvino, serve
 from kerf.finite import check_finite
 from kerf.kinds import encoder
 from kerf.steps import Calibration

@@ -175,6 +175,7 @@ def test_a_hub_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path):
 
 
 def test_an_index_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path):
+    monkeypatch.delenv("PIP_DEFAULT_TIMEOUT", raising=False)  # whoever sets it wants to wait
     for key, value in {"INDEX_URL": f"{silence}/simple", "CONFIG_FILE": os.devnull, "NO_INPUT": "1"}.items():
         monkeypatch.setenv(f"PIP_{key}", value)
     monkeypatch.delenv("PIP_DEFAULT_TIMEOUT", raising=False)  # what a machine sets goes first

@@ -10,7 +10,7 @@ from kerf.workbench.cli import main
 from safetensors.torch import load_file, save_file
 from small import write_causal, write_family, write_model
 
-FILE = "model: {model}\ncandidates: {{a: {chain}}}\nevaluation: {{sentences: 30, passages: 30}}\n"
+FILE = "model: {model}\ncandidates: {{a: {chain}}}\nevaluation: {evaluation}\n"
 CHAIN = "[{quantize: {bits: 4}}]"
 
 
@@ -23,9 +23,9 @@ def model(tmp_path_factory):
 def refused(tmp_path, capsys, model):
     """Check an experiment and return the one line that refuses it."""
 
-    def check(*arguments, model=model, chain=CHAIN):
+    def check(*arguments, model=model, chain=CHAIN, evaluation="{sentences: 30, passages: 30}"):
         path = tmp_path / "mine.yaml"
-        path.write_text(FILE.format(model=model, chain=chain))
+        path.write_text(FILE.format(model=model, chain=chain, evaluation=evaluation))
         code = main(["check", str(path), "--out", str(tmp_path / "out"), *arguments])
         error = capsys.readouterr().err
         assert code == 2 and error.count("\n") == 1 and "Traceback" not in error, error
@@ -109,13 +109,13 @@ def test_a_step_that_the_smaller_matrices_before_it_cannot_take(refused, tmp_pat
 ])  # fmt: skip
 def test_chunks_longer_than_the_positions_of_a_language_model(refused, tmp_path, asked, said):
     model = write_causal(tmp_path / "causal", max_position_embeddings=256)
-    assert said in refused("-p", "calibration.samples=8", *(part for each in asked for part in ("-p", each)), model=model)
+    assert said in refused("-p", "calibration.samples=8", *(part for each in asked for part in ("-p", each)), model=model, evaluation="{}")
 
 
 @pytest.mark.parametrize("reranker", [False, True])
 def test_texts_longer_than_the_positions(refused, tmp_path, reranker):
     model = write_family(tmp_path / "model", "XLMRoberta", reranker=reranker)
-    assert "calibration.max_length = 301: at most 300, the positions of this model" in refused("-p", "calibration.max_length=301", model=model)
+    assert "calibration.max_length = 301: at most 300, the positions of this model" in refused("-p", "calibration.max_length=301", model=model, evaluation="{passages: 30}")
 
 
 def test_a_file_in_the_place_of_the_output_directory(refused, tmp_path):
@@ -135,6 +135,6 @@ def test_a_full_output_directory(refused, monkeypatch):
 
 def test_a_good_experiment_is_not_refused(tmp_path, model, capsys):
     path = tmp_path / "mine.yaml"
-    path.write_text(FILE.format(model=model, chain=CHAIN))
+    path.write_text(FILE.format(model=model, chain=CHAIN, evaluation="{sentences: 30, passages: 30}"))
     assert main(["check", str(path), "--out", str(tmp_path / "out")]) == 0
     assert "ready to run" in capsys.readouterr().out

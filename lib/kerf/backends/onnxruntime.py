@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.artifacts import machine
+from kerf.backends import adds_bytes_exactly
 from kerf.backends.onnx_layers import OWN, constant, replace
 from kerf.backends.onnx_layers import put_integers as put_integers
 from kerf.backends.onnx_layers import put_packed as put_packed
@@ -83,8 +83,7 @@ def run(folder: Path, card: dict, threads: int):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
-    exact = any("vnni" in flag or flag == "amx_int8" for flag in machine()["flags"])
-    options.add_session_config_entry("session.x64quantprecision", "0" if exact else "1")
+    options.add_session_config_entry("session.x64quantprecision", "0" if adds_bytes_exactly() else "1")
     try:
         session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library raises a dozen kinds, none with a base of its own

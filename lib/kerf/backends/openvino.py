@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf.artifacts import machine
+from kerf.backends import adds_bytes_exactly
 from kerf.errors import refuse
 
 MODEL = "openvino_model.xml"
@@ -143,6 +144,8 @@ def run(folder: Path, card: dict, threads: int):
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **card["settings"]}
     if not any("bf16" in flag for flag in machine()["flags"]):  # it would be emulated, a hundred times slower; OpenVINO says it has it
         options["INFERENCE_PRECISION_HINT"] = "f32"
+    if card.get("code_bits") == 8 and not adds_bytes_exactly():
+        raise refuse("path", str(folder), "a processor with VNNI or AMX, as it was made on; sums of its bytes saturate here, so make it again on this one")
     try:
         compiled = ov.Core().compile_model(str(folder / MODEL), "CPU", options)
     except RuntimeError as error:

@@ -68,7 +68,7 @@ def _make(folder, model, step, calibration, source) -> dict:
     steps = [*(seal.verify(origin)["steps"] if source else []), {"quantize": step.model_dump()}]
     seal.seal(folder, {"model": model, "kind": kinds.name_of(models.resolve(model)), "class": type(models.network(opened)).__name__, "steps": steps,
                        "origin": models.weights_digest(models.resolve(model)), "backend": step.backend, "settings": library.settings(step),
-                       "tokens": told})  # fmt: skip
+                       "tokens": told, "code_bits": _code_bits(step) if integers else None})  # fmt: skip
     same = mixed.ROUNDED if integers or step.compute == "bfloat16" else mixed.SAME
     mixed.check(backends.load(folder, seal.verify(folder)).run, sequences, told["pad"], told["max_length"], same)
     layers = [_row(name, integers.get(name), packed.get(name), name in there) for name in linears]
@@ -114,10 +114,16 @@ def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[d
     packed = {name: embedding(name, layer, step) for name, layer in anatomy.embeddings(net).items()} if small else {}
     for name, value in packed.items():  # every layer sees them
         net.get_submodule(name).weight.data = value.dequantize()
-    integers = {} if step.method == "bfloat16" else static.integers(net, models.network(reference), groups, batches, step.method == "dynamic")
+    bits, dynamic = _code_bits(step), step.method == "dynamic"
+    integers = {} if step.method == "bfloat16" else static.integers(net, models.network(reference), groups, batches, dynamic, bits)
     if held:
         integers = spared(opened, reference, integers, step.floor, held)
     return integers, packed
+
+
+def _code_bits(step: Quantize) -> int:
+    """Bits of the codes on integer kernels. ONNX Runtime and torch change or refuse kernels whose sums saturate; OpenVINO does not."""
+    return 8 if step.backend != "openvino" or backends.adds_bytes_exactly() else 7
 
 
 def spared(opened, reference, found: dict[str, Integer], floor: float, batches: list[dict]) -> dict[str, Integer]:
@@ -141,6 +147,8 @@ def spared(opened, reference, found: dict[str, Integer], floor: float, batches: 
 
 def _row(name, integer, packed, there: bool) -> dict:
     note = "" if integer or packed else "left in float"
+    if integer and int(integer.codes.short().abs().max()) <= 64:
+        note = "codes of 7 bits in 8: sums of two products saturate on a processor without VNNI"
     bits = 8 if integer else packed.bits if packed else 32
     row = {"name": name, "bits": bits, "error": integer.error if integer else None, "sparsity": 0.0, "note": note}
     return row if there else {**row, "note": "no part of the graph: the embedding does not depend on it"}

@@ -28,7 +28,7 @@ from kerf.lockstep import in_lockstep
 from kerf.quantize.compress import moments
 from kerf.quantize.gptq import act_order, corrected, gptq, inverse_factor, ordered
 
-TOP_INPUT, TOP_WEIGHT, ZERO = 255, 127, 128
+TOP_INPUT, ZERO = 255, 128  # of an input
 SMALLEST = 1e-8  # delta of a token whose inputs are all the same
 ALPHAS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
 TAILS = (0.0, 1e-3, 5e-3)  # share of a column's inputs that is cut off at either end
@@ -64,11 +64,12 @@ def rounded(x: torch.Tensor, low: torch.Tensor | None, delta: torch.Tensor | Non
 
 
 @torch.no_grad()
-def integers(net, reference, groups: list[list[str]], batches: list[dict], dynamic: bool = False) -> dict[str, Integer]:
+def integers(net, reference, groups: list[list[str]], batches: list[dict], dynamic: bool = False, bits: int = 8) -> dict[str, Integer]:
     """Every linear layer that the calibration text reaches, by name.
 
     net, reference: the same network twice; the first computes as the integer one would while it is looked at.
-    dynamic: inputs are rounded on the grid of their token.
+    dynamic: inputs are rounded on the grid of their token. bits: 8, or 7 for a kernel whose sums of two products
+    saturate at 16 bits, which 255 * (64 + 64) never does.
     """
     found: dict[str, Integer] = {}
     layers = anatomy.linears(net)
@@ -76,7 +77,7 @@ def integers(net, reference, groups: list[list[str]], batches: list[dict], dynam
         pairs = zip(*(in_lockstep(each, groups, batches) for each in (net, reference)), strict=True)
         for (names, inputs), (_, originals) in pairs:
             weights = [layers[name].weight.data for name in names]
-            made = _group(weights, [layers[name].bias for name in names], torch.cat(list(inputs)), torch.cat(list(originals)), dynamic)
+            made = _group(weights, [layers[name].bias for name in names], torch.cat(list(inputs)), torch.cat(list(originals)), dynamic, bits)
             found |= dict(zip(names, made, strict=True))
     return found
 
@@ -103,10 +104,10 @@ def computing(layers: dict, found: dict[str, Integer]) -> Iterator[None]:
             del layer.forward
 
 
-def _group(weights, biases, X, F, dynamic: bool = False) -> list[Integer]:
+def _group(weights, biases, X, F, dynamic: bool = False, bits: int = 8) -> list[Integer]:
     """Layers that share an input. X, F: (tokens, columns) here and in the float model."""
     weight = torch.cat(weights)
-    low, delta = (None, None) if dynamic else grid(weight, X)
+    low, delta = (None, None) if dynamic else grid(weight, X, _top(bits))
     unit = torch.ones(1) if dynamic else delta
     inputs = rounded(X, low, delta)
     here, there = inputs.mean(0), F.mean(0)
@@ -116,8 +117,8 @@ def _group(weights, biases, X, F, dynamic: bool = False) -> list[Integer]:
     factor = inverse_factor(ordered(H, order))
     made, rows = [], [len(each) for each in weights]
     for weight, aim, bias in zip(weights, aim.split(rows), biases, strict=True):
-        scale = (aim.abs().amax(1) / TOP_WEIGHT).clamp(min=1e-12)
-        codes = _codes(aim, H, scale, order, factor)
+        scale = (aim.abs().amax(1) / _top(bits)).clamp(min=1e-12)
+        codes = _codes(aim, H, scale, order, factor, bits)
         whole = codes.float() * scale[:, None] / unit
         mean = weight @ there - whole @ here
         wanted = _some(F) @ weight.T
@@ -127,16 +128,25 @@ def _group(weights, biases, X, F, dynamic: bool = False) -> list[Integer]:
     return made
 
 
-def _codes(aim, H, scale, order, factor) -> torch.Tensor:
+def _top(bits: int) -> int:
+    """Largest code of a weight; the smallest is one further from 0."""
+    return 2 ** (bits - 1) - 1
+
+
+def _codes(aim, H, scale, order, factor, bits: int) -> torch.Tensor:
     """int8 (rows, columns) by GPTQ, rounded to nearest where its numbers do not hold."""
-    found, _ = gptq(aim, H, scale[:, None], torch.full((len(aim), 1), float(ZERO)), 8, order, True, factor, sweeps=1)
+    zero = _top(bits) + 1
+    found, _ = gptq(aim, H, scale[:, None], torch.full((len(aim), 1), float(zero)), bits, order, True, factor, sweeps=1)
     if found is None:
-        return (aim / scale[:, None]).round().clamp(-TOP_WEIGHT, TOP_WEIGHT).to(torch.int8)
-    return (found.codes.short() - ZERO).to(torch.int8)
+        return (aim / scale[:, None]).round().clamp(1 - zero, zero - 1).to(torch.int8)
+    return (found.codes.short() - zero).to(torch.int8)
 
 
-def grid(weight: torch.Tensor, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """low and delta (columns,) of least output error, weights rounded to nearest. weight: (rows, columns); X: (tokens, columns)."""
+def grid(weight: torch.Tensor, X: torch.Tensor, top: int = 127) -> tuple[torch.Tensor, torch.Tensor]:
+    """low and delta (columns,) of least output error, weights rounded to nearest. weight: (rows, columns); X: (tokens, columns).
+
+    top: largest code of a weight.
+    """
     some = _some(X)
     wanted, largest = some @ weight.T, weight.abs().amax(0).clamp(min=1e-8)
     best = (torch.inf, None, None)
@@ -147,7 +157,7 @@ def grid(weight: torch.Tensor, X: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
             shape = span.pow(alpha) / largest.pow(1 - alpha)
             delta = shape * (span / shape).max() / TOP_INPUT
             scaled = weight * delta
-            scale = scaled.abs().amax(1, keepdim=True).clamp(min=1e-12) / TOP_WEIGHT
+            scale = scaled.abs().amax(1, keepdim=True).clamp(min=1e-12) / top
             off = rounded(some, low, delta) @ ((scaled / scale).round_().mul_(scale) / delta).T - wanted
             lost = float((off - off.mean(0)).square().sum())
             if lost < best[0]:

@@ -12,6 +12,7 @@ Standard library only at the top: `join` has to start fast.
 import json
 import os
 import select
+import selectors
 import shutil
 import signal
 import socket
@@ -55,7 +56,9 @@ class Nursery:
         command = [sys.executable, "-m", "kerf.workbench.warm", "serve", self.address]
         environment = {**os.environ, "TMPDIR": str(self.folder)}
         self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        answered = select.select([self.process.stdout], [], [], READY_SECONDS)[0]
+        with selectors.DefaultSelector() as selector:  # select() knows no file descriptor above 1023
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            answered = selector.select(READY_SECONDS)
         if not answered or self.process.stdout.readline() != b"ready\n":
             self.end()
             raise RuntimeError("the process that kernels start from did not start")
