@@ -300,7 +300,7 @@ def test_without_units_for_bfloat16_it_is_not_emulated(model, monkeypatch):
     for flags in (["avx512_vnni"], ["avx512_vnni", "avx512_bf16"]):
         monkeypatch.setattr(openvino, "machine", lambda flags=flags: {"flags": flags})
         same = np.array_equal(kerf.load(half).encode(TEXTS), expected)
-        assert same if len(flags) == 1 else not same or not any("bf16" in flag for flag in machine()["flags"])
+        assert same if len(flags) == 1 else not same or not any("bf16" in flag for flag in artifacts.machine()["flags"])
 
 
 def test_what_installs_a_library_is_what_is_pinned():
