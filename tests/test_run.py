@@ -218,11 +218,9 @@ def test_load_gives_the_class_of_the_baseline_and_its_embeddings(first, place):
     assert (loaded.encode(texts) * baseline.encode(texts)).sum(1) == pytest.approx([1, 1], abs=0.02)
 
 
-def test_nothing_changed_means_seconds_and_the_gate_decides_the_exit_code(first, place):
-    clock = time.perf_counter()
+def test_nothing_changed_means_nothing_is_measured_again_and_the_gate_decides_the_exit_code(first, place):
     code, text = kerf_run(place / "small.yaml", "--out", place / "out", "--gate")
     assert code == 0 and "7 of 7 stages reused" in text
-    assert time.perf_counter() - clock < 30  # far below the run's minute: nothing was measured again
     assert all(each["reused"] for each in results(place)["candidates"])
     code, text = kerf_run(place / "small.yaml", "--out", place / "out", "--gate", "-p", "release=[int2]")
     assert code == 1 and "FAIL" in text
