@@ -1,5 +1,6 @@
 """What nobody foresaw ends in one line, a trace in a file, and exit code 3: exit code 1 is a gate's alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def test_what_a_notebook_said_reaches_no_terminal_and_no_page_raw():
 def test_names_of_runs_reach_no_terminal_raw(tmp_path, capsys):
     folder = tmp_path / "reports" / "history" / "a\x1b[31m" / "20260101T000000Z-1"
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text('{"verdict": "PASS\\u001b[2J", "model": {"id": "m\\u009b"}, "candidates": [1]}')
+    content = {"schema": 1, "experiment": "a", "verdict": "PASS\x1b[2J", "model": {"id": "m\x9b"}, "candidates": [{"name": "baseline"}], "manifest": {}}
+    (folder / "results.json").write_text(json.dumps(content))
     assert cli.main(["list", "runs", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert said.startswith(r"a\x1b[31m/20260101T000000Z-1") and r"PASS\x1b[2J, m\x9b" in said and said.strip().isprintable()
