@@ -80,6 +80,9 @@ def test_weights_are_finite_and_close_or_the_layer_is_named(inputs, size, bits, 
         assert dtype == "float16" and size >= 1e4
         assert any(f"'{name}'" in str(refusal) for name in ("left", "right", "last"))
         return
+    except ValueError as error:  # what a layer reads has overflowed
+        assert "NaN or infinity" in str(error) and size >= 1e4
+        return
     for before, after, _ in found.values():
         assert after.isfinite().all()
         assert after.abs().max() <= 4 * before.abs().max() + 1e-6  # nothing ran away
