@@ -104,8 +104,10 @@ def main() -> int:
         copies(notebooks)
         nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
         # A file to a core: most of the time goes into starting kernels and processes, which more threads do not help.
+        # What hangs is one failed test, not a CI that ends without an answer.
+        limit = ["--timeout=900"]
         workers = ["-n", str(len(os.sched_getaffinity(0))), "--dist", "loadfile"]
-        command = [sys.executable, "-m", "pytest", *nbval, *workers, "-q", "--durations=12", "-rs", str(notebooks), "tests"]
+        command = [sys.executable, "-m", "pytest", *nbval, *limit, *workers, "-q", "--durations=12", "-rs", str(notebooks), "tests"]
         environment = {**os.environ, "KERF_ROOT": str(ROOT), "IPYTHONDIR": scratch, "OMP_NUM_THREADS": "1"}
         return subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
 

@@ -131,6 +131,9 @@ def test_what_cannot_be_exported_is_refused(model, tmp_path):
         export(made, tmp_path / "out", "awq")
     with pytest.raises(Refused, match="a folder that does not exist yet"):
         export(made, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(Refused, match="FOLDER = .*: a directory that can be written"):
+        export(made, tmp_path / "file" / "out")
     encoder = str(write_model(tmp_path / "encoder"))
     with pytest.raises(Refused, match="a candidate of a causal language model"):
         export(pipeline.build(encoder, [{"quantize": {"bits": 4}}], SPEC), tmp_path / "out")

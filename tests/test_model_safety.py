@@ -19,6 +19,8 @@ from kerf import kinds, models
 from kerf.errors import Refused
 from kerf.safety import check_folder
 
+pytestmark = pytest.mark.timeout(60)  # seconds; an attack that hangs is one that succeeded
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):

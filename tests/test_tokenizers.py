@@ -214,3 +214,16 @@ def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
     assert load_file(tmp_path / "answers.safetensors")["continued"].shape == (4, 24)
     with pytest.raises(Refused, match="prompt = 60: at most 48"):
         causal.answer(opened, lambda *_, **__: {"input_ids": torch.ones(1, 60, dtype=torch.long)}, ("x",))
+
+
+@pytest.mark.parametrize("write", [write_model, write_causal, write_reranker])
+def test_a_tokenizer_that_fails_on_what_it_does_not_know_is_refused(write, tmp_path):
+    folder = write(tmp_path / "model")
+    held = json.loads((folder / "tokenizer.json").read_text())
+    held |= {"model": {"type": "WordLevel", "vocab": {"the": 0, "of": 1}, "unk_token": "[UNK]"}, "added_tokens": [], "post_processor": None,
+             "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}}  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(held))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(Refused, match="a tokenizer that reads any text; on .* it fails") as refusal:
+        models.describe(str(folder))
+    assert "\n" not in str(refusal.value)

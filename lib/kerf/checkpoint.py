@@ -9,6 +9,7 @@ import torch
 
 from kerf import model_files
 from kerf.errors import Refused, refuse
+from kerf.given import check_writable
 from kerf.quantize.gptq_layout import BITS, FORMATS, PARTS, check_parts, packed, unpacked
 from kerf.quantize.grid import Quantized
 
@@ -109,6 +110,7 @@ def export(candidate: str | Path, folder: str | Path, form: str = "gptq") -> Pat
         raise refuse("format", form, " or ".join(FORMATS))
     if folder.exists():
         raise refuse("FOLDER", str(folder), "a folder that does not exist yet")
+    check_writable("FOLDER", folder.parent)
     card = seal.verify(candidate)
     if card["kind"] != "causal":
         raise refuse("CANDIDATE", str(candidate), "a candidate of a causal language model")

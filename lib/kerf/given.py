@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from kerf.errors import CONTROL, refuse
@@ -47,3 +48,13 @@ def read_text(parameter: str, path: Path, most: int = SMALL) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise refuse(parameter, str(path), "a UTF-8 text file") from None
+
+
+def check_writable(parameter: str, folder: Path) -> None:
+    """Make `folder` where there is none. Raises Refused where no file can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise refuse(parameter, str(folder), f"a directory that can be written ({error.strerror})") from None

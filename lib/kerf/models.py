@@ -15,7 +15,7 @@ from kerf.artifacts import artifact, digest, meta
 from kerf.errors import nearest, refuse
 from kerf.given import given_path
 from kerf.places import data_folder
-from kerf.safety import check_folder
+from kerf.safety import check_files, check_folder
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ MODELS = {
                        "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text"),
 }  # fmt: skip
 
+UNKNOWN_TEXT = "\u2603 qqzx"  # that no vocabulary holds
+
 
 def resolve(model: str) -> Path:
     """Directory of a model: embedded name, local directory or hub id.
@@ -48,12 +50,14 @@ def resolve(model: str) -> Path:
         return MODELS[model].made(sources.fetch(MODELS[model].source))
     local = given_path(model)
     if local and local.is_dir():
-        model_files.check_no_adapter(model, local.resolve())
-        check_folder(model, local.resolve())
-        return local.resolve()
+        return _checked(model, local.resolve())
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         raise refuse("model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}")
-    folder = _download(model)
+    return _checked(model, _download(model))
+
+
+def _checked(model: str, folder: Path) -> Path:
+    check_files(model, folder)  # before anything else reads a file of it
     model_files.check_no_adapter(model, folder)
     check_folder(model, folder)
     return folder
@@ -62,6 +66,7 @@ def resolve(model: str) -> Path:
 def _download(hub_id: str) -> Path:
     """Files of a hub model without its pickles."""
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # a question more, which is waited for
     from huggingface_hub import snapshot_download
 
     patience.bound_hub()
@@ -93,6 +98,7 @@ def describe(model: str) -> dict:
         _check_finite(model, opened)
         net = network(opened)
         check_layers(model, net)
+        _check_tokenizer(model, kinds.of(folder).reader(opened))
         return {
             "id": model,
             "kind": kinds.name_of(folder),
@@ -128,6 +134,13 @@ def _check_finite(model: str, opened) -> None:
     for name, tensor in opened.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise refuse("model", model, f"finite weights; {name} holds NaN or infinity")
+
+
+def _check_tokenizer(model: str, tokenizer) -> None:
+    try:
+        tokenizer(UNKNOWN_TEXT)
+    except Exception as error:  # the library raises Exception itself
+        raise refuse("model", model, f"a tokenizer that reads any text; on {UNKNOWN_TEXT!r} it fails ({error})") from error
 
 
 def check_layers(model: str, net) -> None:

@@ -17,6 +17,8 @@ from types import ModuleType
 from kerf.kinds import causal, encoder, reranker
 
 KINDS = {"encoder": encoder, "causal": causal, "reranker": reranker}
+# Classes of causal language models that do not end in ForCausalLM.
+LANGUAGE_MODELS = ("GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel")
 CALLED = {"encoder": "an encoder", "causal": "a causal language model", "reranker": "a reranker"}
 
 
@@ -26,7 +28,8 @@ def name_of(folder: Path) -> str:
     architectures = (json.loads(config.read_text()).get("architectures") if config.is_file() else None) or [""]
     if architectures[0].endswith("ForSequenceClassification"):
         return "reranker"
-    return "causal" if architectures[0].endswith("ForCausalLM") and not (folder / "modules.json").is_file() else "encoder"
+    causal_head = architectures[0].endswith(("ForCausalLM", *LANGUAGE_MODELS)) and not (folder / "modules.json").is_file()
+    return "causal" if causal_head else "encoder"
 
 
 def of(folder: Path) -> ModuleType:

@@ -32,7 +32,6 @@ def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cp
     opened = _opened(folder, device, class_name, config=from_folder("AutoConfig", folder), state_dict=weights)
     if Path(folder, "generation_config.json").is_file():  # which transformers reads beside weights in a file alone
         opened.generation_config = from_folder("GenerationConfig", folder)
-        vars(opened.generation_config).pop("trust_remote_code", None)  # it keeps every argument as a setting
     return opened
 
 

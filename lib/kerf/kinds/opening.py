@@ -23,7 +23,10 @@ def from_folder(class_name: str, folder: Path | str, **options):
         kind = getattr(import_module(library.replace("-", "_")), class_name)
         if library == "sentence-transformers":
             return kind(str(folder), **options)
-        return kind.from_pretrained(None if "state_dict" in options else str(folder), **options)
+        found = kind.from_pretrained(None if "state_dict" in options else str(folder), **options)
+        if class_name == "GenerationConfig":
+            vars(found).pop("trust_remote_code", None)  # it keeps every argument as a setting
+        return found
     except Refused:
         raise
     except Exception as error:

@@ -20,17 +20,33 @@ def check_folder(value: str, folder: Path, parameter: str = "model", has_weights
     Raises Refused, in one line, for what could run code, reach outside the directory or hang.
     """
     try:
-        files = tree.files(folder)
-        return list(_checked(folder, tuple(files.items()), has_weights))
+        return list(_checked(folder, _files(folder), has_weights))
     except Unsafe as error:
         raise refuse(parameter, value, str(error)) from None
+
+
+def check_files(value: str, folder: Path) -> None:
+    """Refuse a directory whose JSON cannot be read safely, or names code: the part of `check_folder` after which others may read it."""
+    try:
+        named_code.check(_documents(folder, _files(folder)))
+    except Unsafe as error:
+        raise refuse("model", value, str(error)) from None
+
+
+def _files(folder: Path) -> tuple[tuple[str, tree.Stamp], ...]:
+    return tuple(tree.files(folder).items())
+
+
+@lru_cache(maxsize=8)
+def _documents(folder: Path, files: tuple[tuple[str, tree.Stamp], ...]) -> dict[str, object]:
+    return parsed.documents(folder, dict(files))
 
 
 @lru_cache(maxsize=64)
 def _checked(folder: Path, files: tuple[tuple[str, tree.Stamp], ...], has_weights: bool) -> tuple[str, ...]:
     """The same for the same stamps of all files, since a run resolves its model many times."""
     names = dict(files)
-    documents = parsed.documents(folder, names)
+    documents = _documents(folder, files)
     ignored = named_code.check(documents)
     opened = weights.opened_folders(documents)
     held = weights.check(folder, names, documents, opened) if has_weights else weights.UNKNOWN

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from kerf.safety.unsafe import Unsafe, told
 
-MARKS = ("config.json", "modules.json", "quantize_config.json", "card.json")  # one of them lies at the top of every model
+MARKS = ("config.json", "modules.json", "quantize_config.json", "card.json",  # one of them lies at the top of every model,
+         "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")  # or of an adapter, which is refused by name
 ENTRIES = 10_000  # a model with a hundred checkpoints of its training has some 2,000
 READ_WHOLE = (".json", ".txt", ".model", ".md", ".jinja", ".yaml", ".yml")
 LARGEST = 100_000_000  # bytes of a file that is read whole; the largest tokenizer.json in use has 35 million

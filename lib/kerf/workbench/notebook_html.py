@@ -8,9 +8,6 @@ import os
 import re
 from pathlib import Path
 
-import nbformat
-from nbconvert import HTMLExporter
-
 from kerf.errors import of_page
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -21,6 +18,9 @@ BANNER = "papermill-error-cell-tag"
 
 def notebook_to_html(path: Path) -> Path:
     """Write `path` (.ipynb) beside itself as .html and return that file."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
     path = Path(path)
     notebook = nbformat.read(path, as_version=4)
     _replace_widgets(notebook)
@@ -72,13 +72,15 @@ def _restyle_banner(notebook):
 
 
 def _replace_widgets(notebook):
+    from nbformat import from_dict
+
     models = notebook.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     for cell in notebook.cells:
         outputs = []
         for output in cell.get("outputs", []):
             view = output.get("data", {}).pop(WIDGET_VIEW, None)
             shown = _shown_by(view["model_id"], models, set()) if view else []
-            outputs += [nbformat.from_dict(item) for item in shown] or [output]
+            outputs += [from_dict(item) for item in shown] or [output]
         if "outputs" in cell:
             cell.outputs = outputs
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from kerf import evaluate, kinds, models, texts
 from kerf.artifacts import digest, now, replace_folder
 from kerf.errors import Refused, escaped, refuse
+from kerf.given import check_writable
 from kerf.places import data_folder, root
 from kerf.scratch import PREFIX, scratch, sweep
 from kerf.steps import ELSEWHERE
@@ -44,10 +45,10 @@ class Candidate:
 
 def check(experiment: Experiment, out: Path) -> dict:
     """Everything that can be refused before heavy work. Returns the model's description."""
-    _check_writable(out)
+    check_writable("--out", out)
     _check_texts(experiment)
     description = models.describe(experiment.model)
-    _check_writable(out, 3 * description["bytes"] + FREE_BYTES)
+    _check_space(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
             _check_step(experiment, f"{name}.{number}", step, [{each.kind: each.parameters.model_dump()} for each in chain[: number - 1]])
@@ -106,14 +107,8 @@ def _check_step(experiment: Experiment, path: str, step, before: list[dict]) -> 
         raise Refused(f"{path}.{refusal}") from None
 
 
-def _check_writable(out: Path, needed: float = 0) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-        free = shutil.disk_usage(out).free
-    except OSError as error:
-        raise refuse("--out", str(out), f"a directory that can be written ({error.strerror})") from None
+def _check_space(out: Path, needed: float) -> None:
+    free = shutil.disk_usage(out).free
     if free < needed:
         raise refuse("--out", str(out), f"a disk with {needed / 1e6:.0f} MB free; this one has {free / 1e6:.0f} MB")
 

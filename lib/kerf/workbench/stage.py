@@ -16,6 +16,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 from kerf.artifacts import HANDOVER, NOTICE, artifact, handed_over, meta
 from kerf.errors import printable, refuse
@@ -120,6 +121,13 @@ def _can_fork() -> bool:
 
 
 def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
+    with patch.dict(os.environ, KERF_HANDOVER=str(folder / HANDOVER)):  # kernels inherit it, of this stage alone
+        _run_notebook(name, parameters, folder / f"{name}.ipynb", partial)
+    notebook_to_html(folder / f"{name}.ipynb")
+    _pass_on(folder / f"{name}.ipynb")
+
+
+def _run_notebook(name: str, parameters: dict, target: Path, partial: Path) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
@@ -128,14 +136,12 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
     encrypted = Config({"KernelManager": {"transport_encryption": "required"}})
     options = {"kernel_name": "python3", "kernel_manager_class": _kernels(), "config": encrypted, "progress_bar": False}
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    target = folder / f"{name}.ipynb"
-    os.environ["KERF_HANDOVER"] = str(folder / HANDOVER)  # kernels inherit it
     for last in (False, True):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 papermill.execute_notebook(notebook_path(name), target, parameters, **options)
-            break
+            return
         except papermill.PapermillExecutionError as error:
             message = f"{error.ename}: {error.evalue}".splitlines()[0]
             raise _failed(name, error.cell_index, message, target, partial) from None
@@ -146,8 +152,6 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
             print(f"kerf: {name}.ipynb: the kernel died ({error}); the stage is tried once more", file=sys.stderr)
             if _can_fork() and not isinstance(error, DeadKernelError):
                 _nursery().end()  # it may be what does not answer
-    notebook_to_html(target)
-    _pass_on(target)
 
 
 def _pass_on(path: Path) -> None:
