@@ -10,7 +10,8 @@ import pytest
 import torch
 from kerf import anatomy, artifacts, backends, models, pipeline, seal, texts
 from kerf.artifacts import meta
-from kerf.backends import onnxruntime, openvino, stage, static
+from kerf.backends import onnxruntime, openvino, static
+from kerf.backends import stage as backend_stage
 from kerf.backends import torch as own
 from kerf.errors import Refused
 from kerf.places import root
@@ -117,7 +118,7 @@ def test_a_layer_makes_up_for_what_came_before_it():
 ], ids=str)  # fmt: skip
 def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     kept = {}
-    whole = stage._cut
+    whole = backend_stage._cut
 
 
     def cut(step, opened, *rest):
@@ -125,7 +126,7 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
         kept["cut"] = copy.deepcopy(opened), *found  # torch's own kernels are put into the model itself
         return found
 
-    monkeypatch.setattr(stage, "_cut", cut)
+    monkeypatch.setattr(backend_stage, "_cut", cut)
     monkeypatch.setenv("KERF_FRESH", "9999")
     folder = pipeline.build(model, [{"quantize": step}], SPEC)
     opened, integers, packed = kept["cut"]
@@ -157,13 +158,13 @@ def test_layers_stay_in_float_until_the_floor_is_kept(model):
 def test_as_few_layers_as_it_takes(monkeypatch):
     names = ["a", "b", "c", "d"]
     worth = {"a": 0.01, "b": 0.04, "c": 0.02, "d": 0.005}
-    monkeypatch.setattr(stage.models, "network", lambda opened: opened)
-    monkeypatch.setattr(stage.anatomy, "linears", lambda net: {})
+    monkeypatch.setattr(backend_stage.models, "network", lambda opened: opened)
+    monkeypatch.setattr(backend_stage.anatomy, "linears", lambda net: {})
     here = {}
-    monkeypatch.setattr(stage, "embed", lambda opened, batches: None)
-    monkeypatch.setattr(stage.static, "computing", lambda layers, found: here.update(found=found) or _Nothing())
-    monkeypatch.setattr(stage, "fidelity", lambda found, aim: 1 - sum(worth[name] for name in here["found"]))
-    left = lambda floor: [name for name in names if name not in stage.spared(None, None, dict.fromkeys(names), floor, [])]  # noqa: E731
+    monkeypatch.setattr(backend_stage, "embed", lambda opened, batches: None)
+    monkeypatch.setattr(backend_stage.static, "computing", lambda layers, found: here.update(found=found) or _Nothing())
+    monkeypatch.setattr(backend_stage, "fidelity", lambda found, aim: 1 - sum(worth[name] for name in here["found"]))
+    left = lambda floor: [name for name in names if name not in backend_stage.spared(None, None, dict.fromkeys(names), floor, [])]  # noqa: E731
     assert left(0.9) == [] and left(0.95) == ["b"] and left(0.98) == ["b", "c"] and left(0.9999) == names
 
 
@@ -250,11 +251,11 @@ class ByContent(torch.nn.Module):
 ], ids=["openvino", "onnxruntime"])  # fmt: skip
 def test_a_model_that_does_not_fit_every_text_is_refused(model, library, odd, message, capfd):
     opened, step = models.open_model(model), parse(Quantize, {"method": "static"}, "q")
-    stage.check_shapes(library, library.convert(opened), opened, step)
+    backend_stage.check_shapes(library, library.convert(opened), opened, step)
     opened[1] = odd()
     capfd.readouterr()
     with pytest.raises(Refused, match=message) as refusal:
-        stage.check_shapes(library, library.convert(opened), opened, step)
+        backend_stage.check_shapes(library, library.convert(opened), opened, step)
     assert "\n" not in str(refusal.value) and capfd.readouterr().err.count("\n") < 3
 
 

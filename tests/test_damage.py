@@ -71,7 +71,7 @@ def put(path: Path, content) -> None:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KERF_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("KERF_FRESH", raising=False)
     return tmp_path / "data" / "cache"
@@ -113,7 +113,7 @@ CACHE = {
 
 
 @pytest.mark.parametrize("harm", CACHE.values(), ids=CACHE)
-def test_a_damaged_artifact_is_named_and_made_again(cache, capsys, harm):
+def test_a_damaged_artifact_is_named_and_made_again(cache_folder, capsys, harm):
     count = []
     folder = comparison(count=count)
     assert comparison(count=count) == folder and len(count) == 1 and not capsys.readouterr().err
@@ -124,10 +124,10 @@ def test_a_damaged_artifact_is_named_and_made_again(cache, capsys, harm):
     assert json.loads((folder / "metrics.json").read_text()) == METRICS and artifacts.meta(folder)["result"] == {"seconds": 1.5}
     assert (folder / "sub" / "items.bin").read_bytes() == b"a" * 1000
     assert comparison(count=count) == folder and len(count) == 2 and not capsys.readouterr().err
-    assert {path.name for path in cache.iterdir()} <= {folder.name, comparison("b").name, "elsewhere"}
+    assert {path.name for path in cache_folder.iterdir()} <= {folder.name, comparison("b").name, "elsewhere"}
 
 
-def test_a_file_is_read_once_a_process_until_it_changes(cache, monkeypatch):
+def test_a_file_is_read_once_a_process_until_it_changes(cache_folder, monkeypatch):
     folder, read = comparison(), []
     time.sleep(0.1)  # a file that has only just changed is not trusted to stay as it is
     comparison()
@@ -167,7 +167,7 @@ def test_a_damaged_candidate_is_refused_by_its_file(tmp_path, file, harm):
 
 
 @pytest.fixture
-def quantized(cache, monkeypatch, tmp_path):
+def quantized(cache_folder, monkeypatch, tmp_path):
     """A function that runs or reuses a stage whose notebook makes a candidate; no kernel is started."""
 
     def execute(name, parameters, folder, partial):
@@ -209,12 +209,12 @@ def test_what_a_kernel_found_damaged_is_told_by_the_run(tmp_path, capsys):
     assert capsys.readouterr().err == told[0]
 
 
-def test_a_cache_that_was_moved_serves_its_own_artifacts(quantized, cache, monkeypatch, capsys):
+def test_a_cache_that_was_moved_serves_its_own_artifacts(quantized, cache_folder, monkeypatch, capsys):
     quantized()
-    shutil.move(cache.parent, cache.parent.with_name("moved"))
-    monkeypatch.setenv("KERF_DATA", str(cache.parent.with_name("moved")))
+    shutil.move(cache_folder.parent, cache_folder.parent.with_name("moved"))
+    monkeypatch.setenv("KERF_DATA", str(cache_folder.parent.with_name("moved")))
     done = quantized()
-    assert done.reused and done.result.is_relative_to(cache.parent.with_name("moved")) and not capsys.readouterr().err
+    assert done.reused and done.result.is_relative_to(cache_folder.parent.with_name("moved")) and not capsys.readouterr().err
 
 
 def write_run(out: Path, name="small", run="20260101T000000Z-aaaa", **change) -> Path:
@@ -334,7 +334,7 @@ def leftovers(tmp_path: Path) -> dict[str, int]:
     return {name: len(list(place.iterdir())) for name, place in places.items()}
 
 
-def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(cache, tmp_path, monkeypatch):
+def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(cache_folder, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     (tmp_path / "out" / "data" / "runs" / "small").mkdir(parents=True)
     (tmp_path / "temporary" / "of-somebody-else").mkdir()
@@ -345,14 +345,14 @@ def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(cache, tmp_path
                for kind in ("stage", "describe", "encoding", "candidate")]  # fmt: skip
     try:
         assert all(process.stdout.readline() == b"ready\n" for process in started)
-        (cache / ".old-of-another-version").mkdir()
+        (cache_folder / ".old-of-another-version").mkdir()
         for dead in started[1:]:
             dead.kill()
             dead.wait()
         assert leftovers(tmp_path) == {"cache": 5, "out": 4, "temporary": 5}
         runner.sweep_leftovers(tmp_path / "out")
         assert leftovers(tmp_path) == {"cache": 1, "out": 1, "temporary": 2}
-        (alive,) = cache.iterdir()
+        (alive,) = cache_folder.iterdir()
         assert alive.name.startswith(".stage-") and (alive / "half").is_file()
     finally:
         started[0].kill()

@@ -20,13 +20,13 @@ def gate(verdict, bound=0.95, metric="cosine_mean", threshold=0.9, needed=None):
             "needed_n": needed, "source": "Kerf", "reason": "because | of <this>"}  # fmt: skip
 
 
-def entry(name, gates, **more):
+def entry(name, judged, **more):
     return {
         "name": name, "status": "ok", "error": None, "reused": False, "steps": [{"quantize": {"method": "gptq", "bits": 4}}],
         "bytes_on_disk": 9_000_000, "bits_per_weight": 3.2, "compression_ratio": 10.1, "kernel": "dequantized",
         "metrics": [row("cosine_mean", 0.96, 0.95, 0.97), row("human_spearman_lee", 0.51, 0.4, 0.6, 0.5),
                     row("rss_peak_bytes", 6e8, None, None, 5e8, (5e8, 5.1e8)), row("load_seconds", 0.21, 0.2, 0.22, 0.2, (0.15, 0.25))],
-        "gates": gates, "claims": [], "verdict": judge.overall([each["verdict"] for each in gates]), "grade": "B",
+        "gates": judged, "claims": [], "verdict": judge.overall([each["verdict"] for each in judged]), "grade": "B",
         "layers": [{"name": "layer.0", "bits": 4, "error": 0.1, "note": ""}],
     } | more  # fmt: skip
 

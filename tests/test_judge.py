@@ -134,5 +134,5 @@ def test_a_wrong_gate_is_refused_by_name(tmp_path, change, named):
 
 @pytest.mark.parametrize("name", ["encoder", "claims"])
 def test_shipped_criteria_are_valid_and_give_reasons(name):
-    gates = judge.read_criteria(root() / "data" / "criteria" / f"{name}.json")["gates"]
-    assert gates and all(each["reason"] and each["source"] for each in gates)
+    shipped = judge.read_criteria(root() / "data" / "criteria" / f"{name}.json")["gates"]
+    assert shipped and all(each["reason"] and each["source"] for each in shipped)

