@@ -15,7 +15,7 @@ import psutil
 import pytest
 from kerf import seal
 from kerf.places import data_folder, root
-from kerf.sources import sha256
+from kerf.digests import sha256
 from small import write_model
 
 EXPERIMENT = """

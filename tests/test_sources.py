@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 from kerf import sources
+from kerf.digests import sha256
 from kerf.errors import Refused
 
 
@@ -13,7 +14,7 @@ def source(tmp_path, monkeypatch):
     """A source of one file, and an empty data folder."""
     monkeypatch.setenv("KERF_DATA", str(tmp_path / "data"))
     (tmp_path / "right").write_text("right")
-    digest = sources.sha256(tmp_path / "right")
+    digest = sha256(tmp_path / "right")
     return sources.Source("mine", "package==1.0", "CC0", "a test", {"text.txt": (digest, "inside/text.txt")})
 
 

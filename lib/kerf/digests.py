@@ -1,10 +1,32 @@
 """Digests of the files of a folder, and which file is no longer what its digest says."""
 
+import hashlib
 import json
+import os
+import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
-from kerf.sources import sha256
+SETTLED = 0.05  # seconds; file systems tell times apart that lie a few milliseconds from each other
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file; read once a process, and again when anything about the file has changed since.
+
+    The time of change of its inode, unlike that of its content, cannot be set back. The clock of a file system is coarse, so
+    the digest of a file that has only just changed is not kept.
+    """
+    status = os.stat(path)
+    if time.time() - status.st_ctime < SETTLED:
+        return _sha256.__wrapped__(path)
+    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, *_: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, constant: Callable[[str], object] | None = None) -> object:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from kerf import sources
 from kerf.artifacts import artifact
+from kerf.digests import sha256
 from kerf.kinds.opening import from_folder
 
 
 def converted(path: Path) -> Path:
     """Artifact with a model directory (config.json, model.safetensors, tokenizer) of the GGUF file, in float32."""
-    return artifact("converted", {"sha256": sources.sha256(path)}, lambda folder: _make(folder, path), code=[Path(__file__)])
+    return artifact("converted", {"sha256": sha256(path)}, lambda folder: _make(folder, path), code=[Path(__file__)])
 
 
 def _make(folder: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kerf import anatomy, gguf, kinds, model_files, patience, rerank, sources
 from kerf.artifacts import artifact, digest, meta
+from kerf.digests import sha256
 from kerf.errors import nearest, refuse
 from kerf.given import given_path
 from kerf.places import data_folder
@@ -81,7 +82,7 @@ def _download(hub_id: str) -> Path:
 
 def weights_digest(folder: Path) -> str:
     """sha256 over the files that make the model what it is."""
-    return digest([(path.relative_to(folder).as_posix(), sources.sha256(path)) for path in model_files.of(folder)])
+    return digest([(path.relative_to(folder).as_posix(), sha256(path)) for path in model_files.of(folder)])
 
 
 def describe(model: str) -> dict:

@@ -19,7 +19,7 @@ from kerf import segments, shortlist, texts
 from kerf.artifacts import artifact, threads
 from kerf.errors import refuse
 from kerf.kinds.opening import from_folder
-from kerf.sources import sha256
+from kerf.digests import sha256
 from kerf.steps import Parameters
 
 NEAREST = 20  # passages that hard ones are drawn from

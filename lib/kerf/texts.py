@@ -18,6 +18,7 @@ import numpy as np
 
 from kerf import segments, sources
 from kerf.artifacts import artifact
+from kerf.digests import sha256
 from kerf.errors import nearest, refuse
 from kerf.given import given_path, read_text
 from kerf.segments import sentences
@@ -81,7 +82,7 @@ def _wiki() -> Path:
                 prose = [line.strip() for line in lines if len(line) >= 200 and "|" not in line]
                 out.write(" ".join(prose) + "\n")
 
-    return artifact("wiki", {"sha256": sources.sha256(packed)}, make, code=[Path(__file__)])
+    return artifact("wiki", {"sha256": sha256(packed)}, make, code=[Path(__file__)])
 
 
 def _articles(file) -> list[str]:

@@ -21,7 +21,7 @@ from kerf.errors import nearest, refuse
 from kerf.evaluate import causal
 from kerf.evaluate.tokens import detectable
 from kerf.places import data_folder
-from kerf.sources import sha256
+from kerf.digests import sha256
 
 CHOICES = 4  # words to choose from, in a document of `last_words`
 

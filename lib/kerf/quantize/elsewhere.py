@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from kerf import anatomy, checkpoint, kinds, models, sources, tether, texts
+from kerf import anatomy, checkpoint, kinds, models, tether, texts
 from kerf.artifacts import artifact, meta, threads
+from kerf.digests import sha256
 from kerf.errors import Refused, refuse
 from kerf.parking import park
 from kerf.places import root
@@ -36,7 +37,7 @@ def fingerprint(step: Quantize, calibration: Calibration) -> dict:
     if step.method == "checkpoint":
         return {"checkpoint": models.weights_digest(_resolved(step))}
     pins = _script().with_name("gptqmodel.txt")
-    return {"script": sources.sha256(_script()), "pins": sources.sha256(pins), "texts": texts.digest(calibration.texts)}
+    return {"script": sha256(_script()), "pins": sha256(pins), "texts": texts.digest(calibration.texts)}
 
 
 def _resolved(step: Quantize) -> Path:

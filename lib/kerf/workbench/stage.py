@@ -21,7 +21,7 @@ from unittest.mock import patch
 from kerf.artifacts import HANDOVER, NOTICE, artifact, handed_over, meta
 from kerf.errors import printable, refuse
 from kerf.places import root
-from kerf.sources import sha256
+from kerf.digests import sha256
 from kerf.workbench.notebook_html import notebook_to_html
 from kerf.workbench.warm import Nursery
 
