@@ -20,14 +20,14 @@ from pathlib import Path
 import kerf
 import numpy as np
 import torch
-from kerf import kinds, models
-from kerf import statistics as st
-from kerf.artifacts import meta, now, threads
-from kerf.evaluate import answers, causal
+from kerf.models import families, registry
+from kerf.evaluate import stats as st
+from kerf.core.cache import meta, now, threads
+from kerf.evaluate import causal, causal_inference
 from kerf.pipeline import build
-from kerf.places import root
-from kerf.quantize import elsewhere
-from kerf.steps import Calibration, Evaluation, Quantize
+from kerf.core.paths import root
+from kerf.formats import imported
+from kerf.config import Calibration, Evaluation, Quantize
 from safetensors.torch import load_file
 
 MODEL, GROUP = "smollm2", 64
@@ -46,14 +46,14 @@ def seconds(name: str, step: dict, spec: Calibration) -> float:
     os.environ["KERF_FRESH"] = now()
     made = build(MODEL, [{"quantize": step}], spec)
     if name == "gptqmodel":
-        return meta(elsewhere.folder_of(MODEL, Quantize(**step), spec))["result"]["seconds"]
+        return meta(imported.folder_of(MODEL, Quantize(**step), spec))["result"]["seconds"]
     return meta(made)["result"]["compress_seconds"]
 
 
 def llmcompressor(python: Path, spec: Calibration, **asked) -> tuple[dict, dict]:
     """Dequantized weights by name, and figures, from its own environment; asked: method and what it takes."""
-    batches = kinds.causal.batches(models.open_model(MODEL), spec)
-    request = {"model": str(models.resolve(MODEL)), "tokens": [row for batch in batches for row in batch["input_ids"].tolist()],
+    batches = families.causal.batches(registry.open_model(MODEL), spec)
+    request = {"model": str(registry.resolve(MODEL)), "tokens": [row for batch in batches for row in batch["input_ids"].tolist()],
                "threads": threads(), **asked}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "request.json").write_text(json.dumps(request))
@@ -72,13 +72,13 @@ class Judge:
         text = causal.gather(MODEL, Evaluation(texts=texts, contexts=contexts, passages=2, restored=0))
         self.chunks, self.documents, self.folder = torch.from_numpy(text.chunks), text.owners[:, text.scored].ravel(), folder
         folder.mkdir(parents=True)
-        self.score(models.open_model(MODEL), first=True)
+        self.score(registry.open_model(MODEL), first=True)
 
     @torch.inference_mode()
     def score(self, opened, first: bool = False) -> dict[str, np.ndarray]:
         """kl, loss and base_loss of every scored token."""
         size = causal.BATCH_TOKENS // self.chunks.shape[1]
-        found = answers.score(opened, self.chunks, np.arange(len(self.chunks)), size, self.folder, first, [])
+        found = causal_inference.score(opened, self.chunks, np.arange(len(self.chunks)), size, self.folder, first, [])
         return {name: found[name].double().numpy() for name in ("kl", "loss", "base_loss")}
 
     def mean(self, values: np.ndarray) -> tuple[float, float, float]:

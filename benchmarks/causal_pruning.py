@@ -12,10 +12,10 @@ from pathlib import Path
 
 import kerf
 from causal_peers import MODEL, Judge, llmcompressor, lost
-from kerf.artifacts import meta
+from kerf.core.cache import meta
 from kerf.pipeline import build
-from kerf.places import root
-from kerf.steps import Calibration
+from kerf.core.paths import root
+from kerf.config import Calibration
 
 # Wanda as it was published, and with what is kept settled afterwards.
 KERF = {"wanda": {"method": "wanda", "sweeps": 0}, "wanda, settled": {"method": "wanda", "sweeps": 2}, "sparsegpt": {"method": "sparsegpt"}}

@@ -17,11 +17,14 @@ from pathlib import Path
 
 import kerf
 import torch
-from kerf import checkpoint, models, pipeline, texts
-from kerf.kinds import causal
-from kerf.places import root
-from kerf.quantize import elsewhere
-from kerf.steps import Calibration, Quantize
+from kerf import pipeline
+from kerf.data import corpora
+from kerf.formats import gptq_checkpoint
+from kerf.models import registry
+from kerf.models.families import causal
+from kerf.core.paths import root
+from kerf.formats import imported
+from kerf.config import Calibration, Quantize
 from safetensors.torch import load_file
 
 MODEL, GROUP = "smollm2", 64
@@ -65,28 +68,28 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer")
     parser.add_argument("--bits", type=int, choices=STEPS, help="only this width")
     arguments = parser.parse_args()
-    reader = causal.tokenizer(models.resolve(MODEL))
-    tokens = reader(texts.evaluation_documents("news")[0])["input_ids"][:64]
+    reader = causal.tokenizer(registry.resolve(MODEL))
+    tokens = reader(corpora.evaluation_documents("news")[0])["input_ids"][:64]
     pythons = {name: arguments.environments / name / "bin" / "python" for name in READERS}
     for bits in [arguments.bits] if arguments.bits else STEPS:
         step = {"bits": bits, "group_size": GROUP, "embeddings": 32, **STEPS[bits]}
         for symmetric in (False, True):
             made = pipeline.build(MODEL, [{"quantize": {**step, "symmetric": symmetric}}], SPEC)
             own = kerf.load(made)
-            for form in checkpoint.FORMATS:
+            for form in gptq_checkpoint.FORMATS:
                 with tempfile.TemporaryDirectory() as scratch:
-                    folder = checkpoint.export(made, Path(scratch, "checkpoint"), form)
+                    folder = gptq_checkpoint.export(made, Path(scratch, "checkpoint"), form)
                     for name, python in pythons.items():
                         if python.exists() and not (name == "autogptq" and form == "gptq_v2"):  # which it does not know
                             title = f"{bits} bits, {'' if symmetric else 'a'}symmetric, {form}"
                             compare(title, own, tokens, *read_by(name, python, folder, tokens, Path(scratch)))
-    if elsewhere.python().is_file():
+    if imported.python().is_file():
         for bits in [arguments.bits] if arguments.bits else STEPS:
             step = {"method": "gptqmodel", "bits": bits, "group_size": GROUP, "embeddings": 32}
             own = kerf.load(pipeline.build(MODEL, [{"quantize": step}], SPEC))
-            made = elsewhere.folder_of(MODEL, Quantize(**step), SPEC)
+            made = imported.folder_of(MODEL, Quantize(**step), SPEC)
             with tempfile.TemporaryDirectory() as scratch:
-                read = read_by("gptqmodel", elsewhere.python(), made, tokens, Path(scratch))
+                read = read_by("gptqmodel", imported.python(), made, tokens, Path(scratch))
                 compare(f"{bits} bits, made by GPTQModel", own, tokens, *read)
     if not any(python.exists() for python in pythons.values()):
         print("no environment of another library: make peers")

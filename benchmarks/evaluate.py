@@ -17,9 +17,9 @@ import kerf
 import numpy as np
 import torch
 from kerf import pipeline
-from kerf.evaluate import answers, causal
-from kerf.memory import anonymous_peak
-from kerf.steps import Calibration, Evaluation
+from kerf.evaluate import causal, causal_inference
+from kerf.core.memory import anonymous_peak
+from kerf.config import Calibration, Evaluation
 
 MODEL, STEP = "smollm2", {"quantize": {"method": "rtn", "bits": 4, "group_size": 64}}
 GOAL = 1.2
@@ -43,7 +43,7 @@ def scored(models, chunks, size: int) -> None:
     order = np.arange(len(chunks))
     with tempfile.TemporaryDirectory() as folder:
         for first, opened in zip((True, False), models, strict=True):
-            answers.score(opened, chunks, order, size, Path(folder), first, [])
+            causal_inference.score(opened, chunks, order, size, Path(folder), first, [])
 
 
 def main() -> None:

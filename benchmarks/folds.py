@@ -18,11 +18,12 @@ import kerf
 import numpy as np
 import torch
 from causal_peers import GROUP, MODEL, Judge, lost
-from kerf import calibrate, models
-from kerf.artifacts import meta
+from kerf.calibration import activations
+from kerf.models import registry
+from kerf.core.cache import meta
 from kerf.pipeline import build
 from kerf.quantize.rtn import rtn
-from kerf.steps import Calibration
+from kerf.config import Calibration
 from scipy.linalg import hadamard
 
 SPEC = Calibration(samples=32, max_length=256)
@@ -46,7 +47,7 @@ def scales(weights: list[torch.Tensor], H: torch.Tensor, bits: int) -> torch.Ten
 
 def awq(net, bits: int) -> None:
     """Fold scales into every input that comes from a norm or from another linear layer's rows."""
-    groups, statistics = calibrate.read(calibrate.calibrate(MODEL, SPEC))
+    groups, statistics = activations.read(activations.calibrate(MODEL, SPEC))
     names = {module: name for name, module in net.named_modules()}
 
     def fold(source, layers):
@@ -94,13 +95,13 @@ def rotation(net, bits: int) -> None:
 @torch.no_grad()
 def folded(fold, bits: int, folder: Path) -> str:
     """Directory of a copy of the model with `fold` applied; the same function, or an error."""
-    net, ids = models.open_model(MODEL), torch.arange(1000, 1064)[None]
+    net, ids = registry.open_model(MODEL), torch.arange(1000, 1064)[None]
     before = net(ids).logits
     fold(net, bits)
     apart = float((net(ids).logits - before).abs().max() / before.abs().max())
     assert apart < 1e-3, f"{fold.__name__} changed the function by {apart:.1e}"
     net.save_pretrained(folder)
-    for path in models.resolve(MODEL).iterdir():
+    for path in registry.resolve(MODEL).iterdir():
         if path.suffix in (".json", ".txt") and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
     return str(folder)

@@ -62,19 +62,19 @@ class Unsorted:
 def contestants(calibration, environments: Path, scratch: Path, threads: int, only: list[str]) -> dict[str, object]:
     """What can `encode` on so many threads, by name; the first is what all are held against."""
     import kerf
-    from kerf import models
-    from kerf.backends import openvino, serve
-    from kerf.kinds import encoder
+    from kerf.models import registry
+    from kerf.backends import openvino_, serve
+    from kerf.models.families import encoder
     from kerf.pipeline import build
 
     folders = {name: build(MODEL, [{"quantize": step}], calibration) for name, step in CHAINS.items() if name in only}  # on all threads
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read whenever a model is opened
-    baseline = models.open_model(MODEL)
+    baseline = registry.open_model(MODEL)
     (scratch / "float").mkdir()
-    openvino.save(openvino.convert(baseline), scratch / "float", half=False)
+    openvino_.save(openvino_.convert(baseline), scratch / "float", half=False)
 
     def runs(folder, precision):
-        return serve.Encoder(models.resolve(MODEL), openvino.run(folder, {"settings": {"INFERENCE_PRECISION_HINT": precision}}, threads))
+        return serve.Encoder(registry.resolve(MODEL), openvino_.run(folder, {"settings": {"INFERENCE_PRECISION_HINT": precision}}, threads))
 
     found = {"SentenceTransformer, float": baseline, "SentenceTransformer, unsorted": Unsorted(baseline), "OpenVINO, float": runs(scratch / "float", "f32")}  # fmt: skip
     found |= {f"Kerf, {name}": kerf.load(folder) for name, folder in folders.items()}
@@ -82,7 +82,7 @@ def contestants(calibration, environments: Path, scratch: Path, threads: int, on
     for preset in ("mixed", "performance") if python.exists() else ():
         folder = scratch / f"nncf-{preset}"
         folder.mkdir()
-        peer(python, scratch / "float" / openvino.MODEL, encoder.batches(baseline, calibration), folder, preset)
+        peer(python, scratch / "float" / openvino_.MODEL, encoder.batches(baseline, calibration), folder, preset)
         found |= {f"NNCF, {preset}, {precision}": runs(folder, precision) for precision in ("f32", "bf16")}
     return found
 
@@ -100,13 +100,13 @@ def main() -> None:
     os.environ["RAYON_NUM_THREADS"] = str(asked.threads)  # read when the first tokenizer starts
 
     import numpy as np
-    from kerf import statistics as st
-    from kerf import texts
-    from kerf.steps import Calibration
+    from kerf.evaluate import stats as st
+    from kerf.data import corpora
+    from kerf.config import Calibration
 
     with tempfile.TemporaryDirectory() as scratch:
         found = contestants(Calibration(samples=asked.samples), asked.environments, Path(scratch), asked.threads, asked.only)
-        sentences, documents = texts.evaluation_sentences("news", SENTENCES)
+        sentences, documents = corpora.evaluation_sentences("news", SENTENCES)
         embeddings, seconds = {}, np.zeros((asked.rounds + 1, len(found)))
         for number in range(asked.rounds + 1):  # the first does not count
             for place in np.roll(np.arange(len(found)), number):

@@ -9,10 +9,12 @@ a document. A metric's truth is its mean over all samples. `inside`: samples who
 import argparse
 
 import numpy as np
-from kerf import models, pipeline, texts
-from kerf.artifacts import artifact
+from kerf import pipeline
+from kerf.data import corpora
+from kerf.models import registry
+from kerf.core.cache import artifact
 from kerf.evaluate import fidelity
-from kerf.steps import Calibration
+from kerf.config import Calibration
 
 MODEL, SENTENCES, PAIRS = "minilm", 5, 3
 CHAINS = {bits: [{"quantize": {"method": "rtn", "bits": bits}}] for bits in (8, 4)}
@@ -30,9 +32,9 @@ def pieces(items: list, owners: list[int], size: int, count: int) -> list:
 
 def pool(count: int) -> dict[str, np.ndarray]:
     """Embeddings (texts, features) of the baseline and every candidate, by model and kind of text; made once and kept."""
-    found = [(sentence, (name, place)) for name in texts.NAMES for place, document in enumerate(texts.documents(name, "evaluation"))
-             for sentence in dict.fromkeys(texts.sentences(document))]  # fmt: skip
-    rows = texts.stretches("wiki", "evaluation")
+    found = [(sentence, (name, place)) for name in corpora.NAMES for place, document in enumerate(corpora.documents(name, "evaluation"))
+             for sentence in dict.fromkeys(corpora.sentences(document))]  # fmt: skip
+    rows = corpora.stretches("wiki", "evaluation")
     pairs = pieces([row[:2] for row in rows], [row[2] for row in rows], PAIRS, count)
     asked = {"sentences": pieces(*map(list, zip(*found, strict=True)), SENTENCES, count)}
     asked |= dict(zip(("queries", "passages"), map(list, zip(*pairs, strict=True)), strict=True))
@@ -40,7 +42,7 @@ def pool(count: int) -> dict[str, np.ndarray]:
     def make(folder) -> None:
         made = {}
         for name, chain in {"baseline": [], **CHAINS}.items():
-            opened = models.load(pipeline.build(MODEL, chain, Calibration(samples=8, max_length=64))) if chain else models.open_model(MODEL)
+            opened = registry.load(pipeline.build(MODEL, chain, Calibration(samples=8, max_length=64))) if chain else registry.open_model(MODEL)
             for kind, own in asked.items():
                 made[f"{name} {kind}"] = opened.encode(own, normalize_embeddings=True, show_progress_bar=False)
         np.savez(folder / "pool.npz", **made)

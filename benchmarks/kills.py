@@ -165,7 +165,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    from kerf.places import data_folder
+    from kerf.core.paths import data_folder
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -25,10 +25,10 @@ LARGE_LAYERS, LIMIT = 62, 2**30
 def write_model(folder: Path, layers: int, sizes: dict) -> int:
     """A sentence-transformers directory of random weights in shards; returns the bytes of the weights."""
     import torch
-    from kerf import models
+    from kerf.models import registry
     from transformers import BertConfig, BertModel
 
-    origin = models.resolve("minilm")
+    origin = registry.resolve("minilm")
     shutil.copytree(origin, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "meta.json"))
     shutil.copytree(origin / "1_Pooling", folder / "1_Pooling", dirs_exist_ok=True)
     pooling = folder / "1_Pooling" / "config.json"
@@ -45,9 +45,9 @@ def measured(model: str, samples: int, bits: int, length: int) -> None:
     """Quantize in this process, and print the peak of anonymous memory above what imports took, in bytes."""
     import sentence_transformers  # noqa: F401
     from kerf import pipeline
-    from kerf.memory import anonymous_peak
-    from kerf.quantize import kernels  # noqa: F401
-    from kerf.steps import Calibration
+    from kerf.core.memory import anonymous_peak
+    from kerf.tensors import numba_kernels  # noqa: F401
+    from kerf.config import Calibration
 
     clock = time.perf_counter()
     step = {"method": "gptq", "bits": bits, "group_size": 64, "clip": "hessian"}
@@ -59,7 +59,7 @@ def ask(model: Path, samples: int, bits: int = 2, length: int = 32) -> dict:
     """`measured` in a fresh process, with a data folder of its own that is removed."""
     import os
 
-    from kerf.places import data_folder
+    from kerf.core.paths import data_folder
 
     with tempfile.TemporaryDirectory(dir=data_folder()) as data:
         os.symlink(data_folder() / "sources", Path(data) / "sources")
@@ -101,7 +101,7 @@ def flat() -> None:
 
 def large() -> None:
     """One model of 3 GiB."""
-    from kerf.places import data_folder
+    from kerf.core.paths import data_folder
 
     with tempfile.TemporaryDirectory(dir=data_folder()) as scratch:
         size = write_model(Path(scratch) / "large", LARGE_LAYERS, LARGE)
@@ -113,11 +113,11 @@ def large() -> None:
 
 def causal() -> None:
     """SmolLM2, as the language model that is at hand."""
-    from kerf import models
+    from kerf.models import registry
 
-    size = 4 * models.describe("smollm2")["parameters"]
+    size = 4 * registry.describe("smollm2")["parameters"]
     # By its folder, or the fresh process would convert the file of the package first.
-    found, limit = ask(models.resolve("smollm2"), 64, bits=4, length=512), size + 400e6
+    found, limit = ask(registry.resolve("smollm2"), 64, bits=4, length=512), size + 400e6
     verdict = "under" if found["peak"] < limit else "OVER"
     print(f"SmolLM2, {size / 1e6:.0f} MB in float32: {found['peak'] / 1e6:.0f} MB anonymous above imports, {verdict} {limit / 1e6:.0f} MB; "
           f"{found['seconds']:.0f} s")  # fmt: skip

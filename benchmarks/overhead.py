@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kerf.places import data_folder
+from kerf.core.paths import data_folder
 
 
 def inside(run: str) -> dict[str, float]:

@@ -14,14 +14,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from kerf import anatomy, load, models, texts
-from kerf.artifacts import meta, threads
-from kerf.kinds import encoder
+from kerf import load
+from kerf.data import corpora
+from kerf.models import architecture, registry
+from kerf.core.cache import meta, threads
+from kerf.models.families import encoder
 from kerf.pipeline import build
-from kerf.places import root
+from kerf.core.paths import root
 from kerf.quantize.rtn import rtn
-from kerf.steps import Calibration
-from kerf.yardstick import Yardstick
+from kerf.config import Calibration
+from kerf.workbench.interactive.ablation import Yardstick
 from safetensors.torch import load_file
 
 MODEL, GROUP, SENTENCES, GOAL = "minilm", 64, 400, 0.5
@@ -44,8 +46,8 @@ def run_kerf(steps: list[dict], calibration: Calibration) -> tuple[object, dict]
 def ask_peer(name: str, python: Path, calibration: Calibration, more: dict, script: str = "with") -> tuple[dict, dict]:
     """Tensors by name, and figures, from the peer's script in the peer's environment; more: what is asked of this one."""
     request = {
-        "model": str(models.resolve(MODEL)),
-        "texts": texts.calibration_sentences(calibration.texts, calibration.samples, calibration.seed),
+        "model": str(registry.resolve(MODEL)),
+        "texts": corpora.calibration_sentences(calibration.texts, calibration.samples, calibration.seed),
         "max_length": calibration.max_length,
         "batch_size": encoder.BATCH_SIZE,
         **more,
@@ -64,9 +66,9 @@ def ask_peer(name: str, python: Path, calibration: Calibration, more: dict, scri
 def run_peer(name: str, python: Path, bits: int, calibration: Calibration) -> tuple[object, dict]:
     """The float model with the peer's linear layers and Kerf's word embeddings, and the peer's figures."""
     weights, figures = ask_peer(name, python, calibration, {"bits": bits, "group_size": GROUP})
-    opened = models.open_model(MODEL)
-    net = models.network(opened)
-    for embedding in anatomy.embeddings(net).values():
+    opened = registry.open_model(MODEL)
+    net = registry.network(opened)
+    for embedding in architecture.embeddings(net).values():
         weight = embedding.weight.data
         weight.copy_(rtn(weight, EMBEDDINGS[bits], weight.shape[1], clip=True).dequantize())
     if unknown := net.load_state_dict(weights, strict=False).unexpected_keys:

@@ -3,7 +3,7 @@
 Floor: the forward passes that the method needs (of the model as it is being quantized, and with
 asymmetric calibration of the float model beside it), the moment products (one triangle of the symmetric
 X^T X, all of the drift), and the Cholesky factorizations with the triangular inverse. Products of
-calibration text are rounded on both sides as `kerf.products` says. Floor and method run in turn in one
+calibration text are rounded on both sides as `kerf.tensors.matmul_precision` says. Floor and method run in turn in one
 process; the ratio is the median of the pairwise ratios. `plain` is the published GPTQ, `full` what Kerf does by
 default: asymmetric calibration and two sweeps. `sparsegpt` prunes half of the weights, with the same two.
 
@@ -15,12 +15,13 @@ import statistics
 import time
 
 import torch
-from kerf import calibrate, kinds, models
-from kerf.lockstep import rows
-from kerf.products import rounded_products
-from kerf.prune.stage import pruned
+from kerf.calibration import activations
+from kerf.models import families, registry
+from kerf.calibration.sequential import rows
+from kerf.tensors.matmul_precision import rounded_products
+from kerf.prune.step import pruned
 from kerf.quantize.compress import compress
-from kerf.steps import Calibration, Prune, Quantize
+from kerf.config import Calibration, Prune, Quantize
 
 OPTIONS = {"method": "gptq", "group_size": 64, "clip": "hessian", "embeddings": 32}
 BITS, LENGTH, UNIT = {"minilm": 2, "smollm2": 4}, {"minilm": 128, "smollm2": 512}, {"minilm": "sentences", "smollm2": "chunks"}
@@ -82,7 +83,7 @@ def floor(net, groups, batches, moments, networks: int) -> dict[str, float]:
 
 def method(model: str, step: Quantize | Prune, groups, batches) -> dict[str, float]:
     """Seconds of cutting every layer of a freshly opened model."""
-    net, reference = (models.network(models.open_model(model)) for _ in range(2))
+    net, reference = (registry.network(registry.open_model(model)) for _ in range(2))
     if isinstance(step, Prune):
         return {"sparsegpt": seconds(lambda: [None for _ in pruned(net, reference, step, groups, batches)])[0]}
     return {"gptq": seconds(lambda: [None for _ in compress(net, reference, step, groups, {}, batches)])[0]}
@@ -96,10 +97,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256, help="calibration sentences or chunks of news")
     parser.add_argument("--only", nargs="+", choices=steps(4), default=list(steps(4)), help="what is timed")
     model, rounds, samples, only = vars(parser.parse_args()).values()
-    opened = models.open_model(model)
-    batches = kinds.of_opened(opened).batches(opened, Calibration(samples=samples, max_length=LENGTH[model]))
-    net = models.network(opened)
-    found = list(calibrate.collect(net, batches))
+    opened = registry.open_model(model)
+    batches = families.of_opened(opened).batches(opened, Calibration(samples=samples, max_length=LENGTH[model]))
+    net = registry.network(opened)
+    found = list(activations.collect(net, batches))
     groups, moments = [group.names for group in found], [group.second for group in found]
     for H in moments:
         H.diagonal().add_(0.01 * H.diagonal().mean())

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import papermill
-from kerf.places import data_folder, root
+from kerf.core.paths import data_folder, root
 
 sys.path.insert(0, str(root() / "tests"))
 from lab import SECONDS, browser, run_all, served, slider  # noqa: E402

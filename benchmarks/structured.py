@@ -13,13 +13,14 @@ from pathlib import Path
 import kerf
 import numpy as np
 import torch
-from kerf import anatomy, models, texts
-from kerf import statistics as st
-from kerf.kinds import encoder
+from kerf.data import corpora
+from kerf.models import architecture, registry
+from kerf.evaluate import stats as st
+from kerf.models.families import encoder
 from kerf.pipeline import build
-from kerf.places import root
-from kerf.steps import Calibration
-from kerf.yardstick import Yardstick
+from kerf.core.paths import root
+from kerf.config import Calibration
+from kerf.workbench.interactive.ablation import Yardstick
 from peers import ask_peer
 
 MODEL, SENTENCES, TIMED = "minilm", 400, 64
@@ -27,9 +28,9 @@ MODEL, SENTENCES, TIMED = "minilm", 400, 64
 
 def smaller(weights: dict[str, torch.Tensor]):
     """MiniLM with linear layers as small as `weights` has them. Its attention counts heads by the width of its layers."""
-    opened = models.open_model(MODEL)
-    net = models.network(opened)
-    for name, layer in anatomy.linears(net).items():
+    opened = registry.open_model(MODEL)
+    net = registry.network(opened)
+    for name, layer in architecture.linears(net).items():
         layer.out_features, layer.in_features = weights[f"{name}.weight"].shape
         for part, parameter in layer.named_parameters():
             parameter.data = torch.empty_like(weights[f"{name}.{part}"])
@@ -40,15 +41,15 @@ def smaller(weights: dict[str, torch.Tensor]):
 def encoder_share(opened) -> float:
     """Share of the blocks' parameters that went."""
     def count(each):
-        return sum(parameter.numel() for block in anatomy.blocks(models.network(each)).values() for parameter in block.parameters())
+        return sum(parameter.numel() for block in architecture.blocks(registry.network(each)).values() for parameter in block.parameters())
 
-    return 1 - count(opened) / count(models.open_model(MODEL))
+    return 1 - count(opened) / count(registry.open_model(MODEL))
 
 
 @torch.no_grad()
 def ratios(baseline, candidates: list, batch: dict, rounds: int) -> np.ndarray:
     """Seconds of the baseline over those of each candidate, (rounds, candidates), in turn, after one round that does not count."""
-    nets = [models.network(each) for each in (baseline, *candidates)]
+    nets = [registry.network(each) for each in (baseline, *candidates)]
     seconds = np.zeros((rounds + 1, len(nets)))
     for number in range(rounds + 1):
         for place in np.roll(np.arange(len(nets)), number):
@@ -79,8 +80,8 @@ def main() -> None:
             more = {"neurons": share, "heads": heads, "importance": importance}
             found[f"torch-pruning {what}, {importance}"] = smaller(ask_peer("torchpruning", python, calibration, more, "structured_with")[0])
     yardstick = Yardstick(MODEL, "news", SENTENCES)
-    baseline = models.open_model(MODEL)
-    sentences = texts.evaluation_sentences("news", SENTENCES)[0][:TIMED]
+    baseline = registry.open_model(MODEL)
+    sentences = corpora.evaluation_sentences("news", SENTENCES)[0][:TIMED]
     batch = encoder.tokenized(baseline, sentences, TIMED, 128)[0]
     speed = ratios(baseline, list(found.values()), batch, asked.rounds)
     for place, (name, opened) in enumerate(found.items()):

@@ -9,9 +9,9 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "lib"))
 
-from kerf.formulas import FORMULAS, SYMBOLS  # noqa: E402  the path above is where kerf is found without an installation
-from kerf.metrics import FIGURES, METRICS  # noqa: E402
-from kerf.steps import STEPS, Calibration, Evaluation, Resources  # noqa: E402
+from kerf.evaluate.formulas import FORMULAS, SYMBOLS  # noqa: E402  the path above is where kerf is found without an installation
+from kerf.evaluate.metrics import FIGURES, METRICS  # noqa: E402
+from kerf.config import Calibration, Evaluation, Resources, STEPS  # noqa: E402
 
 METRICS_INTRO = """# Metrics
 

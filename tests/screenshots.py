@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import papermill
-from kerf.places import data_folder, root
+from kerf.core.paths import data_folder, root
 from lab import SECONDS, browser, run_all, served, slider
 
 LAYER = "encoder.layer.3.intermediate.dense"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from kerf import models, texts
+from kerf.data import corpora
+from kerf.models import registry
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -23,7 +24,7 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 def write_model(folder: Path, seed: int = 0) -> Path:
     """A sentence-transformers directory of 2 layers, 64 wide."""
-    origin = models.resolve("minilm")
+    origin = registry.resolve("minilm")
     folder.mkdir(parents=True)
     for path in origin.rglob("*.json"):
         (folder / path.relative_to(origin)).parent.mkdir(exist_ok=True)
@@ -67,7 +68,7 @@ def write_causal(folder: Path, seed: int = 0, **options) -> Path:
     bytes_of_text = Tokenizer(BPE())
     bytes_of_text.pre_tokenizer, bytes_of_text.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
     trainer = BpeTrainer(vocab_size=400, special_tokens=["<end>"], initial_alphabet=ByteLevel.alphabet())
-    bytes_of_text.train_from_iterator(texts.documents("news", "calibration")[:20], trainer)
+    bytes_of_text.train_from_iterator(corpora.documents("news", "calibration")[:20], trainer)
     PreTrainedTokenizerFast(tokenizer_object=bytes_of_text, bos_token="<end>", eos_token="<end>").save_pretrained(folder)
     return folder
 
@@ -86,7 +87,7 @@ def byte_tokenizer(**options) -> PreTrainedTokenizerFast:
     made = Tokenizer(BPE())
     made.pre_tokenizer, made.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
     trainer = BpeTrainer(vocab_size=400, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=ByteLevel.alphabet(), show_progress=False)
-    made.train_from_iterator(texts.documents("news", "calibration")[:20], trainer)
+    made.train_from_iterator(corpora.documents("news", "calibration")[:20], trainer)
     made.post_processor = TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
                                    **{"model_max_length": 512, "padding_side": "right", **options})  # fmt: skip

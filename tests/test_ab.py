@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from kerf import pipeline
-from kerf.errors import Refused
-from kerf.evaluate import ab, items, sides
-from kerf.evaluate.resampled import Resampled
-from kerf.metrics import METRICS
-from kerf.steps import Calibration, Evaluation
+from kerf.core.errors import Refused
+from kerf.evaluate import ab, comparison_inputs, per_item_scores
+from kerf.evaluate.bootstrap import Resampled
+from kerf.evaluate.metrics import METRICS
+from kerf.config import Calibration, Evaluation
 from kerf.workbench.cli import main
 from small import write_causal, write_model, write_reranker
 
@@ -19,7 +19,7 @@ CALIBRATION = Calibration(samples=8, max_length=64)
 
 def both(model, first):
     chains = {"a": first, "b": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}
-    return [sides.measured(f"small/{name}", model, steps, pipeline.build(model, steps, CALIBRATION), SPEC) for name, steps in chains.items()]
+    return [comparison_inputs.measured(f"small/{name}", model, steps, pipeline.build(model, steps, CALIBRATION), SPEC) for name, steps in chains.items()]
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,10 @@ def test_changed_items_are_known_by_their_text(paired_languages):
 
 def answers(right, name="x", n=None):
     """A side whose only metric is recall@1 of one query a document."""
-    table = items.group("reciprocal_rank", candidate=np.array(right), baseline=np.ones(len(right)), document=np.arange(len(right)),
+    table = per_item_scores.group("reciprocal_rank", candidate=np.array(right), baseline=np.ones(len(right)), document=np.arange(len(right)),
                         text=[f"query {i}" for i in range(len(right))]).to_pandas()  # fmt: skip
     row = {"name": "retrieval_recall_1", "value": float(np.mean(right)), "low": None, "high": None, "baseline": 1.0, "n": len(right)}
-    return sides.Side(name, "m", [], {"retrieval_recall_1": row}, {}, table)
+    return comparison_inputs.Side(name, "m", [], {"retrieval_recall_1": row}, {}, table)
 
 
 def flips(n, only_a, only_b):
@@ -131,7 +131,7 @@ def test_too_few_items_for_a_percentile_ask_for_as_many_as_have_one(paired_encod
 
 
 def test_scores_that_an_older_run_did_not_keep_leave_their_metric_open(encoders):
-    old = [sides.Side(**{**vars(side), "items": side.items[side.items.metric == "cosine"]}) for side in encoders]
+    old = [comparison_inputs.Side(**{**vars(side), "items": side.items[side.items.metric == "cosine"]}) for side in encoders]
     rows = {row["name"]: row for row in ab.compare(*old)["metrics"]}
     assert rows["cosine_mean"]["how"] == "paired" and rows["similarity_spearman"]["why"] == "the run keeps no scores of its items"
 
@@ -140,7 +140,7 @@ def test_times_of_another_machine_are_not_compared(languages, paired_languages):
     a, b = languages
     (row,) = [row for row in paired_languages["metrics"] if row["name"] == "load_seconds"]
     assert row["how"] == "apart" and row["low"] <= row["difference"] <= row["high"]
-    other = sides.Side(**{**vars(b), "origin": {**b.origin, "machine": ["another", 1]}})
+    other = comparison_inputs.Side(**{**vars(b), "origin": {**b.origin, "machine": ["another", 1]}})
     (row,) = [row for row in ab.compare(a, other)["metrics"] if row["name"] == "load_seconds"]
     assert row["how"] == "" and "another machine" in row["why"] and row["winner"] is None
 
@@ -227,7 +227,7 @@ def test_other_models_and_other_items_are_refused_by_name(capsys, out, encoders,
     write_run(out, "other", "20260101T000000Z-aaaa", encoders)
     code, _, error = asked(capsys, out, "small/a", "other/b")
     assert code == 2 and "a candidate of the same model" in error and error.count("\n") == 1
-    fewer = [sides.Side(**{**vars(side), "items": side.items.groupby("metric", observed=True).head(20),
+    fewer = [comparison_inputs.Side(**{**vars(side), "items": side.items.groupby("metric", observed=True).head(20),
                            "origin": {**side.origin, "settings": {"evaluation.contexts": 2}}}) for side in languages]  # fmt: skip
     write_run(out, "fewer", "20260101T000000Z-aaaa", fewer)
     code, _, error = asked(capsys, out, "small/a", "fewer/b")
@@ -235,5 +235,5 @@ def test_other_models_and_other_items_are_refused_by_name(capsys, out, encoders,
     swapped = languages[1].items.astype({"text": object})
     swapped.loc[0, "text"] = "Another document."
     with pytest.raises(Refused, match="measured on the items"):
-        ab.compare(languages[0], sides.Side(**{**vars(languages[1]), "items": swapped}))
+        ab.compare(languages[0], comparison_inputs.Side(**{**vars(languages[1]), "items": swapped}))
 

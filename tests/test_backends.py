@@ -8,14 +8,17 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from kerf import anatomy, artifacts, backends, models, pipeline, seal, texts
-from kerf.artifacts import meta
-from kerf.backends import onnxruntime, openvino, static
-from kerf.backends import stage as backend_stage
-from kerf.backends import torch as own
-from kerf.errors import Refused
-from kerf.places import root
-from kerf.steps import Calibration, Quantize, parse
+from kerf import backends, pipeline
+from kerf.core import cache
+from kerf.data import corpora
+from kerf.models import architecture, manifest, registry
+from kerf.core.cache import meta
+from kerf.backends import int8, onnxruntime_, openvino_
+from kerf.backends import step as backend_stage
+from kerf.backends import torch_ as own
+from kerf.core.errors import Refused
+from kerf.core.paths import root
+from kerf.config import Calibration, Quantize, parse
 from small import with_biases, write_causal, write_model
 
 SPEC = Calibration(samples=16, max_length=64)
@@ -43,21 +46,21 @@ def problem(tokens=800, columns=32, rows=16, seed=0):
 def test_inputs_are_rounded_to_bytes_of_their_own_columns():
     _, X = problem()
     low, delta = X.amin(0), (X.amax(0) - X.amin(0)) / 255
-    found = static.rounded(X, low, delta)
+    found = int8.rounded(X, low, delta)
     units = ((found - low) / delta).double()
     assert (units - units.round()).abs().max() < 1e-3 and units.min() > -1e-3 and units.max() < 255.001
     assert ((found - X).abs() <= delta / 2 * 1.001).all()
-    assert torch.allclose(static.rounded(X * 0 + 1e9, low, delta), low + 255 * delta)
+    assert torch.allclose(int8.rounded(X * 0 + 1e9, low, delta), low + 255 * delta)
 
 
 def test_ranges_of_columns_lose_far_less_than_one_range():
     weight, X = problem()
-    made = static._group([weight], [None], X, X)[0]
-    one = static.rounded(X, X.min(), (X.max() - X.min()) / 255)
+    made = int8._group([weight], [None], X, X)[0]
+    one = int8.rounded(X, X.min(), (X.max() - X.min()) / 255)
     wanted = X @ weight.T
     alone = float((one @ weight.T - wanted).square().sum() / wanted.square().sum())
     assert made.error < 0.2 * alone
-    found = static.rounded(X, made.low, made.delta) @ made.weight().T + made.bias
+    found = int8.rounded(X, made.low, made.delta) @ made.weight().T + made.bias
     assert float((found - wanted).square().sum() / wanted.square().sum()) == pytest.approx(made.error, rel=0.05)
     assert (found - wanted).mean(0).abs().max() < 1e-3 * wanted.std()
 
@@ -65,11 +68,11 @@ def test_ranges_of_columns_lose_far_less_than_one_range():
 def test_what_a_kernel_multiplies_is_the_same_sum():
     weight, X = problem()
     bias = torch.arange(16.0)
-    made = static._group([weight[:10], weight[10:]], [bias[:10], bias[10:]], X, X)
+    made = int8._group([weight[:10], weight[10:]], [bias[:10], bias[10:]], X, X)
     for part, layer in zip((weight[:10], weight[10:]), made, strict=True):
         u = ((X - layer.low) / layer.delta).round().clamp(0, 255).double()
         kernel = u @ layer.codes.double().T * layer.scale.double() + (layer.bias + layer.weight() @ layer.low).double()
-        assert torch.allclose(kernel.float(), static.rounded(X, layer.low, layer.delta) @ layer.weight().T + layer.bias, rtol=1e-3, atol=0.05)
+        assert torch.allclose(kernel.float(), int8.rounded(X, layer.low, layer.delta) @ layer.weight().T + layer.bias, rtol=1e-3, atol=0.05)
         assert layer.codes.dtype == torch.int8 and layer.codes.shape == part.shape
     assert torch.equal(made[0].low, made[1].low) and torch.equal(made[0].delta, made[1].delta)
 
@@ -77,18 +80,18 @@ def test_what_a_kernel_multiplies_is_the_same_sum():
 def test_inputs_of_a_token_are_rounded_between_its_own_bounds():
     _, X = problem()
     X[7] = 3.0  # all the same
-    found = static.rounded(X, None, None)
+    found = int8.rounded(X, None, None)
     delta = (X.amax(1) - X.amin(1)) / 255
     assert ((found - X).abs() <= delta[:, None] / 2 * 1.001 + 1e-6).all()
-    assert torch.equal(static.rounded(torch.cat([X[:5], 1e6 * X[5:9]]), None, None)[:5], found[:5])  # whatever stands beside it
+    assert torch.equal(int8.rounded(torch.cat([X[:5], 1e6 * X[5:9]]), None, None)[:5], found[:5])  # whatever stands beside it
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_torch_multiplies_the_same_sum(dynamic):
     weight, X = problem()
-    for layer in static._group([weight], [torch.arange(16.0)], X, X, dynamic):
+    for layer in int8._group([weight], [torch.arange(16.0)], X, X, dynamic):
         parts = {"codes": layer.codes, "scale": layer.scale, "bias": layer.bias, "low": layer.low, "delta": layer.delta}
-        wanted = static.rounded(X, layer.low, layer.delta) @ layer.weight().T + layer.bias
+        wanted = int8.rounded(X, layer.low, layer.delta) @ layer.weight().T + layer.bias
         found = own.Integers(parts)(X.view(20, 40, 32))
         assert torch.allclose(found.view(-1, 16), wanted, rtol=1e-3, atol=0.05) and found.shape == (20, 40, 16)
         assert (wanted - X @ weight.T - torch.arange(16.0)).mean(0).abs().max() < 1e-3 * wanted.std()
@@ -100,12 +103,12 @@ def test_a_layer_makes_up_for_what_came_before_it():
     wanted = F @ weight.T
 
     def lost(originals):
-        made = static._group([weight], [None], X, originals)[0]
-        return float((static.rounded(X, made.low, made.delta) @ made.weight().T + made.bias - wanted).square().mean())
+        made = int8._group([weight], [None], X, originals)[0]
+        return float((int8.rounded(X, made.low, made.delta) @ made.weight().T + made.bias - wanted).square().mean())
 
     assert lost(F) < 0.5 * lost(X)
-    made = static._group([weight], [None], X + 3, F)[0]  # what came before moved every input
-    found = static.rounded(X + 3, made.low, made.delta) @ made.weight().T + made.bias
+    made = int8._group([weight], [None], X + 3, F)[0]  # what came before moved every input
+    found = int8.rounded(X + 3, made.low, made.delta) @ made.weight().T + made.bias
     assert (found - wanted).mean(0).abs().max() < 1e-3 * wanted.std()
 
 
@@ -130,22 +133,22 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     monkeypatch.setenv("KERF_FRESH", "9999")
     folder = pipeline.build(model, [{"quantize": step}], SPEC)
     opened, integers, packed = kept["cut"]
-    layers = anatomy.linears(models.network(opened))
+    layers = architecture.linears(registry.network(opened))
     for name, value in packed.items():
-        models.network(opened).get_submodule(name).weight.data = value.dequantize()
-    with static.computing(layers, integers):
+        registry.network(opened).get_submodule(name).weight.data = value.dequantize()
+    with int8.computing(layers, integers):
         wanted = opened.encode(TEXTS)
     assert cosines(kerf.load(folder).encode(TEXTS), wanted).min() > 0.9995
     made = meta(folder)["result"]
     assert made["backend"] == parse(Quantize, step, "s").backend and {row["bits"] for row in made["layers"]} == {parse(Quantize, step, "s").bits}
-    assert made["bytes_on_disk"] == seal.size(folder)["bytes_on_disk"] < 0.35 * models.describe(model)["bytes"]
+    assert made["bytes_on_disk"] == manifest.size(folder)["bytes_on_disk"] < 0.35 * registry.describe(model)["bytes"]
 
 
 @pytest.mark.parametrize("backend", ["openvino", "torch"])
 def test_half_of_the_bits_everywhere(model, backend):
     folder = pipeline.build(model, [{"quantize": {"method": "bfloat16", "backend": backend}}], SPEC)
-    assert cosines(kerf.load(folder).encode(TEXTS), models.open_model(model).encode(TEXTS)).min() > 0.999
-    assert meta(folder)["result"]["bytes_on_disk"] < 0.52 * models.describe(model)["bytes"]
+    assert cosines(kerf.load(folder).encode(TEXTS), registry.open_model(model).encode(TEXTS)).min() > 0.999
+    assert meta(folder)["result"]["bytes_on_disk"] < 0.52 * registry.describe(model)["bytes"]
 
 
 def test_layers_stay_in_float_until_the_floor_is_kept(model):
@@ -158,11 +161,11 @@ def test_layers_stay_in_float_until_the_floor_is_kept(model):
 def test_as_few_layers_as_it_takes(monkeypatch):
     names = ["a", "b", "c", "d"]
     worth = {"a": 0.01, "b": 0.04, "c": 0.02, "d": 0.005}
-    monkeypatch.setattr(backend_stage.models, "network", lambda opened: opened)
-    monkeypatch.setattr(backend_stage.anatomy, "linears", lambda net: {})
+    monkeypatch.setattr(backend_stage.registry, "network", lambda opened: opened)
+    monkeypatch.setattr(backend_stage.architecture, "linears", lambda net: {})
     here = {}
     monkeypatch.setattr(backend_stage, "embed", lambda opened, batches: None)
-    monkeypatch.setattr(backend_stage.static, "computing", lambda layers, found: here.update(found=found) or _Nothing())
+    monkeypatch.setattr(backend_stage.int8, "computing", lambda layers, found: here.update(found=found) or _Nothing())
     monkeypatch.setattr(backend_stage, "fidelity", lambda found, aim: 1 - sum(worth[name] for name in here["found"]))
     left = lambda floor: [name for name in names if name not in backend_stage.spared(None, None, dict.fromkeys(names), floor, [])]  # noqa: E731
     assert left(0.9) == [] and left(0.95) == ["b"] and left(0.98) == ["b", "c"] and left(0.9999) == names
@@ -210,7 +213,7 @@ def test_another_kind_of_model_a_missing_library_and_steps_behind_are_refused(mo
         pipeline.build(model, [{"quantize": {"method": "static"}}, {"prune": {}}], SPEC)
 
 
-@pytest.mark.parametrize("library", [openvino, onnxruntime], ids=["openvino", "onnxruntime"])
+@pytest.mark.parametrize("library", [openvino_, onnxruntime_], ids=["openvino", "onnxruntime"])
 def test_a_library_that_is_missing_is_offered_with_the_line_that_installs_it(model, library, monkeypatch):
     name = library.__name__.rpartition(".")[2]
     folder = pipeline.build(model, [{"quantize": {"method": "static", "backend": name}}], SPEC)
@@ -221,13 +224,13 @@ def test_a_library_that_is_missing_is_offered_with_the_line_that_installs_it(mod
         assert str(refusal.value) == f"backend = '{name}': a library that is installed: `{library.INSTALL}`"
 
 
-@pytest.mark.parametrize("library", [openvino, onnxruntime], ids=["openvino", "onnxruntime"])
+@pytest.mark.parametrize("library", [openvino_, onnxruntime_], ids=["openvino", "onnxruntime"])
 def test_a_model_whose_operators_are_unknown_is_refused(model, library):
     class Odd(torch.nn.Module):
         def forward(self, features):
             return {**features, "sentence_embedding": torch.linalg.eigvals(features["token_embeddings"][:, :2, :2]).abs()}
 
-    opened = models.open_model(model)
+    opened = registry.open_model(model)
     opened[1] = Odd()
     with pytest.raises(Refused, match="a model whose operators and shapes it takes .*linalg") as refusal:
         library.convert(opened)
@@ -247,10 +250,10 @@ class ByContent(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("library", "odd", "message"), [
-    (openvino, ByLength, "a model whose graph does not depend on the number"), (onnxruntime, ByContent, "a model whose operators and shapes it takes"),
+    (openvino_, ByLength, "a model whose graph does not depend on the number"), (onnxruntime_, ByContent, "a model whose operators and shapes it takes"),
 ], ids=["openvino", "onnxruntime"])  # fmt: skip
 def test_a_model_that_does_not_fit_every_text_is_refused(model, library, odd, message, capfd):
-    opened, step = models.open_model(model), parse(Quantize, {"method": "static"}, "q")
+    opened, step = registry.open_model(model), parse(Quantize, {"method": "static"}, "q")
     backend_stage.check_shapes(library, library.convert(opened), opened, step)
     opened[1] = odd()
     capfd.readouterr()
@@ -260,9 +263,9 @@ def test_a_model_that_does_not_fit_every_text_is_refused(model, library, odd, me
 
 
 def test_another_graph_than_the_model_is_refused_before_the_cut(model, tmp_path, monkeypatch):
-    other, convert = write_model(tmp_path / "other", seed=1), openvino.convert
-    monkeypatch.setattr(openvino, "convert", lambda opened: convert(models.open_model(str(other))))
-    monkeypatch.setattr(static, "integers", lambda *_: pytest.fail("heavy work began"))
+    other, convert = write_model(tmp_path / "other", seed=1), openvino_.convert
+    monkeypatch.setattr(openvino_, "convert", lambda opened: convert(registry.open_model(str(other))))
+    monkeypatch.setattr(int8, "integers", lambda *_: pytest.fail("heavy work began"))
     with pytest.raises(Refused, match="a model whose graph does not depend on the number"):
         pipeline.build(model, [{"quantize": {"method": "static", "embeddings": 4}}], SPEC)
 
@@ -273,7 +276,7 @@ def test_no_processor_adds_bytes_up_wrongly(model, monkeypatch):
     whole = ort.InferenceSession
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options, **more: taken.update(options=options) or whole(path, options, **more))
     for flags, told in ((["avx2", "avx512f"], "1"), (["avx512_vnni"], "0"), (["avx_vnni"], "0"), (["amx_int8"], "0")):
-        monkeypatch.setattr(artifacts, "machine", lambda flags=flags: {"flags": flags})
+        monkeypatch.setattr(cache, "machine", lambda flags=flags: {"flags": flags})
         found.append(kerf.load(folder).encode(TEXTS))
         assert taken["options"].get_session_config_entry("session.x64quantprecision") == told
     monkeypatch.undo()
@@ -288,35 +291,35 @@ def test_no_processor_adds_bytes_up_wrongly(model, monkeypatch):
 
 def test_where_sums_of_bytes_saturate_codes_have_seven_bits(monkeypatch, tmp_path):
     weight, X = problem()
-    made = static._group([weight], [None], X, X, bits=7)[0]
-    assert 60 < made.codes.short().abs().max() <= 64 and made.error < 9 * static._group([weight], [None], X, X)[0].error
-    monkeypatch.setattr(openvino, "adds_bytes_exactly", lambda: False)
+    made = int8._group([weight], [None], X, X, bits=7)[0]
+    assert 60 < made.codes.short().abs().max() <= 64 and made.error < 9 * int8._group([weight], [None], X, X)[0].error
+    monkeypatch.setattr(openvino_, "adds_bytes_exactly", lambda: False)
     with pytest.raises(Refused, match="a processor with VNNI"):
-        openvino.run(tmp_path, {"settings": {}, "code_bits": 8}, 1)
+        openvino_.run(tmp_path, {"settings": {}, "code_bits": 8}, 1)
 
 
 def test_without_units_for_bfloat16_it_is_not_emulated(model, monkeypatch):
     half, whole = (pipeline.build(model, [{"quantize": step}], SPEC) for step in ({"method": "static", "compute": "bfloat16"}, {"method": "static"}))
     expected = kerf.load(whole).encode(TEXTS)
     for flags in (["avx512_vnni"], ["avx512_vnni", "avx512_bf16"]):
-        monkeypatch.setattr(openvino, "machine", lambda flags=flags: {"flags": flags})
+        monkeypatch.setattr(openvino_, "machine", lambda flags=flags: {"flags": flags})
         same = np.array_equal(kerf.load(half).encode(TEXTS), expected)
-        assert same if len(flags) == 1 else not same or not any("bf16" in flag for flag in artifacts.machine()["flags"])
+        assert same if len(flags) == 1 else not same or not any("bf16" in flag for flag in cache.machine()["flags"])
 
 
 def test_what_installs_a_library_is_what_is_pinned():
-    for library in (openvino, own):
+    for library in (openvino_, own):
         assert f"- {library.INSTALL.split()[-1]}\n" in (root() / "environment.yml").read_text()
     extra = tomllib.loads((root() / "lib" / "pyproject.toml").read_text())["project"]["optional-dependencies"]["onnxruntime"]
-    assert {*onnxruntime.INSTALL.split()[2:]} <= {*extra}
+    assert {*onnxruntime_.INSTALL.split()[2:]} <= {*extra}
 
 
 def test_a_floor_without_text_to_hold_back_is_refused_before_the_cut(model, tmp_path, monkeypatch):
-    lines = texts.documents("news", "calibration")[:20]
-    everything = sorted({sentence for line in lines for sentence in texts.sentences(line)})
+    lines = corpora.documents("news", "calibration")[:20]
+    everything = sorted({sentence for line in lines for sentence in corpora.sentences(line)})
     (tmp_path / "mine.txt").write_text("\n".join(everything))
-    pool = len({s for each in texts.documents(str(tmp_path / "mine.txt"), "calibration") for s in texts.sentences(each)})
-    monkeypatch.setattr(static, "integers", lambda *_: pytest.fail("heavy work began"))
+    pool = len({s for each in corpora.documents(str(tmp_path / "mine.txt"), "calibration") for s in corpora.sentences(each)})
+    monkeypatch.setattr(int8, "integers", lambda *_: pytest.fail("heavy work began"))
     spec = Calibration(texts=str(tmp_path / "mine.txt"), samples=pool, max_length=64)
     with pytest.raises(Refused, match="calibration.samples = .*: at most .*held back"):
         pipeline.build(model, [{"quantize": {"method": "static", "floor": 0.9}}], spec)

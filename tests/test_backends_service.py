@@ -10,10 +10,11 @@ import threading
 import kerf
 import numpy as np
 import pytest
-from kerf import backends, evaluate, models, pipeline, seal
-from kerf.backends import serve, stage
-from kerf.errors import Refused
-from kerf.steps import Calibration, Evaluation, Quantize, parse
+from kerf import backends, evaluate, pipeline
+from kerf.models import manifest, registry
+from kerf.backends import serve, step
+from kerf.core.errors import Refused
+from kerf.config import Calibration, Evaluation, Quantize, parse
 from small import write_model
 
 SPEC = Calibration(samples=16, max_length=64)
@@ -38,7 +39,7 @@ def cosines(left, right) -> np.ndarray:
 
 @each
 def test_an_encoder_answers_as_a_service_asks(model, backend):
-    opened, base = kerf.load(candidate(model, backend)), models.open_model(model)
+    opened, base = kerf.load(candidate(model, backend)), registry.open_model(model)
     many = [f"{word} {'and more ' * count}" for count, word in enumerate(("first", "second", "third", "fourth", "fifth"))] + TEXTS
     rows = opened.encode(many, batch_size=3, show_progress_bar=False, convert_to_numpy=True)
     assert rows.shape == (9, 64) and rows.dtype == np.float32 and cosines(rows, base.encode(many)).min() > 0.999
@@ -95,7 +96,7 @@ def test_a_damaged_model_is_refused_by_its_file(model, tmp_path, backend, weight
         kerf.load(folder)
     card = json.loads((folder / "card.json").read_text())
     (folder / backends.backend(backend).MODEL).write_text("<net/>")
-    seal.seal(folder, {key: value for key, value in card.items() if key not in ("files", "sha256", "schema")})  # vouched for, and still no model
+    manifest.seal(folder, {key: value for key, value in card.items() if key not in ("files", "sha256", "schema")})  # vouched for, and still no model
     with pytest.raises(Refused, match=f"backend = '{backend}': a model that it (compiles|loads)") as refusal:
         kerf.load(folder)
     assert "\n" not in str(refusal.value)
@@ -117,7 +118,7 @@ def test_a_model_that_changes_texts_first_is_refused(tmp_path):
         config = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**config, key: value, "prompts": {"query": "query: "}} if "prompt" in key else {**config, key: value}))
         with pytest.raises(Refused, match=f"a model without {key} for a real kernel; {name} says {value!r}"):
-            stage.check(str(folder), parse(Quantize, {"method": "weights"}, "q"))
+            step.check(str(folder), parse(Quantize, {"method": "weights"}, "q"))
 
 
 def test_a_comparison_says_how_much_faster(model):

@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from kerf.errors import LINE
+from kerf.core.errors import LINE
 from kerf.workbench.cli import main
 from small import write_causal, write_model, write_reranker
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import BROWSER
-from kerf.workbench import board
-from kerf.workbench.report import render_index
+from kerf.workbench.report import leaderboard
+from kerf.workbench.report.page import render_index
 from lab import CHROMIUM, browser
 from test_report import entry, metric
 from test_report import page as page  # a fixture
@@ -51,44 +51,44 @@ def reports(tmp_path):
 
 
 def test_a_broken_run_is_told_and_hides_no_other(reports):
-    found = board.runs(reports)
+    found = leaderboard.runs(reports)
     assert len(found) == 6  # the newest of an experiment and its copy in the history are one
     told = {run["experiment"]: run["problem"] for run in found if run["problem"]}
     assert "schema 99" in told["newer"] and "lacks" in told["half"] and "no" in told["torn"] and told["list"]
     assert [run["run"] for run in found if not run["problem"]] == ["run-21", "run-20"]
-    assert len(board.candidates(found)) == 4 + 5
+    assert len(leaderboard.candidates(found)) == 4 + 5
 
 
 def test_of_a_candidate_the_newest_measurement_stands(reports):
-    rows = {row["name"]: row for row in board.newest(board.candidates(board.runs(reports)))}
+    rows = {row["name"]: row for row in leaderboard.newest(leaderboard.candidates(leaderboard.runs(reports)))}
     assert rows["middle"]["run"] == "run-21" and rows["old"]["run"] == "run-20" and len(rows) == 5
 
 
 def test_best_counts_what_a_candidate_keeps_at_least(reports):
-    newest = next(run for run in board.runs(reports) if run.get("run") == "run-21")
-    ((key, rows),) = board.by_model(board.candidates([newest])).items()
+    newest = next(run for run in leaderboard.runs(reports) if run.get("run") == "run-21")
+    ((key, rows),) = leaderboard.by_model(leaderboard.candidates([newest])).items()
     assert key == ("minilm", "cosine_mean")
-    assert [row["name"] for row in board.frontier(rows)] == ["small", "middle", "large"]
-    assert board.best_within(rows, 12e6)["name"] == "middle" and board.best_within(rows, 16e6)["name"] == "middle"
-    assert board.best_within(rows, 1e6) is None
-    assert board.smallest(rows, 0.91)["name"] == "middle"  # its interval begins at 0.92
-    assert board.smallest(rows, 0.93)["name"] == "large" and board.smallest(rows, 0.97) is None
+    assert [row["name"] for row in leaderboard.frontier(rows)] == ["small", "middle", "large"]
+    assert leaderboard.best_within(rows, 12e6)["name"] == "middle" and leaderboard.best_within(rows, 16e6)["name"] == "middle"
+    assert leaderboard.best_within(rows, 1e6) is None
+    assert leaderboard.smallest(rows, 0.91)["name"] == "middle"  # its interval begins at 0.92
+    assert leaderboard.smallest(rows, 0.93)["name"] == "large" and leaderboard.smallest(rows, 0.97) is None
 
 
 def test_less_is_better_where_the_metric_says_so():
     rows = [{"headline": "kl_mean", "bytes": size, "name": name, "fidelity": {"value": value, "low": value - 0.01, "high": value + 0.01}}
             for name, size, value in (("a", 10, 0.1), ("b", 20, 0.05), ("c", 30, 0.2), ("d", None, 0.0))]  # fmt: skip
     rows.append({"headline": "kl_mean", "bytes": 5, "name": "unmeasured", "fidelity": None})
-    assert [row["name"] for row in board.frontier(rows)] == ["a", "b"]
-    assert board.best_within(rows, 25)["name"] == "b" and board.smallest(rows, 0.11)["name"] == "a"
-    assert board.smallest(rows, 0.1)["name"] == "b"
+    assert [row["name"] for row in leaderboard.frontier(rows)] == ["a", "b"]
+    assert leaderboard.best_within(rows, 25)["name"] == "b" and leaderboard.smallest(rows, 0.11)["name"] == "a"
+    assert leaderboard.smallest(rows, 0.1)["name"] == "b"
 
 
 def test_trends_follow_the_worst_for_release(reports):
-    (line,) = board.trends(board.runs(reports)).values()
+    (line,) = leaderboard.trends(leaderboard.runs(reports)).values()
     assert [(run["run"], run["worst"]["name"]) for run in line] == [("run-20", "middle"), ("run-21", "middle")]
     assert [run["worst"]["fidelity"]["value"] for run in line] == [0.5, 0.95]
-    pairs = board.side_by_side(*[run for run in board.runs(reports) if not run["problem"]])
+    pairs = leaderboard.side_by_side(*[run for run in leaderboard.runs(reports) if not run["problem"]])
     assert {pair["name"] for pair in pairs if pair["first"] is None} == {"old"}
 
 

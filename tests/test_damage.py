@@ -12,12 +12,15 @@ from pathlib import Path
 import kerf
 import pandas as pd
 import pytest
-from kerf import artifacts, runs, seal
-from kerf.artifacts import artifact
-from kerf.errors import Refused
-from kerf.workbench import board, runner, stage
+from kerf.core import cache
+from kerf.models import manifest
+from kerf.workbench.run import history
+from kerf.core.cache import artifact
+from kerf.core.errors import Refused
+from kerf.workbench.report import leaderboard
+from kerf.workbench.run import notebook_stage, runner
 from kerf.workbench.cli import main
-from kerf.workbench.report import render_index
+from kerf.workbench.report.page import render_index
 
 METRICS = [{"name": "cosine_mean", "value": 0.93, "low": 0.92, "high": 0.94, "baseline": 1.0, "n": 40}]
 DEEP = "[" * 100_000
@@ -121,7 +124,7 @@ def test_a_damaged_artifact_is_named_and_made_again(cache_folder, capsys, harm):
     assert comparison(count=count) == folder and len(count) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"kerf: cache: {folder.name}: ") and told.count("\n") == 1
-    assert json.loads((folder / "metrics.json").read_text()) == METRICS and artifacts.meta(folder)["result"] == {"seconds": 1.5}
+    assert json.loads((folder / "metrics.json").read_text()) == METRICS and cache.meta(folder)["result"] == {"seconds": 1.5}
     assert (folder / "sub" / "items.bin").read_bytes() == b"a" * 1000
     assert comparison(count=count) == folder and len(count) == 2 and not capsys.readouterr().err
     assert {path.name for path in cache_folder.iterdir()} <= {folder.name, comparison("b").name, "elsewhere"}
@@ -145,7 +148,7 @@ def candidate(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.parquet").write_bytes(b"weights" * 100)
     (folder / "config.json").write_text("{}")
-    seal.seal(folder, {"model": "m", "kind": "encoder", "class": "C", "steps": []})
+    manifest.seal(folder, {"model": "m", "kind": "encoder", "class": "C", "steps": []})
     return folder
 
 
@@ -160,7 +163,7 @@ CANDIDATE = {
 @pytest.mark.parametrize(("file", "harm"), CANDIDATE.values(), ids=CANDIDATE)
 def test_a_damaged_candidate_is_refused_by_its_file(tmp_path, file, harm):
     folder = candidate(tmp_path / "candidate")
-    assert seal.verify(folder)["model"] == "m"
+    assert manifest.verify(folder)["model"] == "m"
     harm(folder / file)
     with pytest.raises(Refused, match=file):
         kerf.load(folder)
@@ -176,8 +179,8 @@ def quantized(cache_folder, monkeypatch, tmp_path):
             (folder / f"{name}{suffix}").write_text('{"cells": []}')
         (folder / "handover.json").write_text(json.dumps({"artifact": str(made)}))
 
-    monkeypatch.setattr(stage, "_execute", execute)
-    return lambda: stage.run_stage("quantize", {"bits": 8}, {}, tmp_path / "partial.ipynb")
+    monkeypatch.setattr(notebook_stage, "_execute", execute)
+    return lambda: notebook_stage.run_stage("quantize", {"bits": 8}, {}, tmp_path / "partial.ipynb")
 
 
 STAGE = {
@@ -197,7 +200,7 @@ def test_a_stage_is_reused_only_with_all_that_it_made(quantized, capsys, harm):
     harm(done)
     again = quantized()
     assert not again.reused and capsys.readouterr().err.count("kerf: cache: ") == 1
-    assert seal.verify(again.result) and again.notebook.read_text() == '{"cells": []}' and again.result == done.result
+    assert manifest.verify(again.result) and again.notebook.read_text() == '{"cells": []}' and again.result == done.result
     assert quantized().reused
 
 
@@ -205,7 +208,7 @@ def test_what_a_kernel_found_damaged_is_told_by_the_run(tmp_path, capsys):
     told = ["kerf: cache: wiki-1: wiki.txt is missing; it is made again\n", "a warning\n"]
     outputs = [{"output_type": "stream", "name": "stderr", "text": told}, {"output_type": "stream", "name": "stdout", "text": told[:1]}, {"output_type": "error"}]
     (tmp_path / "x.ipynb").write_text(json.dumps({"cells": [{"source": "# text"}, {"outputs": outputs}]}))
-    stage._pass_on(tmp_path / "x.ipynb")
+    notebook_stage._pass_on(tmp_path / "x.ipynb")
     assert capsys.readouterr().err == told[0]
 
 
@@ -249,7 +252,7 @@ HISTORY = {
 @pytest.mark.parametrize("harm", HISTORY.values(), ids=HISTORY)
 def test_a_run_with_a_damaged_file_is_called_damaged(tmp_path, capsys, harm):
     folder = write_run(tmp_path)
-    runs.vouch(folder)
+    history.vouch(folder)
     assert "PASS, m, 1 candidates" in asked(capsys, "list", "runs", "--out", tmp_path)[1]
     assert asked(capsys, "ab", "small/a", "small/b", "--out", tmp_path)[0] == 0
     harm(folder)
@@ -257,28 +260,28 @@ def test_a_run_with_a_damaged_file_is_called_damaged(tmp_path, capsys, harm):
     assert code == 0 and "damaged: " in out and "PASS" not in out
     code, out, error = asked(capsys, "ab", "small/a", "small/b", "--out", tmp_path)
     assert code == 2 and not out and "damaged (" in error and error.count("\n") == 1
-    board.runs(tmp_path / "reports")
+    leaderboard.runs(tmp_path / "reports")
 
 
 def test_a_run_that_lost_its_digests_is_damaged_and_one_that_never_had_any_is_read(tmp_path, capsys):
     manifest = {"run": "r", "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0}
     write_run(tmp_path, "old")
-    write_run(tmp_path, "lost", manifest={**manifest, "digests": runs.SUMS})
+    write_run(tmp_path, "lost", manifest={**manifest, "digests": history.SUMS})
     told = dict(line.split("/", 1) for line in asked(capsys, "list", "runs", "--out", tmp_path)[1].splitlines())
     assert "PASS, m" in told["old"] and "damaged: SHA256SUMS is missing" in told["lost"]
 
 
 def test_the_leaderboard_shows_no_edited_figure(tmp_path):
     folder, reports = write_run(tmp_path), tmp_path / "reports"
-    runs.vouch(folder)
+    history.vouch(folder)
     (reports / "small").mkdir()
     shutil.copyfile(folder / "results.json", reports / "small" / "results.json")
-    assert [run["problem"] for run in board.runs(reports)] == [None]
+    assert [run["problem"] for run in leaderboard.runs(reports)] == [None]
     edited(reports / "small" / "results.json", verdict="FAIL")
-    assert sorted((run["problem"] or "", run.get("verdict")) for run in board.runs(reports)) == [
+    assert sorted((run["problem"] or "", run.get("verdict")) for run in leaderboard.runs(reports)) == [
         ("", "PASS"), ("damaged: results.json is truncated or edited (sha256 differs)", None)]  # fmt: skip
     edited(folder / "results.json", verdict="FAIL")
-    assert all("damaged" in run["problem"] for run in board.runs(reports)) and "damaged" in render_index(reports).read_text()
+    assert all("damaged" in run["problem"] for run in leaderboard.runs(reports)) and "damaged" in render_index(reports).read_text()
 
 
 def of_b(**change) -> dict:
@@ -309,15 +312,15 @@ def test_a_results_file_of_another_shape_is_unreadable_and_no_crash(tmp_path, ca
     assert code == 0 and "unreadable results.json (it " in out
     code, out, error = asked(capsys, "ab", "small/a", "small/b", "--out", tmp_path)
     assert code == 2 and not out and "a readable results.json" in error and error.count("\n") == 1
-    (run,) = board.runs(tmp_path / "reports")
+    (run,) = leaderboard.runs(tmp_path / "reports")
     assert "not readable" in run["problem"] and not run["rows"] and "not readable" in render_index(tmp_path / "reports").read_text()
 
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from kerf.artifacts import artifact
-from kerf.scratch import scratch
+from kerf.core.cache import artifact
+from kerf.core.scratch import scratch
 
 def make(folder):
     (folder / "half").write_text("x")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from kerf.steps import STEPS, Calibration, Evaluation, Resources, check_chain, parse
+from kerf.config import Calibration, Evaluation, Resources, STEPS, check_chain, parse
 from kerf.workbench import cli
 
 ROOT = Path(__file__).resolve().parents[1]

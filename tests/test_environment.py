@@ -4,7 +4,7 @@ import importlib.metadata
 import re
 import tomllib
 
-from kerf.places import root
+from kerf.core.paths import root
 
 
 def pins() -> dict[str, str]:

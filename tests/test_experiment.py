@@ -1,7 +1,7 @@
 """Experiment files: precedence, where values come from, and refusals before any work."""
 
 import pytest
-from kerf.workbench import experiment
+from kerf.workbench.run import experiment
 from kerf.workbench.cli import main
 
 FILE = """

@@ -6,10 +6,10 @@ import time
 
 import pytest
 import yaml
-from kerf.errors import CONTROL, LINE, Refused
-from kerf.places import root
-from kerf.steps import parse
-from kerf.workbench import experiment
+from kerf.core.errors import CONTROL, LINE, Refused
+from kerf.core.paths import root
+from kerf.config import parse
+from kerf.workbench.run import experiment
 
 SHIPPED = sorted((root() / "notebooks" / "experiments").glob("*.yaml"))
 BOMB = "\n".join(f"b{level}: &b{level} [{', '.join([f'*b{level - 1}'] * 9)}]" for level in range(1, 9))

@@ -14,14 +14,16 @@ import pytest
 import torch
 import yaml
 from conftest import BROWSER
-from kerf import calibrate, models, pipeline
-from kerf.errors import Refused
-from kerf.explore import Choice, Subject
-from kerf.places import data_folder, root
-from kerf.steps import Calibration
-from kerf.workbench.background import Building, Newest
-from kerf.workbench.chosen import TITLE, add_candidate
-from kerf.workbench.panel import Panel
+from kerf import pipeline
+from kerf.calibration import activations
+from kerf.models import registry
+from kerf.core.errors import Refused
+from kerf.workbench.interactive.layer_explorer import Choice, Subject
+from kerf.core.paths import data_folder, root
+from kerf.config import Calibration
+from kerf.workbench.interactive.background import Building, Newest
+from kerf.workbench.interactive.save_candidate import TITLE, add_candidate
+from kerf.workbench.interactive.panel import Panel
 from lab import CHROMIUM, SECONDS, browser, complaints, run_all, served, slider
 from small import write_causal, write_model, write_reranker
 
@@ -60,13 +62,13 @@ def test_a_cut_is_what_the_first_layer_of_a_candidate_becomes(tiny, subject, cho
     first = next(iter(subject.layers))
     chain = choice.steps()
     chain[-1]["quantize"] |= {"embeddings": 32, "scale_dtype": "float16"}
-    made = models.network(models.load(pipeline.build(tiny, chain, SPEC))).get_submodule(first).weight.detach()
+    made = registry.network(registry.load(pipeline.build(tiny, chain, SPEC))).get_submodule(first).weight.detach()
     cut = subject.cut(first, choice)
     if choice.method == "rtn":
         assert torch.equal(made, cut.after())
     else:  # GPTQ's moments are summed in another order here
         second = subject.second[first]
-        assert calibrate.output_error(cut.before, made, second) == pytest.approx(cut.error, rel=0.15)
+        assert activations.output_error(cut.before, made, second) == pytest.approx(cut.error, rel=0.15)
     assert (cut.after() == 0).float().mean() >= choice.sparsity
 
 
@@ -121,7 +123,7 @@ def test_a_candidate_being_made_can_be_cancelled(tiny):
 
 def test_a_candidate_is_made_and_a_wrong_one_says_why(tiny):
     building = Building(tiny, Choice(group_size=32).steps(), SPEC)
-    assert building.over(within=300) and models.load(building.result())
+    assert building.over(within=300) and registry.load(building.result())
     wrong = Building(tiny, Choice(group_size=48).steps(), SPEC)
     assert wrong.over(within=300)
     with pytest.raises(RuntimeError, match="group_size = 48"):

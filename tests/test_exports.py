@@ -4,10 +4,10 @@ from xml.etree import ElementTree
 
 import pytest
 from huggingface_hub import ModelCard
-from kerf import judge
-from kerf.workbench import exports
-from kerf.workbench.known import issues, plain, untested
-from kerf.workbench.release import checklist
+from kerf.evaluate import gates
+from kerf.workbench.report import exports
+from kerf.workbench.report.known_issues import issues, plain, untested
+from kerf.workbench.report.release import checklist
 
 
 def row(name, value, low, high, baseline=1.0, noise=(1.0, 1.0)):
@@ -26,7 +26,7 @@ def entry(name, judged, **more):
         "bytes_on_disk": 9_000_000, "bits_per_weight": 3.2, "compression_ratio": 10.1, "kernel": "dequantized",
         "metrics": [row("cosine_mean", 0.96, 0.95, 0.97), row("human_spearman_lee", 0.51, 0.4, 0.6, 0.5),
                     row("rss_peak_bytes", 6e8, None, None, 5e8, (5e8, 5.1e8)), row("load_seconds", 0.21, 0.2, 0.22, 0.2, (0.15, 0.25))],
-        "gates": judged, "claims": [], "verdict": judge.overall([each["verdict"] for each in judged]), "grade": "B",
+        "gates": judged, "claims": [], "verdict": gates.overall([each["verdict"] for each in judged]), "grade": "B",
         "layers": [{"name": "layer.0", "bits": 4, "error": 0.1, "note": ""}],
     } | more  # fmt: skip
 
@@ -37,7 +37,7 @@ BROKEN = {"notebook": "quantize.ipynb", "cell": 7, "message": "ValueError: <img 
 def run(*candidates, release):
     rows = [entry("baseline", [], steps=[], kernel="real"), *candidates]
     return {
-        "schema": 1, "experiment": "small", "verdict": judge.run_verdict(rows, release), "release": release, "criteria": ["encoder"],
+        "schema": 1, "experiment": "small", "verdict": gates.run_verdict(rows, release), "release": release, "criteria": ["encoder"],
         "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376, "on_grid": {}},
         "settings": {f"{section}.texts": {"value": "news", "from": "default"} for section in ("calibration", "evaluation")},
         "candidates": rows,

@@ -8,7 +8,7 @@ import torch
 from kerf.quantize import gptq as module
 from kerf.quantize.compress import moments
 from kerf.quantize.gptq import DAMPING, RIDGE, corrected, gptq, inverse_factor
-from kerf.quantize.grid import find_grid
+from kerf.tensors.quantized import find_grid
 from kerf.quantize.rtn import rtn
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kerf.quantize import grid
-from kerf.quantize.grid import find_grid
+from kerf.tensors import quantized
+from kerf.tensors.quantized import find_grid
 from kerf.quantize.rtn import rtn
 
 GROUP = 8
@@ -99,14 +99,14 @@ def test_the_clip_search_helps_where_there_is_an_outlier(weighted):
 @given(weights(), st.sampled_from([1.6, 2, 3]), st.booleans())
 def test_zero_points_are_multiples_of_their_step_and_codes_fit(weight, bits, clip):
     q = rtn(weight, bits, GROUP, clip=clip)
-    assert (q.zero_point % grid.zero_step(bits) == 0).all() and q.zero_point.max() <= grid.top_code(bits)
-    assert int(q.codes.max()) <= grid.top_code(bits)
+    assert (q.zero_point % quantized.zero_step(bits) == 0).all() and q.zero_point.max() <= quantized.top_code(bits)
+    assert int(q.codes.max()) <= quantized.top_code(bits)
 
 
 def test_at_two_bits_half_steps_lose_less_of_a_bell_curve_than_whole_ones(monkeypatch):
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     half = (rtn(weight, 2, 64, clip=True).dequantize() - weight).square().mean()
-    monkeypatch.setattr(grid, "zero_step", lambda bits, symmetric=False: 1.0)
+    monkeypatch.setattr(quantized, "zero_step", lambda bits, symmetric=False: 1.0)
     whole = (rtn(weight, 2, 64, clip=True).dequantize() - weight).square().mean()
     assert half < 0.95 * whole
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kerf import judge
-from kerf import statistics as ks
+from kerf.evaluate import gates
+from kerf.evaluate import stats as ks
 from kerf.evaluate import causal as kind_of_causal
 from kerf.evaluate import encoder as kind_of_encoder
-from kerf.evaluate import fidelity, ranking, tokens
-from kerf.evaluate import reranker as kind_of_reranker
+from kerf.evaluate import causal_metrics, fidelity, ranking
+from kerf.evaluate import cross_encoder as kind_of_reranker
 from kerf.workbench.cli import main
-from kerf.workbench.words import explained, reason
+from kerf.workbench.report.text_format import explained, reason
 from small import write_model
 
 
@@ -38,11 +38,11 @@ def causal(before, after, documents):
     random, n = np.random.default_rng(0), len(documents)
     loss = random.exponential(3, n)
     moved = np.abs(before - after).sum(1)
-    scored = tokens.Scored(kl=moved, loss=loss + moved, base_loss=loss, top=np.zeros(n, int), same_top=moved < np.median(moved), targets=np.zeros(n, int),
+    scored = causal_metrics.Scored(kl=moved, loss=loss + moved, base_loss=loss, top=np.zeros(n, int), same_top=moved < np.median(moved), targets=np.zeros(n, int),
                            documents=documents, positions=np.arange(n), right=(loss < 3, loss + moved < 3.1), passage_documents=documents,
                            continued=(np.zeros((len(np.unique(documents)), 4)), np.ones((len(np.unique(documents)), 4))), full=moved,
                            speeds=({"prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0},) * 2)  # fmt: skip
-    return tokens.metrics(scored)
+    return causal_metrics.metrics(scored)
 
 
 FAMILIES = {"encoder": encoder, "reranker": reranker, "causal": causal}
@@ -78,7 +78,7 @@ def test_few_documents_have_no_interval_and_decide_nothing(family, documents):
             continue
         assert row["low"] is row["high"] is None and row["value"] is not None, row
         gate = {"metric": row["name"], "op": ">=", "threshold": -9.0}
-        verdict = judge.judge_gate(gate, "c", row)
+        verdict = gates.judge_gate(gate, "c", row)
         assert verdict["verdict"] == "INCONCLUSIVE" and verdict["needed_n"] >= row["n"] * 12 / documents
         said = reason(explained(verdict, {"metrics": [row]}))
         assert f"too few independent documents for an interval: {documents}, at least 12" in said and "items would decide" in said
@@ -130,11 +130,11 @@ def collapsed(family):
     if family == "causal":
         scored = {row["name"]: row for row in causal(before, before, owners)}
         loss = np.random.default_rng(0).exponential(3, 45)
-        flat = tokens.Scored(kl=loss, loss=np.full(45, 6.0), base_loss=loss, top=np.zeros(45, int), same_top=loss < 0, targets=np.zeros(45, int), documents=owners,
+        flat = causal_metrics.Scored(kl=loss, loss=np.full(45, 6.0), base_loss=loss, top=np.zeros(45, int), same_top=loss < 0, targets=np.zeros(45, int), documents=owners,
                              positions=np.arange(45), right=(loss < 3, loss < 0), passage_documents=owners, continued=(np.zeros((16, 4)), np.ones((16, 4))), full=loss,
                              speeds=({"prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0},) * 2)  # fmt: skip
         assert scored["loss_pearson"]["value"] == pytest.approx(1)
-        return tokens.metrics(flat)
+        return causal_metrics.metrics(flat)
     return FAMILIES[family](before, np.tile(np.eye(24)[0], (45, 1)), owners)
 
 
@@ -145,8 +145,8 @@ def test_a_candidate_that_collapsed_fails_with_the_figures_that_there_are(family
     for name in COLLAPSED[family]:
         assert rows[name]["value"] is None and rows[name]["why"]
         gate = {"metric": name, "op": ">=", "threshold": 0.9}
-        verdict = judge.judge_gate(gate, "c", rows[name])
-        assert verdict["verdict"] == "FAIL" and judge.grade([verdict]) == "F" and verdict["bound"] is None
+        verdict = gates.judge_gate(gate, "c", rows[name])
+        assert verdict["verdict"] == "FAIL" and gates.grade([verdict]) == "F" and verdict["bound"] is None
         assert "undefined" in reason(explained(verdict, {"metrics": [rows[name]]}))
     assert sum(row["value"] is not None for row in rows.values()) >= len(rows) - 2
 
@@ -155,7 +155,7 @@ def test_a_baseline_that_collapsed_fails_no_candidate():
     owners, flat = np.repeat(np.arange(15), 3), np.tile(np.eye(24)[0], (45, 1))
     row = fidelity.similarities(flat, embeddings(owners, 0)[0], owners)[0]
     assert row["value"] is row["baseline"] is None
-    assert judge.judge_gate({"metric": row["name"], "op": ">=", "threshold": 0.9}, "c", row)["verdict"] == "INCONCLUSIVE"
+    assert gates.judge_gate({"metric": row["name"], "op": ">=", "threshold": 0.9}, "c", row)["verdict"] == "INCONCLUSIVE"
 
 
 def test_a_perplexity_beyond_any_number_is_undefined_and_fails():
@@ -163,7 +163,7 @@ def test_a_perplexity_beyond_any_number_is_undefined_and_fails():
     drawn = ks.Documents(owners)
     with np.errstate(over="ignore"):
         row = fidelity.drawn("perplexity", drawn.means(np.full(45, 1e4)).map(np.exp), 20.0, 45)
-    assert row["value"] is None and judge.judge_gate({"metric": "perplexity", "op": "<=", "threshold": 1e300}, "c", row)["verdict"] == "FAIL"
+    assert row["value"] is None and gates.judge_gate({"metric": "perplexity", "op": "<=", "threshold": 1e300}, "c", row)["verdict"] == "FAIL"
 
 
 def test_check_says_that_a_text_has_too_few_documents(tmp_path, capsys):

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from kerf import judge
-from kerf.errors import Refused
-from kerf.places import root
+from kerf.evaluate import gates
+from kerf.core.errors import Refused
+from kerf.core.paths import root
 
 
 def row(value, low, high, name="cosine_mean", n=100):
@@ -34,7 +34,7 @@ def gate(threshold, op=">=", metric="cosine_mean"):
 )
 def test_the_bound_decides(low, high, op, threshold, verdict):
     value = 0.85 if low is None else (low + high) / 2
-    assert judge.judge_gate(gate(threshold, op), "c", row(value, low, high))["verdict"] == verdict
+    assert gates.judge_gate(gate(threshold, op), "c", row(value, low, high))["verdict"] == verdict
 
 
 def test_needed_n_decides_when_that_many_are_measured():
@@ -45,25 +45,25 @@ def test_needed_n_decides_when_that_many_are_measured():
         half = 1.96 * 0.2 / n**0.5
         return row(0.82 + 0 * values.mean(), 0.82 - half, 0.82 + half, n=n)
 
-    undecided = judge.judge_gate(gate(0.8), "c", measured(100))
+    undecided = gates.judge_gate(gate(0.8), "c", measured(100))
     assert undecided["verdict"] == "INCONCLUSIVE"
     needed = undecided["needed_n"]
-    assert judge.judge_gate(gate(0.8), "c", measured(needed + 1))["verdict"] == "PASS"
-    assert judge.judge_gate(gate(0.8), "c", measured(int(needed * 0.9)))["verdict"] == "INCONCLUSIVE"
+    assert gates.judge_gate(gate(0.8), "c", measured(needed + 1))["verdict"] == "PASS"
+    assert gates.judge_gate(gate(0.8), "c", measured(int(needed * 0.9)))["verdict"] == "INCONCLUSIVE"
 
 
 def test_a_value_that_fails_but_not_surely_says_how_many_would_show_it():
-    undecided = judge.judge_gate(gate(0.8), "c", row(0.79, 0.75, 0.83))
+    undecided = gates.judge_gate(gate(0.8), "c", row(0.79, 0.75, 0.83))
     assert undecided["verdict"] == "INCONCLUSIVE" and undecided["needed_n"] == 1600
 
 
 def test_a_missing_bound_asks_for_the_number_that_has_one():
-    undecided = judge.judge_gate(gate(0.9, metric="cosine_p01"), "c", row(0.95, None, 0.97, "cosine_p01"))
+    undecided = gates.judge_gate(gate(0.9, metric="cosine_p01"), "c", row(0.95, None, 0.97, "cosine_p01"))
     assert undecided["verdict"] == "INCONCLUSIVE" and undecided["needed_n"] == 368
 
 
 def test_what_was_not_measured_decides_nothing():
-    assert judge.judge_gate(gate(0.8), "c", None)["verdict"] == "INCONCLUSIVE"
+    assert gates.judge_gate(gate(0.8), "c", None)["verdict"] == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize(
@@ -73,44 +73,44 @@ def test_what_was_not_measured_decides_nothing():
      (["PASS"], "PASS"), ([], "INCONCLUSIVE")],
 )  # fmt: skip
 def test_the_worst_gate_decides_and_no_gate_decides_nothing(verdicts, expected):
-    assert judge.overall(verdicts) == expected
+    assert gates.overall(verdicts) == expected
 
 
 @pytest.mark.parametrize(
     ("bound", "grade"), [(0.999, "A"), (0.995, "A"), (0.992, "B"), (0.985, "D"), (0.95, "F")]
 )
 def test_grades_follow_their_rule(bound, grade):
-    assert judge.grade([judge.judge_gate(gate(0.99), "c", row(bound, bound, bound))]) == grade
+    assert gates.grade([gates.judge_gate(gate(0.99), "c", row(bound, bound, bound))]) == grade
 
 
 def test_a_loss_below_zero_is_no_loss():
-    judged = judge.judge_gate(gate(0.01, "<", "human_spearman_loss"), "c", row(-0.05, -0.06, -0.04))
-    assert judge.grade([judged]) == "A"
+    judged = gates.judge_gate(gate(0.01, "<", "human_spearman_loss"), "c", row(-0.05, -0.06, -0.04))
+    assert gates.grade([judged]) == "A"
 
 
 def test_a_gate_applies_by_parameters_and_by_name():
     steps = [{"quantize": {"bits": 2, "method": "gptq"}}]
-    assert judge.applies({"applies_to": {"bits": 2}}, "x", steps)
-    assert not judge.applies({"applies_to": {"bits": 8}}, "x", steps)
-    assert judge.applies({"applies_to": {"candidate": "int2-*"}}, "int2-gptq", steps)
-    assert not judge.applies({"applies_to": {"candidate": "int2-*", "bits": 3}}, "int2-gptq", steps)
-    assert judge.applies({}, "x", [])
+    assert gates.applies({"applies_to": {"bits": 2}}, "x", steps)
+    assert not gates.applies({"applies_to": {"bits": 8}}, "x", steps)
+    assert gates.applies({"applies_to": {"candidate": "int2-*"}}, "int2-gptq", steps)
+    assert not gates.applies({"applies_to": {"candidate": "int2-*", "bits": 3}}, "int2-gptq", steps)
+    assert gates.applies({}, "x", [])
 
 
 def test_a_broken_release_candidate_is_not_measured_and_hides_no_failure():
     verdicts = [("a", "ok", "PASS"), ("b", "failed", "FAIL"), ("c", "ok", "FAIL"), ("d", "ok", "INCONCLUSIVE"), ("e", "skipped", "NOT MEASURED")]
     candidates = [dict(zip(("name", "status", "verdict"), each, strict=True)) for each in verdicts]
-    assert judge.run_verdict(candidates, ["a"]) == "PASS"
+    assert gates.run_verdict(candidates, ["a"]) == "PASS"
     for released in (["a", "b"], ["b", "d"], ["e", "d", "a"]):
-        assert judge.run_verdict(candidates, released) == "NOT MEASURED"
-    assert judge.run_verdict(candidates, ["a", "b", "c", "d", "e"]) == "FAIL"
+        assert gates.run_verdict(candidates, released) == "NOT MEASURED"
+    assert gates.run_verdict(candidates, ["a", "b", "c", "d", "e"]) == "FAIL"
 
 
 def test_what_broke_has_no_verdict_and_no_grade():
-    found = judge.judge("a", [], [], {}, {"c": {"gates": [gate(0.8)]}, "d": {"gates": [gate(0.9)]}}, broken=True)
+    found = gates.judge("a", [], [], {}, {"c": {"gates": [gate(0.8)]}, "d": {"gates": [gate(0.9)]}}, broken=True)
     assert found["verdict"] == "NOT MEASURED" and found["grade"] is None
     assert [each["verdict"] for each in [*found["gates"], *found["claims"]]] == ["NOT MEASURED"] * 2
-    whole = judge.judge("a", [], [], {}, {"c": {"gates": [gate(0.8)]}})
+    whole = gates.judge("a", [], [], {}, {"c": {"gates": [gate(0.8)]}})
     assert whole["verdict"] == "INCONCLUSIVE"  # nothing broke: the metric does not apply to it
 
 
@@ -128,11 +128,11 @@ def test_a_wrong_gate_is_refused_by_name(tmp_path, change, named):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"schema": 1, "gates": [{**gate(0.9), **change}]}))
     with pytest.raises(Refused, match="mine.gates.0") as refusal:
-        judge.read_criteria(path)
+        gates.read_criteria(path)
     assert named in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["encoder", "claims"])
 def test_shipped_criteria_are_valid_and_give_reasons(name):
-    shipped = judge.read_criteria(root() / "data" / "criteria" / f"{name}.json")["gates"]
+    shipped = gates.read_criteria(root() / "data" / "criteria" / f"{name}.json")["gates"]
     assert shipped and all(each["reason"] and each["source"] for each in shipped)

@@ -4,11 +4,13 @@ import kerf
 import numpy as np
 import pytest
 import torch
-from kerf import backends, calibrate, models, pipeline
-from kerf.backends import mixed, openvino, serve
-from kerf.finite import check_finite
-from kerf.kinds import encoder
-from kerf.steps import Calibration
+from kerf import backends, pipeline
+from kerf.calibration import activations
+from kerf.models import registry
+from kerf.backends import mixed, openvino_, serve
+from kerf.core.finite import check_finite
+from kerf.models.families import encoder
+from kerf.config import Calibration
 from small import FAMILIES, write_family
 
 SPEC = Calibration(samples=16, max_length=64)
@@ -30,7 +32,7 @@ def answers(opened, asked):
 
 
 def check(model, steps):
-    opened = models.open_model(str(model))
+    opened = registry.open_model(str(model))
     beside, wanted = answers(opened, MIXED)
     scale = np.linalg.norm(wanted, axis=1).max()
     assert np.linalg.norm(beside - wanted, axis=1).max() < 1e-3 * scale
@@ -62,16 +64,16 @@ def test_without_finite_masks_the_candidate_is_not_made(folder, monkeypatch):
 
 
 def test_a_kernel_that_answers_otherwise_in_a_batch_is_no_candidate(folder, monkeypatch):
-    whole = openvino.run
+    whole = openvino_.run
 
     def shifted(*given):
         run = whole(*given)
         return lambda **batch: run(**batch) + (0.3 if len(batch["input_ids"]) > 1 else 0)
 
     model = write_family(folder / "shifted", "Bert")
-    monkeypatch.setattr("kerf.backends.stage.check_shapes", lambda *_: None)
+    monkeypatch.setattr("kerf.backends.step.check_shapes", lambda *_: None)
     monkeypatch.setenv("KERF_FRESH", "9999")
-    monkeypatch.setattr(openvino, "run", shifted)
+    monkeypatch.setattr(openvino_, "run", shifted)
     with pytest.raises(ValueError, match=r"a text of \d+ tokens otherwise alone than beside one of 256: \d\.\d+ of the longest answer apart"):
         pipeline.build(str(model), [{"quantize": {"method": "static"}}], SPEC)
 
@@ -101,7 +103,7 @@ def test_a_served_answer_that_is_no_number_is_an_error(folder, monkeypatch):
 
 
 def test_calibration_that_meets_no_numbers_names_the_layer(folder):
-    opened = models.open_model(str(write_family(folder / "calibrated", "Bert")))
+    opened = registry.open_model(str(write_family(folder / "calibrated", "Bert")))
     encoder.network(opened).get_submodule("encoder.layer.1.attention.self.query").weight.data[0] = torch.inf
     with pytest.raises(ValueError, match="NaN or infinity for calibration text, first in the inputs of encoder.layer.1"):
-        list(calibrate.collect(encoder.network(opened), encoder.batches(opened, SPEC)))
+        list(activations.collect(encoder.network(opened), encoder.batches(opened, SPEC)))

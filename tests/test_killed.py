@@ -9,12 +9,14 @@ import time
 
 import nbformat
 import pytest
-from kerf import models, patience, sources, tether
-from kerf.errors import Refused
+from kerf.core import child_process, timeouts
+from kerf.data import downloads
+from kerf.models import registry
+from kerf.core.errors import Refused
 from kerf.evaluate import measure
-from kerf.workbench import stage, warm
+from kerf.workbench.run import kernel_forkserver, notebook_stage
 
-HAND_OVER = 'from kerf.artifacts import artifact, hand_over\nhand_over(artifact("made", {"n": 1}, lambda folder: None))'
+HAND_OVER = 'from kerf.core.cache import artifact, hand_over\nhand_over(artifact("made", {"n": 1}, lambda folder: None))'
 TRIES = "import os, pathlib, signal\ntries = pathlib.Path(tries)\ntries.write_text(tries.read_text() + 'x')\n"
 KILL_KERNEL = "os.kill(os.getpid(), signal.SIGKILL)"
 SCENES = {  # what the notebook does, how often it is run, and what its message says (None: it ends well)
@@ -31,7 +33,7 @@ SCENES = {  # what the notebook does, how often it is run, and what its message 
 def staged(tmp_path, monkeypatch):
     """Runs a stage whose notebook has one cell of that code; gives what came of it and how often it ran."""
     monkeypatch.setenv("KERF_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(stage, "notebook_path", lambda name: tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(notebook_stage, "notebook_path", lambda name: tmp_path / f"{name}.ipynb")
     tries = tmp_path / "tries"
     tries.write_text("")
 
@@ -40,8 +42,8 @@ def staged(tmp_path, monkeypatch):
         cells = [first, nbformat.v4.new_code_cell(TRIES), nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell(HAND_OVER)]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "tiny.ipynb")
         try:
-            return stage.run_stage("tiny", {}, {}, tmp_path / "tiny.partial.ipynb"), len(tries.read_text())
-        except stage.StageFailed as failure:
+            return notebook_stage.run_stage("tiny", {}, {}, tmp_path / "tiny.partial.ipynb"), len(tries.read_text())
+        except notebook_stage.StageFailed as failure:
             return failure.error["message"], len(tries.read_text())
 
     return run
@@ -56,7 +58,7 @@ def test_what_was_killed_is_tried_once_more_and_what_fails_is_not(staged, scene)
 
 
 def test_a_server_that_died_between_stages_or_answers_no_more_is_started_again(staged, monkeypatch):
-    nursery = stage._nursery()
+    nursery = notebook_stage._nursery()
     nursery.kernel_command()
     nursery.process.kill()
     nursery.process.wait()
@@ -64,14 +66,14 @@ def test_a_server_that_died_between_stages_or_answers_no_more_is_started_again(s
     frozen = nursery.process
 
     frozen.send_signal(signal.SIGSTOP)
-    monkeypatch.setattr(warm, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(kernel_forkserver, "ANSWER_SECONDS", 1.0)
     came, _ = staged("'after a silence'")
     assert came.result.is_dir() and frozen.poll() is not None
 
 
 def test_a_server_that_does_not_get_ready_is_given_up(monkeypatch):
-    monkeypatch.setattr(warm, "READY_SECONDS", 0.1)
-    nursery = warm.Nursery()
+    monkeypatch.setattr(kernel_forkserver, "READY_SECONDS", 0.1)
+    nursery = kernel_forkserver.Nursery()
     with pytest.raises(RuntimeError, match="did not start"):
         nursery.kernel_command()
     assert nursery.process is None
@@ -83,14 +85,14 @@ def test_who_asks_a_silent_server_for_a_kernel_ends(tmp_path):
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "silent"))
         silent.listen()
-        command = [sys.executable, "-S", warm.__file__, "join", str(tmp_path / "silent"), "x", "0.2"]
+        command = [sys.executable, "-S", kernel_forkserver.__file__, "join", str(tmp_path / "silent"), "x", "0.2"]
         done = subprocess.run(command, timeout=60, stderr=subprocess.DEVNULL, check=False)
     assert done.returncode == 1
 
 
 def test_the_server_and_its_folder_end_with_whoever_was_killed():
     code = """import os, signal
-from kerf.workbench.warm import Nursery
+from kerf.workbench.run.kernel_forkserver import Nursery
 nursery = Nursery()
 nursery.kernel_command()
 print(nursery.process.pid, nursery.folder, flush=True)
@@ -132,10 +134,10 @@ with open({str(count)!r}, "a+") as file:
     file.flush()
     if file.tell() <= {times}:
         os.kill(os.getpid(), signal.{number})"""
-    done = tether.run([sys.executable, "-c", code])
+    done = child_process.run([sys.executable, "-c", code])
     assert len(count.read_text()) == tries and bool(done.returncode) == (times > 1)
     if times > 1:
-        assert ("killed twice" in tether.how_it_ended(done)) == (number == "SIGKILL")
+        assert ("killed twice" in child_process.how_it_ended(done)) == (number == "SIGKILL")
 
 
 def test_a_killed_process_that_loads_leaves_no_number_that_is_none(tmp_path):
@@ -159,7 +161,7 @@ def silence(monkeypatch):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(50)
-        monkeypatch.setattr(patience, "SECONDS", 1.0)
+        monkeypatch.setattr(timeouts, "SECONDS", 1.0)
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
@@ -170,7 +172,7 @@ def test_a_hub_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path):
     monkeypatch.setenv("KERF_DATA", str(tmp_path))
     clock = time.monotonic()
     with pytest.raises(Refused, match="the hub could not provide it") as refusal:
-        models.resolve("some/model")
+        registry.resolve("some/model")
     assert time.monotonic() - clock < 15 and "\n" not in str(refusal.value)
 
 
@@ -181,7 +183,7 @@ def test_an_index_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path
     monkeypatch.delenv("PIP_DEFAULT_TIMEOUT", raising=False)  # what a machine sets goes first
     clock = time.monotonic()
     with pytest.raises(Refused, match="pip could not download") as refusal:
-        sources._download(sources.TEXTS, tmp_path, tmp_path / "news.txt")
+        downloads._download(downloads.TEXTS, tmp_path, tmp_path / "news.txt")
     assert time.monotonic() - clock < 60 and "\n" not in str(refusal.value)
 
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from kerf.errors import escaped, printable, refuse
-from kerf.workbench import cli, experiment
-from kerf.workbench.stage import StageFailed
+from kerf.core.errors import escaped, printable, refuse
+from kerf.workbench import cli
+from kerf.workbench.run import experiment
+from kerf.workbench.run.notebook_stage import StageFailed
 
 
 class Panic(BaseException):

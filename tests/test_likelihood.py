@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from kerf.evaluate import likelihood as lk
-from kerf.statistics import weighted_quantiles
+from kerf.evaluate.stats import weighted_quantiles
 from scipy.special import log_softmax, rel_entr, softmax
 
 
@@ -97,5 +97,5 @@ def test_weighted_quantiles_are_those_of_the_repeated_values(q):
 
 def test_a_refusal_need_not_wait_for_torch():
     """The command line imports the runner; what reads models is imported when there is a model to read."""
-    command = "import sys, kerf.workbench.runner; print('torch' in sys.modules)"
+    command = "import sys, kerf.workbench.run.runner; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout == "False\n"

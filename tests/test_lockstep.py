@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kerf.lockstep import in_lockstep
+from kerf.calibration.sequential import in_lockstep
 
 GROUPS = [["left", "right"], ["never"], ["middle"], ["head"]]
 REACHED = [["left", "right"], ["middle"], ["head"]]

@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
-from kerf import anatomy, models, pipeline, seal, store
-from kerf.artifacts import meta
-from kerf.errors import Refused
+from kerf import pipeline
+from kerf.models import architecture, manifest, registry
+from kerf.tensors import parquet
+from kerf.core.cache import meta
+from kerf.core.errors import Refused
 from kerf.quantize import sensitivity
-from kerf.quantize.allocate import allocate, frontier
-from kerf.steps import Calibration, Quantize, parse
+from kerf.quantize.mixed_precision import allocate, frontier
+from kerf.config import Calibration, Quantize, parse
 from small import write_model
 
 SPEC = Calibration(samples=32, max_length=32)
@@ -63,8 +65,8 @@ def table(model):
 
 
 def test_the_table_has_every_layer_and_the_embeddings_and_wide_layers_lose_little(model, table):
-    net = models.network(models.open_model(model))
-    assert set(table["layers"]) == {*anatomy.linears(net), *anatomy.embeddings(net)}
+    net = registry.network(registry.open_model(model))
+    assert set(table["layers"]) == {*architecture.linears(net), *architecture.embeddings(net)}
     costs, sizes = np.array(table["costs"]), np.array(table["bytes"])
     assert costs.shape == sizes.shape == (len(table["layers"]), len(table["widths"]))
     assert (costs[:, 0] >= costs[:, -1] - 1e-6).all() and costs[:, -1].max() < 1e-3 < costs[:, 0].max()
@@ -76,9 +78,9 @@ def test_a_budget_in_bytes_is_kept_by_the_file(model, table):
     budget = int(sizes[:, 2].sum() + table["rest_bytes"]["float32"])
     folder = pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", "budget_bytes": budget}}], SPEC)
     made = meta(folder)["result"]
-    assert (folder / store.WEIGHTS).stat().st_size == made["bytes_on_disk"] <= budget
+    assert (folder / parquet.WEIGHTS).stat().st_size == made["bytes_on_disk"] <= budget
     assert len(set(made["assignment"].values())) > 1
-    stored = dict(store.read_tensors(folder / store.WEIGHTS))
+    stored = dict(parquet.read_tensors(folder / parquet.WEIGHTS))
     assert {name: stored[f"{name}.weight"].bits for name in made["assignment"]} == made["assignment"]
 
 
@@ -87,7 +89,7 @@ def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
     made = meta(folder)["result"]
     assert made["held_back"] >= 0.97
     assert made["held_back"] == pytest.approx(sensitivity.held_fidelity(model, folder, SPEC), abs=1e-6)
-    assert seal.verify(folder)["steps"] == made["steps"]  # whole, however many attempts it took
+    assert manifest.verify(folder)["steps"] == made["steps"]  # whole, however many attempts it took
     wide = pipeline.build(model, [{"quantize": {**GRID, "bits": 8}}], SPEC)
     assert made["bytes_on_disk"] < meta(wide)["result"]["bytes_on_disk"]
 
@@ -121,7 +123,7 @@ def test_word_embeddings_take_part_unless_they_have_a_width_of_their_own(model):
     assert parse(Quantize, step, "q").embeddings == "same"
     made = meta(pipeline.build(model, [{"quantize": {**step, "embeddings": 5}}], SPEC))["result"]
     assert made["assignment"]["embeddings.word_embeddings"] == 5 and made["bytes_on_disk"] <= 1_500_000
-    stored = dict(store.read_tensors(pipeline.build(model, [{"quantize": {**step, "embeddings": 5}}], SPEC) / store.WEIGHTS))
+    stored = dict(parquet.read_tensors(pipeline.build(model, [{"quantize": {**step, "embeddings": 5}}], SPEC) / parquet.WEIGHTS))
     assert stored["embeddings.word_embeddings.weight"].bits == 5
     with pytest.raises(Refused, match="embeddings = 7: same, or one of 1.6, 2, 3, 4, 5, 6, 8 with mixed bits"):
         pipeline.build(model, [{"quantize": {**step, "embeddings": 7}}], SPEC)

@@ -8,9 +8,10 @@ from fnmatch import fnmatch
 import kerf
 import pytest
 import torch
-from kerf import kinds, model_files, models, seal, store
-from kerf.errors import Refused
-from kerf.places import data_folder
+from kerf.models import families, manifest, model_files, registry
+from kerf.tensors import parquet
+from kerf.core.errors import Refused
+from kerf.core.paths import data_folder
 from kerf.quantize.rtn import rtn
 from safetensors.torch import load_file, save, save_file
 from sentence_transformers import SentenceTransformer
@@ -40,7 +41,7 @@ ELSE = {  # what is no part of it
 def data(tmp_path_factory):
     """What these tests make of their models stays out of the clone's data."""
     with pytest.MonkeyPatch.context() as patch:
-        models.resolve("minilm")
+        registry.resolve("minilm")
         folder = tmp_path_factory.mktemp("data")
         (folder / "sources").symlink_to(data_folder() / "sources")
         patch.setenv("KERF_DATA", str(folder))
@@ -75,20 +76,20 @@ def write(folder, files, weights=b""):
 
 def candidate_of(model, folder, **changes):
     """A candidate at 8 bits, rounded to nearest; changes: names and tensors that are put into its weights, None for none."""
-    opened = models.open_model(str(model))
-    net = models.network(opened)
+    opened = registry.open_model(str(model))
+    net = registry.network(opened)
     tied = getattr(net, "all_tied_weights_keys", None) or {}
     state = {name: value for name, value in net.state_dict().items() if name not in tied}
     cut = {name: rtn(value, 8, value.shape[1]) if value.ndim == 2 else value for name, value in state.items()} | changes
-    card = {"model": str(model), "kind": kinds.name_of(model), "class": type(net).__name__, "steps": []}
+    card = {"model": str(model), "kind": families.name_of(model), "class": type(net).__name__, "steps": []}
     folder.mkdir()
-    seal.write_candidate(folder, model, {name: value for name, value in cut.items() if value is not None}, card)
+    manifest.write_candidate(folder, model, {name: value for name, value in cut.items() if value is not None}, card)
     return folder
 
 
 def ids(opened, family):
     """Every way in which a text becomes tokens, and what is said of them."""
-    reader = kinds.KINDS[family].reader(opened)
+    reader = families.KINDS[family].reader(opened)
     second = [text[::-1] for text in TEXTS]
     found = [reader(text)["input_ids"] for text in TEXTS] + [reader(a, b)["input_ids"] for a, b in zip(TEXTS, second, strict=True)]
     messages = [{"role": "query", "content": TEXTS[0]}, {"role": "document", "content": TEXTS[1]}]
@@ -114,7 +115,7 @@ def test_a_candidate_reads_every_text_as_its_baseline_does(copy, family, tmp_pat
         told = json.loads((model / "config_sentence_transformers.json").read_text())
         (model / "config_sentence_transformers.json").write_text(json.dumps({**told, "prompts": {"query": "search: "}}))
     folder = candidate_of(model, tmp_path / "candidate")
-    before, after = models.open_model(str(model)), kerf.load(folder)
+    before, after = registry.open_model(str(model)), kerf.load(folder)
     assert ids(after, family) == ids(before, family) and len(ids(before, family)) == 2 * len(TEXTS) + 5
     with torch.no_grad():
         for one, other in zip(answers(before, family), answers(after, family), strict=True):
@@ -129,44 +130,44 @@ def test_a_candidate_reads_every_text_as_its_baseline_does(copy, family, tmp_pat
 @pytest.mark.parametrize("family", [*FAMILIES, "headed"])
 def test_what_is_no_part_of_a_model_neither_counts_nor_travels(copy, plain, family, tmp_path):
     model = copy(family)
-    before = {key: models.describe(str(model))[key] for key in ("bytes", "other_bytes", "parameters")}
-    digest = models.weights_digest(model)
+    before = {key: registry.describe(str(model))[key] for key in ("bytes", "other_bytes", "parameters")}
+    digest = registry.weights_digest(model)
     write(model, ELSE, (plain["encoder"] / "model.safetensors").read_bytes())
-    found = models.describe(str(model))
-    assert {key: found[key] for key in before} == before and models.weights_digest(model) == digest
+    found = registry.describe(str(model))
+    assert {key: found[key] for key in before} == before and registry.weights_digest(model) == digest
     folder = candidate_of(model, tmp_path / "candidate")
     assert not [name for name in ELSE if (folder / name).exists()]
     heads = ["3_Dense/model.safetensors"] if family == "headed" else []
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")) == heads
-    assert seal.size(folder)["bytes_on_disk"] == sum((folder / name).stat().st_size for name in [*heads, store.WEIGHTS])
+    assert manifest.size(folder)["bytes_on_disk"] == sum((folder / name).stat().st_size for name in [*heads, parquet.WEIGHTS])
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_small_file_changes_what_the_model_is(copy, name):
     model = write(copy("causal"), SMALL)
-    before = models.weights_digest(model)
+    before = registry.weights_digest(model)
     (model / name).write_text((model / name).read_text() + " ")
-    assert models.weights_digest(model) != before
+    assert registry.weights_digest(model) != before
 
 
 def test_an_old_layout_keeps_its_transformer_in_a_folder(copy, tmp_path):
     model = copy("headed")
-    size = models.describe(str(model))["bytes"]
+    size = registry.describe(str(model))["bytes"]
     (model / "0_Transformer").mkdir()
     for path in [path for path in model.iterdir() if path.is_file() and path.name not in ("modules.json", "config_sentence_transformers.json")]:
         path.rename(model / "0_Transformer" / path.name)
     modules = json.loads((model / "modules.json").read_text())
     (model / "modules.json").write_text(json.dumps([{**modules[0], "path": "0_Transformer"}, *modules[1:]]))
     write(model, {"model.safetensors": save({"of an earlier layout": torch.zeros(2)})})
-    assert models.describe(str(model))["bytes"] == size
+    assert registry.describe(str(model))["bytes"] == size
     folder = candidate_of(model, tmp_path / "candidate")
     assert [path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")] == ["3_Dense/model.safetensors"]
-    torch.testing.assert_close(*(each.encode(TEXTS, convert_to_tensor=True) for each in (models.open_model(str(model)), kerf.load(folder))), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(*(each.encode(TEXTS, convert_to_tensor=True) for each in (registry.open_model(str(model)), kerf.load(folder))), rtol=0.1, atol=0.05)
 
 
 def test_parts_of_a_sharded_model_are_counted_by_its_index(copy):
     model = copy("causal")
-    models.open_model(str(model)).save_pretrained(model / "parts", max_shard_size="40KB")
+    registry.open_model(str(model)).save_pretrained(model / "parts", max_shard_size="40KB")
     (model / "model.safetensors").unlink()
     for path in (model / "parts").glob("model*"):
         path.rename(model / path.name)
@@ -174,7 +175,7 @@ def test_parts_of_a_sharded_model_are_counted_by_its_index(copy):
     parts = sorted(model.glob("model-*.safetensors"))
     write(model, {"model-00009-of-00009.safetensors": save({"of an earlier save": torch.zeros(2)})})
     assert len(parts) > 2 and model_files.weights(model) == parts
-    assert models.describe(str(model))["bytes"] == sum(path.stat().st_size for path in parts)
+    assert registry.describe(str(model))["bytes"] == sum(path.stat().st_size for path in parts)
 
 
 def test_a_hub_is_asked_for_what_travels_and_for_no_more():
@@ -190,7 +191,7 @@ def test_a_hub_is_asked_for_what_travels_and_for_no_more():
 
 def refusal(model):
     with pytest.raises(Refused) as caught:
-        models.open_model(str(model))
+        registry.open_model(str(model))
     assert "\n" not in str(caught.value) and str(caught.value).startswith("model = ")
     return str(caught.value)
 
@@ -254,7 +255,7 @@ def test_what_a_family_rightly_lacks_or_has_is_no_fault(copy, lacks, tmp_path):
     buffers = {"embeddings.position_ids": torch.arange(512)[None]}
     if lacks == "pooler":
         model = changed(copy("encoder"), lambda w: {key: value for key, value in w.items() if not key.startswith("pooler")})
-        first, second = (models.network(models.open_model(str(model))).pooler.dense.weight for _ in range(2))
+        first, second = (registry.network(registry.open_model(str(model))).pooler.dense.weight for _ in range(2))
         assert torch.equal(first, second)
     elif lacks == "tied head":
         model = copy("causal")
@@ -263,7 +264,7 @@ def test_what_a_family_rightly_lacks_or_has_is_no_fault(copy, lacks, tmp_path):
         model = changed(write_causal(tmp_path / "untied", tie_word_embeddings=False), lambda w: w)
     else:
         model = changed(copy("encoder"), lambda w: {**w, **buffers})
-    assert models.describe(str(model))["parameters"]
+    assert registry.describe(str(model))["parameters"]
     assert kerf.load(candidate_of(model, tmp_path / "candidate"))
 
 
@@ -274,7 +275,7 @@ def test_heads_of_a_pretrained_encoder_are_no_fault(copy, library):
     assert any(name.startswith("cls.seq_relationship") for name in load_file(model / "model.safetensors"))
     if library == "transformers":
         (model / "modules.json").unlink()
-    assert models.open_model(str(model)).encode("a").shape == (64,)
+    assert registry.open_model(str(model)).encode("a").shape == (64,)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "t5"])
@@ -283,7 +284,7 @@ def test_encoders_of_other_families_open_whole(copy, family, tmp_path):
     sizes = {"vocab_size": 31000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64}
     t5 = {"vocab_size": 31000, "d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     (Qwen3Model(Qwen3Config(**sizes)) if family == "qwen3" else T5EncoderModel(T5Config(**t5))).save_pretrained(model)
-    first = models.open_model(str(model)).encode(TEXTS)
+    first = registry.open_model(str(model)).encode(TEXTS)
     assert abs(kerf.load(candidate_of(model, tmp_path / "candidate")).encode(TEXTS) - first).max() < 0.1 * abs(first).max()
     assert "missing" in refusal(changed(model, lambda w: dict(list(w.items())[:-1])))
 
@@ -293,7 +294,7 @@ def test_how_a_model_is_built_is_told_to_its_candidate(copy, tmp_path):
     told = json.loads((model / "sentence_bert_config.json").read_text())
     (model / "sentence_bert_config.json").write_text(json.dumps({**told, "model_args": {"add_pooling_layer": False, "attn_implementation": "eager"}}))
     changed(model, lambda w: {key: value for key, value in w.items() if not key.startswith("pooler")})
-    after = models.network(kerf.load(candidate_of(model, tmp_path / "candidate")))
+    after = registry.network(kerf.load(candidate_of(model, tmp_path / "candidate")))
     assert after.pooler is None and after.config._attn_implementation == "eager"
 
 
@@ -331,6 +332,6 @@ def test_a_hub_snapshot_of_links_travels_as_files(copy, tmp_path):
     for path in [path for path in model.rglob("*") if path.is_file()]:
         (snapshot / path.relative_to(model)).parent.mkdir(parents=True, exist_ok=True)
         os.symlink(path, snapshot / path.relative_to(model))
-    seal.copy_small_files(snapshot, tmp_path / "to")
+    manifest.copy_small_files(snapshot, tmp_path / "to")
     there = [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
     assert len(there) >= len(SMALL) and not [path for path in there if path.is_symlink()]

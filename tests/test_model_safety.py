@@ -15,9 +15,9 @@ from pathlib import Path
 import kerf
 import pytest
 from attacks import ATTACKS, CODE, FAMILIES, IGNORED, OPENED, put, special
-from kerf import kinds, models
-from kerf.errors import Refused
-from kerf.safety import check_folder
+from kerf.models import families, registry
+from kerf.core.errors import Refused
+from kerf.models.safety import check_folder
 
 pytestmark = pytest.mark.timeout(60)  # seconds; an attack that hangs is one that succeeded
 
@@ -50,8 +50,8 @@ def hostile(sound, tmp_path, monkeypatch):
 
 def opened(folder):
     """What a run opens of a model: itself and its tokenizer."""
-    found = models.open_model(str(folder))
-    kinds.of(folder).reader(found)
+    found = registry.open_model(str(folder))
+    families.of(folder).reader(found)
     return found
 
 
@@ -84,7 +84,7 @@ def test_there_are_forty_attacks_on_each_family():
 
 def test_what_is_not_run_is_described(hostile):
     folder = hostile("causal", IGNORED["auto_map of the model"])
-    assert models.describe(str(folder))["ignored_code"] == ["evil.Evil (config.json)", "evil.py (a file)"]
+    assert registry.describe(str(folder))["ignored_code"] == ["evil.Evil (config.json)", "evil.py (a file)"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -101,7 +101,7 @@ def test_a_snapshot_of_the_hub_opens_by_its_path(sound, tmp_path, family):
     (tmp_path / "models--org--name" / "refs").mkdir()
     (tmp_path / "models--org--name" / "refs" / "main").write_text("0" * 40)
     with pytest.raises(Refused, match="secret.txt is a link that leaves it"):
-        models.resolve(str(snapshot))
+        registry.resolve(str(snapshot))
 
 
 def test_blobs_that_are_a_link_are_no_blobs(sound, tmp_path):
@@ -109,7 +109,7 @@ def test_blobs_that_are_a_link_are_no_blobs(sound, tmp_path):
     (tmp_path / "models--org--name" / "blobs").symlink_to("/etc")
     (snapshot / "notes.txt").symlink_to("../../blobs/hostname")
     with pytest.raises(Refused, match="notes.txt is a link that leaves it"):
-        models.resolve(str(snapshot))
+        registry.resolve(str(snapshot))
 
 
 def test_links_inside_a_directory_are_fine(hostile):
@@ -126,25 +126,25 @@ def test_a_tree_that_is_no_model_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "tree").mkdir()
     os.mkfifo(tmp_path / "tree" / "pipe.json")
     with pytest.raises(Refused, match="no model"):
-        models.resolve(str(tmp_path / "tree"))
+        registry.resolve(str(tmp_path / "tree"))
     (tmp_path / "tree" / "config.json").write_text("{}")
-    monkeypatch.setattr("kerf.safety.tree.ENTRIES", 50)
+    monkeypatch.setattr("kerf.models.safety.tree.ENTRIES", 50)
     for number in range(60):
         (tmp_path / "tree" / f"{number}.txt").touch()
     with pytest.raises(Refused, match="at most 50 files and folders|is a pipe"):
-        models.resolve(str(tmp_path / "tree"))
+        registry.resolve(str(tmp_path / "tree"))
 
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 5000, "a\0b", "", " "])
 def test_a_name_that_no_directory_can_have_is_refused(name):
     with pytest.raises(Refused, match="^model = "):
-        models.resolve(name)
+        registry.resolve(name)
 
 
 def test_names_of_a_directory_reach_no_terminal_raw(hostile):
     folder = hostile("causal", put("config.json", model_type="evil", auto_map={"AutoModel": "\x1b[2Jevil\n" + "x" * 500}))
     with pytest.raises(Refused, match="would run") as caught:
-        models.resolve(str(folder))
+        registry.resolve(str(folder))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 400 + len(str(folder))
 
 

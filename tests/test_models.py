@@ -6,9 +6,9 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
-from kerf import models
-from kerf.errors import Refused
-from kerf.kinds import encoder
+from kerf.models import registry
+from kerf.core.errors import Refused
+from kerf.models.families import encoder
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
@@ -65,7 +65,7 @@ def refusal(function, model):
 
 
 def test_a_directory_is_described(tiny):
-    found = models.describe(str(tiny))
+    found = registry.describe(str(tiny))
     weights = load_file(tiny / "model.safetensors")
     assert (found["id"], found["kind"]) == (str(tiny), "encoder")
     assert found["parameters"] == sum(weight.numel() for weight in weights.values())
@@ -78,7 +78,7 @@ def test_a_directory_is_described(tiny):
 
 
 def test_a_directory_opens_and_encodes_the_mean_of_its_tokens(tiny):
-    opened = models.open_model(str(tiny))
+    opened = registry.open_model(str(tiny))
     ids = torch.tensor([[2, 5, 6, 7, 3]])
     with torch.no_grad():
         expected = BertModel.from_pretrained(tiny).eval()(ids).last_hidden_state.mean(1)[0]
@@ -87,7 +87,7 @@ def test_a_directory_opens_and_encodes_the_mean_of_its_tokens(tiny):
 
 def test_batches_go_from_short_to_long_and_are_cut_at_the_longest_allowed(tiny):
     texts = ["a b c d e f g h i j", "a", "a b c", "b"]
-    batches = encoder.tokenized(models.open_model(str(tiny)), texts, 2, 6)
+    batches = encoder.tokenized(registry.open_model(str(tiny)), texts, 2, 6)
     assert [b["attention_mask"].sum(1).tolist() for b in batches] == [[3, 3], [5, 6]]
 
 
@@ -96,12 +96,12 @@ def test_batches_go_from_short_to_long_and_are_cut_at_the_longest_allowed(tiny):
     [("minilmm", "did you mean minilm"), ("bert", "minilm"), ("a/b/c", "a hub id"), ("../no such folder/", "a directory")],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(name, accepted):
-    assert accepted in refusal(models.resolve, name)
+    assert accepted in refusal(registry.resolve, name)
 
 
 def test_a_hub_that_is_offline_is_one_clear_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    message = refusal(models.resolve, "somebody/something")
+    message = refusal(registry.resolve, "somebody/something")
     assert "the hub could not provide it" in message and "a local directory works" in message
 
 
@@ -111,7 +111,7 @@ def test_whatever_the_hub_raises_is_one_clear_line(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    assert len(refusal(models.resolve, "somebody/something")) < 400
+    assert len(refusal(registry.resolve, "somebody/something")) < 400
 
 
 def test_of_a_hub_model_pickles_are_never_asked_for(monkeypatch, tiny):
@@ -122,7 +122,7 @@ def test_of_a_hub_model_pickles_are_never_asked_for(monkeypatch, tiny):
         return str(tiny)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert models.resolve("somebody/something") == tiny
+    assert registry.resolve("somebody/something") == tiny
     assert asked["hub_id"] == "somebody/something"
     unsafe = ["pytorch_model.bin", "model.pt", "model.pkl", "modeling_mine.py"]
     assert not [name for name in unsafe for pattern in asked["allow_patterns"] if fnmatch(name, pattern)]
@@ -131,18 +131,18 @@ def test_of_a_hub_model_pickles_are_never_asked_for(monkeypatch, tiny):
 def test_a_directory_without_a_model_is_refused(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "notes.txt").write_text("nothing")
-    assert "this one is no model" in refusal(models.resolve, tmp_path / "notes")
+    assert "this one is no model" in refusal(registry.resolve, tmp_path / "notes")
 
 
 def test_a_directory_without_weights_is_refused(mine):
     (mine / "model.safetensors").unlink()
-    assert "no weights" in refusal(models.resolve, mine)
+    assert "no weights" in refusal(registry.resolve, mine)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl"])
 def test_a_directory_with_pickles_alone_is_refused_by_their_name(mine, name):
     (mine / "model.safetensors").rename(mine / name)
-    assert f"only pickles ({name})" in refusal(models.resolve, mine)
+    assert f"only pickles ({name})" in refusal(registry.resolve, mine)
 
 
 def test_a_module_with_pickles_alone_is_refused(mine):
@@ -150,24 +150,24 @@ def test_a_module_with_pickles_alone_is_refused(mine):
     (mine / "2_Dense" / "pytorch_model.bin").write_bytes(b"pickle")
     dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
     (mine / "modules.json").write_text(json.dumps([*MODULES, dense]))
-    assert "2_Dense has only pickles" in refusal(models.resolve, mine)
+    assert "2_Dense has only pickles" in refusal(registry.resolve, mine)
 
 
 def test_code_that_a_config_brings_is_refused_where_the_library_does_not_know_the_model(mine):
     edit(mine / "config.json", auto_map={"AutoModel": "modeling_mine.Mine"}, model_type="mine")
-    assert "would run modeling_mine.Mine" in refusal(models.resolve, mine)
+    assert "would run modeling_mine.Mine" in refusal(registry.resolve, mine)
 
 
 @pytest.mark.parametrize("foreign", ["mine.Evil", "os.system", "sentence_transformers_mine.Evil"])
 def test_a_foreign_class_among_the_modules_is_refused(mine, foreign):
     (mine / "modules.json").write_text(json.dumps([*MODULES, {**MODULES[1], "type": foreign}]))
-    assert f"would run {foreign}" in refusal(models.resolve, mine)
+    assert f"would run {foreign}" in refusal(registry.resolve, mine)
 
 
 def test_a_causal_language_model_is_refused_where_only_encoders_are_known(mine):
     edit(mine / "config.json", architectures=["LlamaForCausalLM"])
     (mine / "modules.json").unlink()
-    message = refusal(lambda model: models.check_kind(model, "the comparison", "encoder"), mine)
+    message = refusal(lambda model: registry.check_kind(model, "the comparison", "encoder"), mine)
     assert "an encoder; the comparison does not know causal language models yet" in message
 
 
@@ -186,12 +186,12 @@ def test_a_causal_language_model_is_refused_where_only_encoders_are_known(mine):
 )
 def test_a_malformed_config_is_refused(mine, name, content):
     (mine / name).write_text(content)
-    refusal(models.resolve, mine)
+    refusal(registry.resolve, mine)
 
 
 def test_an_auto_map_of_null_is_no_code(mine):
     edit(mine / "config.json", auto_map=None)
-    assert models.resolve(str(mine)) == mine
+    assert registry.resolve(str(mine)) == mine
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
@@ -200,11 +200,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(mine, name, wrong):
     weights = load_file(mine / "model.safetensors")
     weights[name].view(-1)[3] = wrong
     save_file(weights, mine / "model.safetensors", metadata={"format": "pt"})
-    message = refusal(models.describe, mine)
+    message = refusal(registry.describe, mine)
     assert "finite weights" in message and name in message
 
 
 def test_truncated_weights_are_refused(mine):
     whole = (mine / "model.safetensors").read_bytes()
     (mine / "model.safetensors").write_bytes(whole[:-100])
-    assert "model.safetensors does not open" in refusal(models.open_model, mine)
+    assert "model.safetensors does not open" in refusal(registry.open_model, mine)

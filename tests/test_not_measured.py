@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from kerf.workbench import board, cli, junit, results, runner, stage
-from kerf.workbench.known import issues
-from kerf.workbench.report import render_report
-from kerf.workbench.words import answer
+from kerf.workbench import cli
+from kerf.workbench.report import junit, leaderboard
+from kerf.workbench.run import notebook_stage, results, runner
+from kerf.workbench.report.known_issues import issues
+from kerf.workbench.report.page import render_report
+from kerf.workbench.report.text_format import answer
 from small import write_model
 from test_exports import BROKEN, entry, gate
 from test_exports import run as run_of
@@ -28,7 +30,7 @@ criteria: [encoder]
     (place / "small.yaml").write_text(text)
 
     def fails(name, *_):
-        raise stage.StageFailed(f"{name}.ipynb", 4, "the kernel died twice (Kernel died)")
+        raise notebook_stage.StageFailed(f"{name}.ipynb", 4, "the kernel died twice (Kernel died)")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "run_stage", fails)
@@ -73,7 +75,7 @@ def test_what_broke_is_an_error_and_no_failure(tmp_path, status):
     text = render_report({**content, "verdict": "FAIL", "grade_rule": "", "texts": []}, tmp_path / "small", {}).read_text()
     assert "1 may be used and 1 could not be measured" in text
     (tmp_path / "small" / "results.json").write_text(json.dumps({**content, "verdict": "FAIL"}))
-    (run,) = board.runs(tmp_path)
+    (run,) = leaderboard.runs(tmp_path)
     assert run["verdict"] == "NOT MEASURED" and [row["verdict"] for row in run["rows"]][1:] == ["PASS", "NOT MEASURED"]
 
 

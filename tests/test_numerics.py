@@ -4,11 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kerf import anatomy, calibrate, models, pipeline, store
-from kerf.errors import Refused
+from kerf import pipeline
+from kerf.calibration import activations
+from kerf.models import architecture, registry
+from kerf.tensors import parquet
+from kerf.core.errors import Refused
 from kerf.quantize.compress import compress
-from kerf.quantize.grid import Quantized
-from kerf.steps import Calibration, Quantize
+from kerf.tensors.quantized import Quantized
+from kerf.config import Calibration, Quantize
 from small import write_model
 from transformers.pytorch_utils import Conv1D
 
@@ -45,12 +48,12 @@ def batches(tokens, count=1, seed=0):
 
 def quantize(net, text, step, reference=None):
     """name -> (weight before, weight after, note); the net is changed."""
-    before = {name: layer.weight.detach().clone() for name, layer in anatomy.linears(net).items()}
-    groups = calibrate.groups_of(net, text[0])
+    before = {name: layer.weight.detach().clone() for name, layer in architecture.linears(net).items()}
+    groups = activations.groups_of(net, text[0])
     copy = reference or type(net)()
     copy.load_state_dict(net.state_dict())
     found = {name: note for name, _, note, _ in compress(net, copy, step, groups, {}, text)}
-    return {name: (before[name], anatomy.linears(net)[name].weight, found[name]) for name in before}
+    return {name: (before[name], architecture.linears(net)[name].weight, found[name]) for name in before}
 
 
 INPUTS = {
@@ -105,7 +108,7 @@ def test_layers_that_are_one_tensor_stay_one():
 
 def test_a_weight_that_is_not_contiguous_gives_the_codes_of_its_copy():
     plain, strided = Net(1), Net(1)
-    for layer in anatomy.linears(strided).values():
+    for layer in architecture.linears(strided).values():
         layer.weight.data = layer.weight.data.T.contiguous().T
     step = Quantize(**OPTIONS, bits=3, clip="hessian", embeddings=32)
     for one, other in zip(*(quantize(net, batches(30), step).values() for net in (plain, strided)), strict=True):
@@ -125,7 +128,7 @@ def test_a_layer_called_twice_is_quantized_once():
 def test_a_transposed_layer_is_refused_by_name():
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), Conv1D(4, 4))
     with pytest.raises(Refused, match="1 is a transposed Conv1D"):
-        models.check_layers("mine", net)
+        registry.check_layers("mine", net)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,7 @@ def test_half_precision_sources_are_read_as_what_they_are(model, dtype, tmp_path
     save_file(weights, half / "model.safetensors", metadata={"format": "pt"})
     step = {"quantize": {"method": "gptq", "bits": 8, "embeddings": 8}}
     folder = pipeline.build(str(half), [step], Calibration(samples=8, max_length=16))
-    for name, value in store.read_tensors(folder / store.WEIGHTS):
+    for name, value in parquet.read_tensors(folder / parquet.WEIGHTS):
         if isinstance(value, Quantized):
             assert (value.dequantize() - weights[name].float()).norm() < 0.03 * weights[name].float().norm()
         else:
@@ -154,8 +157,8 @@ def test_half_precision_sources_are_read_as_what_they_are(model, dtype, tmp_path
 
 def test_one_sentence_is_enough_and_the_same_seed_gives_the_same_bytes(model, monkeypatch):
     step = {"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian"}}
-    first = pipeline.build(str(model), [step], Calibration(samples=1, max_length=4)) / store.WEIGHTS
+    first = pipeline.build(str(model), [step], Calibration(samples=1, max_length=4)) / parquet.WEIGHTS
     before = first.read_bytes()
-    assert all(t.dequantize().isfinite().all() for _, t in store.read_tensors(first) if isinstance(t, Quantized))
+    assert all(t.dequantize().isfinite().all() for _, t in parquet.read_tensors(first) if isinstance(t, Quantized))
     monkeypatch.setenv("KERF_FRESH", "9999")
-    assert (pipeline.build(str(model), [step], Calibration(samples=1, max_length=4)) / store.WEIGHTS).read_bytes() == before
+    assert (pipeline.build(str(model), [step], Calibration(samples=1, max_length=4)) / parquet.WEIGHTS).read_bytes() == before

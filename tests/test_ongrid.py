@@ -3,11 +3,12 @@
 import kerf
 import pytest
 import torch
-from kerf import models, pipeline
-from kerf.artifacts import meta
-from kerf.ongrid import grid_of
+from kerf import pipeline
+from kerf.models import registry
+from kerf.core.cache import meta
+from kerf.models.grid_detection import grid_of
 from kerf.quantize.rtn import rtn
-from kerf.steps import Calibration
+from kerf.config import Calibration
 from safetensors.torch import load_file, save_file
 from small import write_causal
 
@@ -52,7 +53,7 @@ def test_no_grid_is_found_in_floats(dtype):
 
 
 def test_the_language_model_that_its_package_ships_lies_on_the_grids_it_was_stored_in():
-    described = models.describe("smollm2")
+    described = registry.describe("smollm2")
     assert {name: described["on_grid"][name] for name in described["linears"]} == dict.fromkeys(
         described["linears"], {"bits": 4, "group_size": 32}  # Q4_1
     )
@@ -65,7 +66,7 @@ def test_a_model_says_which_layers_lie_on_a_grid_and_a_candidate_which_it_only_r
     name = "model.layers.1.mlp.up_proj"
     tensors[f"{name}.weight"] = rtn(tensors[f"{name}.weight"], 4, 32).dequantize()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert models.describe(str(folder))["on_grid"] == {name: {"bits": 4, "group_size": 32}}
+    assert registry.describe(str(folder))["on_grid"] == {name: {"bits": 4, "group_size": 32}}
     step = {"quantize": {"bits": 4, "group_size": 32, "embeddings": 32}}
     made = pipeline.build(str(folder), [step], Calibration(samples=4, max_length=32))
     assert [layer["name"] for layer in meta(made)["result"]["layers"] if layer["reread"]] == [name]

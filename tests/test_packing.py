@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kerf.quantize import packing
-from kerf.quantize.packing import pack, unpack
+from kerf.tensors import packing
+from kerf.tensors.packing import pack, unpack
 
 
 @settings(deadline=None, database=None)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from kerf import parking
-from kerf.lockstep import in_lockstep
-from kerf.memory import anonymous_bytes as anonymous
-from kerf.parking import park, trim
+from kerf.calibration import offload
+from kerf.calibration.sequential import in_lockstep
+from kerf.core.memory import anonymous_bytes as anonymous
+from kerf.calibration.offload import park, trim
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 5), (0, 3), ()])
@@ -68,10 +68,10 @@ def test_batches_that_wait_take_no_anonymous_memory():
 def test_memory_is_given_back_only_after_it_grew(monkeypatch):
     now, given = [0], []
     library = type("libc", (), {"malloc_trim": staticmethod(lambda _: given.append(now[0]))})
-    monkeypatch.setattr(parking.sys, "platform", "linux")
-    monkeypatch.setattr(parking.ctypes, "CDLL", lambda _: library)
-    monkeypatch.setattr(parking, "anonymous_bytes", lambda: now[0] * 2**20)
-    monkeypatch.setattr(parking, "_least", [0])
+    monkeypatch.setattr(offload.sys, "platform", "linux")
+    monkeypatch.setattr(offload.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(offload, "anonymous_bytes", lambda: now[0] * 2**20)
+    monkeypatch.setattr(offload, "_least", [0])
     for now[0] in (10, 70, 100, 140, 20, 90):  # 20: the work is done, and other work begins
         trim()
     assert given == [70, 140, 90]

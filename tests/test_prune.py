@@ -7,19 +7,23 @@ import kerf
 import numpy as np
 import pytest
 import torch
-from kerf import anatomy, calibrate, evaluate, kinds, models, pipeline, store
-from kerf.artifacts import meta
-from kerf.errors import Refused
+from kerf import evaluate, pipeline
+from kerf.calibration import activations
+from kerf.models import architecture, families, registry
+from kerf.tensors import parquet
+from kerf.core.cache import meta
+from kerf.core.errors import Refused
 from kerf.evaluate import latency
-from kerf.prune import allocation, depth, masks, structured
+from kerf.prune import allocation, depth, structured
+from kerf.tensors import masks
 from kerf.prune.layers import alone_pruned, by_magnitude, prune_group
 from kerf.prune.sparsegpt import sparsegpt
 from kerf.prune.structured import left, surgery
 from kerf.quantize.compress import moments
 from kerf.quantize.gptq import damped, inverse_factor
-from kerf.quantize.grid import Quantized
+from kerf.tensors.quantized import Quantized
 from kerf.quantize.rtn import rtn
-from kerf.steps import Calibration, Evaluation, Prune, parse
+from kerf.config import Calibration, Evaluation, Prune, parse
 from scipy.optimize import lsq_linear
 from small import write_causal, write_model, write_reranker
 
@@ -127,35 +131,35 @@ def test_a_pruned_model_is_as_sparse_as_was_asked_and_loads_as_it_was_stored(mod
     made = pipeline.build(model, [{"prune": step}], SPEC)
     result, share = meta(made)["result"], parse(Prune, step, "p").sparsity
     assert result["sparsity"] == pytest.approx(share, abs=0.01)
-    linears = anatomy.linears(models.network(kerf.load(made)))
+    linears = architecture.linears(registry.network(kerf.load(made)))
     zeros = [int((layer.weight == 0).sum()) for layer in linears.values()]
     assert sum(zeros) / sum(layer.weight.numel() for layer in linears.values()) == pytest.approx(share, abs=0.01)
     if step["method"] == "magnitude":
-        before = anatomy.linears(models.network(models.open_model(model)))
+        before = architecture.linears(registry.network(registry.open_model(model)))
         assert all(torch.equal(layer.weight[layer.weight != 0], before[n].weight[layer.weight != 0]) for n, layer in linears.items())
     if "pattern" in step:
         keep, of = parse(Prune, step, "p").neighbours()
         assert all(((layer.weight.reshape(-1, of) != 0).sum(1) <= keep).all() for layer in linears.values())
-    stored = store.read_weights(made / store.WEIGHTS)
+    stored = parquet.read_weights(made / parquet.WEIGHTS)
     assert all(torch.equal(layer.weight, stored[f"{name}.weight"]) for name, layer in linears.items())
 
 
 def test_bytes_fall_with_sparsity_and_a_pattern_costs_less_than_its_indices(model):
     sizes = [meta(pipeline.build(model, [{"prune": {"sparsity": share}}], SPEC))["result"]["bytes_on_disk"] for share in (0.25, 0.5, 0.75)]
-    count = sum(rows * columns for rows, columns in models.describe(model)["linears"].values())
+    count = sum(rows * columns for rows, columns in registry.describe(model)["linears"].values())
     for wider, narrower in zip(sizes, sizes[1:], strict=False):
         assert wider - narrower == pytest.approx(count, rel=0.25)  # a quarter of 4 bytes a weight, a little compressed
     whole = torch.randn(256, 512)
     cut = whole.masked_fill(~masks.lowest_of_neighbours(whole.abs(), 2, 4), 0)
-    values = store.row_bytes(cut[cut != 0].view(256, 256))
-    assert store.row_bytes(cut) < values + 0.75 * cut.numel() / 8  # indices: two bits each of half the weights
+    values = parquet.row_bytes(cut[cut != 0].view(256, 256))
+    assert parquet.row_bytes(cut) < values + 0.75 * cut.numel() / 8  # indices: two bits each of half the weights
 
 
 @pytest.mark.parametrize("quantize", [{"method": "gptq", "bits": 3, "group_size": 32, "clip": "hessian"}, {"bits": 4, "group_size": 32}],
                          ids=["gptq", "rtn"])  # fmt: skip
 def test_what_is_pruned_stays_0_when_it_is_quantized(model, quantize):
     first, both = (pipeline.build(model, chain, SPEC) for chain in ([PRUNE], [PRUNE, {"quantize": quantize}]))
-    before, after = (anatomy.linears(models.network(kerf.load(folder))) for folder in (first, both))
+    before, after = (architecture.linears(registry.network(kerf.load(folder))) for folder in (first, both))
     assert all((layer.weight[before[name].weight == 0] == 0).all() for name, layer in after.items())
     alone = pipeline.build(model, [{"quantize": quantize}], SPEC)
     sizes = [meta(folder)["result"]["bytes_on_disk"] for folder in (first, alone, both)]
@@ -168,8 +172,8 @@ def test_a_quantized_model_is_pruned_on_its_grid(model):
     cut = {"quantize": {"bits": 4, "group_size": 32}}
     first = pipeline.build(model, [cut], SPEC)
     both = pipeline.build(model, [cut, {"prune": {"method": "wanda", "pattern": "2:4", "sweeps": 0}}], SPEC)
-    before, after = (dict(store.read_tensors(folder / store.WEIGHTS)) for folder in (first, both))
-    for name in models.describe(model)["linears"]:
+    before, after = (dict(parquet.read_tensors(folder / parquet.WEIGHTS)) for folder in (first, both))
+    for name in registry.describe(model)["linears"]:
         a, b = before[f"{name}.weight"], after[f"{name}.weight"]
         assert isinstance(b, Quantized) and (b.kept.view(-1, 4).sum(1) <= 2).all()
         assert torch.equal(b.dequantize(), a.dequantize() * b.kept) and torch.equal(b.codes[b.kept], a.codes[b.kept])
@@ -184,8 +188,8 @@ def test_pruned_and_quantized_tensors_come_back_exactly(bits, symmetric, tmp_pat
     kept = torch.rand(6, 24, generator=torch.Generator().manual_seed(1)) > 0.4
     value = rtn(weight, bits, 8, symmetric)
     value = Quantized(**{**vars(value), "codes": value.codes * kept, "kept": kept})
-    store.write_weights(tmp_path / "w", {"a": value, "b": weight * kept, "c": torch.zeros(4, 4), "d": -torch.zeros(4, 4)})
-    found = dict(store.read_tensors(tmp_path / "w"))
+    parquet.write_weights(tmp_path / "w", {"a": value, "b": weight * kept, "c": torch.zeros(4, 4), "d": -torch.zeros(4, 4)})
+    found = dict(parquet.read_tensors(tmp_path / "w"))
     assert all(torch.equal(getattr(found["a"], part), getattr(value, part)) for part in ("codes", "scale", "zero_point", "kept"))
     assert torch.equal(found["a"].dequantize(), value.dequantize()) and (value.dequantize()[~kept] == 0).all()
     assert all(found[name].numpy().tobytes() == wanted.numpy().tobytes()
@@ -228,9 +232,9 @@ def test_moments_that_cannot_be_factorized_fall_back_to_wanda(model, monkeypatch
 
 
 def test_the_same_seed_gives_the_same_bytes(model, monkeypatch):
-    before = (pipeline.build(model, [PRUNE], SPEC) / store.WEIGHTS).read_bytes()
+    before = (pipeline.build(model, [PRUNE], SPEC) / parquet.WEIGHTS).read_bytes()
     monkeypatch.setenv("KERF_FRESH", "9999")
-    assert (pipeline.build(model, [PRUNE], SPEC) / store.WEIGHTS).read_bytes() == before
+    assert (pipeline.build(model, [PRUNE], SPEC) / parquet.WEIGHTS).read_bytes() == before
 
 
 def test_surgery_ends_at_the_least_squares_of_the_columns_that_stay():
@@ -280,20 +284,20 @@ def test_without_neurons_the_model_is_a_plain_smaller_one(model, tmp_path):
     step = {"prune": {"method": "neurons", "sparsity": 0.25}}
     made = pipeline.build(model, [step], SPEC)
     opened = kerf.load(made)
-    net = models.network(opened)
+    net = registry.network(opened)
     assert net.config.intermediate_size == 96 and json.loads((made / "config.json").read_text())["intermediate_size"] == 96
-    for out, into in anatomy.neurons(net).items():
+    for out, into in architecture.neurons(net).items():
         assert net.get_submodule(out).weight.shape == (64, 96) and all(net.get_submodule(n).weight.shape == (96, 64) for n in into)
     net.save_pretrained(tmp_path / "plain")
     plain = type(net).from_pretrained(tmp_path / "plain")
     ids = torch.arange(20)[None]
     with torch.no_grad():
         assert torch.equal(plain(ids)[0], net(ids)[0])
-    assert meta(made)["result"]["bytes_on_disk"] < 0.95 * models.describe(model)["bytes"]
+    assert meta(made)["result"]["bytes_on_disk"] < 0.95 * registry.describe(model)["bytes"]
     chain = [step, {"reconstruct": {"steps": 20, "joint_steps": 10, "splices": 1}}, {"quantize": {"method": "gptq", "bits": 4, "group_size": 32}}]
     whole = pipeline.build(model, chain, SPEC)
-    linears = anatomy.linears(models.network(kerf.load(whole)))
-    assert [list(layer.weight.shape) for layer in linears.values()] == [list(layer.weight.shape) for layer in anatomy.linears(net).values()]
+    linears = architecture.linears(registry.network(kerf.load(whole)))
+    assert [list(layer.weight.shape) for layer in linears.values()] == [list(layer.weight.shape) for layer in architecture.linears(net).values()]
     with pytest.raises(Refused, match="method = 'neurons': a step before quantize"):
         pipeline.build(model, [chain[2], step], SPEC)
 
@@ -306,10 +310,10 @@ def test_what_a_chain_lost_of_a_layer_is_measured_on_the_float_model(model, chai
 
 
 def test_neurons_of_a_network_that_is_not_understood_are_refused(model):
-    net = models.network(kerf.open_model(model))
+    net = registry.network(kerf.open_model(model))
     net.config.intermediate_size = 77
     with pytest.raises(Refused, match="feed-forward layers of intermediate_size, one after others in each block, as in BERT and Llama"):
-        anatomy.neurons(net)
+        architecture.neurons(net)
 
 
 def test_units_of_many_columns_go_as_an_obvious_search_says():
@@ -345,7 +349,7 @@ def test_without_heads_a_language_model_is_a_plain_smaller_one(language_model, t
     made = pipeline.build(language_model, [step], SMALL_SPEC)
     net = kerf.load(made)
     assert (net.config.num_attention_heads, net.config.num_key_value_heads, net.config.head_dim) == (2, 1, 16)
-    shapes = {name.rpartition(".")[2]: list(layer.weight.shape) for name, layer in anatomy.linears(net).items()}
+    shapes = {name.rpartition(".")[2]: list(layer.weight.shape) for name, layer in architecture.linears(net).items()}
     assert [shapes[part] for part in ("q_proj", "k_proj", "v_proj", "o_proj")] == [[32, 64], [16, 64], [16, 64], [64, 32]]
     net.save_pretrained(tmp_path / "plain")
     ids = torch.arange(20)[None]
@@ -357,11 +361,11 @@ def test_without_heads_a_language_model_is_a_plain_smaller_one(language_model, t
 
 def test_heads_that_stay_are_the_ones_that_were(language_model):
     net, reference = kerf.open_model(language_model), kerf.open_model(language_model)
-    groups, _ = calibrate.read(calibrate.calibrate(language_model, SMALL_SPEC))
-    batches = kinds.causal.batches(net, SMALL_SPEC)
+    groups, _ = activations.read(activations.calibrate(language_model, SMALL_SPEC))
+    batches = families.causal.batches(net, SMALL_SPEC)
     list(structured.remove(net, reference, parse(Prune, {"method": "heads", "sparsity": 0.5}, "prune"), groups, batches))
-    for name, block in anatomy.blocks(net).items():
-        own = anatomy.blocks(reference)[name].self_attn
+    for name, block in architecture.blocks(net).items():
+        own = architecture.blocks(reference)[name].self_attn
         kept = [unit for unit in range(2) if torch.equal(block.self_attn.k_proj.weight, own.k_proj.weight[unit * 16 : unit * 16 + 16])]
         assert len(kept) == 1
         assert torch.equal(block.self_attn.q_proj.weight, own.q_proj.weight[kept[0] * 32 : kept[0] * 32 + 32])
@@ -376,7 +380,7 @@ def test_heads_of_bert_are_refused_and_it_says_what_is_understood(tmp_path):
 
 def test_influence_is_what_a_loop_over_hidden_states_says(language_model):
     net = kerf.open_model(language_model)
-    batches = kinds.causal.batches(net, SMALL_SPEC)
+    batches = families.causal.batches(net, SMALL_SPEC)
     found = depth.influence(net, batches)
     with torch.no_grad():
         states = [net(**batch, output_hidden_states=True).hidden_states for batch in batches]
@@ -419,7 +423,7 @@ def test_structures_that_cannot_go_are_refused(language_model, steps, message):
 
 def test_twice_as_fast_is_more_than_one_and_each_goes_first_in_turn(monkeypatch):
     asked = []
-    monkeypatch.setattr(models, "open_source", lambda model, source, device: source or "baseline")
+    monkeypatch.setattr(registry, "open_source", lambda model, source, device: source or "baseline")
     monkeypatch.setattr(evaluate.encoder, "ask", lambda opened, _: (asked.append(opened), time.sleep(0.02 if opened == "baseline" else 0.002)))
     ratios = latency.measure({"model": "m", "candidate": "c", "kind": "encoder", "device": "cpu", "asked": []})
     assert len(ratios) == latency.ROUNDS and np.median(ratios) > 1
@@ -430,9 +434,9 @@ def test_twice_as_fast_is_more_than_one_and_each_goes_first_in_turn(monkeypatch)
 def test_pruned_and_quantized_in_one_pass(model, options):
     step = {"method": "gptq", "bits": 4, "group_size": 32, "clip": "hessian", **options}
     made = pipeline.build(model, [{"quantize": step}], SPEC)
-    net, reference = models.network(kerf.load(made)), models.network(kerf.open_model(model))
-    stored = dict(store.read_tensors(made / store.WEIGHTS))
-    for name, layer in anatomy.linears(net).items():
+    net, reference = registry.network(kerf.load(made)), registry.network(kerf.open_model(model))
+    stored = dict(parquet.read_tensors(made / parquet.WEIGHTS))
+    for name, layer in architecture.linears(net).items():
         quantized = stored[f"{name}.weight"]
         assert isinstance(quantized, Quantized) and not layer.weight[~quantized.kept].any()
         assert float(quantized.kept.float().mean()) == pytest.approx(0.5, abs=1e-3)
@@ -441,11 +445,11 @@ def test_pruned_and_quantized_in_one_pass(model, options):
     result = meta(made)["result"]
     assert result["sparsity"] == pytest.approx(0.5, abs=0.01)
     apart = [{"prune": {"method": "magnitude", **options}}, {"quantize": {**step, "sparsity": None, "pattern": None}}]
-    statistics = calibrate.second_moments(calibrate.calibrate(model, SPEC))
+    statistics = activations.second_moments(activations.calibrate(model, SPEC))
     name = next(iter(statistics))  # the first layer, which sees what the float model sees
-    second, other = statistics[name], models.network(kerf.load(pipeline.build(model, apart, SPEC)))
+    second, other = statistics[name], registry.network(kerf.load(pipeline.build(model, apart, SPEC)))
     whole, *cut = (each.get_submodule(name).weight.data for each in (reference, net, other))
-    lost = [calibrate.output_error(whole, each, second) for each in cut]
+    lost = [activations.output_error(whole, each, second) for each in cut]
     assert lost[0] < 0.8 * lost[1]  # weights that go by what they cost, not by their size
 
 
@@ -468,7 +472,7 @@ def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
     model = str(write_model(tmp_path / "model"))
     step = parse(Prune, {"method": "wanda", "sparsity": 0.5, "allocation": "sensitivity", "sweeps": 0}, "p")
     shares = allocation.allocated(model, step, SPEC)
-    sizes = {name: rows * columns for name, (rows, columns) in models.describe(model)["linears"].items()}
+    sizes = {name: rows * columns for name, (rows, columns) in registry.describe(model)["linears"].items()}
     assert shares.keys() == sizes.keys() and len({*shares.values()}) > 1
     assert sum(shares[name] * size for name, size in sizes.items()) >= 0.499 * sum(sizes.values())
     made = pipeline.build(model, [{"prune": step.model_dump()}], SPEC)
@@ -511,9 +515,9 @@ def test_shares_of_a_language_model_are_by_what_each_layer_costs_alone(language_
     made = meta(pipeline.build(language_model, [{"prune": step.model_dump()}], SMALL_SPEC))["result"]
     assert made["sparsity"] == pytest.approx(0.5, abs=0.02) and len({round(row["sparsity"], 1) for row in made["layers"]}) > 1
     table = json.loads((allocation._table(language_model, step, SMALL_SPEC, "", "cpu") / "table.json").read_text())
-    second = calibrate.second_moments(calibrate.calibrate(language_model, SMALL_SPEC))
+    second = activations.second_moments(activations.calibrate(language_model, SMALL_SPEC))
     net = kerf.open_model(language_model)
-    ids = kinds.causal.held_batches(net, SMALL_SPEC)[0]["input_ids"][:1]
+    ids = families.causal.held_batches(net, SMALL_SPEC)[0]["input_ids"][:1]
     with torch.no_grad():
         aim = net(ids).logits[0].softmax(-1)
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):

@@ -4,18 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kerf import anatomy, models, pipeline, store
-from kerf.artifacts import meta
-from kerf.errors import Refused
+from kerf import pipeline
+from kerf.models import architecture, registry
+from kerf.tensors import parquet
+from kerf.core.cache import meta
+from kerf.core.errors import Refused
 from kerf.evaluate.likelihood import full_divergence, log_probabilities
-from kerf.kinds import causal, encoder
-from kerf.quantize.grid import Quantized
+from kerf.models.families import causal, encoder
+from kerf.tensors.quantized import Quantized
 from kerf.quantize.rtn import rtn
-from kerf.reconstruct import train
-from kerf.reconstruct.blocks import Hidden, Stage
-from kerf.reconstruct.learned import Learned
-from kerf.reconstruct.material import gather, spliced, splices
-from kerf.steps import Calibration
+from kerf.training import blockwise
+from kerf.training.blocks import Hidden, Stage
+from kerf.training.learnable_quantizer import Learned
+from kerf.training.training_data import gather, spliced, splices
+from kerf.config import Calibration
 from small import write_causal, write_model
 
 SPEC = Calibration(samples=32, max_length=32)
@@ -107,14 +109,14 @@ def language(tmp_path_factory):
 
 
 def test_what_a_language_model_makes_of_its_last_states_is_what_it_says(language):
-    opened = models.open_model(language)
+    opened = registry.open_model(language)
     batch = causal.batches(opened, Calibration(samples=4, max_length=32))[0]
     states = Hidden(opened, [batch])
     with torch.no_grad():
-        for block in anatomy.blocks(opened).values():
+        for block in architecture.blocks(opened).values():
             states.advance(block)
         wanted = opened(**{**batch, "logits_to_keep": 0}).logits
-        assert torch.allclose(anatomy.after_blocks(opened, batch, states.states[0]), wanted, atol=1e-5)
+        assert torch.allclose(architecture.after_blocks(opened, batch, states.states[0]), wanted, atol=1e-5)
         assert torch.equal(opened(**{**batch, "logits_to_keep": 0}).logits, wanted)  # nothing stays changed
 
 
@@ -124,7 +126,7 @@ def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_sta
     made = pipeline.build(language, [START, LEARN], spec)
     held = meta(made)["result"]["held_back"]
     assert held["loss"] == "mean KL divergence" and held["kept"] and held["after"] < 0.99 * held["before"]
-    original, learned = models.open_model(language), models.load(made)
+    original, learned = registry.open_model(language), registry.load(made)
     losses = []
     for batch in causal.held_batches(original, spec):
         with torch.no_grad():
@@ -132,7 +134,7 @@ def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_sta
             losses.append(full_divergence(log_probabilities(aim), said))
     assert float(torch.cat(losses).mean()) == pytest.approx(held["after"], rel=1e-3)  # a vocabulary of 400 is kept whole
     name = "model.embed_tokens.weight"
-    assert same(*(dict(store.read_tensors(folder / store.WEIGHTS))[name] for folder in (start, made)))
+    assert same(*(dict(parquet.read_tensors(folder / parquet.WEIGHTS))[name] for folder in (start, made)))
     assert [block["block"] for block in meta(made)["result"]["blocks"]] == ["model.layers.0", "model.layers.1", "all blocks"]
     with pytest.raises(Refused, match="calibration.samples = .*: at most"):
         gather(original, Calibration(samples=len(causal._drawn(causal.tokenizer(language), spec)), max_length=32), 1)
@@ -140,11 +142,11 @@ def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_sta
 
 def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learning(model, language):
     for name in (model, language):
-        opened = models.open_model(name)
+        opened = registry.open_model(name)
         batch = gather(opened, Calibration(samples=8, max_length=16), 1).judge[0]
-        net = models.network(opened)
-        anatomy.check_blocks(net, batch)
-        inside, body, last = [False], getattr(net, "model", net), list(anatomy.blocks(net).values())[-1]
+        net = registry.network(opened)
+        architecture.check_blocks(net, batch)
+        inside, body, last = [False], getattr(net, "model", net), list(architecture.blocks(net).values())[-1]
 
         def whole(*args, forward=body.forward, inside=inside, **kwargs):
             inside[0] = True
@@ -156,14 +158,14 @@ def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learn
         body.forward = whole
         last.register_forward_pre_hook(lambda _, args, inside=inside: (2 * args[0], *args[1:]) if inside[0] else None)  # between two blocks
         with pytest.raises(Refused, match="a network whose blocks all take the same arguments"):
-            anatomy.check_blocks(net, batch)
+            architecture.check_blocks(net, batch)
 
 
 def test_pruned_weights_stay_0_while_the_rest_is_learned(model):
     chain = [{"prune": {"method": "magnitude", "sparsity": 0.4}}, START, LEARN]
     first, made = (pipeline.build(model, chain[:count], SPEC) for count in (2, 3))
     assert meta(made)["result"]["held_back"]["kept"]
-    before, after = (dict(store.read_tensors(folder / store.WEIGHTS)) for folder in (first, made))
+    before, after = (dict(parquet.read_tensors(folder / parquet.WEIGHTS)) for folder in (first, made))
     for name, value in before.items():
         if isinstance(value, Quantized) and value.kept is not None:
             assert torch.equal(after[name].kept, value.kept) and (after[name].dequantize()[~value.kept] == 0).all()
@@ -174,23 +176,23 @@ def test_a_pruned_model_learns_with_the_weights_it_has_left(model):
     first, made = pipeline.build(model, [cut], SPEC), pipeline.build(model, [cut, LEARN], SPEC)
     held = meta(made)["result"]["held_back"]
     assert held["kept"] and held["after"] < 0.9 * held["before"]
-    before, after = (store.read_weights(folder / store.WEIGHTS) for folder in (first, made))
-    linear = [f"{name}.weight" for name in models.describe(model)["linears"] if "layer" in name]
+    before, after = (parquet.read_weights(folder / parquet.WEIGHTS) for folder in (first, made))
+    linear = [f"{name}.weight" for name in registry.describe(model)["linears"] if "layer" in name]
     assert all((after[name][before[name] == 0] == 0).all() and not torch.equal(after[name], before[name]) for name in linear)
     assert meta(made)["result"]["sparsity"] == meta(first)["result"]["sparsity"]
 
 
 def test_all_blocks_together_put_out_what_the_network_does(model):
     """The joint stage runs embeddings and blocks itself: before it learns, its output is the network's."""
-    opened = models.open_model(model)
-    net = models.network(opened)
+    opened = registry.open_model(model)
+    net = registry.network(opened)
     batch = encoder.tokenized(opened, ["a short sentence", "another, which is longer than the first"], 2, 32)
     fit, target = Hidden(net, batch), Hidden(net, batch)
-    names = list(anatomy.blocks(net))
+    names = list(architecture.blocks(net))
     for name in names:
         target.advance(net.get_submodule(name))
     grids = {"bits": 8, "group_size": 32}
-    weights = {name: rtn(layer.weight.data, **grids) for name, layer in anatomy.linears(net).items() if "layer" in name}
+    weights = {name: rtn(layer.weight.data, **grids) for name, layer in architecture.linears(net).items() if "layer" in name}
     for name, quantized in weights.items():
         net.get_submodule(name).weight.data = quantized.dequantize()
     stage = Stage(net, names, weights, fit)
@@ -219,14 +221,14 @@ def test_learning_lowers_the_error_on_text_held_back_and_loads_as_it_was_measure
         "embeddings", "encoder.layer.0", "encoder.layer.1", "all blocks"
     ]  # fmt: skip
     assert all(block["after"] <= block["before"] for block in made["blocks"])
-    loaded = models.network(models.load(pair[1])).state_dict()
-    for name, tensor in store.read_tensors(pair[1] / store.WEIGHTS):
+    loaded = registry.network(registry.load(pair[1])).state_dict()
+    for name, tensor in parquet.read_tensors(pair[1] / parquet.WEIGHTS):
         weight = tensor.dequantize() if isinstance(tensor, Quantized) else tensor
         assert torch.equal(loaded[name], weight)
 
 
 def test_codes_keep_their_widths_and_the_file_its_size(pair):
-    start, learned = (dict(store.read_tensors(folder / store.WEIGHTS)) for folder in pair)
+    start, learned = (dict(parquet.read_tensors(folder / parquet.WEIGHTS)) for folder in pair)
     assert start.keys() == learned.keys()
     for name, tensor in start.items():
         if isinstance(tensor, Quantized):
@@ -235,9 +237,9 @@ def test_codes_keep_their_widths_and_the_file_its_size(pair):
 
 
 def test_the_same_seed_gives_the_same_bytes(model, pair, monkeypatch):
-    before = (pair[1] / store.WEIGHTS).read_bytes()
+    before = (pair[1] / parquet.WEIGHTS).read_bytes()
     monkeypatch.setenv("KERF_FRESH", "9999")
-    assert (pipeline.build(model, [START, LEARN], SPEC) / store.WEIGHTS).read_bytes() == before
+    assert (pipeline.build(model, [START, LEARN], SPEC) / parquet.WEIGHTS).read_bytes() == before
 
 
 def test_a_result_that_is_worse_on_held_back_text_is_dropped(model, pair, monkeypatch):
@@ -247,11 +249,11 @@ def test_a_result_that_is_worse_on_held_back_text_is_dropped(model, pair, monkey
             net.get_submodule(name).weight.data = weights[name].dequantize()
         return weights
 
-    monkeypatch.setattr(train, "reconstruct", spoil)
+    monkeypatch.setattr(blockwise, "reconstruct", spoil)
     found = pipeline.build(model, [START, {"reconstruct": {**LEARN["reconstruct"], "steps": 41}}], SPEC)
     held = meta(found)["result"]["held_back"]
     assert not held["kept"] and held["after"] > held["before"]
-    assert (found / store.WEIGHTS).read_bytes() == (pair[0] / store.WEIGHTS).read_bytes()
+    assert (found / parquet.WEIGHTS).read_bytes() == (pair[0] / parquet.WEIGHTS).read_bytes()
 
 
 def test_the_time_budget_ends_it_early(model):

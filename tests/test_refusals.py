@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import torch
-from kerf import texts
-from kerf.workbench import runner
+from kerf.data import corpora
+from kerf.workbench.run import runner
 from kerf.workbench.cli import main
 from safetensors.torch import load_file, save_file
 from small import write_causal, write_family, write_model
@@ -35,9 +35,9 @@ def refused(tmp_path, capsys, model):
 
 
 def test_text_that_overlaps_the_evaluation_text(refused, tmp_path):
-    copied = texts.evaluation_sentences("news", 30)[0]
+    copied = corpora.evaluation_sentences("news", 30)[0]
     lines = [f"{number} The sentence that leaks follows this one here. {s}" for number, s in enumerate(copied)]
-    part = [line for line in lines if texts.part_of(line) == "calibration"]
+    part = [line for line in lines if corpora.part_of(line) == "calibration"]
     (tmp_path / "leak.txt").write_text("\n".join(part))
     error = refused("-p", f"calibration.texts={tmp_path / 'leak.txt'}", "-p", "calibration.samples=10")
     assert "calibration.texts" in error and "overlap" in error

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 from conftest import BROWSER
-from kerf.formulas import FORMULAS, SYMBOLS
-from kerf.metrics import METRICS
-from kerf.workbench import charts
-from kerf.workbench.junit import junit
-from kerf.workbench.known import issues
-from kerf.workbench.report import render_index, render_report
+from kerf.evaluate.formulas import FORMULAS, SYMBOLS
+from kerf.evaluate.metrics import METRICS
+from kerf.charts import svg
+from kerf.workbench.report.junit import junit
+from kerf.workbench.report.known_issues import issues
+from kerf.workbench.report.page import render_index, render_report
 
 CHROMIUM = shutil.which("chromium")
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason=BROWSER)
@@ -158,10 +158,10 @@ def test_every_picture_has_words_and_every_table_a_caption(page):
 
 def test_sparsity_by_layer_is_drawn_where_something_is_gone():
     rows = [{"name": f"encoder.layer.{block}.output.dense", "error": 0.1, "sparsity": share} for block, share in enumerate((0.3, 0.6))]
-    drawn = charts.by_layer({"pruned": rows, "whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity")
+    drawn = svg.by_layer({"pruned": rows, "whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity")
     assert "Share that is gone of each layer. pruned: largest 0.6; whole: largest 0." in drawn
-    assert charts.by_layer({"whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity") == ""
-    assert charts.by_layer({"old": [{"name": row["name"], "error": 0.1} for row in rows]}, "sparsity") == ""
+    assert svg.by_layer({"whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity") == ""
+    assert svg.by_layer({"old": [{"name": row["name"], "error": 0.1} for row in rows]}, "sparsity") == ""
 
 
 def test_who_is_faster_says_how_much_and_is_not_called_slow(page, tmp_path):

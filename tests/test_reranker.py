@@ -9,12 +9,17 @@ import kerf
 import numpy as np
 import pytest
 import torch
-from kerf import anatomy, artifacts, evaluate, kinds, models, pipeline, rerank, seal, shortlist, texts
-from kerf.errors import Refused
+from kerf import evaluate, pipeline
+from kerf.core import cache
+from kerf.data import corpora
+from kerf.evaluate import first_stage
+from kerf.models import architecture, families, manifest, registry
+from kerf.training import train_cross_encoder
+from kerf.core.errors import Refused
 from kerf.evaluate import fidelity, ranking
-from kerf.evaluate import reranker as measured
-from kerf.kinds import reranker
-from kerf.steps import Calibration, Evaluation
+from kerf.evaluate import cross_encoder as measured
+from kerf.models.families import cross_encoder
+from kerf.config import Calibration, Evaluation
 from sentence_transformers import CrossEncoder
 from small import with_biases, write_model, write_reranker
 
@@ -29,8 +34,8 @@ def model(tmp_path_factory):
 
 
 def test_a_cross_encoder_is_a_kind_of_its_own(model):
-    found, opened = models.describe(model), models.open_model(model)
-    assert found["kind"] == "reranker" and isinstance(opened, CrossEncoder) and kinds.of_opened(opened) is reranker
+    found, opened = registry.describe(model), registry.open_model(model)
+    assert found["kind"] == "reranker" and isinstance(opened, CrossEncoder) and families.of_opened(opened) is cross_encoder
     assert len(found["linears"]) == 13 and "classifier" not in found["linears"]  # 6 of each block and the pooler; the score's own row stays float
     assert np.array_equal(opened.predict(PAIRS), CrossEncoder(model).predict(PAIRS))
 
@@ -38,28 +43,28 @@ def test_a_cross_encoder_is_a_kind_of_its_own(model):
 def test_more_than_one_score_is_refused(model, tmp_path):
     CrossEncoder(model, num_labels=3, model_kwargs={"ignore_mismatched_sizes": True}).save_pretrained(str(tmp_path / "three"))
     with pytest.raises(Refused, match="model = .*: a cross-encoder with one score; this one gives 3"):
-        models.open_model(str(tmp_path / "three"))
+        registry.open_model(str(tmp_path / "three"))
 
 
 def test_every_second_query_stands_beside_its_own_passage():
-    own = {(query, passage) for query, passage, _ in texts.stretches("news", "calibration")}
-    drawn = reranker._drawn(Calibration(samples=200))
+    own = {(query, passage) for query, passage, _ in corpora.stretches("news", "calibration")}
+    drawn = cross_encoder._drawn(Calibration(samples=200))
     assert len(drawn) >= len(own) and {query for query, _ in drawn} == {query for query, _ in own}
     assert {*drawn[::2]} <= own and sum(pair in own for pair in drawn[1::2]) <= 2
-    sample, held = drawn[:200], reranker._held_back(Calibration(samples=200))
-    assert not {*sample} & {*held} and len(held) == reranker.HELD_BACK
-    assert drawn != reranker._drawn(Calibration(samples=200, seed=1))
+    sample, held = drawn[:200], cross_encoder._held_back(Calibration(samples=200))
+    assert not {*sample} & {*held} and len(held) == cross_encoder.HELD_BACK
+    assert drawn != cross_encoder._drawn(Calibration(samples=200, seed=1))
 
 
 def test_more_pairs_than_there_are_are_refused():
     with pytest.raises(Refused, match=r"^calibration.samples = 1000000: 1 to \d+, the pairs that news has for it"):
-        reranker._drawn(Calibration(samples=10**6))
+        cross_encoder._drawn(Calibration(samples=10**6))
 
 
 def test_a_stored_candidate_opens_as_a_cross_encoder(model):
     folder = pipeline.build(model, [{"quantize": {"method": "gptq", "bits": 8}}], SPEC)
-    opened, base = kerf.load(folder), models.open_model(model)
-    assert isinstance(opened, CrossEncoder) and seal.verify(folder)["kind"] == "reranker"
+    opened, base = kerf.load(folder), registry.open_model(model)
+    assert isinstance(opened, CrossEncoder) and manifest.verify(folder)["kind"] == "reranker"
     assert torch.equal(opened.model.classifier.weight, base.model.classifier.weight)
     scores = [each.predict(PAIRS) for each in (base, opened)]
     assert np.abs(scores[0] - scores[1]).max() < 0.3 * scores[0].std() and not np.array_equal(*scores)
@@ -68,8 +73,8 @@ def test_a_stored_candidate_opens_as_a_cross_encoder(model):
 @pytest.mark.parametrize("step", [{"method": "static"}, {"method": "weights"}, {"method": "weights", "bits": 4, "group_size": 32}, {"method": "dynamic"},
                                   {"method": "static", "backend": "onnxruntime"}, {"method": "weights", "backend": "onnxruntime"}], ids=str)  # fmt: skip
 def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
-    from kerf.backends import stage as backend_stage
-    from kerf.backends import static
+    from kerf.backends import step as backend_stage
+    from kerf.backends import int8
 
     kept, whole = {}, backend_stage._cut
 
@@ -83,16 +88,16 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     folder = pipeline.build(model, [{"quantize": step}], SPEC)
     opened, integers, packed = kept["cut"]
     for name, value in packed.items():
-        models.network(opened).get_submodule(name).weight.data = value.dequantize()
-    with static.computing(anatomy.linears(models.network(opened)), integers):
+        registry.network(opened).get_submodule(name).weight.data = value.dequantize()
+    with int8.computing(architecture.linears(registry.network(opened)), integers):
         wanted = opened.predict(PAIRS)
     found = kerf.load(folder).predict(PAIRS)
     assert np.abs(found - wanted).max() < 0.05 * wanted.std()
-    assert artifacts.meta(folder)["result"]["bytes_on_disk"] < 0.35 * models.describe(model)["bytes"]
+    assert cache.meta(folder)["result"]["bytes_on_disk"] < 0.35 * registry.describe(model)["bytes"]
 
 
 def test_a_served_reranker_answers_as_a_cross_encoder(model):
-    opened, base = kerf.load(pipeline.build(model, [{"quantize": {"method": "weights", "embeddings": 32}}], SPEC)), models.open_model(model)
+    opened, base = kerf.load(pipeline.build(model, [{"quantize": {"method": "weights", "embeddings": 32}}], SPEC)), registry.open_model(model)
     many, slack = PAIRS * 5, 0.1 * float(base.predict(PAIRS).std())
     found = opened.predict(many, batch_size=4, show_progress_bar=False, convert_to_numpy=True)
     assert found.shape == (30,) and found.dtype == np.float32 and opened.max_seq_length == base.max_seq_length
@@ -162,7 +167,7 @@ def test_metrics_are_those_of_the_right_passages_rank():
 def test_a_comparison_of_a_reranker(model):
     spec = Evaluation(passages=30)
     everything = evaluate.kind(model).gather(model, spec)
-    assert everything.queries == texts.cloze_pairs(30, "news")[0]
+    assert everything.queries == corpora.cloze_pairs(30, "news")[0]
     assert everything.shortlists.shape == (30, 20) and (everything.shortlists[:, 0] == np.arange(30)).all()
     assert all(len({*row}) == 20 for row in everything.shortlists.tolist())
     same = {row["name"]: row for row in evaluate.read(evaluate.compare(model, "", spec, again=True))[0]}
@@ -181,48 +186,48 @@ def test_a_comparison_of_a_reranker(model):
 
 def test_the_first_stage_ranks_what_it_found(tmp_path):
     encoder = write_model(tmp_path / "encoder")
-    queries, passages, _ = texts.cloze_pairs(12)
-    found = shortlist.others(encoder, queries, passages, 5)
-    opened = models.open_model(str(encoder))
+    queries, passages, _ = corpora.cloze_pairs(12)
+    found = first_stage.others(encoder, queries, passages, 5)
+    opened = registry.open_model(str(encoder))
     scores = opened.encode(queries, normalize_embeddings=True) @ opened.encode(passages, normalize_embeddings=True).T
     for number, row in enumerate(found):
         assert number not in row and row.tolist() == [each for each in np.argsort(-scores[number]) if each != number][:5]
 
 
 def test_pairs_of_the_training_share_nothing_with_what_is_measured_on():
-    assert texts.without_overlap(["a b c d e f g h i j k l m", "x y"], ["z a b c d e f g h i j k l"]) == ["x y"]
-    rows = [" ".join(row) for row in rerank.stretches()]
-    measured_on = texts.evaluation_documents("wiki")
-    texts.check_overlap(rows[:400], [*measured_on, *texts.cloze_pairs(300)[1]])
+    assert corpora.without_overlap(["a b c d e f g h i j k l m", "x y"], ["z a b c d e f g h i j k l"]) == ["x y"]
+    rows = [" ".join(row) for row in train_cross_encoder.stretches()]
+    measured_on = corpora.evaluation_documents("wiki")
+    corpora.check_overlap(rows[:400], [*measured_on, *corpora.cloze_pairs(300)[1]])
 
 
 def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("KERF_DATA", str(tmp_path / "data"))
     encoder = write_model(tmp_path / "encoder")
     rows = [(f"the {word} query", f"this passage is about {word}") for word in ("tax", "rain", "music", "war", "river", "bread", "gold", "law")]
-    monkeypatch.setattr(rerank, "stretches", lambda: rows * 30)
-    monkeypatch.setattr(rerank.shortlist, "others", lambda encoder, queries, passages, count: np.stack(
+    monkeypatch.setattr(train_cross_encoder, "stretches", lambda: rows * 30)
+    monkeypatch.setattr(train_cross_encoder.first_stage, "others", lambda encoder, queries, passages, count: np.stack(
         [[other for other in range(len(queries)) if passages[other] != passages[own]][:count] for own in range(len(queries))]))
-    monkeypatch.setattr(rerank.texts, "digest", str)
-    spec = rerank.Training(steps=60, queries=4, learning_rate=1.5e-3)
-    folder = rerank.trained(encoder, spec)
-    losses = artifacts.meta(folder)["result"]["losses"]
+    monkeypatch.setattr(train_cross_encoder.corpora, "digest", str)
+    spec = train_cross_encoder.Training(steps=60, queries=4, learning_rate=1.5e-3)
+    folder = train_cross_encoder.trained(encoder, spec)
+    losses = cache.meta(folder)["result"]["losses"]
     assert len(losses) == 60 and np.mean(losses[-10:]) < 0.85 * np.log(4) < np.mean(losses[:3])
-    assert models.describe(str(folder))["kind"] == "reranker" and (folder / "LICENSE").is_file() == (encoder / "LICENSE").is_file()
-    monkeypatch.setattr(artifacts, "machine", lambda: {"threads": 99})
-    assert rerank.trained(encoder, spec) == folder  # one and the same model, however many threads measure it
+    assert registry.describe(str(folder))["kind"] == "reranker" and (folder / "LICENSE").is_file() == (encoder / "LICENSE").is_file()
+    monkeypatch.setattr(cache, "machine", lambda: {"threads": 99})
+    assert train_cross_encoder.trained(encoder, spec) == folder  # one and the same model, however many threads measure it
     again = tmp_path / "again"
     again.mkdir()
-    rerank._make(again, encoder, spec)
+    train_cross_encoder._make(again, encoder, spec)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     for wrong, accepted in ((61, "1 to 60: 240 pairs, 4 a step"), (1, "4 to 240: 240 pairs, 1 a step")):
         with pytest.raises(Refused, match=f"steps = {wrong}: {accepted}"):
-            rerank.trained(encoder, rerank.Training(steps=wrong, queries=4 if wrong > 1 else 1))
+            train_cross_encoder.trained(encoder, train_cross_encoder.Training(steps=wrong, queries=4 if wrong > 1 else 1))
 
 
 def test_others_of_chance_are_never_the_own_passage():
     random = np.random.default_rng(0)
-    found = {int(each) for _ in range(50) for each in rerank._chance(random, 4, 2, 3)}
+    found = {int(each) for _ in range(50) for each in train_cross_encoder._chance(random, 4, 2, 3)}
     assert found == {0, 1, 3}
 
 

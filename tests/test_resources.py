@@ -8,11 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from kerf import models, pipeline, power, resources, texts
-from kerf.errors import Refused
-from kerf.evaluate import footprint, vectors
-from kerf.steps import Calibration, Evaluation, Resources, parse
-from kerf.workbench import results
+from kerf import pipeline
+from kerf.data import corpora
+from kerf.models import registry
+from kerf.profiling import power, serving_benchmark
+from kerf.core.errors import Refused
+from kerf.profiling import footprint, vector_quantization
+from kerf.config import Calibration, Evaluation, Resources, parse
+from kerf.workbench.run import results
 from small import write_causal, write_model, write_reranker
 
 
@@ -23,8 +26,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asked(model):
-    opened = models.open_model(model)
-    return resources.Asked(model, 1, {16: footprint.of_length(opened, texts.evaluation_sentences("news", 40)[0], 16, 32)})
+    opened = registry.open_model(model)
+    return serving_benchmark.Asked(model, 1, {16: footprint.of_length(opened, corpora.evaluation_sentences("news", 40)[0], 16, 32)})
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +36,13 @@ def candidate(model):
 
 
 def test_texts_have_the_length_that_was_asked(model, asked):
-    opened = models.open_model(model)
+    opened = registry.open_model(model)
     lengths = [len(opened.tokenizer(text)["input_ids"]) for text in asked.texts[16]]
     assert len(set(asked.texts[16])) == 32 and max(lengths) == 16 and min(lengths) >= 12
 
 
 def test_every_model_has_its_figures_and_a_dead_one_its_reason(asked, candidate, tmp_path):
-    rows = resources.measure(asked, {"int8": candidate, "gone": tmp_path / "nowhere"}, rounds=1)
+    rows = serving_benchmark.measure(asked, {"int8": candidate, "gone": tmp_path / "nowhere"}, rounds=1)
     assert {row["model"] for row in rows} == {"baseline", "baseline again", "int8", "gone"}
     failed = [row for row in rows if row["measure"] == "failed"]
     assert [row["model"] for row in failed] == ["gone"] and "ended with" in failed[0]["note"]
@@ -59,30 +62,30 @@ def test_every_model_has_its_figures_and_a_dead_one_its_reason(asked, candidate,
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot be told to forget a file")
 def test_files_are_forgotten_and_whole(candidate):
     before = {path.name: path.read_bytes() for path in candidate.rglob("*") if path.is_file()}
-    assert resources.forget(candidate)
+    assert serving_benchmark.forget(candidate)
     assert {path.name: path.read_bytes() for path in candidate.rglob("*") if path.is_file()} == before
 
 
 def test_one_thread_answers_too_where_there_are_more(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which `one` changes
-    opened = models.open_model(model)
-    lines = texts.evaluation_sentences("news", 40)[0]
-    given = {str(length): footprint.of_length(opened, lines, length, 32) for length in (16, resources.ALONE)}
-    found = resources.one({"model": model, "candidate": "", "threads": 2, "texts": given})
+    opened = registry.open_model(model)
+    lines = corpora.evaluation_sentences("news", 40)[0]
+    given = {str(length): footprint.of_length(opened, lines, length, 32) for length in (16, serving_benchmark.ALONE)}
+    found = serving_benchmark.one({"model": model, "candidate": "", "threads": 2, "texts": given})
     assert {name for name in found if "one thread" in name} == {
-        f"{what}, {batch} x 64 tokens, one thread" for what in ("latency", "throughput") for batch in resources.BATCHES}
+        f"{what}, {batch} x 64 tokens, one thread" for what in ("latency", "throughput") for batch in serving_benchmark.BATCHES}
     assert min(found.values()) > 0
-    assert not [name for name in resources.one({"model": model, "candidate": "", "threads": 1, "texts": given}) if "one thread" in name]
+    assert not [name for name in serving_benchmark.one({"model": model, "candidate": "", "threads": 1, "texts": given}) if "one thread" in name]
 
 
 def test_a_reranker_answers_pairs_of_the_length_that_was_asked(tmp_path):
     reranker = str(write_reranker(tmp_path / "reranker"))
-    opened = models.open_model(reranker)
-    pairs = footprint.of_length(opened, texts.evaluation_sentences("news", 40)[0], 16, 32)
+    opened = registry.open_model(reranker)
+    pairs = footprint.of_length(opened, corpora.evaluation_sentences("news", 40)[0], 16, 32)
     lengths = [len(opened.tokenizer(*pair)["input_ids"]) for pair in pairs]
     assert len(set(pairs)) == 32 and max(lengths) == 16 and min(lengths) >= 12 and all(query and passage for query, passage in pairs)
     candidate = pipeline.build(reranker, [{"quantize": {"method": "dynamic"}}], Calibration(samples=16, max_length=64))
-    rows = resources.measure(resources.Asked(reranker, 1, {16: pairs}), {"int8": candidate}, rounds=1)
+    rows = serving_benchmark.measure(serving_benchmark.Asked(reranker, 1, {16: pairs}), {"int8": candidate}, rounds=1)
     assert {row["model"] for row in rows} == {"baseline", "baseline again", "int8"} and all(row["value"] > 0 for row in rows)
 
 
@@ -102,7 +105,7 @@ def test_a_baseline_that_does_not_agree_with_itself_is_noisy():
     rows = [row(model, measure, 1, low) for model in ("baseline again", "int8") for measure, low in (("a", 0.95), ("b", 0.7), ("c", None))]
     rows[0]["ratio_high"] = rows[1]["ratio_high"] = 1.05
     rows[2]["ratio_high"] = None
-    assert resources.noisy([*rows, {"model": "int4", "measure": "failed", "note": ""}]) == ["b", "c"]
+    assert serving_benchmark.noisy([*rows, {"model": "int4", "measure": "failed", "note": ""}]) == ["b", "c"]
 
 
 def row(model, measure, ratio, low, value=1.0):
@@ -117,7 +120,7 @@ def test_the_fastest_that_may_be_used_and_fits_is_recommended(passed, most, best
     speed, memory = "throughput, 32 x 64 tokens", "resident memory"
     rows = [row("fast", speed, 3, 2.5), row("small", speed, 2, 1.8), row("same", speed, 1.2, 0.9),
             row("fast", memory, 1, 1, 200), row("small", memory, 1, 1, 90), row("same", memory, 1, 1, 50)]  # fmt: skip
-    assert resources.recommended(rows, passed, most=most) == best
+    assert serving_benchmark.recommended(rows, passed, most=most) == best
 
 
 @pytest.mark.parametrize(("limit", "best"), [(None, "int8"), (100.0, "int4"), (10.0, None)])
@@ -137,7 +140,7 @@ def test_a_run_recommends_of_what_passed_under_the_limit(tmp_path, monkeypatch, 
 def test_a_process_says_why_it_ended(tmp_path):
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"model": "minilm", "candidate": str(tmp_path), "texts": {}, "threads": 1}))
-    done = subprocess.run([sys.executable, "-m", "kerf.resources", str(request)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "kerf.profiling.serving_benchmark", str(request)], capture_output=True, text=True, check=False)
     assert done.returncode and "this one is no model" in done.stderr
 
 
@@ -150,8 +153,8 @@ def test_small_vectors_find_what_they_should():
     corpus = vectors_of(400, 0)
     queries = corpus[:50] + 0.3 * vectors_of(50, 1)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    rows = {(r["precision"], r["rescored"]): r for r in vectors.measure(queries, corpus, vectors_of(300, 2), np.arange(50), rounds=1)}
-    assert [rows[name, False]["bytes"] for name in vectors.PRECISIONS] == [256e6, 64e6, 8e6]
+    rows = {(r["precision"], r["rescored"]): r for r in vector_quantization.measure(queries, corpus, vectors_of(300, 2), np.arange(50), rounds=1)}
+    assert [rows[name, False]["bytes"] for name in vector_quantization.PRECISIONS] == [256e6, 64e6, 8e6]
     assert rows["float32", False]["recall"] == 1 and rows["int8", True]["recall"] > 0.95
     assert rows["ubinary", False]["recall"] < rows["ubinary", True]["recall"] < rows["int8", False]["recall"]
     assert all(r["low"] <= r["recall"] <= r["high"] and r["milliseconds"] > 0 for r in rows.values())
@@ -159,13 +162,13 @@ def test_small_vectors_find_what_they_should():
 
 def test_small_vectors_stand_for_values_near_the_real_ones():
     corpus, calibration = vectors_of(200, 0), vectors_of(5000, 3)
-    found = vectors.values(vectors.small(corpus, "int8", calibration), "int8", calibration)
+    found = vector_quantization.values(vector_quantization.small(corpus, "int8", calibration), "int8", calibration)
     step = (calibration.max(0) - calibration.min(0)) / 255
     inside = (corpus > calibration.min(0)) & (corpus < calibration.max(0))
     assert inside.mean() > 0.99 and (np.abs(found - corpus) <= 0.51 * step)[inside].all()
-    signs = vectors.values(vectors.small(corpus, "ubinary", calibration), "ubinary", calibration)
+    signs = vector_quantization.values(vector_quantization.small(corpus, "ubinary", calibration), "ubinary", calibration)
     assert np.array_equal(signs > 0, corpus > 0)
-    nearest = vectors.search(corpus[:5], vectors.small(corpus, "ubinary", calibration), "ubinary", calibration, False)
+    nearest = vector_quantization.search(corpus[:5], vector_quantization.small(corpus, "ubinary", calibration), "ubinary", calibration, False)
     obvious = [np.argsort((signs[place] != signs).sum(1), kind="stable")[:10] for place in range(5)]
     assert np.array_equal(nearest, obvious)
 

@@ -13,9 +13,9 @@ import kerf
 import nbformat
 import psutil
 import pytest
-from kerf import seal
-from kerf.places import data_folder, root
-from kerf.digests import sha256
+from kerf.models import manifest
+from kerf.core.paths import data_folder, root
+from kerf.core.digests import sha256
 from small import write_model
 
 EXPERIMENT = """
@@ -159,7 +159,7 @@ def test_results_hold_the_contract(first, place):
     assert content["candidates"][0]["steps"] == [] and content["candidates"][0]["verdict"] == "PASS"
     int8 = candidate(content, "int8")
     folder = place / "out/data/runs/small/int8"
-    sizes = seal.size(folder)
+    sizes = manifest.size(folder)
     assert int8["bytes_on_disk"] == sizes["bytes_on_disk"] == (folder / "weights.parquet").stat().st_size
     assert int8["bits_per_weight"] == pytest.approx(8 * sizes["bytes_on_disk"] / content["model"]["parameters"])
     assert int8["compression_ratio"] == pytest.approx(content["model"]["bytes"] / sizes["bytes_on_disk"])

@@ -4,9 +4,10 @@ import shutil
 
 import kerf
 import pytest
-from kerf import models, pipeline, seal
-from kerf.errors import Refused
-from kerf.steps import Calibration
+from kerf import pipeline
+from kerf.models import manifest, registry
+from kerf.core.errors import Refused
+from kerf.config import Calibration
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from small import write_model, write_reranker
 
@@ -51,7 +52,7 @@ def test_two_variables_decide(made, monkeypatch, use, config, bits):
     if bits is None:
         assert isinstance(opened, SentenceTransformer)
     else:
-        expected = models.load(candidates / f"int{bits}").encode(["A sentence."])
+        expected = registry.load(candidates / f"int{bits}").encode(["A sentence."])
         assert (opened.encode(["A sentence."]) == expected).all()
 
 
@@ -60,7 +61,7 @@ def test_the_reranker_is_switched_by_the_same_variables(made_reranker, monkeypat
     assert isinstance(kerf.reranker(model, candidates), CrossEncoder)
     monkeypatch.setenv("USE_QUANTIZATION", "true")
     found, pairs = kerf.reranker(model, candidates), [("a query", "A passage."), ("another", "one")]
-    assert (found.predict(pairs) == models.load(candidates / "int8").predict(pairs)).all()
+    assert (found.predict(pairs) == registry.load(candidates / "int8").predict(pairs)).all()
     assert len(found.rank("a query", ["A passage.", "Another one."], top_k=1)) == 1
     monkeypatch.setenv("QUANTIZATION_CONFIG", "int4")
     with pytest.raises(Refused, match="QUANTIZATION_CONFIG = 'int4': a candidate in .*; `kerf run reranker-int8` makes those of reranker"):
@@ -92,5 +93,5 @@ def test_a_candidate_that_is_not_there_or_of_another_model_is_refused(made, monk
     monkeypatch.setenv("USE_QUANTIZATION", "true")
     with pytest.raises(Refused, match="QUANTIZATION_CONFIG = 'int8': a candidate in .*; `kerf run minilm-int8` makes"):
         kerf.embedder(model, tmp_path)
-    with pytest.raises(Refused, match=f"candidates = .*: candidates of minilm; these are of {seal.verify(candidates / 'int8')['model']}"):
+    with pytest.raises(Refused, match=f"candidates = .*: candidates of minilm; these are of {manifest.verify(candidates / 'int8')['model']}"):
         kerf.embedder("minilm", candidates)

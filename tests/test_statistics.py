@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kerf import statistics as ks
+from kerf.evaluate import stats as ks
 from scipy import stats
 
 

@@ -1,8 +1,8 @@
 """Parameters: what is refused, in one line that names the parameter, its value and what is accepted."""
 
 import pytest
-from kerf.errors import Refused
-from kerf.steps import Calibration, Quantize, check_divides, parse
+from kerf.core.errors import Refused
+from kerf.config import Calibration, Quantize, check_divides, parse
 
 BITS = "a whole number from 2 to 8, 1.6 (ternary) or mixed"
 GROUP_SIZE = "a divisor of every layer's columns"

@@ -6,8 +6,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from kerf import kinds, models, pipeline, steps
-from kerf.errors import Refused
+from kerf import config, pipeline
+from kerf.models import families, registry
+from kerf.core.errors import Refused
 from kerf.evaluate import causal, tasks
 from small import write_causal, write_model
 
@@ -23,12 +24,12 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def answers(place):
     model = str(place / "model")
-    candidate = pipeline.build(model, [{"quantize": {"bits": 2, "group_size": 32}}], steps.Calibration(samples=8, max_length=64))
+    candidate = pipeline.build(model, [{"quantize": {"bits": 2, "group_size": 32}}], config.Calibration(samples=8, max_length=64))
     return [tasks.run(model, which, ["last_words"], place / "files") for which in ("", candidate)]
 
 
 def test_scores_are_those_of_an_obvious_loop(place, answers):
-    net, reader = models.open_model(str(place / "model")), kinds.causal.tokenizer(place / "model")
+    net, reader = registry.open_model(str(place / "model")), families.causal.tokenizer(place / "model")
     for line, row in zip((place / "files" / "last_words.jsonl").read_text().splitlines(), answers[0], strict=True):
         document = json.loads(line)
         before = reader(document["before"])["input_ids"]
@@ -74,7 +75,7 @@ def test_a_changed_task_file_is_answered_again(place, answers, tmp_path):
 
 @pytest.mark.parametrize("case", ["unknown", "encoder", "missing", "few"])
 def test_refusals_come_before_a_model_is_opened(place, tmp_path, monkeypatch, case):
-    monkeypatch.setattr(models, "open_source", lambda *_: pytest.fail("a model was opened"))
+    monkeypatch.setattr(registry, "open_source", lambda *_: pytest.fail("a model was opened"))
     model = str(place / "model")
     asked = {
         "unknown": (lambda: tasks.run(model, "", ["last_word"], place / "files"), "tasks = 'last_word'.*last_words"),

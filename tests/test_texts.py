@@ -4,15 +4,15 @@ import re
 
 import numpy as np
 import pytest
-from kerf import segments, texts
-from kerf.errors import Refused
+from kerf.data import corpora, segmentation
+from kerf.core.errors import Refused
 
 
-@pytest.mark.parametrize("name", texts.NAMES)
+@pytest.mark.parametrize("name", corpora.NAMES)
 def test_the_parts_share_no_document_and_cover_all(name):
-    calibration, evaluation = (texts.documents(name, part) for part in texts.PARTS)
+    calibration, evaluation = (corpora.documents(name, part) for part in corpora.PARTS)
     assert not set(calibration) & set(evaluation)
-    assert sorted(calibration + evaluation) == sorted(texts._all_documents(name))
+    assert sorted(calibration + evaluation) == sorted(corpora._all_documents(name))
     assert min(len(calibration), len(evaluation)) >= 40
 
 
@@ -20,16 +20,16 @@ def test_the_part_of_a_document_does_not_depend_on_the_others(tmp_path):
     lines = [f"Document number {i}." for i in range(50)]
     for kept in (lines, lines[::-1], lines[::3]):
         (tmp_path / "t.txt").write_text("\n".join(kept))
-        found = {line for line in texts.documents(str(tmp_path / "t.txt"), "calibration")}
-        assert found == {line for line in kept if texts.part_of(line) == "calibration"}
+        found = {line for line in corpora.documents(str(tmp_path / "t.txt"), "calibration")}
+        assert found == {line for line in kept if corpora.part_of(line) == "calibration"}
 
 
-@pytest.mark.parametrize("name", texts.NAMES)
+@pytest.mark.parametrize("name", corpora.NAMES)
 def test_evaluation_shares_no_text_with_calibration(name):
-    calibration = texts.calibration_sentences(name, 1200, seed=0)
-    evaluation, numbers = texts.evaluation_sentences(name, 400)
+    calibration = corpora.calibration_sentences(name, 1200, seed=0)
+    evaluation, numbers = corpora.evaluation_sentences(name, 400)
     assert len(evaluation) == len(set(evaluation)) == len(numbers) == 400
-    texts.check_overlap(calibration, evaluation)
+    corpora.check_overlap(calibration, evaluation)
     words = [f" {' '.join(re.findall(r'[a-z0-9_]+', text.lower()))} " for text in evaluation]
     grams = {tuple(text.split()[i : i + 12]) for text in words for i in range(len(text.split()) - 11)}
     for text in calibration:
@@ -37,28 +37,28 @@ def test_evaluation_shares_no_text_with_calibration(name):
         assert not any(tuple(found[i : i + 12]) in grams for i in range(len(found) - 11))
 
 
-@pytest.mark.parametrize("name", texts.NAMES)
+@pytest.mark.parametrize("name", corpora.NAMES)
 def test_a_sentence_comes_from_the_document_it_names(name):
-    documents = texts.documents(name, "evaluation")
-    assert all(text in documents[number] for text, number in zip(*texts.evaluation_sentences(name, 400), strict=True))
+    documents = corpora.documents(name, "evaluation")
+    assert all(text in documents[number] for text, number in zip(*corpora.evaluation_sentences(name, 400), strict=True))
 
 
-@pytest.mark.parametrize("name", texts.NAMES)
+@pytest.mark.parametrize("name", corpora.NAMES)
 def test_calibration_text_overlaps_no_human_pair_and_no_passage_of_the_other_source(name):
-    calibration = texts.calibration_sentences(name, 1200, seed=0)
-    for items, *_ in texts.human_pairs().values():
-        texts.check_overlap(calibration, items)
+    calibration = corpora.calibration_sentences(name, 1200, seed=0)
+    for items, *_ in corpora.human_pairs().values():
+        corpora.check_overlap(calibration, items)
     if name == "news":
-        texts.check_overlap(calibration, texts.cloze_pairs(500)[1])
+        corpora.check_overlap(calibration, corpora.cloze_pairs(500)[1])
 
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_a_seed_gives_the_same_sentences_again_and_another_seed_others(seed):
-    first = texts.calibration_sentences("news", 64, seed)
-    assert first == texts.calibration_sentences("news", 64, seed) != texts.calibration_sentences("news", 64, seed + 1)
+    first = corpora.calibration_sentences("news", 64, seed)
+    assert first == corpora.calibration_sentences("news", 64, seed) != corpora.calibration_sentences("news", 64, seed + 1)
     assert len(set(first)) == 64
-    assert texts.evaluation_sentences("news", 64, seed) == texts.evaluation_sentences("news", 64, seed)
-    assert texts.evaluation_sentences("news", 64, seed) != texts.evaluation_sentences("news", 64, seed + 1)
+    assert corpora.evaluation_sentences("news", 64, seed) == corpora.evaluation_sentences("news", 64, seed)
+    assert corpora.evaluation_sentences("news", 64, seed) != corpora.evaluation_sentences("news", 64, seed + 1)
 
 
 LONG = "Nobody in the village had ever seen so many birds at once over the harbour before the storm came in."
@@ -72,22 +72,22 @@ WORDS = LONG.split()
 )
 def test_overlapping_text_is_refused(calibration):
     with pytest.raises(Refused, match="overlap"):
-        texts.check_overlap(["Something else entirely, as it should be.", calibration], ["Another text.", LONG])
+        corpora.check_overlap(["Something else entirely, as it should be.", calibration], ["Another text.", LONG])
 
 
 @pytest.mark.parametrize(
     "calibration", [f"And so, {' '.join(WORDS[3:14])}, it seems.", "birds over the village", "..."]
 )
 def test_eleven_shared_words_or_the_same_words_apart_pass(calibration):
-    texts.check_overlap([calibration], [LONG, "!"])
+    corpora.check_overlap([calibration], [LONG, "!"])
 
 
 @pytest.mark.parametrize(
     ("ask", "parameter"),
     [
-        (lambda n: texts.calibration_sentences("news", n, 0), "calibration.samples"),
-        (lambda n: texts.evaluation_sentences("news", n), "evaluation.sentences"),
-        (texts.cloze_pairs, "evaluation.passages"),
+        (lambda n: corpora.calibration_sentences("news", n, 0), "calibration.samples"),
+        (lambda n: corpora.evaluation_sentences("news", n), "evaluation.sentences"),
+        (corpora.cloze_pairs, "evaluation.passages"),
     ],
     ids=["calibration", "evaluation", "passages"],
 )
@@ -102,11 +102,11 @@ def test_more_than_there_is_is_refused_with_how_many_there_are(ask, parameter, c
 
 
 def test_cloze_pairs_are_consecutive_words_of_evaluation_articles():
-    queries, passages, numbers = texts.cloze_pairs(500)
-    documents = [" ".join(document.split()) for document in texts.documents("wiki", "evaluation")]
+    queries, passages, numbers = corpora.cloze_pairs(500)
+    documents = [" ".join(document.split()) for document in corpora.documents("wiki", "evaluation")]
     assert len(queries) == len(set(passages)) == len(numbers) == 500
     for query, passage, number in zip(queries, passages, numbers, strict=True):
-        assert (len(query.split()), len(passage.split())) == (texts.QUERY_WORDS, texts.PASSAGE_WORDS)
+        assert (len(query.split()), len(passage.split())) == (corpora.QUERY_WORDS, corpora.PASSAGE_WORDS)
         assert f"{query} {passage}" in documents[number]
     assert len(set(numbers)) >= 40
 
@@ -115,7 +115,7 @@ def test_cloze_pairs_are_consecutive_words_of_evaluation_articles():
     ("name", "pairs", "highest"), [("lee", 1225, 1), ("wordsim", 353, 10), ("simlex", 999, 10)]
 )
 def test_human_pairs_are_all_there_on_their_scale(name, pairs, highest):
-    items, left, right, scores = texts.human_pairs()[name]
+    items, left, right, scores = corpora.human_pairs()[name]
     assert len(left) == len(right) == len(scores) == pairs
     assert all(items[a] != items[b] for a, b in zip(left, right, strict=True)) or name == "wordsim"
     assert np.isfinite(scores).all() and 0 <= min(scores) < 0.3 * highest and 0.8 * highest < max(scores) <= highest
@@ -124,23 +124,23 @@ def test_human_pairs_are_all_there_on_their_scale(name, pairs, highest):
 def test_a_text_file_with_one_document_a_line_works(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("\n\n".join(f"  Sentence {i} is about the number {i * i}, é.  " for i in range(40)), "utf-8")
-    assert len(texts._all_documents(str(path))) == 40
-    found = texts.calibration_sentences(str(path), 5, seed=0)
-    assert all(sentence.startswith("Sentence") and texts.part_of(sentence) == "calibration" for sentence in found)
-    assert len(texts.evaluation_sentences(str(path), 5)[0]) == 5
+    assert len(corpora._all_documents(str(path))) == 40
+    found = corpora.calibration_sentences(str(path), 5, seed=0)
+    assert all(sentence.startswith("Sentence") and corpora.part_of(sentence) == "calibration" for sentence in found)
+    assert len(corpora.evaluation_sentences(str(path), 5)[0]) == 5
 
 
 @pytest.mark.parametrize("content", [bytes(range(256)), b"\x1f\x8b\x08", b"PAR1\0\n"], ids=["bytes", "gzip", "nul"])
 def test_a_binary_file_is_refused(tmp_path, content):
     (tmp_path / "binary").write_bytes(content)
     with pytest.raises(Refused, match=r"^texts = .*binary.*: a UTF-8 text file"):
-        texts.documents(str(tmp_path / "binary"), "calibration")
+        corpora.documents(str(tmp_path / "binary"), "calibration")
 
 
 @pytest.mark.parametrize("name", ["new", "", "/", "absent.txt", "a\0b"])
 def test_an_unknown_text_is_refused_with_the_known_names(name):
     with pytest.raises(Refused, match="^texts = .*news"):
-        texts.documents(name, "calibration")
+        corpora.documents(name, "calibration")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_an_unknown_text_is_refused_with_the_known_names(name):
     ],
 )
 def test_sentences_have_30_to_300_characters(document, found):
-    assert len(texts.sentences(document)) == found
+    assert len(corpora.sentences(document)) == found
 
 
 SCRIPTS = {  # two sentences of 30 columns or more, and where the language writes them a question
@@ -179,30 +179,30 @@ SCRIPTS = {  # two sentences of 30 columns or more, and where the language write
 @pytest.mark.parametrize("language", SCRIPTS)
 def test_every_script_has_sentences_samples_and_passages(language, tmp_path):
     documents = [" ".join(SCRIPTS[language].format(n=100 * i + j) for j in range(9)) for i in range(12)]
-    assert all(len(texts.sentences(SCRIPTS[language].format(n=n))) == 2 for n in (7, 1990))
+    assert all(len(corpora.sentences(SCRIPTS[language].format(n=n))) == 2 for n in (7, 1990))
     path = tmp_path / "own.txt"
     path.write_text("\n".join(documents), "utf-8")
-    assert len(texts.calibration_sentences(str(path), 20, 0)) == 20
-    for query, passage, number in texts.stretches(str(path), "evaluation"):
-        own = "".join(texts.documents(str(path), "evaluation")[number].split())
+    assert len(corpora.calibration_sentences(str(path), 20, 0)) == 20
+    for query, passage, number in corpora.stretches(str(path), "evaluation"):
+        own = "".join(corpora.documents(str(path), "evaluation")[number].split())
         assert "".join((query + passage).split()) in own and len(passage) > len(query) > 10
 
 
 @pytest.mark.parametrize("language", SCRIPTS)
 def test_text_of_any_script_that_stands_in_both_parts_is_found(language):
     one, other = (SCRIPTS[language].format(n=n) for n in (1, 2))
-    assert texts.without_overlap([f"{other} {one}"], [one]) == []
-    assert texts.without_overlap([one[: len(one) // 4]], [other[len(other) // 2 :]])
+    assert corpora.without_overlap([f"{other} {one}"], [one]) == []
+    assert corpora.without_overlap([one[: len(one) // 4]], [other[len(other) // 2 :]])
 
 
 def test_a_sentence_of_a_dense_script_is_short_in_characters():
-    assert segments.columns("今天天气") == 8 and segments.columns("क्या") == 3 and segments.columns("cafe\u0301") == 4
+    assert segmentation.columns("今天天气") == 8 and segmentation.columns("क्या") == 3 and segmentation.columns("cafe\u0301") == 4
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
 def test_only_an_end_of_line_divides_documents(mark, tmp_path):
     (tmp_path / "own.txt").write_bytes(f"\ufeffOne document{mark}and its second half.\r\nAnother one.\rA third.\n".encode())
-    found = texts._all_documents(str(tmp_path / "own.txt"))
+    found = corpora._all_documents(str(tmp_path / "own.txt"))
     assert found == [f"One document{mark}and its second half.", "Another one.", "A third."]
 
 
@@ -210,20 +210,20 @@ def test_only_an_end_of_line_divides_documents(mark, tmp_path):
 def test_bytes_that_are_not_utf_8_are_refused(content, tmp_path):
     (tmp_path / "own.txt").write_bytes(content)
     with pytest.raises(Refused, match=r"^texts = .*own.txt.*: a UTF-8 text file"):
-        texts.digest(str(tmp_path / "own.txt"))
+        corpora.digest(str(tmp_path / "own.txt"))
 
 
 def test_a_name_that_cannot_be_written_down_is_refused(tmp_path):
     (tmp_path / "\udcff.txt").write_text("A document.\n")
     for name in (str(tmp_path / "\udcff.txt"), "\ud800", "news\udfff"):
         with pytest.raises(Refused, match="^texts = ") as refused:
-            texts.digest(name)
+            corpora.digest(name)
         assert str(refused.value).encode()
 
 
 def test_one_giant_line_is_refused_with_what_it_has(tmp_path):
     (tmp_path / "own.txt").write_text("A sentence that is long enough for all of it. " * 20000)
-    part = texts.part_of(texts._all_documents(str(tmp_path / "own.txt"))[0])
-    ask = texts.evaluation_sentences if part == "calibration" else lambda name, n: texts.calibration_sentences(name, n, 0)
+    part = corpora.part_of(corpora._all_documents(str(tmp_path / "own.txt"))[0])
+    ask = corpora.evaluation_sentences if part == "calibration" else lambda name, n: corpora.calibration_sentences(name, n, 0)
     with pytest.raises(Refused, match=r"has 0 in documents of its part$"):
         ask(str(tmp_path / "own.txt"), 10)

@@ -6,11 +6,13 @@ import kerf
 import numpy as np
 import pytest
 import torch
-from kerf import evaluate, models, pipeline, texts
+from kerf import evaluate, pipeline
+from kerf.data import corpora
+from kerf.models import registry
 from kerf.backends import tokens
-from kerf.errors import Refused
-from kerf.kinds import causal, encoder, lengths
-from kerf.steps import Calibration, Evaluation
+from kerf.core.errors import Refused
+from kerf.models.families import causal, encoder, lengths
+from kerf.config import Calibration, Evaluation
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -73,7 +75,7 @@ def without_fast(folder):
 @pytest.mark.parametrize("change", [cased, shorter, longer, accents, left, lower, literal, own_limits, without_fast], ids=lambda each: each.__name__)
 def test_kernels_read_texts_as_the_model_does(tmp_path, change):
     folder = change(write_model(tmp_path / "model"))
-    opened = models.open_model(str(folder))
+    opened = registry.open_model(str(folder))
     wanted = opened.encode(TEXTS, batch_size=1, normalize_embeddings=True)
     for step in KERNELS[:1] if change is not cased else KERNELS:
         made = pipeline.build(str(folder), [{"quantize": step}], SPEC)
@@ -84,7 +86,7 @@ def test_kernels_read_texts_as_the_model_does(tmp_path, change):
 def test_kernels_read_pairs_as_the_model_does(tmp_path):
     folder = cased(write_reranker(tmp_path / "reranker"))
     pairs = [(a, b) for a in TEXTS[:4] for b in TEXTS]
-    wanted = models.open_model(str(folder)).predict(pairs, batch_size=1)
+    wanted = registry.open_model(str(folder)).predict(pairs, batch_size=1)
     found = kerf.load(pipeline.build(str(folder), [{"quantize": KERNELS[0]}], SPEC)).predict(pairs)
     assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
 
@@ -92,15 +94,15 @@ def test_kernels_read_pairs_as_the_model_does(tmp_path):
 def test_other_tokens_than_the_models_are_refused(tmp_path, monkeypatch):
     model = write_model(tmp_path / "model")
     other = cased(write_model(tmp_path / "other"))
-    told = tokens.write(models.open_model(str(model)), model)
+    told = tokens.write(registry.open_model(str(model)), model)
     with pytest.raises(Refused, match="a model whose texts are tokenized by its tokenizer alone; 'The Capital"):
-        tokens.check(models.open_model(str(other)), tokens.read(model, told))
+        tokens.check(registry.open_model(str(other)), tokens.read(model, told))
 
 
 def test_a_candidate_of_before_its_limits_were_kept_is_cut_as_it_was_then(tmp_path):
     model = write_model(tmp_path / "model")
     told = tokens.told_by(model, {})
-    assert told["max_length"] == models.open_model(str(model)).max_seq_length and told["cut"] == "right"
+    assert told["max_length"] == registry.open_model(str(model)).max_seq_length and told["cut"] == "right"
     assert len(tokens.read(model, told).encode("word " * 5000).ids) == told["max_length"]
 
 
@@ -114,7 +116,7 @@ def known_letters(folder):
     """A tokenizer of what stands in English news, with no token around a text: it drops every other character."""
     made = Tokenizer(BPE())
     made.pre_tokenizer = Whitespace()
-    made.train_from_iterator(texts.documents("news", "calibration"), BpeTrainer(vocab_size=400, special_tokens=["<pad>"], show_progress=False))
+    made.train_from_iterator(corpora.documents("news", "calibration"), BpeTrainer(vocab_size=400, special_tokens=["<pad>"], show_progress=False))
     PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", model_max_length=64).save_pretrained(folder)
 
 
@@ -122,7 +124,7 @@ def known_letters(folder):
 def mixed(tmp_path_factory):
     """A text file of news of which some lines are in a script that the tokenizer does not know."""
     path = tmp_path_factory.mktemp("texts") / "own.txt"
-    lines = texts.documents("news", "calibration") + texts.documents("news", "evaluation")
+    lines = corpora.documents("news", "calibration") + corpora.documents("news", "evaluation")
     path.write_text("\n".join([*lines, *("你好世界。" + "零一二三四五六七八九"[n] for n in range(10))]), encoding="utf-8")
     return str(path)
 
@@ -151,11 +153,11 @@ def test_documents_without_tokens_are_left_out_of_a_stream(tmp_path, mixed):
     everything = evaluate.causal.gather(model, Evaluation(texts=mixed, contexts=4, context=32, passages=4))
     assert everything.chunks.dtype == np.int64 and everything.left_out > 0 and "left out" in evaluate.causal.about(everything)
     with pytest.raises(Refused, match="prompt = '你好'"):
-        causal.answer(models.load(made), causal.tokenizer(folder), ("你好",))
+        causal.answer(registry.load(made), causal.tokenizer(folder), ("你好",))
 
 
 def test_texts_without_tokens_are_left_out_of_what_an_encoder_reads(dropping, mixed):
-    opened, spec = models.open_model(str(dropping)), Calibration(texts=mixed, samples=16, max_length=32)
+    opened, spec = registry.open_model(str(dropping)), Calibration(texts=mixed, samples=16, max_length=32)
     batches = encoder.tokenized(opened, ["你好", "The government", "世界"], 2, 32)
     assert len(batches) == 1 and batches[0]["input_ids"].shape[0] == 1
     assert len(encoder.token_ids(opened, ["你好", "The government"], 32)) == 1
@@ -190,13 +192,13 @@ def test_positions_of_families(family, options, expected):
 @pytest.mark.parametrize("family", ["Bert", "XLMRoberta", "MPNet"])
 def test_texts_end_where_the_positions_do(tmp_path, family):
     folder = write_family(tmp_path / "model", family, model_max_length=10**6)
-    opened = models.open_model(str(folder))
+    opened = registry.open_model(str(folder))
     assert opened.max_seq_length == 300 and np.isfinite(opened.encode(["word " * 2000])).all()
     with pytest.raises(Refused, match="calibration.max_length = 400: at most 300, the positions of this model"):
         encoder.batches(opened, Calibration(samples=16, max_length=400))
     assert opened.tokenizer("word " * 2000, truncation=True)["input_ids"].__len__() == 300
     changed = shorter(folder)
-    assert max(len(ids) for ids in encoder.token_ids(models.open_model(str(changed)), ["word " * 500] * 2, 128)) == 40
+    assert max(len(ids) for ids in encoder.token_ids(registry.open_model(str(changed)), ["word " * 500] * 2, 128)) == 40
 
 
 def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
@@ -209,7 +211,7 @@ def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
     assert all(len(ids) <= 48 for ids, _ in everything.passages)
     with pytest.raises(Refused, match="evaluation.context = 512: at most 48, the positions of this model"):
         evaluate.causal.gather(str(folder), Evaluation(contexts=4, passages=4))
-    opened = models.open_model(str(folder))
+    opened = registry.open_model(str(folder))
     evaluate.causal.answer(opened, {**evaluate.causal.request(everything, False), "seed": 0}, tmp_path)
     assert load_file(tmp_path / "answers.safetensors")["continued"].shape == (4, 24)
     with pytest.raises(Refused, match="prompt = 60: at most 48"):
@@ -225,5 +227,5 @@ def test_a_tokenizer_that_fails_on_what_it_does_not_know_is_refused(write, tmp_p
     (folder / "tokenizer.json").write_text(json.dumps(held))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     with pytest.raises(Refused, match="a tokenizer that reads any text; on .* it fails") as refusal:
-        models.describe(str(folder))
+        registry.describe(str(folder))
     assert "\n" not in str(refusal.value)

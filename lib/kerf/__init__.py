@@ -13,11 +13,11 @@ __all__ = ["embedder", "load", "open_model", "reranker"]
 def __getattr__(name: str):
     # Lazy, so that `import kerf` (and with it every command-line refusal) does not wait for torch.
     if name in ("embedder", "reranker"):
-        from kerf import service
+        from kerf.backends import service
 
         return getattr(service, name)
     if name in __all__:
-        from kerf import models
+        from kerf.models import registry
 
-        return getattr(models, name)
+        return getattr(registry, name)
     raise AttributeError(f"module 'kerf' has no attribute {name!r}")

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from kerf.prune.stage import prune
-from kerf.quantize.stage import quantize
-from kerf.reconstruct.stage import reconstruct
-from kerf.steps import STEPS, Calibration, check_chain, parse
+from kerf.prune.step import prune
+from kerf.quantize.step import quantize
+from kerf.training.step import reconstruct
+from kerf.config import Calibration, STEPS, check_chain, parse
 
 
 def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str:

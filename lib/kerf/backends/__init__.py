@@ -4,7 +4,7 @@ available(): whether it is installed, INSTALL: the line that installs it; conver
 which weights(graph) names the layers, put_integers and put_packed (graph, found) change them, and save(graph, folder,
 half) writes; run(folder, card, threads): the model of a candidate as a function of input_ids, attention_mask and
 token_type_ids, (texts, tokens) each, that gives embeddings or scores (texts, features); settings(step) is what the card
-tells it. Which method runs on which library stands in `kerf.steps.quantize.REAL`.
+tells it. Which method runs on which library stands in `kerf.config.quantize.REAL`.
 """
 
 import logging as python_logging
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
-from kerf.errors import refuse
+from kerf.core.errors import refuse
 
 
 MASKED = -1e9  # a score of what is not attended to: exp of it is 0, and it is finite in bfloat16 too
@@ -33,7 +33,7 @@ def backend(name: str) -> ModuleType:
 
 def adds_bytes_exactly() -> bool:
     """Whether this processor adds products of bytes in 32 bits (VNNI, AMX); without, sums of two saturate at 16."""
-    from kerf.artifacts import machine
+    from kerf.core.cache import machine
 
     return any("vnni" in flag or flag == "amx_int8" for flag in machine()["flags"])
 
@@ -45,17 +45,17 @@ def conversion(name: str, opened) -> Iterator[tuple]:
     import torch
     from transformers.utils import logging
 
-    from kerf import kinds
+    from kerf.models import families
 
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
-    example = dict(zip(kinds.of_opened(opened).inputs(opened), (ids, (ids > 0).long(), torch.zeros_like(ids)), strict=False))
+    example = dict(zip(families.of_opened(opened).inputs(opened), (ids, (ids > 0).long(), torch.zeros_like(ids)), strict=False))
     told, disabled = logging.get_verbosity(), python_logging.root.manager.disable
     try:
         with attending(), warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch's exporter prints the whole graph beside its error
             warnings.simplefilter("ignore")
             logging.set_verbosity_error()
             python_logging.disable()
-            yield kinds.whole(opened), example
+            yield families.whole(opened), example
     except Exception as error:
         cause = error
         while cause.__cause__:  # exporters say which operator it was in the first of a chain
@@ -88,7 +88,7 @@ def attending() -> Iterator[None]:
 
 def load(folder: Path, card: dict):
     """The encoder or reranker of a candidate's directory, whose card was verified."""
-    from kerf.artifacts import threads
+    from kerf.core.cache import threads
     from kerf.backends.serve import Encoder, Reranker
 
     serving = {"encoder": Encoder, "reranker": Reranker}[card["kind"]]

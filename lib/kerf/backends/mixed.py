@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kerf.backends.tokens import padded
-from kerf.finite import check_finite
+from kerf.core.finite import check_finite
 
 # How far an answer alone may be from that beside others, of the longest answer. Sums in float differ in their last bits with the
 # shape of a batch; where inputs are rounded to bytes or bfloat16, one that is rounded up and not down grows from layer to layer, up
@@ -16,9 +16,9 @@ LONG, LONGEST = 256, 1024  # tokens of the longest text, at least where the mode
 
 def sequences(opened) -> list[list[int]]:
     """Token numbers of texts from one token to more than a sliding window has on both sides, as far as the model takes them."""
-    from kerf import kinds
+    from kerf.models import families
 
-    net = kinds.of_opened(opened).network(opened)
+    net = families.of_opened(opened).network(opened)
     windows = [getattr(net.config, name, None) or 0 for name in ("local_attention", "sliding_window", "attention_window")]
     window = max(value if isinstance(value, int) else max(value) for value in windows)
     longest = min(max(LONG, 2 * window + 16), LONGEST, opened.max_seq_length or LONGEST)

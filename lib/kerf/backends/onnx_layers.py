@@ -7,7 +7,7 @@ and word embeddings a GatherBlockQuantized.
 
 import numpy as np
 
-from kerf.quantize.packing import pack
+from kerf.tensors.packing import pack
 
 OWN = "com.microsoft"  # operators that the library adds to those of ONNX
 
@@ -26,7 +26,7 @@ def weights(graph) -> dict[str, list]:
 
 
 def put_integers(graph, found: dict) -> None:
-    """Put the layers of `found` (name -> `kerf.backends.static.Integer`) on integer kernels, in place."""
+    """Put the layers of `found` (name -> `kerf.backends.int8.Integer`) on integer kernels, in place."""
     from onnx_ir.tape import Tape
 
     there, tape, rounded = weights(graph), Tape(graph.graph), {}
@@ -57,7 +57,7 @@ def put_integers(graph, found: dict) -> None:
 
 def _rounded(tape, name: str, x, layer, one, zero) -> tuple:
     """The bytes of an input, and what each token's begin at and are apart, where they are not those of columns."""
-    from kerf.backends.static import SMALLEST, TOP_INPUT
+    from kerf.backends.int8 import SMALLEST, TOP_INPUT
 
     if layer.low is not None:
         units = tape.op("Mul", [x, constant(tape, f"{name}.units", 1 / layer.delta.numpy())])

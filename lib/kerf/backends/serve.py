@@ -12,8 +12,8 @@ import numpy as np
 
 from kerf.backends import tokens as tokenizing
 from kerf.backends.tokens import padded as padded
-from kerf.errors import refuse
-from kerf.finite import check_finite
+from kerf.core.errors import refuse
+from kerf.core.finite import check_finite
 
 MOST = 2048  # tokens that run at once: more of them hold more memory, and take no less time
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.errors import refuse
+from kerf.core.errors import refuse
 
 FILE, STEP = "tokenizer.json", 8  # tokens: lengths of batches are multiples of it, so that kernels see few shapes
 ODD = (
@@ -79,9 +79,9 @@ def padded(tokens: list[list[int]], pad: int = 0, most: int | None = None) -> tu
 
 def check(opened, tokenizer) -> None:
     """Refuse a model that does not give the tokens of its kernel's tokenizer for the texts of ODD, or for pairs of them."""
-    from kerf import kinds
+    from kerf.models import families
 
-    pairs = kinds.of_opened(opened) is kinds.reranker
+    pairs = families.of_opened(opened) is families.cross_encoder
     special = " and ".join(map(str, opened.tokenizer.all_special_tokens[:6]))
     texts = [*ODD, f"in the text: {special}."]
     asked = list(zip(texts, texts[::-1], strict=True)) if pairs else texts

@@ -13,19 +13,20 @@ from types import ModuleType
 
 import numpy as np
 
-from kerf import kinds, models, tether
-from kerf import statistics as st
-from kerf.artifacts import artifact, meta, threads
-from kerf.errors import Refused
-from kerf.evaluate import causal, encoder, fidelity, latency, reranker
-from kerf.steps import Evaluation
+from kerf.core import child_process
+from kerf.models import families, registry
+from kerf.evaluate import stats as st
+from kerf.core.cache import artifact, meta, threads
+from kerf.core.errors import Refused
+from kerf.evaluate import causal, cross_encoder, encoder, fidelity, latency
+from kerf.config import Evaluation
 
-KINDS = {"encoder": encoder, "causal": causal, "reranker": reranker}
+KINDS = {"encoder": encoder, "causal": causal, "reranker": cross_encoder}
 
 
 def kind(model: str) -> ModuleType:
     """How models of this kind are measured."""
-    return KINDS[kinds.name_of(models.resolve(model))]
+    return KINDS[families.name_of(registry.resolve(model))]
 
 
 def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:
@@ -49,7 +50,7 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
         request["base"], based = str(base), {"base": meta(base)["key"]}
     else:
         based = {}
-    weights = models.weights_digest(Path(candidate) if candidate else models.resolve(model))
+    weights = registry.weights_digest(Path(candidate) if candidate else registry.resolve(model))
     key = {**request, "candidate": bool(candidate), "weights": weights, **based}
 
     def make(folder: Path) -> dict:
@@ -69,10 +70,10 @@ def run_measured(module: str, request: Path) -> None:
     """
     # A caller's OMP_NUM_THREADS must not decide for the measured process: the request does.
     threads_asked = str(json.loads(request.read_text())["threads"])
-    done = tether.run([sys.executable, "-m", module, request], env={**os.environ, "OMP_NUM_THREADS": threads_asked})
+    done = child_process.run([sys.executable, "-m", module, request], env={**os.environ, "OMP_NUM_THREADS": threads_asked})
     if done.returncode:
-        refusal = done.stderr.strip().rpartition("\n")[2].partition("kerf.errors.Refused: ")[2]
-        raise Refused(refusal) if refusal else RuntimeError(f"the measured process {tether.how_it_ended(done)}")
+        refusal = done.stderr.strip().rpartition("\n")[2].partition("kerf.core.errors.Refused: ")[2]
+        raise Refused(refusal) if refusal else RuntimeError(f"the measured process {child_process.how_it_ended(done)}")
 
 
 def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:

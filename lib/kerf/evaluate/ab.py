@@ -5,19 +5,19 @@ leaves out zero. A yes/no metric has to pass McNemar's exact test too: with a ha
 too sure of itself. Figures of one process (memory, load time) are not paired: they count as different where their
 intervals, or the noise of the baseline around them, do not meet. Not here: correcting for how many metrics are
 looked at (the conclusion says how many would seem to differ by chance), finding and reading runs
-(`kerf.runs`), and what may be paired (`kerf.evaluate.sides`).
+(`kerf.workbench.run.history`), and what may be paired (`kerf.evaluate.comparison_inputs`).
 """
 
 import math
 
-from kerf import judge
-from kerf import statistics as st
-from kerf.evaluate.changed import changed
+from kerf.evaluate import gates
+from kerf.evaluate import stats as st
+from kerf.evaluate.item_diffs import changed
 from kerf.evaluate.fidelity import UNDEFINED, without_interval
-from kerf.evaluate.resampled import MEANS, QUANTILES, RIGHT, Resampled
-from kerf.evaluate.sides import Side, check
-from kerf.evaluate.tokens import detectable
-from kerf.metrics import METRICS
+from kerf.evaluate.bootstrap import MEANS, QUANTILES, RIGHT, Resampled
+from kerf.evaluate.comparison_inputs import Side, check
+from kerf.evaluate.causal_metrics import detectable
+from kerf.evaluate.metrics import METRICS
 
 EXACT = ("bytes_on_disk", "bits_per_weight", "linear_bits", "compression_ratio")
 RESTATED = ("human_spearman_loss", "retrieval_mrr_loss", "ndcg_10_loss", "mrr_loss", "bits_per_weight", "compression_ratio")  # of what another row says
@@ -73,7 +73,7 @@ def _paired(row: dict, a: Side, b: Side, drawn: list[Resampled]) -> dict:
     found = row | {"how": "paired", "low": low, "high": high, "winner": _winner(row, low, high)}
     if low <= 0 <= high:
         zero = {"metric": name, "op": ">" if row["difference"] > 0 else "<", "threshold": 0}
-        found["needed_n"] = judge.judge_gate(zero, "", found | {"value": row["difference"]})["needed_n"]
+        found["needed_n"] = gates.judge_gate(zero, "", found | {"value": row["difference"]})["needed_n"]
     return found | (_flips(found, a, b) if name in RIGHT else {})
 
 

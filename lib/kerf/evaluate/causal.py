@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import models, segments, texts
-from kerf.errors import refuse
-from kerf.evaluate import items
-from kerf.evaluate.answers import CONTINUED, PROMPTS, answer
+from kerf.data import corpora, segmentation
+from kerf.models import registry
+from kerf.core.errors import refuse
+from kerf.evaluate import per_item_scores
+from kerf.evaluate.causal_inference import CONTINUED, PROMPTS, answer
 from kerf.evaluate.fidelity import told
-from kerf.evaluate.tokens import Scored, metrics, pictures
-from kerf.kinds import causal, lengths
-from kerf.steps import Evaluation
+from kerf.evaluate.causal_metrics import Scored, metrics, pictures
+from kerf.models.families import causal, lengths
+from kerf.config import Evaluation
 
 __all__ = ["about", "answer", "ask", "compare", "conclusion", "documents", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
 READS = ("texts", "passages", "contexts", "context", "restored")  # keys of `evaluation`
@@ -47,16 +48,16 @@ class Texts:
 
 def gather(model: str, spec: Evaluation) -> Texts:
     """Chunks and passages of the evaluation part. Raises Refused for too few."""
-    return _gather(model, models.weights_digest(models.resolve(model)), spec, texts.digest(spec.texts))
+    return _gather(model, registry.weights_digest(registry.resolve(model)), spec, corpora.digest(spec.texts))
 
 
 @lru_cache(maxsize=2)
 def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
-    folder = models.resolve(model)
+    folder = registry.resolve(model)
     most = lengths.of_folder(folder)
     lengths.check_positions("evaluation.context", spec.context, most)
     reader = causal.tokenizer(folder)
-    documents = texts.evaluation_documents(spec.texts)
+    documents = corpora.evaluation_documents(spec.texts)
     tokens, owners = causal.stream(reader, documents)
     first = causal.begins_with(reader)
     found = causal.chunks(tokens, spec.context, first)
@@ -75,7 +76,7 @@ def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
 def stretches(document: str) -> list[str]:
     """Stretches of whole sentences of at least WORDS words."""
     found, current = [], []
-    for sentence in texts.sentences(document):
+    for sentence in corpora.sentences(document):
         current += sentence.split()
         if len(current) >= WORDS:
             found.append(" ".join(current))
@@ -85,12 +86,12 @@ def stretches(document: str) -> list[str]:
 
 def _end(passage: str) -> str:
     """The end of a passage, by which a reader knows it: its last word is what is asked."""
-    return "… " + passage[-items.KNOWN_BY :].partition(" ")[2]
+    return "… " + passage[-per_item_scores.KNOWN_BY :].partition(" ")[2]
 
 
 def _last_word(reader, passage: str) -> tuple[list[int], int]:
     """Tokens of a passage up to its last word, punctuation dropped, and how many of them are the last word; 0: none."""
-    before, last = segments.last_word(passage)
+    before, last = segmentation.last_word(passage)
     if not last:
         return [], 0
     ids, word = reader(before)["input_ids"], reader(f" {last}", add_special_tokens=False)["input_ids"]
@@ -134,13 +135,13 @@ def ask(opened, tokens: list[int]) -> None:
 def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
     """Metric rows and what is drawn; scores of every token and passage go to items.parquet."""
     scored = Scored.read(everything, base, other)
-    items.write(folder / "items.parquet", scored.items(everything))
+    per_item_scores.write(folder / "items.parquet", scored.items(everything))
     return metrics(scored), pictures(scored)
 
 
 def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) -> list[dict]:
     """By layer: the mean divergence that is left when it is float again; none with `restored` 0."""
-    from kerf.evaluate.restored import by_layer
+    from kerf.evaluate.layer_ablation import by_layer
 
     everything = gather(model, spec)
     return by_layer(model, candidate, everything.chunks[: spec.restored], base) if spec.restored else []
@@ -148,7 +149,7 @@ def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) ->
 
 def draw(folder: Path, picture: dict) -> list[tuple]:
     """(figure, alt text) of a comparison."""
-    from kerf import plots
+    from kerf.charts import plots
 
     alt = "Mean KL divergence: a line by position in the chunk, bars by how often the token occurs in the text."
     drawn = [(plots.divergence(picture), alt)]
@@ -162,7 +163,7 @@ def worst(model: str, folder: Path, picture: dict):
     """Table of the stretches of text where the models differ most; what changed is marked, with what is now said."""
     import pandas as pd
 
-    reader = causal.tokenizer(models.resolve(model))
+    reader = causal.tokenizer(registry.resolve(model))
     rows = [{"mean KL": each["kl"], "text": _marked(reader, each)} for each in picture["worst"]]
     return pd.DataFrame(rows).style.format({"mean KL": "{:.3f}"}).hide(axis="index").set_caption(
         "Where the models differ most; marked: the most probable token is another one now, given in brackets")  # fmt: skip

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import models, texts
-from kerf.evaluate import fidelity, items
-from kerf.finite import check_finite
-from kerf.kinds import causal, lengths
-from kerf.steps import Evaluation
+from kerf.data import corpora
+from kerf.models import registry
+from kerf.evaluate import fidelity, per_item_scores
+from kerf.core.finite import check_finite
+from kerf.models.families import causal, lengths
+from kerf.config import Evaluation
 
 BATCH_SIZE, GLANCED_AT = 32, 64
 READS = ("texts", "sentences", "passages")  # keys of `evaluation`
@@ -32,18 +33,18 @@ class Texts:
 def gather(model: str, spec: Evaluation) -> Texts:
     """Sentences, retrieval queries and passages, and every human-rated text, of which the model's tokenizer knows something.
     Raises Refused for too few."""
-    folder = models.resolve(model)
-    return _gather(str(lengths.inner(folder)), models.weights_digest(folder), spec, texts.digest(spec.texts))
+    folder = registry.resolve(model)
+    return _gather(str(lengths.inner(folder)), registry.weights_digest(folder), spec, corpora.digest(spec.texts))
 
 
 @lru_cache(maxsize=2)
 def _gather(reader: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
     tokenizer = causal.tokenizer(reader)
-    asked, found = texts.evaluation_sentences(spec.texts, spec.sentences), texts.cloze_pairs(spec.passages)
+    asked, found = corpora.evaluation_sentences(spec.texts, spec.sentences), corpora.cloze_pairs(spec.passages)
     sentences, sentence_documents = lengths.known(tokenizer, "evaluation.sentences", *asked)
     queries, passages, passage_documents = lengths.known(tokenizer, "evaluation.passages", *found)
     left_out = len(asked[0]) - len(sentences) + len(found[0]) - len(passages)
-    pairs = {name: _known_pairs(tokenizer, *rated) for name, rated in texts.human_pairs().items()}
+    pairs = {name: _known_pairs(tokenizer, *rated) for name, rated in corpora.human_pairs().items()}
     sets = {"sentences": sentences, "queries": queries, "passages": passages}
     sets |= {name: rated for name, (rated, *_) in pairs.items()}
     where, all_texts = {}, []
@@ -117,7 +118,7 @@ def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[l
     rows = fidelity.cosines(before["sentences"], after["sentences"], sentences, wiki)
     rows += fidelity.similarities(before["sentences"], after["sentences"], sentences)
     rows += fidelity.human(everything.human, before, after) + retrieved
-    items.write_encoder(folder / "items.parquet", everything, before, after, ranks)
+    per_item_scores.write_encoder(folder / "items.parquet", everything, before, after, ranks)
     return rows, _histograms(before["sentences"], after["sentences"])
 
 
@@ -142,7 +143,7 @@ def _histograms(before: np.ndarray, after: np.ndarray) -> dict:
 
 def glance(before, after, source: str) -> dict[str, float]:
     """A first look at an opened candidate beside the opened baseline, on a few sentences of the evaluation part."""
-    sentences = texts.evaluation_sentences(source, GLANCED_AT)[0]
+    sentences = corpora.evaluation_sentences(source, GLANCED_AT)[0]
     rows = [opened.encode(sentences, normalize_embeddings=True, show_progress_bar=False) for opened in (before, after)]
     for each in rows:
         check_finite(each, sentences)
@@ -159,7 +160,7 @@ def draw(folder: Path, picture: dict) -> list[tuple]:
     """(figure, alt text) of a comparison."""
     import pandas as pd
 
-    from kerf import plots
+    from kerf.charts import plots
 
     scores = pd.read_parquet(folder / "items.parquet")
     cosine = scores[scores.metric == "cosine"].candidate.tolist()

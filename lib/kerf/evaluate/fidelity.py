@@ -1,14 +1,14 @@
 """Fidelity of an encoder: candidate against baseline, on the same texts.
 
 Each function takes embeddings (items, features) with rows of length one and returns metric rows:
-name, value, low, high, baseline, n. See `kerf.metrics` for what the names mean.
+name, value, low, high, baseline, n. See `kerf.evaluate.metrics` for what the names mean.
 """
 
 import math
 
 import numpy as np
 
-from kerf import statistics as st
+from kerf.evaluate import stats as st
 
 RANK_REPLICATES = 600  # of statistics over 80,000 pairs
 UNDEFINED = "undefined for these scores: all are the same, or too large for a number"

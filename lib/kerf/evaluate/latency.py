@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import seal
-from kerf import statistics as st
+from kerf.models import manifest
+from kerf.evaluate import stats as st
 from kerf.evaluate.fidelity import row
-from kerf.scratch import scratch
-from kerf.steps import STRUCTURES
+from kerf.core.scratch import scratch
+from kerf.config import STRUCTURES
 
 ROUNDS = 15
 
 
 def is_faster(candidate: str | Path) -> bool:
     """Whether a candidate may claim speed: whole structures are gone, or a real kernel runs it."""
-    card = seal.verify(Path(candidate))
+    card = manifest.verify(Path(candidate))
     return "backend" in card or any(step.get("prune", {}).get("method") in STRUCTURES for step in card["steps"])
 
 
@@ -45,10 +45,11 @@ def metric(request: dict) -> dict:
 
 def measure(request: dict) -> list[float]:
     """Seconds of the baseline over the candidate's in every round, after one that does not count."""
-    from kerf import evaluate, models
+    from kerf import evaluate
+    from kerf.models import registry
 
     ask = evaluate.KINDS[request["kind"]].ask
-    both = [models.open_source(request["model"], source, request["device"]) for source in ("", request["candidate"])]
+    both = [registry.open_source(request["model"], source, request["device"]) for source in ("", request["candidate"])]
     seconds = np.zeros((ROUNDS + 1, 2))
     for number in range(ROUNDS + 1):
         for place in (0, 1) if number % 2 else (1, 0):

@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from kerf import seal, tether
+from kerf.core import child_process
+from kerf.models import manifest
 
 LOADS = 6  # the fewest that give the median an interval
 
@@ -20,16 +21,17 @@ def measure(request: dict, folder: Path) -> dict:
     """Load the model of `request`, and write its answers beside the request. Returns the figures."""
     os.environ["OMP_NUM_THREADS"] = str(request["threads"])
     clock = time.perf_counter()
-    if not request["candidate"] or seal.needs_torch(request["candidate"]):
+    if not request["candidate"] or manifest.needs_torch(request["candidate"]):
         import sentence_transformers  # noqa: F401
 
-    from kerf import evaluate, models
-    from kerf.memory import peak_rss_bytes
+    from kerf import evaluate
+    from kerf.models import registry
+    from kerf.core.memory import peak_rss_bytes
 
     import_seconds = time.perf_counter() - clock
 
     def opened():
-        return models.open_source(request["model"], request["candidate"], request["device"])
+        return registry.open_source(request["model"], request["candidate"], request["device"])
 
     load_seconds = [_in_child(opened) for _ in range(LOADS)]
     model = opened()  # what kept a child from opening it is raised here
@@ -55,7 +57,7 @@ def _in_child(work, again: bool = True) -> float | None:
     if child == 0:
         status = 1
         try:
-            tether.tie(parent)
+            child_process.tie(parent)
             clock = time.perf_counter()
             work()
             os.write(writer, repr(time.perf_counter() - clock).encode())
@@ -66,7 +68,7 @@ def _in_child(work, again: bool = True) -> float | None:
     with os.fdopen(reader) as pipe:
         seconds = pipe.read()
     _, status = os.waitpid(child, 0)
-    if again and os.WIFSIGNALED(status) and os.WTERMSIG(status) in tether.FROM_OUTSIDE:
+    if again and os.WIFSIGNALED(status) and os.WTERMSIG(status) in child_process.FROM_OUTSIDE:
         return _in_child(work, again=False)
     return float(seconds) if seconds else None
 

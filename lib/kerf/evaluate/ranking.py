@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kerf import statistics as st
+from kerf.evaluate import stats as st
 from kerf.evaluate import fidelity
 
 

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import kinds, models, segments, texts
-from kerf import statistics as st
-from kerf.artifacts import artifact, digest
-from kerf.errors import nearest, refuse
+from kerf.data import corpora, segmentation
+from kerf.models import families, registry
+from kerf.evaluate import stats as st
+from kerf.core.cache import artifact, digest
+from kerf.core.errors import nearest, refuse
 from kerf.evaluate import causal
-from kerf.evaluate.tokens import detectable
-from kerf.places import data_folder
-from kerf.digests import sha256
+from kerf.evaluate.causal_metrics import detectable
+from kerf.core.paths import data_folder
+from kerf.core.digests import sha256
 
 CHOICES = 4  # words to choose from, in a document of `last_words`
 
@@ -31,7 +32,7 @@ def last_words(folder: Path, source: str = "wiki", count: int = 200, seed: int =
 
     source: news, wiki or a text file; its evaluation part is used. Raises Refused for fewer passages than `count`.
     """
-    found = [(before, last) for document in texts.evaluation_documents(source) for before, last in _ends(document)]
+    found = [(before, last) for document in corpora.evaluation_documents(source) for before, last in _ends(document)]
     if count > len(found):
         raise refuse("passages", count, f"1 to {len(found)}, the passages of {source}")
     draw = np.random.default_rng(seed)
@@ -53,7 +54,7 @@ def last_words(folder: Path, source: str = "wiki", count: int = 200, seed: int =
 
 def _ends(document: str) -> list[tuple[str, str]]:
     """(text before, last word) of stretches of whole sentences that end with a word."""
-    return [found for found in map(segments.last_word, causal.stretches(document)) if found[1]]
+    return [found for found in map(segmentation.last_word, causal.stretches(document)) if found[1]]
 
 
 def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path | None = None, limit: int | None = None,
@@ -65,7 +66,7 @@ def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path 
     """
     manager = check(model, tasks, folder)
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
-    weights = models.weights_digest(Path(candidate) if candidate else models.resolve(model))
+    weights = registry.weights_digest(Path(candidate) if candidate else registry.resolve(model))
     key = {"model": model, "candidate": bool(candidate), "weights": weights, "tasks": tasks, "limit": limit,
            "batch_size": batch_size, "lm_eval": metadata.version("lm_eval"),
            "files": digest([(path.name, sha256(path)) for path in files])}  # fmt: skip
@@ -74,8 +75,8 @@ def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path 
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        opened = models.open_source(model, candidate, device)
-        reader = kinds.causal.tokenizer(models.resolve(model))
+        opened = registry.open_source(model, candidate, device)
+        reader = families.causal.tokenizer(registry.resolve(model))
         asked = HFLM(pretrained=opened, tokenizer=reader, backend="causal", batch_size=batch_size, device=device)
         found = simple_evaluate(asked, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=0)
         (made / "documents.json").write_text(json.dumps(_rows(found["samples"])))
@@ -85,7 +86,7 @@ def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path 
 
 def check(model: str, tasks: list[str], folder: str | Path | None = None):
     """lm-eval's index of tasks, with those of `folder`. Raises Refused as `run` does."""
-    if kinds.name_of(models.resolve(model)) != "causal":
+    if families.name_of(registry.resolve(model)) != "causal":
         raise refuse("model", model, "a causal language model; the tasks of lm-eval ask for probabilities")
     if find_spec("lm_eval") is None:
         raise refuse("tasks", tasks, "lm-eval, which is not installed: pip install -e 'lib[lm-eval]'")

@@ -1,1 +1,1 @@
-"""Pruning: which weights go, and how those that stay make up for it."""
+"""Pruning: which weights or units are removed, and how the remaining weights are updated to compensate."""

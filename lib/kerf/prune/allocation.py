@@ -2,7 +2,7 @@
 
 Every linear layer at every level of LEVELS, with it alone pruned, on calibration text that was held back
 (`kerf.quantize.sensitivity`); then the assignment of least summed cost that keeps as many weights as the step
-asks for, by the integer program that gives mixed bits (`kerf.quantize.allocate`).
+asks for, by the integer program that gives mixed bits (`kerf.quantize.mixed_precision`).
 """
 
 import json
@@ -10,19 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import anatomy, calibrate, models
-from kerf.artifacts import artifact
-from kerf.errors import refuse
-from kerf.quantize.allocate import allocate
+from kerf.calibration import activations
+from kerf.models import architecture, registry
+from kerf.core.cache import artifact
+from kerf.core.errors import refuse
+from kerf.quantize.mixed_precision import allocate
 from kerf.quantize.sensitivity import alone, second_moments
-from kerf.steps import Calibration, Prune
+from kerf.config import Calibration, Prune
 
 LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def check(model: str, step: Prune) -> None:
     """Refuse a reranker, and a share above all levels."""
-    models.check_kind(model, "allocation: sensitivity", "encoder", "causal")
+    registry.check_kind(model, "allocation: sensitivity", "encoder", "causal")
     if step.sparsity > LEVELS[-1]:
         raise refuse("sparsity", step.sparsity, f"at most {LEVELS[-1]} with allocation sensitivity")
 
@@ -41,16 +42,16 @@ def allocated(model: str, step: Prune, calibration: Calibration, source: str | P
 
 def _table(model, step, calibration, source, device) -> Path:
     """Artifact with table.json: layers, their weights, costs and kept weights (layers, levels)."""
-    key = {"method": step.method, "calibration": calibrate.key_of(model, calibration), "levels": LEVELS,
-           "source": models.weights_digest(Path(source)) if source else None}  # fmt: skip
+    key = {"method": step.method, "calibration": activations.key_of(model, calibration), "levels": LEVELS,
+           "source": registry.weights_digest(Path(source)) if source else None}  # fmt: skip
     return artifact("allocation", key, lambda folder: _make(folder, model, step, calibration, source, device))
 
 
 def _make(folder, model, step, calibration, source, device) -> dict:
     from kerf.prune.layers import alone_pruned
 
-    opened = models.open_source(model, source, device)
-    layers = anatomy.linears(models.network(opened))
+    opened = registry.open_source(model, source, device)
+    layers = architecture.linears(registry.network(opened))
 
     def cuts(_, layer, second):
         for weight in alone_pruned(layer.weight.data, second, step, LEVELS):

@@ -7,14 +7,14 @@ got. The blocks behind it move up, and so do the names of their tensors.
 
 import torch
 
-from kerf import anatomy
-from kerf.lockstep import rows
+from kerf.models import architecture
+from kerf.calibration.sequential import rows
 
 
 @torch.no_grad()
 def influence(net, batches: list[dict]) -> dict[str, float]:
     """1 - mean cosine of output to input of every block, by name in the order they run."""
-    sums, mask = {name: [0.0, 0] for name in anatomy.blocks(net)}, [None]
+    sums, mask = {name: [0.0, 0] for name in architecture.blocks(net)}, [None]
 
     def look(name, args, output):
         before, after = (rows(each, mask[0]) for each in (args[0], output[0] if isinstance(output, tuple) else output))
@@ -23,7 +23,7 @@ def influence(net, batches: list[dict]) -> dict[str, float]:
         sums[name][1] += len(cosines)
 
     hooks = [block.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))
-             for name, block in anatomy.blocks(net).items()]  # fmt: skip
+             for name, block in architecture.blocks(net).items()]  # fmt: skip
     try:
         for batch in batches:
             mask[0] = batch["attention_mask"]

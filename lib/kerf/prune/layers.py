@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import torch
 
-from kerf.parking import park
-from kerf.prune import masks
+from kerf.calibration.offload import park
+from kerf.tensors import masks
 from kerf.prune.sparsegpt import settle, sparsegpt
 from kerf.quantize.compress import moments
 from kerf.quantize.gptq import corrected, inverse_factor
-from kerf.steps import Prune
+from kerf.config import Prune
 
 
 def by_magnitude(layers: dict, step: Prune, shares: dict[str, float] | None = None) -> Iterator[tuple[str, torch.Tensor, str]]:

@@ -12,8 +12,8 @@ decided every M columns. Sweeps of coordinate descent then let what is kept sett
 
 import torch
 
-from kerf.prune.masks import lowest_of_all
-from kerf.quantize import kernels
+from kerf.tensors.masks import lowest_of_all
+from kerf.tensors import numba_kernels
 from kerf.quantize.gptq import BLOCK, damped, finite
 
 
@@ -39,7 +39,7 @@ def sparsegpt(
             pivots = R.diagonal()[start:stop]
             kept[:, start:stop] = lowest_of_all((W[:, start:stop] / pivots).square_(), sparsity)
         errors = torch.empty(len(W), stop - start)
-        kernels.prune_block(W, R, kept, zeros, of, errors, start, stop)
+        numba_kernels.prune_block(W, R, kept, zeros, of, errors, start, stop)
         if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
@@ -53,4 +53,4 @@ def settle(W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.T
     loss = damped(H, 0.01)
     gradient = (W - target) @ loss
     for _ in range(sweeps):
-        kernels.descend_kept(W, gradient, loss, kept)
+        numba_kernels.descend_kept(W, gradient, loss, kept)

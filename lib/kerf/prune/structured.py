@@ -17,11 +17,11 @@ from collections.abc import Iterator
 
 import torch
 
-from kerf import anatomy
-from kerf.lockstep import in_lockstep
+from kerf.models import architecture
+from kerf.calibration.sequential import in_lockstep
 from kerf.quantize.compress import moments
 from kerf.quantize.gptq import corrected, damped
-from kerf.steps import UNITS, Prune
+from kerf.config import Prune, UNITS
 
 DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units ask for less than single weights
 MULTIPLE = 32  # of neurons that stay: vector units and group sizes like it
@@ -127,7 +127,7 @@ def units(net, method: str) -> dict[str, dict[str, int]]:
 
     Raises Refused for a network that is not understood.
     """
-    return {"neurons": anatomy.neurons, "heads": anatomy.heads}[method](net)
+    return {"neurons": architecture.neurons, "heads": architecture.heads}[method](net)
 
 
 def count(net, rows: dict[str, int]) -> int:
@@ -146,7 +146,7 @@ def _config(net, method: str, stay: int) -> dict[str, int]:
     if method == "neurons":
         return {"intermediate_size": stay}
     shared = net.config.num_attention_heads // net.config.num_key_value_heads
-    return {"num_attention_heads": stay * shared, "num_key_value_heads": stay, "head_dim": anatomy.head_dim(net)}
+    return {"num_attention_heads": stay * shared, "num_key_value_heads": stay, "head_dim": architecture.head_dim(net)}
 
 
 def _with_ones(inputs, biased: bool) -> Iterator[torch.Tensor]:

@@ -1,1 +1,1 @@
-"""Quantization: `grid` (the uniform grid), `rtn`, `gptq` (methods), `packing` (codes to bytes), `stage`."""
+"""Quantization methods, one file each, and the step that applies them layer by layer."""

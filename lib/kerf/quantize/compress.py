@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import torch
 
-from kerf import anatomy, calibrate
-from kerf.lockstep import in_lockstep
-from kerf.parking import park
-from kerf.products import rounded_products
+from kerf.calibration import activations
+from kerf.models import architecture
+from kerf.calibration.sequential import in_lockstep
+from kerf.calibration.offload import park
+from kerf.tensors.matmul_precision import rounded_products
 from kerf.quantize.gptq import corrected
 from kerf.quantize.layers import embedding, factor, gptq_layer, rtn_layer
-from kerf.steps import Quantize
+from kerf.config import Quantize
 
 
 def compress(
@@ -37,8 +38,8 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment, s
     def at(name):
         return step.model_copy(update={"bits": assignment[name], "embeddings": "same"}) if assignment else step
 
-    layers, seen = anatomy.linears(net), set()
-    for name, layer in anatomy.embeddings(net).items():
+    layers, seen = architecture.linears(net), set()
+    for name, layer in architecture.embeddings(net).items():
         if at(name).embedding_bits() < 32:
             yield name, embedding(name, layer, at(name)), "", None
     if step.method == "gptq":
@@ -61,7 +62,7 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment, s
 
 def _tied(net) -> set[int]:
     """Ids of weights that several layers have."""
-    every = [id(layer.weight) for layer in (*anatomy.linears(net).values(), *anatomy.embeddings(net).values())]
+    every = [id(layer.weight) for layer in (*architecture.linears(net).values(), *architecture.embeddings(net).values())]
     return {weight for weight in every if every.count(weight) > 1}
 
 
@@ -96,8 +97,8 @@ def moments(inputs, originals=None):
             drift = torch.zeros_like(H) if originals is not None else None
         F = next(originals) if originals is not None else None
         with rounded_products():
-            calibrate.add_second_moments(H, X)
+            activations.add_second_moments(H, X)
             if F is not None:
                 drift.addmm_((F - X).T, X)
-    calibrate.complete(H)
+    activations.complete(H)
     return H, drift, tokens

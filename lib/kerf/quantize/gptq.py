@@ -16,8 +16,8 @@ again, now that the later ones are rounded too (QuantEase, arXiv:2309.01885).
 
 import torch
 
-from kerf.quantize import kernels
-from kerf.quantize.grid import Quantized, top_code
+from kerf.tensors import numba_kernels
+from kerf.tensors.quantized import Quantized, top_code
 
 DAMPING = 0.1  # share of the mean of the diagonal that is added to it
 RIDGE = 18.0  # the same for `corrected`, times columns over tokens: how much the text has to insist before a weight moves
@@ -124,7 +124,7 @@ def gptq(
         gradient = (result.dequantize() - weight.float()) @ loss
         for _ in range(sweeps):
             groups = torch.arange(columns) // group_size
-            kernels.descend(codes, gradient, loss, *grid, groups, order, top_code(bits), everywhere)
+            numba_kernels.descend(codes, gradient, loss, *grid, groups, order, top_code(bits), everywhere)
     return result, damping
 
 
@@ -134,7 +134,7 @@ def _round_columns(W, R, scale, zero_point, group_of, top, kept):
     for start in range(0, W.shape[1], BLOCK):
         stop = min(start + BLOCK, W.shape[1])
         errors = torch.empty(len(W), stop - start)
-        kernels.round_block(W, R, scale, zero_point, group_of, top, kept, codes, errors, start, stop)
+        numba_kernels.round_block(W, R, scale, zero_point, group_of, top, kept, codes, errors, start, stop)
         if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)

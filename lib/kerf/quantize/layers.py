@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from kerf.errors import refuse
-from kerf.prune import masks
+from kerf.core.errors import refuse
+from kerf.tensors import masks
 from kerf.quantize.gptq import DAMPING, act_order, gptq, inverse_factor, ordered
-from kerf.quantize.grid import find_grid
+from kerf.tensors.quantized import find_grid
 from kerf.quantize.rtn import rtn
-from kerf.steps import Quantize
+from kerf.config import Quantize
 
 
 def one_layer(name, layer, step: Quantize, second=None, kept=None):

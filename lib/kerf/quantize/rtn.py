@@ -2,7 +2,7 @@
 
 import torch
 
-from kerf.quantize.grid import Quantized, find_grid, round_to
+from kerf.tensors.quantized import Quantized, find_grid, round_to
 
 
 def rtn(

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf import anatomy, calibrate, kinds, models, store
-from kerf.artifacts import artifact
-from kerf.errors import refuse
-from kerf.kinds import encoder
-from kerf.quantize.allocate import allocate
-from kerf.steps import Calibration, Quantize
+from kerf.calibration import activations
+from kerf.models import architecture, families, registry
+from kerf.tensors import parquet
+from kerf.core.cache import artifact
+from kerf.core.errors import refuse
+from kerf.models.families import encoder
+from kerf.quantize.mixed_precision import allocate
+from kerf.config import Calibration, Quantize
 
 WIDTHS = (1.6, 2, 3, 4, 5, 6, 8)
 SWELLING = 1.012  # bytes of a layer that makes up for those before it, over its bytes alone: about, on MiniLM
@@ -30,11 +32,11 @@ def sensitivity(model: str, step: Quantize, calibration: Calibration, source: st
     source: a pruned candidate that is cut in the float model's place. Raises Refused when the calibration text
     leaves no sentences to hold back.
     """
-    models.check_kind(model, "bits: mixed", "encoder")
+    registry.check_kind(model, "bits: mixed", "encoder")
     without = {"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"}
     alone = step.model_copy(update=without)
-    key = {"step": alone.model_dump(), "calibration": calibrate.key_of(model, calibration), "widths": WIDTHS,
-           "source": models.weights_digest(Path(source)) if source else None}  # fmt: skip
+    key = {"step": alone.model_dump(), "calibration": activations.key_of(model, calibration), "widths": WIDTHS,
+           "source": registry.weights_digest(Path(source)) if source else None}  # fmt: skip
     return artifact("sensitivity", key, lambda folder: _make(folder, model, alone, calibration, source, device))
 
 
@@ -70,13 +72,13 @@ def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float],
 
 def held_fidelity(model: str, candidate: Path, calibration: Calibration, source: str | Path = "") -> float:
     """Mean cosine of a candidate's embeddings to the float model's on the text held back; source: what it was cut from."""
-    from kerf.evaluate.quick import embed, fidelity
+    from kerf.calibration.heldout import embed, fidelity
 
-    opened = models.open_model(model)
+    opened = registry.open_model(model)
     batches = encoder.held_batches(opened, calibration)
     aim = embed(opened, batches)
-    cut = models.open_source(model, source)
-    models.network(cut).load_state_dict(store.read_weights(candidate / store.WEIGHTS), strict=False, assign=True)
+    cut = registry.open_source(model, source)
+    registry.network(cut).load_state_dict(parquet.read_weights(candidate / parquet.WEIGHTS), strict=False, assign=True)
     return fidelity(embed(cut, batches), aim)
 
 
@@ -84,23 +86,23 @@ def _make(folder, model, step, calibration, source, device) -> dict:
     from kerf.quantize.layers import one_layer
 
     clock = time.perf_counter()
-    opened = models.open_source(model, source, device)
-    words = list(anatomy.embeddings(models.network(opened)))
-    names = [*words, *anatomy.linears(models.network(opened))]
+    opened = registry.open_source(model, source, device)
+    words = list(architecture.embeddings(registry.network(opened)))
+    names = [*words, *architecture.linears(registry.network(opened))]
 
     def cuts(name, layer, moments):
         kept = layer.weight.data != 0 if source and name not in words else None
         for width in WIDTHS:
             quantized = one_layer(name, layer, step.model_copy(update={"bits": width}), moments, kept)
-            yield quantized.dequantize(), store.row_bytes(quantized)
+            yield quantized.dequantize(), parquet.row_bytes(quantized)
 
     second = second_moments(opened, model, source, calibration, device)
     found = alone(opened, names, cuts, calibration, second)
     table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), **found}
-    rest = [value for name, value in models.network(opened).state_dict().items()
+    rest = [value for name, value in registry.network(opened).state_dict().items()
             if name not in {f"{name}.weight" for name in names}]  # fmt: skip
     halves = [value.half() if value.is_floating_point() else value for value in rest]
-    table["rest_bytes"] = {"float32": sum(map(store.row_bytes, rest)), "float16": sum(map(store.row_bytes, halves))}
+    table["rest_bytes"] = {"float32": sum(map(parquet.row_bytes, rest)), "float16": sum(map(parquet.row_bytes, halves))}
     (folder / "sensitivity.json").write_text(json.dumps(table))
     return {"seconds": time.perf_counter() - clock}
 
@@ -108,8 +110,8 @@ def _make(folder, model, step, calibration, source, device) -> dict:
 def second_moments(opened, model: str, source: str | Path, calibration: Calibration, device: str = "cpu") -> dict[str, object]:
     """Second moments of the input of every layer, by its name, in the float model or in a candidate that was opened."""
     if not source:
-        return calibrate.second_moments(calibrate.calibrate(model, calibration, device))
-    groups = calibrate.collect(models.network(opened), kinds.of_opened(opened).batches(opened, calibration))
+        return activations.second_moments(activations.calibrate(model, calibration, device))
+    groups = activations.collect(registry.network(opened), families.of_opened(opened).batches(opened, calibration))
     return {name: group.second / group.tokens for group in groups for name in group.names}
 
 
@@ -120,11 +122,11 @@ def alone(opened, names: list[str], cuts: Callable, calibration: Calibration, se
     cuts(name, layer, second): yields the weight and the size of each way; second: moments of the layer's input, by
     name in `second`, None where no calibration text reached it.
     """
-    from kerf.evaluate import quick
+    from kerf.calibration import heldout
 
-    text, table = quick.held(opened, calibration), {"costs": [], "bytes": []}
+    text, table = heldout.held(opened, calibration), {"costs": [], "bytes": []}
     for name in names:
-        layer = models.network(opened).get_submodule(name)
+        layer = registry.network(opened).get_submodule(name)
         before, found = layer.weight.data, []
         for weight, size in cuts(name, layer, second.get(name)):
             layer.weight.data = weight

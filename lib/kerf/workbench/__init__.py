@@ -1,1 +1,1 @@
-"""What a person looks at: the report, its charts and the executed notebooks as pages."""
+"""Around the library: the command line, runs, reports and the interactive panel."""

@@ -12,9 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
-from kerf.errors import Refused, escaped, refuse
-from kerf.given import given_path
-from kerf.workbench.lastresort import explain
+from kerf.core.errors import Refused, escaped, refuse
+from kerf.core.user_files import given_path
+from kerf.workbench.crash_report import explain
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(parsed):
-    from kerf.workbench import experiment, runner
+    from kerf.workbench.run import experiment, runner
 
     out = _out(parsed)
     read = experiment.read(parsed.experiment, parsed.overrides, parsed.model)
@@ -102,7 +102,7 @@ def _prepare(parsed):
 
 
 def _out(parsed) -> Path:
-    from kerf.runs import default_out
+    from kerf.workbench.run.history import default_out
 
     return (default_out() if parsed.out is None else _path("--out", parsed.out, "a directory that can be written")).resolve()
 
@@ -116,7 +116,7 @@ def _path(parameter: str, text: str, accepted: str) -> Path:
 
 def check(parsed) -> int:
     """`kerf check`: say what would run."""
-    from kerf.statistics import LEAST_DOCUMENTS
+    from kerf.evaluate.stats import LEAST_DOCUMENTS
 
     read, out, description = _prepare(parsed)
     _say(f"{read.name}: {read.model} ({description['parameters']:,} parameters), "
@@ -129,8 +129,9 @@ def check(parsed) -> int:
 
 def run(parsed) -> int:
     """`kerf run`: run, report, and say the verdict."""
-    from kerf.workbench import exports, report, results
-    from kerf.workbench.runner import Run
+    from kerf.workbench.report import exports, page
+    from kerf.workbench.run import results
+    from kerf.workbench.run.runner import Run
 
     read, out, description = _prepare(parsed)
     this = Run(read, out, parsed.fresh, _slug(parsed.model) if parsed.model else "")
@@ -139,8 +140,8 @@ def run(parsed) -> int:
     content, pictures = results.assemble(this, description, found)
     results.write(this, content, found)
     exports.write(content, this.report)
-    written = report.render_report(content, this.report, pictures)
-    index = report.render_index(out / "reports")
+    written = page.render_report(content, this.report, pictures)
+    index = page.render_index(out / "reports")
     return _conclude(this, content, written, index, parsed.gate)
 
 
@@ -179,13 +180,13 @@ def listing(parsed) -> int:
 
 
 def _models(_) -> list[dict]:
-    from kerf.models import MODELS, origin
+    from kerf.models.registry import MODELS, origin
 
     return [{"name": name, "about": f"{origin(name)} ({preset.source.licence})"} for name, preset in MODELS.items()]
 
 
 def _methods(_) -> list[dict]:
-    from kerf.steps import Prune, Quantize, Reconstruct
+    from kerf.config import Prune, Quantize, Reconstruct
 
     about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)",
              "checkpoint": "a GPTQ checkpoint of this language model", "gptqmodel": "GPTQModel, after `make peers`",
@@ -207,15 +208,15 @@ def _methods(_) -> list[dict]:
 
 
 def _experiments(_) -> list[dict]:
-    from kerf.workbench import experiment
+    from kerf.workbench.run import experiment
 
     first = {name: experiment.find(name).read_text().splitlines()[0].lstrip("# ") for name in experiment.names()}
     return [{"name": name, "about": text} for name, text in first.items()]
 
 
 def _runs(parsed) -> list[dict]:
-    from kerf.record import Damaged, Unreadable
-    from kerf.runs import read, runs
+    from kerf.workbench.run.record import Damaged, Unreadable
+    from kerf.workbench.run.history import read, runs
 
     rows = []
     for folder in runs(_out(parsed)):
@@ -232,14 +233,14 @@ def _runs(parsed) -> list[dict]:
 
 def versus(parsed) -> int:
     """`kerf ab`: who wins on what."""
-    from kerf import runs
+    from kerf.workbench.run import history
     from kerf.evaluate import ab
 
-    found = ab.compare(*(runs.find(name, getattr(parsed, name.lower()), _out(parsed)) for name in ("A", "B")))
+    found = ab.compare(*(history.find(name, getattr(parsed, name.lower()), _out(parsed)) for name in ("A", "B")))
     if parsed.json:
         print(json.dumps(found, indent=1, allow_nan=False))
     else:
-        from kerf.workbench.ab import text
+        from kerf.workbench.report.ab_text import text
 
         _say(text(found))
     return 0
@@ -247,8 +248,8 @@ def versus(parsed) -> int:
 
 def report(parsed) -> int:
     """`kerf report`: the path of a page, or of the PDF that was printed from it."""
-    from kerf.errors import nearest
-    from kerf.workbench.pdf import printed
+    from kerf.core.errors import nearest
+    from kerf.workbench.report.pdf import printed
 
     reports = _out(parsed) / "reports"
     known = {page.parent.name: page for page in reports.glob("*/index.html")}
@@ -261,11 +262,11 @@ def report(parsed) -> int:
 
 def export(parsed) -> int:
     """`kerf export`: a candidate that other libraries read."""
-    from kerf import checkpoint
+    from kerf.formats import gptq_checkpoint
 
     candidate = _path("CANDIDATE", parsed.candidate, "a candidate's directory, as data/runs/EXPERIMENT/NAME")
     folder = _path("FOLDER", parsed.folder, "a folder that does not exist yet")
-    _say(checkpoint.export(candidate, folder, parsed.format))
+    _say(gptq_checkpoint.export(candidate, folder, parsed.format))
     return 0
 
 
@@ -276,7 +277,7 @@ def _say(text: object, file=None) -> None:
 
 def lab(_) -> int:
     """`kerf lab`: replace this process by JupyterLab."""
-    from kerf.places import root
+    from kerf.core.paths import root
 
     os.environ["KERF_ROOT"] = str(root())
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={root() / 'notebooks'}", "--ip=127.0.0.1"]

@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, paths, the cache, files, child processes. Nothing here knows of models."""

@@ -1,0 +1,17 @@
+"""Where things lie: the clone's root, its data folder, and where a run's output goes."""
+
+import os
+from pathlib import Path
+
+
+def root() -> Path:
+    """The clone's root: KERF_ROOT, else the folder above `lib/`, else the current folder."""
+    if "KERF_ROOT" in os.environ:
+        return Path(os.environ["KERF_ROOT"]).resolve()
+    above = Path(__file__).resolve().parents[3]
+    return above if (above / "notebooks").is_dir() else Path.cwd()
+
+
+def data_folder() -> Path:
+    """Sources, hub files and the content-addressed cache: KERF_DATA, else `data/` of the clone."""
+    return Path(os.environ.get("KERF_DATA", root() / "data")).resolve()

@@ -1,0 +1,1 @@
+"""What a model takes: time, memory, energy, and the bytes of its vectors."""

@@ -1,1 +1,0 @@
-"""Reconstruct: learn a compressed network's grids block by block against the float model."""

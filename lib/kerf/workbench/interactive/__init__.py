@@ -1,0 +1,1 @@
+"""The panel of `explore`: what it shows while somebody moves a slider."""

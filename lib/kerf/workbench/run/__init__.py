@@ -1,0 +1,1 @@
+"""A run: its stages, the kernels that execute them, and results.json."""
