@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from kerf import pipeline
-from kerf.calibration import activations
+from kerf.calibration import activations, hessian
 from kerf.data import corpora
 from kerf.models import architecture, families, registry
 from kerf.tensors import parquet
@@ -196,6 +196,6 @@ def test_the_error_of_a_layer_is_on_the_inputs_that_gptq_gave_it(model):
 
     was, now = (opened.get_submodule(name).weight.data for opened in (original, cut))
     X, F = inputs(cut), inputs(original)
-    wanted, elsewhere = (activations.output_error(was, now, each.T @ each) for each in (X, F))
+    wanted, elsewhere = (hessian.output_error(was, now, each.T @ each) for each in (X, F))
     assert told[name] == pytest.approx(wanted, rel=0.02)
     assert elsewhere != pytest.approx(wanted, rel=0.04)  # or the test could not tell

@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import BROWSER
 from kerf import pipeline
-from kerf.calibration import activations
+from kerf.calibration import hessian
 from kerf.models import registry
 from kerf.core.errors import Refused
 from kerf.workbench.interactive.layer_explorer import Choice, Subject
@@ -68,7 +68,7 @@ def test_a_cut_is_what_the_first_layer_of_a_candidate_becomes(tiny, subject, cho
         assert torch.equal(made, cut.after())
     else:  # GPTQ's moments are summed in another order here
         second = subject.second[first]
-        assert activations.output_error(cut.before, made, second) == pytest.approx(cut.error, rel=0.15)
+        assert hessian.output_error(cut.before, made, second) == pytest.approx(cut.error, rel=0.15)
     assert (cut.after() == 0).float().mean() >= choice.sparsity
 
 

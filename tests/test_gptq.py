@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from kerf.calibration import hessian
 from kerf.quantize import gptq as module
-from kerf.quantize.compress import moments
-from kerf.quantize.gptq import DAMPING, RIDGE, corrected, gptq, inverse_factor
+from kerf.calibration.hessian import moments
+from kerf.calibration.hessian import DAMPING, RIDGE, corrected, inverse_factor
+from kerf.quantize.gptq import gptq
 from kerf.tensors.quantized import find_grid
 from kerf.quantize.rtn import rtn
 
@@ -45,7 +47,7 @@ def reference(W, H, scale, zero_point, bits, act_order, damping=DAMPING):
 
 
 def ordered(H, act_order):
-    return module.act_order(H) if act_order else None
+    return hessian.act_order(H) if act_order else None
 
 
 def objective(weight, quantized, H):
@@ -181,21 +183,21 @@ def test_sweeps_of_coordinate_descent_only_ever_lower_the_loss(bits, act_order):
     for seed in range(5):
         W, H = layer(seed, 16, 64)
         grid, order = find_grid(W, bits, 32, False, True), ordered(H, act_order)
-        loss = [objective(W, gptq(W, H, *grid, bits, order, sweeps=n)[0], module.damped(H, DAMPING)) for n in (0, 1, 2, 8)]
+        loss = [objective(W, gptq(W, H, *grid, bits, order, sweeps=n)[0], hessian.damped(H, DAMPING)) for n in (0, 1, 2, 8)]
         assert loss[0] > loss[1] and all(after <= before * (1 + 1e-5) for before, after in zip(loss, loss[1:], strict=False))
 
 
 def test_after_many_sweeps_no_single_code_could_do_better():
     W, H = layer(7, 4, 24)
     found, _ = gptq(W, H, *find_grid(W, 3, 8, False, False), 3, sweeps=50)
-    least = objective(W, found, module.damped(H, DAMPING))
+    least = objective(W, found, hessian.damped(H, DAMPING))
     for place in range(W.numel()):
         for step in (-1, 1):
             codes = found.codes.clone()
             code = int(codes.view(-1)[place]) + step
             if 0 <= code <= 7:
                 codes.view(-1)[place] = code
-                assert objective(W, replace(found, codes=codes), module.damped(H, DAMPING)) >= least * (1 - 1e-5)
+                assert objective(W, replace(found, codes=codes), hessian.damped(H, DAMPING)) >= least * (1 - 1e-5)
 
 
 def drifted(seed, tokens=400, columns=32, noise=0.2):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from kerf import evaluate, pipeline
-from kerf.calibration import activations
+from kerf.calibration import activations, hessian
 from kerf.models import architecture, families, registry
 from kerf.tensors import parquet
 from kerf.core.cache import meta
@@ -19,8 +19,8 @@ from kerf.tensors import masks
 from kerf.prune.layers import alone_pruned, by_magnitude, prune_group
 from kerf.prune.sparsegpt import sparsegpt
 from kerf.prune.structured import left, surgery
-from kerf.quantize.compress import moments
-from kerf.quantize.gptq import damped, inverse_factor
+from kerf.calibration.hessian import moments
+from kerf.calibration.hessian import damped, inverse_factor
 from kerf.tensors.quantized import Quantized
 from kerf.quantize.rtn import rtn
 from kerf.config import Calibration, Evaluation, Prune, parse
@@ -449,7 +449,7 @@ def test_pruned_and_quantized_in_one_pass(model, options):
     name = next(iter(statistics))  # the first layer, which sees what the float model sees
     second, other = statistics[name], registry.network(kerf.load(pipeline.build(model, apart, SPEC)))
     whole, *cut = (each.get_submodule(name).weight.data for each in (reference, net, other))
-    lost = [activations.output_error(whole, each, second) for each in cut]
+    lost = [hessian.output_error(whole, each, second) for each in cut]
     assert lost[0] < 0.8 * lost[1]  # weights that go by what they cost, not by their size
 
 

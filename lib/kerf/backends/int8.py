@@ -25,8 +25,9 @@ import torch
 
 from kerf.models import architecture
 from kerf.calibration.sequential import in_lockstep
-from kerf.quantize.compress import moments
-from kerf.quantize.gptq import act_order, corrected, gptq, inverse_factor, ordered
+from kerf.calibration.hessian import moments
+from kerf.calibration.hessian import act_order, corrected, inverse_factor, ordered
+from kerf.quantize.gptq import gptq
 
 TOP_INPUT, ZERO = 255, 128  # of an input
 SMALLEST = 1e-8  # delta of a token whose inputs are all the same

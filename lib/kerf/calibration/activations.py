@@ -14,11 +14,9 @@ from pathlib import Path
 from kerf.data import corpora
 from kerf.models import architecture, families, registry
 from kerf.core.cache import artifact, meta
+from kerf.calibration.hessian import add_second_moments, complete
 from kerf.calibration.sequential import in_lockstep
 from kerf.config import Calibration
-
-TRIANGLE = 256  # columns of a block of X^T X: narrower ones save arithmetic and lose speed
-
 
 @dataclass
 class Moments:
@@ -133,21 +131,6 @@ def groups_of(net, batch: dict) -> list[list[str]]:
     return found
 
 
-def add_second_moments(total, inputs) -> None:
-    """Add X^T X of inputs (tokens, features) to the upper triangle, and what blocks reach below it."""
-    for start in range(0, len(total), TRIANGLE):
-        stop = start + TRIANGLE
-        total[start:stop, start:].addmm_(inputs[:, start:stop].T, inputs[:, start:])
-
-
-def complete(total, name: str = "a layer") -> None:
-    """Copy the upper triangle onto the lower one. Raises ValueError for sums that are NaN or infinite, with the layer's name."""
-    if not total.diagonal().isfinite().all():
-        raise ValueError(f"the model gives NaN or infinity for calibration text, first in the inputs of {name}")
-    for start in range(TRIANGLE, len(total), TRIANGLE):
-        total[start:, start - TRIANGLE : start] = total[start - TRIANGLE : start, start:].T
-
-
 def read(folder: Path) -> tuple[list[list[str]], dict]:
     """Groups of layer names in order, and the tensors by name; files are mapped, not read."""
     from safetensors.torch import load_file
@@ -164,8 +147,3 @@ def second_moments(folder: Path) -> dict[str, object]:
     return {name: tensors[f"second/{group[0]}"] for group in groups for name in group}
 
 
-def output_error(before, after, second) -> float | None:
-    """Squared error of a layer's output over its squared output, from the second moments of its input; None: no output."""
-    error = after - before
-    output = float(((before @ second) * before).sum())
-    return float(((error @ second) * error).sum()) / output if output > 0 else None

@@ -7,8 +7,8 @@ import torch
 from kerf.calibration.offload import park
 from kerf.tensors import masks
 from kerf.prune.sparsegpt import settle, sparsegpt
-from kerf.quantize.compress import moments
-from kerf.quantize.gptq import corrected, inverse_factor
+from kerf.calibration.hessian import moments
+from kerf.calibration.hessian import corrected, inverse_factor
 from kerf.config import Prune
 
 

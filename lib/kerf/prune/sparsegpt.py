@@ -14,7 +14,8 @@ import torch
 
 from kerf.tensors.masks import lowest_of_all
 from kerf.tensors import numba_kernels
-from kerf.quantize.gptq import BLOCK, damped, finite
+from kerf.calibration.hessian import damped, finite
+from kerf.quantize.gptq import BLOCK
 
 
 def sparsegpt(

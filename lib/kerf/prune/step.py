@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from kerf.calibration import activations
+from kerf.calibration import activations, hessian
 from kerf.models import architecture, families, manifest, registry
 from kerf.tensors import parquet
 from kerf.core.cache import artifact, meta
@@ -141,7 +141,7 @@ def _cut(net, reference, step, groups, batches, places, shares) -> Iterator[tupl
 def _row(name, floats, weight, second, note, sparsity) -> dict:
     whole, error = floats.get_submodule(name).weight.data, None
     if weight is not None and name in second and len(second[name]) == whole.shape[1]:
-        error = activations.output_error(whole, weight, second[name])
+        error = hessian.output_error(whole, weight, second[name])
     return {"name": name, "bits": 32, "error": error, "note": note, "sparsity": sparsity}
 
 

@@ -19,8 +19,8 @@ import torch
 
 from kerf.models import architecture
 from kerf.calibration.sequential import in_lockstep
-from kerf.quantize.compress import moments
-from kerf.quantize.gptq import corrected, damped
+from kerf.calibration.hessian import moments
+from kerf.calibration.hessian import corrected, damped
 from kerf.config import Prune, UNITS
 
 DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units ask for less than single weights

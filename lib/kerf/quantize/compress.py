@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 import torch
 
-from kerf.calibration import activations
 from kerf.models import architecture
+from kerf.calibration.hessian import moments
 from kerf.calibration.sequential import in_lockstep
 from kerf.calibration.offload import park
-from kerf.tensors.matmul_precision import rounded_products
-from kerf.quantize.gptq import corrected
+from kerf.calibration.hessian import corrected
 from kerf.quantize.layers import embedding, factor, gptq_layer, rtn_layer
 from kerf.config import Quantize
 
@@ -87,18 +86,3 @@ def _kept(layer, sparse: bool):
     return layer.weight.data != 0 if sparse else None
 
 
-def moments(inputs, originals=None):
-    """H = X^T X over all batches, the drift (F - X)^T X where the float model's inputs F come along, and the tokens."""
-    H, drift, tokens = None, None, 0
-    for X in inputs:
-        tokens += len(X)
-        if H is None:
-            H = torch.zeros(X.shape[1], X.shape[1])
-            drift = torch.zeros_like(H) if originals is not None else None
-        F = next(originals) if originals is not None else None
-        with rounded_products():
-            activations.add_second_moments(H, X)
-            if F is not None:
-                drift.addmm_((F - X).T, X)
-    activations.complete(H)
-    return H, drift, tokens

@@ -16,72 +16,11 @@ again, now that the later ones are rounded too (QuantEase, arXiv:2309.01885).
 
 import torch
 
+from kerf.calibration.hessian import damped, finite, inverse_factor, ordered
 from kerf.tensors import numba_kernels
 from kerf.tensors.quantized import Quantized, top_code
 
-DAMPING = 0.1  # share of the mean of the diagonal that is added to it
-RIDGE = 18.0  # the same for `corrected`, times columns over tokens: how much the text has to insist before a weight moves
 BLOCK = 128  # columns whose updates to all later columns are applied at once
-
-
-def finite(tensor: torch.Tensor) -> bool:
-    """Whether no entry is NaN or infinite, in one pass that allocates nothing."""
-    low, high = tensor.aminmax()  # NaN goes through
-    return bool(low.isfinite() and high.isfinite())
-
-
-def damped(H: torch.Tensor, damping: float) -> torch.Tensor:
-    """H + damping * mean(diag(H)) * I, a copy; dead columns get the mean."""
-    mean, dead = H.diagonal().mean(), H.diagonal() == 0
-    result = H.clone()
-    result.diagonal().add_(damping * mean)
-    result.diagonal()[dead] = mean
-    return result
-
-
-def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Tensor | None, float]:
-    """Upper Cholesky factor of the inverse of damped H, and the damping it took.
-
-    Damping grows tenfold while a factorization fails; past 1.0 the answer is (None, damping) and the
-    caller falls back to rounding to nearest.
-    """
-    if not finite(H) or H.diagonal().mean() <= 0:
-        return None, damping
-    while damping <= 1.0:
-        # With rows and columns in reverse, the lower factor L of H gives H = U U^T for the upper U =
-        # flip(L), so inverse(H) = R^T R with R = inverse(U): one factorization instead of two.
-        L, failed = torch.linalg.cholesky_ex(damped(H, damping).flip(0, 1))
-        if not failed:
-            R = torch.linalg.solve_triangular(L.flip(0, 1), torch.eye(len(H)), upper=True)
-            if finite(R):
-                return R.contiguous(), damping
-        damping = max(10 * damping, DAMPING)
-    return None, damping
-
-
-def act_order(H: torch.Tensor) -> torch.Tensor:
-    """Columns by falling second moment."""
-    return torch.argsort(H.diagonal(), descending=True, stable=True)
-
-
-def ordered(H: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """H with its rows and columns in another order; `index_select` is three times as fast as brackets."""
-    return H.index_select(0, order).index_select(1, order)
-
-
-def corrected(weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, tokens: int) -> torch.Tensor:
-    """The weight whose output on the compressed model's inputs X is closest to W's on the float model's, F.
-
-    Least squares: W + W D (H + ridge)^-1 with H = X^T X and drift D = (F - X)^T X, both (columns,
-    columns), over so many tokens; what few tokens say of many columns is mostly noise, so the ridge grows
-    with columns / tokens. GPTAQ (arXiv:2504.02692) has the same objective, column by column. The weight
-    itself where H cannot be factorized.
-    """
-    L, failed = torch.linalg.cholesky_ex(damped(H, RIDGE * len(H) / tokens))
-    if failed or not finite(drift):
-        return weight.float()
-    moved = weight.float() + torch.cholesky_solve((weight.float() @ drift).T, L).T
-    return moved.contiguous() if finite(moved) else weight.float()
 
 
 def gptq(

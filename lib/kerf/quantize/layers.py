@@ -6,7 +6,8 @@ import torch
 
 from kerf.core.errors import refuse
 from kerf.tensors import masks
-from kerf.quantize.gptq import DAMPING, act_order, gptq, inverse_factor, ordered
+from kerf.calibration.hessian import DAMPING, act_order, inverse_factor, ordered
+from kerf.quantize.gptq import gptq
 from kerf.tensors.quantized import find_grid
 from kerf.quantize.rtn import rtn
 from kerf.config import Quantize

@@ -13,7 +13,7 @@ does not grow with the number of layers.
 import time
 from pathlib import Path
 
-from kerf.calibration import activations
+from kerf.calibration import activations, hessian
 from kerf.models import architecture, families, manifest, registry
 from kerf.core.cache import artifact
 from kerf.core.errors import refuse
@@ -168,7 +168,7 @@ def _layer(name, quantized, weight, second, note) -> dict:
     row = {"name": name, "bits": quantized.bits, "error": None, "note": note, "sparsity": gone}
     values = quantized.dequantize()
     if second is not None and len(second) == weight.shape[1]:  # a source may have fewer columns than the baseline
-        row["error"] = activations.output_error(weight, values, second)
+        row["error"] = hessian.output_error(weight, values, second)
     largest = float(weight.abs().max())
     row["reread"] = bool(0 < largest and float(values.sub_(weight).abs_().max()) <= REREAD * largest)
     return row

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kerf.calibration import activations
+from kerf.calibration import activations, hessian
 from kerf.models import architecture, families, registry
 from kerf.tensors import parquet
 from kerf.core.errors import refuse
@@ -91,7 +91,7 @@ class Subject:
             layer.weight = torch.nn.Parameter(before * kept, requires_grad=False)
         quantized = one_layer(name, layer, step, second)
         quantized = replace(quantized, kept=kept) if pruned else quantized
-        error = activations.output_error(before, quantized.dequantize(), second)
+        error = hessian.output_error(before, quantized.dequantize(), second)
         return Cut(name, choice, before, quantized, error, parquet.row_bytes(quantized))
 
     @torch.no_grad()
