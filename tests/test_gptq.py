@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from kerf.calibration import hessian
-from kerf.quantize import gptq as module
+from kerf.tensors import numba_kernels
 from kerf.calibration.hessian import moments
 from kerf.calibration.hessian import DAMPING, RIDGE, corrected, inverse_factor
 from kerf.quantize.gptq import gptq
@@ -77,7 +77,7 @@ CASES = [  # rows, columns, bits, group_size (0: one grid a tensor), symmetric, 
 def test_codes_are_those_of_the_papers_equations(
     rows, columns, bits, group_size, symmetric, act_order, block, dead, monkeypatch
 ):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(numba_kernels, "BLOCK", block)
     for seed in range(4):
         W, H = layer(seed, rows, columns, dead=dead)
         grid = find_grid(W, bits, group_size or columns, symmetric, False, per_tensor=not group_size)

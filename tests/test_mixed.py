@@ -9,8 +9,8 @@ from kerf.models import architecture, manifest, registry
 from kerf.tensors import parquet
 from kerf.core.cache import meta
 from kerf.core.errors import Refused
-from kerf.quantize import sensitivity
-from kerf.quantize.mixed_precision import allocate, frontier
+from kerf.quantize import mixed_precision
+from kerf.calibration.allocation import allocate, frontier
 from kerf.config import Calibration, Quantize, parse
 from small import write_model
 
@@ -61,7 +61,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(model):
-    return sensitivity.read(sensitivity.sensitivity(model, parse(Quantize, GRID, "q"), SPEC))
+    return mixed_precision.read(mixed_precision.sensitivity(model, parse(Quantize, GRID, "q"), SPEC))
 
 
 def test_the_table_has_every_layer_and_the_embeddings_and_wide_layers_lose_little(model, table):
@@ -88,7 +88,7 @@ def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
     folder = pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", "floor": 0.97}}], SPEC)
     made = meta(folder)["result"]
     assert made["held_back"] >= 0.97
-    assert made["held_back"] == pytest.approx(sensitivity.held_fidelity(model, folder, SPEC), abs=1e-6)
+    assert made["held_back"] == pytest.approx(mixed_precision.held_fidelity(model, folder, SPEC), abs=1e-6)
     assert manifest.verify(folder)["steps"] == made["steps"]  # whole, however many attempts it took
     wide = pipeline.build(model, [{"quantize": {**GRID, "bits": 8}}], SPEC)
     assert made["bytes_on_disk"] < meta(wide)["result"]["bytes_on_disk"]
@@ -97,14 +97,14 @@ def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
 @pytest.mark.parametrize("first", [{"method": "neurons", "sparsity": 0.25}, {"method": "sparsegpt", "sparsity": 0.5}], ids=["neurons", "zeros"])
 def test_widths_after_pruning_are_those_of_what_pruning_left(model, table, first):
     source = pipeline.build(model, [{"prune": first}], SPEC)
-    left = sensitivity.read(sensitivity.sensitivity(model, parse(Quantize, GRID, "q"), SPEC, source))
+    left = mixed_precision.read(mixed_precision.sensitivity(model, parse(Quantize, GRID, "q"), SPEC, source))
     assert left["layers"] == table["layers"]
     smaller = np.array(left["bytes"]) < np.array(table["bytes"])
     assert smaller[[".output.dense" in name and "attention" not in name for name in left["layers"]], 3:].all()
     budget = int(np.array(left["bytes"])[:, 3].sum() + left["rest_bytes"]["float32"])
     made = meta(pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "budget_bytes": budget}}], SPEC))["result"]
     assert made["predicted"]["bytes"] == pytest.approx(made["bytes_on_disk"], rel=0.03) and made["bytes_on_disk"] <= budget
-    reached = sensitivity.held_fidelity(model, source, SPEC, source)
+    reached = mixed_precision.held_fidelity(model, source, SPEC, source)
     with pytest.raises(Refused, match=f"floor = 0.99999: at most {reached:.4f}, which is what the steps before left"):
         pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "floor": 0.99999}}], SPEC)
 

@@ -152,7 +152,7 @@ def block_errors(blocks: list[dict]) -> Figure:
 
 
 def sensitivity(table: dict) -> Figure:
-    """Heat map of 1 - mean cosine by layer and width. table: as `kerf.quantize.sensitivity` keeps it."""
+    """Heat map of 1 - mean cosine by layer and width. table: as `kerf.quantize.mixed_precision` keeps it."""
     import numpy as np
 
     costs = np.array(table["costs"]).clip(min=1e-6)

@@ -6,27 +6,18 @@ and how they compare stands in one file a kind of model.
 """
 
 import json
-import os
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from kerf.core import child_process
 from kerf.models import families, registry
 from kerf.evaluate import stats as st
 from kerf.core.cache import artifact, meta, threads
-from kerf.core.errors import Refused
-from kerf.evaluate import causal, cross_encoder, encoder, fidelity, latency
+from kerf.evaluate import fidelity, latency
+from kerf.evaluate.measured_process import run_measured
+from kerf.evaluate.registry import KINDS, kind
 from kerf.config import Evaluation
-
-KINDS = {"encoder": encoder, "causal": causal, "reranker": cross_encoder}
-
-
-def kind(model: str) -> ModuleType:
-    """How models of this kind are measured."""
-    return KINDS[families.name_of(registry.resolve(model))]
+__all__ = ["KINDS", "compare", "encode", "kind", "read"]
 
 
 def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:
@@ -39,7 +30,7 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
     request = {
         "model": model,
         "candidate": str(Path(candidate).resolve()) if candidate else "",
-        "kind": how.__name__.rpartition(".")[2],
+        "kind": families.name_of(registry.resolve(model)),
         "threads": threads() if not again else max(1, threads() - 1),
         "seed": 1 if again else 0,
         "device": device,
@@ -63,19 +54,6 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
     return artifact("encoding", key, make)
 
 
-def run_measured(module: str, request: Path) -> None:
-    """Run a module in a fresh process, which ends with this one, on a request with its `threads`.
-
-    Raises Refused, and RuntimeError when it fails or is killed twice.
-    """
-    # A caller's OMP_NUM_THREADS must not decide for the measured process: the request does.
-    threads_asked = str(json.loads(request.read_text())["threads"])
-    done = child_process.run([sys.executable, "-m", module, request], env={**os.environ, "OMP_NUM_THREADS": threads_asked})
-    if done.returncode:
-        refusal = done.stderr.strip().rpartition("\n")[2].partition("kerf.core.errors.Refused: ")[2]
-        raise Refused(refusal) if refusal else RuntimeError(f"the measured process {child_process.how_it_ended(done)}")
-
-
 def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:
     """Artifact with the metrics of `candidate` (a directory; empty: the baseline) against the baseline.
 
@@ -97,7 +75,7 @@ def _compare(folder: Path, model: str, candidate: str | Path, spec: Evaluation, 
     pictures["restored"] = how.restored(model, candidate, spec, base) if candidate else []
     rows += _resources(meta(base)["result"], meta(other)["result"])
     if candidate and latency.is_faster(candidate):
-        asked = {"model": model, "candidate": str(Path(candidate).resolve()), "kind": how.__name__.rpartition(".")[2]}
+        asked = {"model": model, "candidate": str(Path(candidate).resolve()), "kind": families.name_of(registry.resolve(model))}
         rows.append(latency.metric({**asked, "threads": threads(), "device": device, "asked": how.sample(how.gather(model, spec))}))
     (folder / "metrics.json").write_text(json.dumps(rows))
     (folder / "pictures.json").write_text(json.dumps(pictures))

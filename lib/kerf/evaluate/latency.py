@@ -15,6 +15,7 @@ import numpy as np
 from kerf.models import manifest
 from kerf.evaluate import stats as st
 from kerf.evaluate.fidelity import row
+from kerf.evaluate.measured_process import run_measured
 from kerf.core.scratch import scratch
 from kerf.config import STRUCTURES
 
@@ -33,8 +34,6 @@ def metric(request: dict) -> dict:
     request: model, candidate, kind, threads, device, and `asked` as the kind's `ask` takes it.
     Raises RuntimeError when the process dies.
     """
-    from kerf.evaluate import run_measured
-
     with scratch() as folder:
         path = Path(folder, "request.json")
         path.write_text(json.dumps(request))
@@ -45,10 +44,10 @@ def metric(request: dict) -> dict:
 
 def measure(request: dict) -> list[float]:
     """Seconds of the baseline over the candidate's in every round, after one that does not count."""
-    from kerf import evaluate
+    from kerf.evaluate.registry import KINDS
     from kerf.models import registry
 
-    ask = evaluate.KINDS[request["kind"]].ask
+    ask = KINDS[request["kind"]].ask
     both = [registry.open_source(request["model"], source, request["device"]) for source in ("", request["candidate"])]
     seconds = np.zeros((ROUNDS + 1, 2))
     for number in range(ROUNDS + 1):

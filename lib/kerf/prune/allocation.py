@@ -1,8 +1,8 @@
 """Which layer loses how much: sparsities by what each layer costs, for the same number of weights as one for all.
 
 Every linear layer at every level of LEVELS, with it alone pruned, on calibration text that was held back
-(`kerf.quantize.sensitivity`); then the assignment of least summed cost that keeps as many weights as the step
-asks for, by the integer program that gives mixed bits (`kerf.quantize.mixed_precision`).
+(`kerf.calibration.layer_sensitivity`); then the assignment of least summed cost that keeps as many weights as the step
+asks for, by the integer program that gives mixed bits (`kerf.calibration.allocation`).
 """
 
 import json
@@ -14,8 +14,8 @@ from kerf.calibration import activations
 from kerf.models import architecture, registry
 from kerf.core.cache import artifact
 from kerf.core.errors import refuse
-from kerf.quantize.mixed_precision import allocate
-from kerf.quantize.sensitivity import alone, second_moments
+from kerf.calibration.allocation import allocate
+from kerf.calibration.layer_sensitivity import alone, second_moments
 from kerf.config import Calibration, Prune
 
 LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

@@ -15,7 +15,6 @@ import torch
 from kerf.tensors.masks import lowest_of_all
 from kerf.tensors import numba_kernels
 from kerf.calibration.hessian import damped, finite
-from kerf.quantize.gptq import BLOCK
 
 
 def sparsegpt(
@@ -34,8 +33,8 @@ def sparsegpt(
     W = weight.float().clone()
     kept = torch.ones(W.shape, dtype=torch.bool)
     zeros, of = (pattern[1] - pattern[0], pattern[1]) if pattern else (0, 0)
-    for start in range(0, W.shape[1], BLOCK):
-        stop = min(start + BLOCK, W.shape[1])
+    for start in range(0, W.shape[1], numba_kernels.BLOCK):
+        stop = min(start + numba_kernels.BLOCK, W.shape[1])
         if not pattern:
             pivots = R.diagonal()[start:stop]
             kept[:, start:stop] = lowest_of_all((W[:, start:stop] / pivots).square_(), sparsity)

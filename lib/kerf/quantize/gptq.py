@@ -20,7 +20,6 @@ from kerf.calibration.hessian import damped, finite, inverse_factor, ordered
 from kerf.tensors import numba_kernels
 from kerf.tensors.quantized import Quantized, top_code
 
-BLOCK = 128  # columns whose updates to all later columns are applied at once
 
 
 def gptq(
@@ -70,8 +69,8 @@ def gptq(
 def _round_columns(W, R, scale, zero_point, group_of, top, kept):
     """Codes (rows, columns) of W, which is scratch; None where an error overflows. Grid: (groups, rows)."""
     codes = torch.empty(W.shape, dtype=torch.uint8)
-    for start in range(0, W.shape[1], BLOCK):
-        stop = min(start + BLOCK, W.shape[1])
+    for start in range(0, W.shape[1], numba_kernels.BLOCK):
+        stop = min(start + numba_kernels.BLOCK, W.shape[1])
         errors = torch.empty(len(W), stop - start)
         numba_kernels.round_block(W, R, scale, zero_point, group_of, top, kept, codes, errors, start, stop)
         if not finite(errors):

@@ -1,44 +1,109 @@
-"""Which layer gets how many bits: an exact answer, by an integer program.
+"""What each layer costs at each width, with it alone cut and everything else in float.
 
-Every layer takes exactly one width. What a layer costs in fidelity at a width was measured with that layer
-alone cut (`kerf.quantize.sensitivity`); the program takes costs and bytes as sums over layers, the first of
-which is an approximation, so callers check what they get. Solved by scipy's milp (HiGHS).
+Every linear layer, and the word embeddings, at every width of WIDTHS: quantized as the step would (GPTQ on
+the float model's second moments, or rounded to nearest), put into the float model, and the model's
+embeddings of held-back calibration text compared with the float ones: 1 - mean cosine. Its bytes are
+those of the packed tensor after the store's compression.
 """
+
+import json
+import time
+from pathlib import Path
 
 import numpy as np
 
-_MILLION = 1e6  # the sums are brought to this size, far above the solver's absolute tolerances
+from kerf.calibration import activations
+from kerf.calibration.layer_sensitivity import alone, second_moments
+from kerf.models import architecture, registry
+from kerf.tensors import parquet
+from kerf.core.cache import artifact
+from kerf.core.errors import refuse
+from kerf.models.families import encoder
+from kerf.calibration.allocation import allocate
+from kerf.config import Calibration, Quantize
+
+WIDTHS = (1.6, 2, 3, 4, 5, 6, 8)
+SWELLING = 1.012  # bytes of a layer that makes up for those before it, over its bytes alone: about, on MiniLM
 
 
-def allocate(costs: np.ndarray, sizes: np.ndarray, budget: float | None = None, most: float | None = None):
-    """Index of the width of each layer, and the sums of cost and bytes; None when there is no answer.
+def sensitivity(model: str, step: Quantize, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> Path:
+    """Artifact with sensitivity.json: layers, widths, costs and bytes (layers, widths), bytes of the rest by dtype.
 
-    costs, sizes: (layers, widths). budget: the bytes allowed, for the least cost; or most: the cost
-    allowed, for the fewest bytes.
+    source: a pruned candidate that is cut in the float model's place. Raises Refused when the calibration text
+    leaves no sentences to hold back.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    layers, widths = costs.shape
-    goal, limited, limit = (costs, sizes, budget) if budget is not None else (sizes, costs, most)
-    scale = [_MILLION / max(values.max(1).sum(), 1e-300) for values in (goal, limited)]
-    one_each = LinearConstraint(np.kron(np.eye(layers), np.ones(widths)), 1, 1)
-    within = LinearConstraint(scale[1] * limited.reshape(1, -1), -np.inf, scale[1] * limit)
-    found = milp(
-        scale[0] * goal.ravel(),
-        integrality=np.ones(goal.size),
-        bounds=Bounds(0, 1),
-        constraints=[one_each, within],
-        options={"mip_rel_gap": 0},
-    )
-    if found.x is None:
-        return None
-    chosen = found.x.reshape(layers, widths).argmax(1)
-    rows = np.arange(layers)
-    return chosen, float(costs[rows, chosen].sum()), float(sizes[rows, chosen].sum())
+    registry.check_kind(model, "bits: mixed", "encoder")
+    without = {"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"}
+    alone = step.model_copy(update=without)
+    key = {"step": alone.model_dump(), "calibration": activations.key_of(model, calibration), "widths": WIDTHS,
+           "source": registry.weights_digest(Path(source)) if source else None}  # fmt: skip
+    return artifact("sensitivity", key, lambda folder: _make(folder, model, alone, calibration, source, device))
 
 
-def frontier(costs: np.ndarray, sizes: np.ndarray, points: int = 24) -> list[dict]:
-    """Best sums of cost over budgets between the smallest and the largest assignment."""
-    budgets = np.geomspace(sizes.min(1).sum(), sizes.max(1).sum(), points)
-    found = [allocate(costs, sizes, budget=float(budget) * (1 + 1e-9)) for budget in budgets]
-    return [{"cost": cost, "bytes": size, "chosen": chosen.tolist()} for chosen, cost, size in found]
+def read(folder: Path) -> dict:
+    """The artifact's sensitivity.json."""
+    return json.loads((folder / "sensitivity.json").read_text())
+
+
+def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float], dict]:
+    """Bits of every layer under the limit (bytes of the file, or 1 - cosine), and the sums that go with them.
+
+    Raises Refused when not even the extreme widths meet it, with what they reach.
+    """
+    costs, sizes = np.array(table["costs"]).clip(min=0), SWELLING * np.array(table["bytes"], float)
+    rest, widths = table["rest_bytes"][step.floats], table["widths"]
+    fixed = np.array([step.embeddings != "same" and name in table["embeddings"] for name in table["layers"]])
+    if fixed.any():
+        if step.embeddings not in widths:
+            raise refuse("embeddings", step.embeddings, f"same, or one of {', '.join(map(str, widths))} with mixed bits")
+        place = widths.index(step.embeddings)  # as if no other width had been tried
+        costs[fixed], sizes[fixed] = costs[fixed][:, [place]], sizes[fixed][:, [place]]
+    within = {"budget": limit - rest} if step.budget_bytes else {"most": limit}
+    found = allocate(costs, sizes, **within)
+    if found is None:
+        if step.budget_bytes:
+            least = sizes.min(1).sum() + rest
+            raise refuse("budget_bytes", step.budget_bytes, f"at least about {least:.0f}: every layer at its smallest")
+        raise refuse("floor", step.floor, f"at most about {1 - costs.min(1).sum():.4f}: every layer at its best")
+    chosen, cost, size = found
+    assigned = [step.embeddings if held else widths[index] for held, index in zip(fixed, chosen, strict=True)]
+    return dict(zip(table["layers"], assigned, strict=True)), {"cosine": 1 - cost, "bytes": size + rest}
+
+
+def held_fidelity(model: str, candidate: Path, calibration: Calibration, source: str | Path = "") -> float:
+    """Mean cosine of a candidate's embeddings to the float model's on the text held back; source: what it was cut from."""
+    from kerf.calibration.heldout import embed, fidelity
+
+    opened = registry.open_model(model)
+    batches = encoder.held_batches(opened, calibration)
+    aim = embed(opened, batches)
+    cut = registry.open_source(model, source)
+    registry.network(cut).load_state_dict(parquet.read_weights(candidate / parquet.WEIGHTS), strict=False, assign=True)
+    return fidelity(embed(cut, batches), aim)
+
+
+def _make(folder, model, step, calibration, source, device) -> dict:
+    from kerf.quantize.layers import one_layer
+
+    clock = time.perf_counter()
+    opened = registry.open_source(model, source, device)
+    words = list(architecture.embeddings(registry.network(opened)))
+    names = [*words, *architecture.linears(registry.network(opened))]
+
+    def cuts(name, layer, moments):
+        kept = layer.weight.data != 0 if source and name not in words else None
+        for width in WIDTHS:
+            quantized = one_layer(name, layer, step.model_copy(update={"bits": width}), moments, kept)
+            yield quantized.dequantize(), parquet.row_bytes(quantized)
+
+    second = second_moments(opened, model, source, calibration, device)
+    found = alone(opened, names, cuts, calibration, second)
+    table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), **found}
+    rest = [value for name, value in registry.network(opened).state_dict().items()
+            if name not in {f"{name}.weight" for name in names}]  # fmt: skip
+    halves = [value.half() if value.is_floating_point() else value for value in rest]
+    table["rest_bytes"] = {"float32": sum(map(parquet.row_bytes, rest)), "float16": sum(map(parquet.row_bytes, halves))}
+    (folder / "sensitivity.json").write_text(json.dumps(table))
+    return {"seconds": time.perf_counter() - clock}
+
+

@@ -84,7 +84,7 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
 
 def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
     """Widths by sensitivity, and again with a corrected limit while the sums were too optimistic."""
-    from kerf.quantize.sensitivity import assign, held_fidelity, read, sensitivity
+    from kerf.quantize.mixed_precision import assign, held_fidelity, read, sensitivity
 
     if step.floor and source and (left := held_fidelity(model, Path(source), calibration, source)) < step.floor:
         raise refuse("floor", step.floor, f"at most {left:.4f}, which is what the steps before left")

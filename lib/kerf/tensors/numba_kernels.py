@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numba import njit, prange, set_num_threads
 
+BLOCK = 128  # columns whose updates to all later columns are applied at once
 REASSOCIATE = {"reassoc", "contract", "nsz"}  # sums may be reordered, which is what vectorizing takes
 
 
