@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from kerf import pipeline
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.evaluate import ab, comparison_inputs, per_item_scores
 from kerf.evaluate.bootstrap import Resampled
 from kerf.evaluate.metrics import METRICS
@@ -234,6 +234,6 @@ def test_other_models_and_other_items_are_refused_by_name(capsys, out, encoders,
     assert code == 2 and "evaluation.contexts = 2 against 40" in error
     swapped = languages[1].items.astype({"text": object})
     swapped.loc[0, "text"] = "Another document."
-    with pytest.raises(Refused, match="measured on the items"):
+    with pytest.raises(InputError, match="measured on the items"):
         ab.compare(languages[0], comparison_inputs.Side(**{**vars(languages[1]), "items": swapped}))
 

@@ -16,7 +16,7 @@ from kerf.core.cache import meta
 from kerf.backends import int8, onnxruntime_, openvino_
 from kerf.backends import step as backend_stage
 from kerf.backends import torch_ as own
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.core.paths import root
 from kerf.config import Calibration, Quantize, parse
 from small import with_biases, write_causal, write_model
@@ -167,7 +167,7 @@ def test_as_few_layers_as_it_takes(monkeypatch):
     monkeypatch.setattr(backend_stage, "embed", lambda opened, batches: None)
     monkeypatch.setattr(backend_stage.int8, "computing", lambda layers, found: here.update(found=found) or _Nothing())
     monkeypatch.setattr(backend_stage, "fidelity", lambda found, aim: 1 - sum(worth[name] for name in here["found"]))
-    left = lambda floor: [name for name in names if name not in backend_stage.spared(None, None, dict.fromkeys(names), floor, [])]  # noqa: E731
+    left = lambda floor: [name for name in names if name not in backend_stage.keep_in_float(None, None, dict.fromkeys(names), floor, [])]  # noqa: E731
     assert left(0.9) == [] and left(0.95) == ["b"] and left(0.98) == ["b", "c"] and left(0.9999) == names
 
 
@@ -201,15 +201,15 @@ class _Nothing:
     ({"method": "static", "budget_bytes": 9}, "q.bits = 8: mixed together with"),
 ])  # fmt: skip
 def test_what_a_kernel_cannot_do_is_refused(values, message):
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(InputError) as refusal:
         parse(Quantize, values, "q")
     assert str(refusal.value).startswith(message)
 
 
 def test_another_kind_of_model_a_missing_library_and_steps_behind_are_refused(model, tmp_path, monkeypatch):
-    with pytest.raises(Refused, match="an encoder or a reranker; method: static does not know causal language models yet"):
+    with pytest.raises(InputError, match="an encoder or a reranker; method: static does not know causal language models yet"):
         pipeline.build(str(write_causal(tmp_path / "causal")), [{"quantize": {"method": "static"}}], SPEC)
-    with pytest.raises(Refused, match="steps.1.method = 'static': the last step"):
+    with pytest.raises(InputError, match="steps.1.method = 'static': the last step"):
         pipeline.build(model, [{"quantize": {"method": "static"}}, {"prune": {}}], SPEC)
 
 
@@ -219,7 +219,7 @@ def test_a_library_that_is_missing_is_offered_with_the_line_that_installs_it(mod
     folder = pipeline.build(model, [{"quantize": {"method": "static", "backend": name}}], SPEC)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for work in (lambda: kerf.load(folder), lambda: pipeline.build(model, [{"quantize": {"method": "weights", "backend": name}}], SPEC)):
-        with pytest.raises(Refused) as refusal:
+        with pytest.raises(InputError) as refusal:
             work()
         assert str(refusal.value) == f"backend = '{name}': a library that is installed: `{library.INSTALL}`"
 
@@ -232,7 +232,7 @@ def test_a_model_whose_operators_are_unknown_is_refused(model, library):
 
     opened = registry.open_model(model)
     opened[1] = Odd()
-    with pytest.raises(Refused, match="a model whose operators and shapes it takes .*linalg") as refusal:
+    with pytest.raises(InputError, match="a model whose operators and shapes it takes .*linalg") as refusal:
         library.convert(opened)
     assert "\n" not in str(refusal.value)
 
@@ -257,7 +257,7 @@ def test_a_model_that_does_not_fit_every_text_is_refused(model, library, odd, me
     backend_stage.check_shapes(library, library.convert(opened), opened, step)
     opened[1] = odd()
     capfd.readouterr()
-    with pytest.raises(Refused, match=message) as refusal:
+    with pytest.raises(InputError, match=message) as refusal:
         backend_stage.check_shapes(library, library.convert(opened), opened, step)
     assert "\n" not in str(refusal.value) and capfd.readouterr().err.count("\n") < 3
 
@@ -266,7 +266,7 @@ def test_another_graph_than_the_model_is_refused_before_the_cut(model, tmp_path,
     other, convert = write_model(tmp_path / "other", seed=1), openvino_.convert
     monkeypatch.setattr(openvino_, "convert", lambda opened: convert(registry.open_model(str(other))))
     monkeypatch.setattr(int8, "integers", lambda *_: pytest.fail("heavy work began"))
-    with pytest.raises(Refused, match="a model whose graph does not depend on the number"):
+    with pytest.raises(InputError, match="a model whose graph does not depend on the number"):
         pipeline.build(model, [{"quantize": {"method": "static", "embeddings": 4}}], SPEC)
 
 
@@ -285,7 +285,7 @@ def test_no_processor_adds_bytes_up_wrongly(model, monkeypatch):
     folder = pipeline.build(model, [{"quantize": {"method": "dynamic"}}], SPEC)
     exact = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(-(2**15), 2**15 - 1))
-    with pytest.raises(Refused, match="backend = 'torch': a processor with whole sums of bytes"):
+    with pytest.raises(InputError, match="backend = 'torch': a processor with whole sums of bytes"):
         kerf.load(folder)
 
 
@@ -294,7 +294,7 @@ def test_where_sums_of_bytes_saturate_codes_have_seven_bits(monkeypatch, tmp_pat
     made = int8._group([weight], [None], X, X, bits=7)[0]
     assert 60 < made.codes.short().abs().max() <= 64 and made.error < 9 * int8._group([weight], [None], X, X)[0].error
     monkeypatch.setattr(openvino_, "adds_bytes_exactly", lambda: False)
-    with pytest.raises(Refused, match="a processor with VNNI"):
+    with pytest.raises(InputError, match="a processor with VNNI"):
         openvino_.run(tmp_path, {"settings": {}, "code_bits": 8}, 1)
 
 
@@ -321,5 +321,5 @@ def test_a_floor_without_text_to_hold_back_is_refused_before_the_cut(model, tmp_
     pool = len({s for each in corpora.documents(str(tmp_path / "mine.txt"), "calibration") for s in corpora.sentences(each)})
     monkeypatch.setattr(int8, "integers", lambda *_: pytest.fail("heavy work began"))
     spec = Calibration(texts=str(tmp_path / "mine.txt"), samples=pool, max_length=64)
-    with pytest.raises(Refused, match="calibration.samples = .*: at most .*held back"):
+    with pytest.raises(InputError, match="calibration.samples = .*: at most .*held back"):
         pipeline.build(model, [{"quantize": {"method": "static", "floor": 0.9}}], spec)

@@ -13,7 +13,7 @@ import pytest
 from kerf import backends, evaluate, pipeline
 from kerf.models import manifest, registry
 from kerf.backends import serve, step
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.config import Calibration, Evaluation, Quantize, parse
 from small import write_model
 
@@ -92,12 +92,12 @@ def test_a_damaged_model_is_refused_by_its_file(model, tmp_path, backend, weight
     folder = tmp_path / "candidate"
     shutil.copytree(candidate(model, backend), folder)
     (folder / weights).write_bytes((folder / weights).read_bytes()[:-100])
-    with pytest.raises(Refused, match=f"{weights}: is truncated or edited"):
+    with pytest.raises(InputError, match=f"{weights}: is truncated or edited"):
         kerf.load(folder)
     card = json.loads((folder / "card.json").read_text())
     (folder / backends.backend(backend).MODEL).write_text("<net/>")
     manifest.seal(folder, {key: value for key, value in card.items() if key not in ("files", "sha256", "schema")})  # vouched for, and still no model
-    with pytest.raises(Refused, match=f"backend = '{backend}': a model that it (compiles|loads)") as refusal:
+    with pytest.raises(InputError, match=f"backend = '{backend}': a model that it (compiles|loads)") as refusal:
         kerf.load(folder)
     assert "\n" not in str(refusal.value)
 
@@ -117,7 +117,7 @@ def test_a_model_that_changes_texts_first_is_refused(tmp_path):
         folder = write_model(tmp_path / key)
         config = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**config, key: value, "prompts": {"query": "query: "}} if "prompt" in key else {**config, key: value}))
-        with pytest.raises(Refused, match=f"a model without {key} for a real kernel; {name} says {value!r}"):
+        with pytest.raises(InputError, match=f"a model without {key} for a real kernel; {name} says {value!r}"):
             step.check(str(folder), parse(Quantize, {"method": "weights"}, "q"))
 
 

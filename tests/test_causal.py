@@ -13,7 +13,7 @@ from kerf.data import corpora
 from kerf.models import architecture, families, registry
 from kerf.tensors import parquet
 from kerf.core.cache import meta
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.models.families import causal
 from kerf.tensors.quantized import Quantized
 from kerf.config import Calibration
@@ -136,13 +136,13 @@ def test_calibrating_asks_the_head_for_one_token_only(model):
 
 
 def test_too_many_chunks_are_refused_with_the_number_there_is(model):
-    with pytest.raises(Refused, match=r"^calibration.samples = 100000: 1 to \d+, the chunks of 64 tokens that news has"):
+    with pytest.raises(InputError, match=r"^calibration.samples = 100000: 1 to \d+, the chunks of 64 tokens that news has"):
         pipeline.build(model, [GPTQ], Calibration(samples=100_000, max_length=64))
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
     small = write_causal(tmp_path / "small", vocab_size=300)
-    with pytest.raises(Refused, match=r"a tokenizer of at most 300 tokens; this one gave token 3\d\d"):
+    with pytest.raises(InputError, match=r"a tokenizer of at most 300 tokens; this one gave token 3\d\d"):
         activations.calibrate(str(small), SPEC)
 
 
@@ -152,7 +152,7 @@ def test_a_vocabulary_padded_beyond_the_tokenizer_is_fine(tmp_path):
 
 
 def test_mixed_widths_refuse_a_causal_model(model):
-    with pytest.raises(Refused, match="encoder"):
+    with pytest.raises(InputError, match="encoder"):
         pipeline.build(model, [{"quantize": {"method": "gptq", "bits": "mixed", "budget_bytes": 100_000}}], SPEC)
 
 

@@ -8,7 +8,7 @@ import torch
 from kerf import evaluate, pipeline
 from kerf.data import corpora
 from kerf.models import registry
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.evaluate import causal, causal_inference, likelihood
 from kerf.evaluate.causal_metrics import detectable
 from kerf.evaluate.stats import Documents
@@ -138,7 +138,7 @@ def test_the_cache_grows_with_the_text_as_its_shape_says(model, compared):
 
 
 def test_too_few_chunks_are_refused_with_the_number_there_is(model):
-    with pytest.raises(Refused, match=r"^evaluation.contexts = 9999: 1 to \d+, the chunks of 512 tokens that news has"):
+    with pytest.raises(InputError, match=r"^evaluation.contexts = 9999: 1 to \d+, the chunks of 512 tokens that news has"):
         causal.gather(model, Evaluation(contexts=9999))
 
 

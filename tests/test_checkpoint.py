@@ -15,7 +15,7 @@ from kerf.formats import gptq_checkpoint
 from kerf.tensors import parquet
 from kerf.core.cache import meta
 from kerf.formats.gptq_checkpoint import Checkpoint, export
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.formats import imported
 from kerf.formats.gptq_layout import packed, unpacked
 from kerf.tensors.quantized import Quantized
@@ -122,22 +122,22 @@ def test_word_embeddings_are_cut_beside_a_checkpoint_as_the_step_says(model, tmp
     ids=["bits", "half", "scales"],
 )
 def test_what_the_layout_cannot_say_is_refused(model, tmp_path, step, said):
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(InputError, match=said):
         export(candidate(model, **step), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_exported_is_refused(model, tmp_path):
     made = candidate(model)
-    with pytest.raises(Refused, match="format = .?awq.?: gptq or gptq_v2"):
+    with pytest.raises(InputError, match="format = .?awq.?: gptq or gptq_v2"):
         export(made, tmp_path / "out", "awq")
-    with pytest.raises(Refused, match="a folder that does not exist yet"):
+    with pytest.raises(InputError, match="a folder that does not exist yet"):
         export(made, tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(Refused, match="FOLDER = .*: a directory that can be written"):
+    with pytest.raises(InputError, match="FOLDER = .*: a directory that can be written"):
         export(made, tmp_path / "file" / "out")
     encoder = str(write_model(tmp_path / "encoder"))
-    with pytest.raises(Refused, match="a candidate of a causal language model"):
+    with pytest.raises(InputError, match="a candidate of a causal language model"):
         export(pipeline.build(encoder, [{"quantize": {"bits": 4}}], SPEC), tmp_path / "out")
 
 
@@ -182,7 +182,7 @@ NAME = "model.layers.1.mlp.up_proj"
 def test_a_checkpoint_that_does_not_fit_is_refused(model, exported, tmp_path, change, step, said):
     folder = altered(exported, tmp_path, change)
     step = {"method": "checkpoint", "checkpoint": str(folder), "bits": 4, "group_size": 32, **step}
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(InputError, match=said):
         pipeline.build(model, [{"quantize": step}], SPEC)
 
 
@@ -210,13 +210,13 @@ def test_it_is_refused_before_anything_is_calibrated(model, exported, tmp_path, 
     monkeypatch.setattr("kerf.calibration.activations.calibrate", lambda *_: pytest.fail("calibrated"))
     folder = altered(exported, tmp_path, lambda s, t: t.pop(f"{NAME}.scales"))
     for path, said in ((folder, "has qweight and no scales"), (tmp_path / "none", "checkpoint = .*none.*: a directory")):
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(InputError, match=said):
             pipeline.build(model, [{"quantize": {"method": "checkpoint", "checkpoint": str(path), "bits": 4, "group_size": 32}}], SPEC)
 
 
 def test_gptqmodel_is_offered_where_it_is_not_installed(model, monkeypatch, tmp_path):
     monkeypatch.setattr(imported, "python", lambda: tmp_path / "gptqmodel" / "bin" / "python")
-    with pytest.raises(Refused, match="method = .?gptqmodel.?: an environment for it: `make peers`"):
+    with pytest.raises(InputError, match="method = .?gptqmodel.?: an environment for it: `make peers`"):
         pipeline.build(model, [{"quantize": {"method": "gptqmodel", "bits": 4, "group_size": 32}}], SPEC)
 
 
@@ -255,17 +255,17 @@ def test_a_pruned_candidate_goes_out_with_its_zeros(model, tmp_path):
 
 
 def test_a_folder_without_settings_is_no_checkpoint(model):
-    with pytest.raises(Refused, match="a folder with quantize_config.json"):
+    with pytest.raises(InputError, match="a folder with quantize_config.json"):
         Checkpoint.open(kerf.models.registry.resolve(model))
 
 
 def test_only_a_first_step_of_a_language_model_is_taken_from_elsewhere(model, exported, tmp_path):
     step = {"quantize": {"method": "checkpoint", "checkpoint": str(exported), "bits": 4, "group_size": 32}}
-    with pytest.raises(Refused, match="method = .?checkpoint.?: a first step"):
+    with pytest.raises(InputError, match="method = .?checkpoint.?: a first step"):
         pipeline.build(model, [{"quantize": {"bits": 8}}, step], SPEC)
-    with pytest.raises(Refused, match="method = .?checkpoint.?: a causal language model"):
+    with pytest.raises(InputError, match="method = .?checkpoint.?: a causal language model"):
         pipeline.build(str(write_model(tmp_path / "encoder")), [step], SPEC)
-    with pytest.raises(Refused, match="checkpoint = None: a directory or hub id with method checkpoint"):
+    with pytest.raises(InputError, match="checkpoint = None: a directory or hub id with method checkpoint"):
         pipeline.build(model, [{"quantize": {"method": "checkpoint"}}], SPEC)
 
 

@@ -16,7 +16,7 @@ from kerf.core import cache
 from kerf.models import manifest
 from kerf.workbench.run import history
 from kerf.core.cache import artifact
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.workbench.report import leaderboard
 from kerf.workbench.run import notebook_stage, runner
 from kerf.workbench.cli import main
@@ -165,7 +165,7 @@ def test_a_damaged_candidate_is_refused_by_its_file(tmp_path, file, harm):
     folder = candidate(tmp_path / "candidate")
     assert manifest.verify(folder)["model"] == "m"
     harm(folder / file)
-    with pytest.raises(Refused, match=file):
+    with pytest.raises(InputError, match=file):
         kerf.load(folder)
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import yaml
-from kerf.core.errors import CONTROL, LINE, Refused
+from kerf.core.errors import CONTROL, LINE, InputError
 from kerf.core.paths import root
 from kerf.config import parse
 from kerf.workbench.run import experiment
@@ -116,7 +116,7 @@ def test_a_mutated_experiment_is_sound_or_refused_in_one_line(seed, tmp_path):
         try:
             _sound(experiment.read(str(path)))
             outcomes["accepted"] += 1
-        except Refused as refusal:
+        except InputError as refusal:
             line = str(refusal)
             assert line.isprintable() and 0 < len(line) <= LINE, f"seed {seed}, file {number}: {line!r}"
             outcomes["refused"] += 1

@@ -17,7 +17,7 @@ from conftest import BROWSER
 from kerf import pipeline
 from kerf.calibration import hessian
 from kerf.models import registry
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.workbench.interactive.layer_explorer import Choice, Subject
 from kerf.core.paths import data_folder, root
 from kerf.config import Calibration
@@ -93,7 +93,7 @@ def test_a_prompt_is_answered_with_probabilities(tmp_path):
     assert len(rows) >= 5 and all(0 <= p <= 1 for _, *both in rows for p in both)
     assert [before for _, before, _ in rows[:5]] == sorted((before for _, before, _ in rows[:5]), reverse=True)
     assert any(before != after for _, before, after in rows)
-    with pytest.raises(Refused, match="prompt"):
+    with pytest.raises(InputError, match="prompt"):
         asked.told(("",))
 
 
@@ -177,7 +177,7 @@ def test_a_model_that_does_not_open_leaves_the_one_that_is_there(house, tiny):
 
 
 def test_an_unknown_layer_is_refused(house, tiny):
-    with pytest.raises(Refused, match="layer = 'encoder.layer.9"):
+    with pytest.raises(InputError, match="layer = 'encoder.layer.9"):
         Panel(tiny, "encoder.layer.9.output.dense", SPEC)
 
 
@@ -196,7 +196,7 @@ def test_saved_candidates_gather_in_one_experiment(house, tiny):
         (("../mine", tiny, SPEC, "c", Choice().steps()), "experiment"),
         (("minilm", "minilm", SPEC, "c", Choice().steps()), "written by hand"),
     ]:
-        with pytest.raises(Refused, match=re.escape(match)):
+        with pytest.raises(InputError, match=re.escape(match)):
             add_candidate(*arguments)
     assert first.read_text() == before and before.startswith(TITLE)
     assert [path.name for path in first.parent.iterdir() if path.name.startswith(("mine", "tmp"))] == ["mine.yaml"]

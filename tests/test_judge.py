@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from kerf.evaluate import gates
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.core.paths import root
 
 
@@ -127,7 +127,7 @@ def test_what_broke_has_no_verdict_and_no_grade():
 def test_a_wrong_gate_is_refused_by_name(tmp_path, change, named):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"schema": 1, "gates": [{**gate(0.9), **change}]}))
-    with pytest.raises(Refused, match="mine.gates.0") as refusal:
+    with pytest.raises(InputError, match="mine.gates.0") as refusal:
         gates.read_criteria(path)
     assert named in str(refusal.value) and "\n" not in str(refusal.value)
 

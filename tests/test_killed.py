@@ -12,7 +12,7 @@ import pytest
 from kerf.core import child_process, timeouts
 from kerf.data import downloads
 from kerf.models import registry
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.evaluate import measure
 from kerf.workbench.run import kernel_forkserver, notebook_stage
 
@@ -171,7 +171,7 @@ def test_a_hub_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "ENDPOINT", silence)
     monkeypatch.setenv("KERF_DATA", str(tmp_path))
     clock = time.monotonic()
-    with pytest.raises(Refused, match="the hub could not provide it") as refusal:
+    with pytest.raises(InputError, match="the hub could not provide it") as refusal:
         registry.resolve("some/model")
     assert time.monotonic() - clock < 15 and "\n" not in str(refusal.value)
 
@@ -182,7 +182,7 @@ def test_an_index_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path
         monkeypatch.setenv(f"PIP_{key}", value)
     monkeypatch.delenv("PIP_DEFAULT_TIMEOUT", raising=False)  # what a machine sets goes first
     clock = time.monotonic()
-    with pytest.raises(Refused, match="pip could not download") as refusal:
+    with pytest.raises(InputError, match="pip could not download") as refusal:
         downloads._download(downloads.TEXTS, tmp_path, tmp_path / "news.txt")
     assert time.monotonic() - clock < 60 and "\n" not in str(refusal.value)
 

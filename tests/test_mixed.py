@@ -8,7 +8,7 @@ from kerf import pipeline
 from kerf.models import architecture, manifest, registry
 from kerf.tensors import parquet
 from kerf.core.cache import meta
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.quantize import mixed_precision
 from kerf.calibration.allocation import allocate, frontier
 from kerf.config import Calibration, Quantize, parse
@@ -105,7 +105,7 @@ def test_widths_after_pruning_are_those_of_what_pruning_left(model, table, first
     made = meta(pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "budget_bytes": budget}}], SPEC))["result"]
     assert made["predicted"]["bytes"] == pytest.approx(made["bytes_on_disk"], rel=0.03) and made["bytes_on_disk"] <= budget
     reached = mixed_precision.held_fidelity(model, source, SPEC, source)
-    with pytest.raises(Refused, match=f"floor = 0.99999: at most {reached:.4f}, which is what the steps before left"):
+    with pytest.raises(InputError, match=f"floor = 0.99999: at most {reached:.4f}, which is what the steps before left"):
         pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "floor": 0.99999}}], SPEC)
 
 
@@ -114,7 +114,7 @@ def test_widths_after_pruning_are_those_of_what_pruning_left(model, table, first
     [({"budget_bytes": 1000}, "budget_bytes = 1000: at least about"), ({"floor": 0.9999999}, "floor = 0.9999999: at most")],
 )
 def test_a_limit_that_cannot_be_met_is_refused_with_what_can(model, limit, said):
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(InputError, match=said):
         pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", **limit}}], SPEC)
 
 
@@ -125,11 +125,11 @@ def test_word_embeddings_take_part_unless_they_have_a_width_of_their_own(model):
     assert made["assignment"]["embeddings.word_embeddings"] == 5 and made["bytes_on_disk"] <= 1_500_000
     stored = dict(parquet.read_tensors(pipeline.build(model, [{"quantize": {**step, "embeddings": 5}}], SPEC) / parquet.WEIGHTS))
     assert stored["embeddings.word_embeddings.weight"].bits == 5
-    with pytest.raises(Refused, match="embeddings = 7: same, or one of 1.6, 2, 3, 4, 5, 6, 8 with mixed bits"):
+    with pytest.raises(InputError, match="embeddings = 7: same, or one of 1.6, 2, 3, 4, 5, 6, 8 with mixed bits"):
         pipeline.build(model, [{"quantize": {**step, "embeddings": 7}}], SPEC)
 
 
 @pytest.mark.parametrize("values", [{"bits": "mixed"}, {"bits": 4, "floor": 0.9}, {"bits": "mixed", "floor": 0.9, "budget_bytes": 9}])
 def test_mixed_takes_exactly_one_limit(values):
-    with pytest.raises(Refused, match=r"q.bits = .*: mixed together with either budget_bytes or floor"):
+    with pytest.raises(InputError, match=r"q.bits = .*: mixed together with either budget_bytes or floor"):
         parse(Quantize, values, "q")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from kerf.models import families, manifest, model_files, registry
 from kerf.tensors import parquet
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
 from kerf.quantize.rtn import rtn
 from safetensors.torch import load_file, save, save_file
@@ -190,7 +190,7 @@ def test_a_hub_is_asked_for_what_travels_and_for_no_more():
 
 
 def refusal(model):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InputError) as caught:
         registry.open_model(str(model))
     assert "\n" not in str(caught.value) and str(caught.value).startswith("model = ")
     return str(caught.value)
@@ -234,7 +234,7 @@ def test_so_is_one_of_a_candidate(plain, family, fault, tmp_path):
     name = LAYER[family]
     change = {"missing": {name: None}, "shape": {name: torch.zeros(3, 64)}, "unexpected": {f"{name}.own": torch.ones(2)}}[fault]
     folder = candidate_of(plain[family], tmp_path / "candidate", **change)
-    with pytest.raises(Refused, match=name) as caught:
+    with pytest.raises(InputError, match=name) as caught:
         kerf.load(folder)
     assert "\n" not in str(caught.value)
 
@@ -323,7 +323,7 @@ def test_an_adapter_is_refused_by_name(copy, family, files, alone):
 def test_so_is_one_beside_a_candidate(plain, tmp_path):
     folder = candidate_of(plain["causal"], tmp_path / "candidate")
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(Refused, match="adapter_config.json is one"):
+    with pytest.raises(InputError, match="adapter_config.json is one"):
         kerf.load(folder)
 
 

@@ -16,7 +16,7 @@ import kerf
 import pytest
 from attacks import ATTACKS, CODE, FAMILIES, IGNORED, OPENED, put, special
 from kerf.models import families, registry
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.models.safety import check_folder
 
 pytestmark = pytest.mark.timeout(60)  # seconds; an attack that hangs is one that succeeded
@@ -68,7 +68,7 @@ def test_an_attack_neither_runs_nor_hangs(hostile, family, attack):
     folder = hostile(family, expected[0] if expected else OPENED[attack])
     started = time.perf_counter()
     if expected:
-        with pytest.raises(Refused, match=expected[1]) as caught:
+        with pytest.raises(InputError, match=expected[1]) as caught:
             opened(folder)
         assert str(caught.value).startswith(f"model = {str(folder)!r}: ") and "\n" not in str(caught.value)
     else:
@@ -100,7 +100,7 @@ def test_a_snapshot_of_the_hub_opens_by_its_path(sound, tmp_path, family):
     (snapshot / "secret.txt").symlink_to("../../refs/main")
     (tmp_path / "models--org--name" / "refs").mkdir()
     (tmp_path / "models--org--name" / "refs" / "main").write_text("0" * 40)
-    with pytest.raises(Refused, match="secret.txt is a link that leaves it"):
+    with pytest.raises(InputError, match="secret.txt is a link that leaves it"):
         registry.resolve(str(snapshot))
 
 
@@ -108,7 +108,7 @@ def test_blobs_that_are_a_link_are_no_blobs(sound, tmp_path):
     snapshot = shutil.copytree(sound["causal"], tmp_path / "models--org--name" / "snapshots" / "1")
     (tmp_path / "models--org--name" / "blobs").symlink_to("/etc")
     (snapshot / "notes.txt").symlink_to("../../blobs/hostname")
-    with pytest.raises(Refused, match="notes.txt is a link that leaves it"):
+    with pytest.raises(InputError, match="notes.txt is a link that leaves it"):
         registry.resolve(str(snapshot))
 
 
@@ -125,32 +125,32 @@ def test_links_inside_a_directory_are_fine(hostile):
 def test_a_tree_that_is_no_model_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "tree").mkdir()
     os.mkfifo(tmp_path / "tree" / "pipe.json")
-    with pytest.raises(Refused, match="no model"):
+    with pytest.raises(InputError, match="no model"):
         registry.resolve(str(tmp_path / "tree"))
     (tmp_path / "tree" / "config.json").write_text("{}")
     monkeypatch.setattr("kerf.models.safety.tree.ENTRIES", 50)
     for number in range(60):
         (tmp_path / "tree" / f"{number}.txt").touch()
-    with pytest.raises(Refused, match="at most 50 files and folders|is a pipe"):
+    with pytest.raises(InputError, match="at most 50 files and folders|is a pipe"):
         registry.resolve(str(tmp_path / "tree"))
 
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "x" * 5000, "a\0b", "", " "])
 def test_a_name_that_no_directory_can_have_is_refused(name):
-    with pytest.raises(Refused, match="^model = "):
+    with pytest.raises(InputError, match="^model = "):
         registry.resolve(name)
 
 
 def test_names_of_a_directory_reach_no_terminal_raw(hostile):
     folder = hostile("causal", put("config.json", model_type="evil", auto_map={"AutoModel": "\x1b[2Jevil\n" + "x" * 500}))
-    with pytest.raises(Refused, match="would run") as caught:
+    with pytest.raises(InputError, match="would run") as caught:
         registry.resolve(str(folder))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 400 + len(str(folder))
 
 
 def test_a_candidate_is_held_against_the_same(hostile):
     folder = hostile("causal", special("card.json", os.mkfifo))
-    with pytest.raises(Refused, match="card.json is a pipe"):
+    with pytest.raises(InputError, match="card.json is a pipe"):
         kerf.load(folder)
 
 

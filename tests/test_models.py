@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 import pytest
 import torch
 from kerf.models import registry
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.models.families import encoder
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
@@ -57,7 +57,7 @@ def edit(path, **changes):
 
 def refusal(function, model):
     """The message of the refusal, which must be one line that names the model."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InputError) as caught:
         function(str(model))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"model = {str(model)!r}")

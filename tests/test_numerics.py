@@ -8,7 +8,7 @@ from kerf import pipeline
 from kerf.calibration import activations
 from kerf.models import architecture, registry
 from kerf.tensors import parquet
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.quantize.compress import compress
 from kerf.tensors.quantized import Quantized
 from kerf.config import Calibration, Quantize
@@ -79,7 +79,7 @@ def test_weights_are_finite_and_close_or_the_layer_is_named(inputs, size, bits, 
     step = Quantize(**OPTIONS, bits=bits, clip=clip, scale_dtype=dtype, embeddings=32, asymmetric_calibration=whole)
     try:
         found = quantize(net, batches(tokens, seed=seed), step)
-    except Refused as refusal:
+    except InputError as refusal:
         assert dtype == "float16" and size >= 1e4
         assert any(f"'{name}'" in str(refusal) for name in ("left", "right", "last"))
         return
@@ -127,7 +127,7 @@ def test_a_layer_called_twice_is_quantized_once():
 
 def test_a_transposed_layer_is_refused_by_name():
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), Conv1D(4, 4))
-    with pytest.raises(Refused, match="1 is a transposed Conv1D"):
+    with pytest.raises(InputError, match="1 is a transposed Conv1D"):
         registry.check_layers("mine", net)
 
 

@@ -12,13 +12,13 @@ from kerf.calibration import activations, hessian
 from kerf.models import architecture, families, registry
 from kerf.tensors import parquet
 from kerf.core.cache import meta
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.evaluate import latency
 from kerf.prune import allocation, depth, structured
 from kerf.tensors import masks
 from kerf.prune.layers import alone_pruned, by_magnitude, prune_group
 from kerf.prune.sparsegpt import sparsegpt
-from kerf.prune.structured import left, surgery
+from kerf.prune.structured import left, obs_prune
 from kerf.calibration.hessian import moments
 from kerf.calibration.hessian import damped, inverse_factor
 from kerf.tensors.quantized import Quantized
@@ -138,7 +138,7 @@ def test_a_pruned_model_is_as_sparse_as_was_asked_and_loads_as_it_was_stored(mod
         before = architecture.linears(registry.network(registry.open_model(model)))
         assert all(torch.equal(layer.weight[layer.weight != 0], before[n].weight[layer.weight != 0]) for n, layer in linears.items())
     if "pattern" in step:
-        keep, of = parse(Prune, step, "p").neighbours()
+        keep, of = parse(Prune, step, "p").nm_pattern()
         assert all(((layer.weight.reshape(-1, of) != 0).sum(1) <= keep).all() for layer in linears.values())
     stored = parquet.read_weights(made / parquet.WEIGHTS)
     assert all(torch.equal(layer.weight, stored[f"{name}.weight"]) for name, layer in linears.items())
@@ -177,7 +177,7 @@ def test_a_quantized_model_is_pruned_on_its_grid(model):
         a, b = before[f"{name}.weight"], after[f"{name}.weight"]
         assert isinstance(b, Quantized) and (b.kept.view(-1, 4).sum(1) <= 2).all()
         assert torch.equal(b.dequantize(), a.dequantize() * b.kept) and torch.equal(b.codes[b.kept], a.codes[b.kept])
-    with pytest.raises(Refused, match="method = .?sparsegpt.?: magnitude or wanda with sweeps 0 after quantize"):
+    with pytest.raises(InputError, match="method = .?sparsegpt.?: magnitude or wanda with sweeps 0 after quantize"):
         pipeline.build(model, [cut, PRUNE], SPEC)
 
 
@@ -213,13 +213,13 @@ def test_pruned_and_quantized_tensors_come_back_exactly(bits, symmetric, tmp_pat
     ],
 )
 def test_wrong_parameters_are_refused(values, said):
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(InputError) as refusal:
         parse(Prune, values, "p")
     assert str(refusal.value).startswith(said)
 
 
 def test_a_pattern_that_does_not_divide_is_refused_before_work(model):
-    with pytest.raises(Refused, match="pattern = '2:7': N:M with M a divisor of the 64 columns of"):
+    with pytest.raises(InputError, match="pattern = '2:7': N:M with M a divisor of the 64 columns of"):
         pipeline.build(model, [{"prune": {"pattern": "2:7"}}], SPEC)
 
 
@@ -240,7 +240,7 @@ def test_the_same_seed_gives_the_same_bytes(model, monkeypatch):
 def test_surgery_ends_at_the_least_squares_of_the_columns_that_stay():
     weight, X = problem(rows=5, columns=24)
     H = X.T @ X
-    stay, found = surgery(weight, H, 10)
+    stay, found = obs_prune(weight, H, 10)
     assert len(stay) == 10 and (found != 0).any(0).nonzero()[:, 0].tolist() == stay.tolist()
     loss = damped(H, 0.01).double()
     best = weight.double() @ loss[:, stay] @ torch.linalg.inv(loss[stay][:, stay])
@@ -255,7 +255,7 @@ def test_surgery_ends_at_the_least_squares_of_the_columns_that_stay():
 def test_by_activation_the_quietest_units_go_and_the_rest_makes_up_for_them(size):
     weight, X = problem(rows=5, columns=24)
     H = X.T @ X
-    stay, found = surgery(weight, H, 3 * 4 // size, size=size, saliency="activation")
+    stay, found = obs_prune(weight, H, 3 * 4 // size, size=size, saliency="activation")
     said = [float((X[:, place : place + size] @ weight[:, place : place + size].T).square().sum()) for place in range(0, 24, size)]
     loudest = sorted(range(24 // size), key=lambda unit: -said[unit])[: 3 * 4 // size]
     assert stay.tolist() == sorted(loudest)
@@ -263,14 +263,14 @@ def test_by_activation_the_quietest_units_go_and_the_rest_makes_up_for_them(size
     loss = damped(H, 0.01).double()
     best = weight.double() @ loss[:, columns] @ torch.linalg.inv(loss[columns][:, columns])
     assert torch.allclose(found[:, columns].double(), best, atol=1e-4)
-    assert lost(weight, surgery(weight, H, 3 * 4 // size, size=size)[1], X) < lost(weight, found, X)
+    assert lost(weight, obs_prune(weight, H, 3 * 4 // size, size=size)[1], X) < lost(weight, found, X)
 
 
 def test_a_fixed_column_never_goes_and_takes_up_the_mean():
     weight, X = problem(rows=5, columns=24)
     X = torch.cat([X + 3, torch.ones(len(X), 1)], 1)
     whole = torch.cat([weight, torch.zeros(5, 1)], 1)
-    stay, found = surgery(whole, X.T @ X, 12, fixed=1)
+    stay, found = obs_prune(whole, X.T @ X, 12, fixed=1)
     assert 24 not in stay.tolist() and found[:, 24].abs().min() > 0
     assert float(((found - whole) @ X.T).mean(1).abs().max()) < 0.1 * float((whole @ X.T).abs().mean())
 
@@ -298,7 +298,7 @@ def test_without_neurons_the_model_is_a_plain_smaller_one(model, tmp_path):
     whole = pipeline.build(model, chain, SPEC)
     linears = architecture.linears(registry.network(kerf.load(whole)))
     assert [list(layer.weight.shape) for layer in linears.values()] == [list(layer.weight.shape) for layer in architecture.linears(net).values()]
-    with pytest.raises(Refused, match="method = 'neurons': a step before quantize"):
+    with pytest.raises(InputError, match="method = 'neurons': a step before quantize"):
         pipeline.build(model, [chain[2], step], SPEC)
 
 
@@ -312,14 +312,14 @@ def test_what_a_chain_lost_of_a_layer_is_measured_on_the_float_model(model, chai
 def test_neurons_of_a_network_that_is_not_understood_are_refused(model):
     net = registry.network(kerf.open_model(model))
     net.config.intermediate_size = 77
-    with pytest.raises(Refused, match="feed-forward layers of intermediate_size, one after others in each block, as in BERT and Llama"):
+    with pytest.raises(InputError, match="feed-forward layers of intermediate_size, one after others in each block, as in BERT and Llama"):
         architecture.neurons(net)
 
 
 def test_units_of_many_columns_go_as_an_obvious_search_says():
     weight, X = problem(rows=5, columns=24)
     H = X.T @ X
-    stay, found = surgery(weight, H, 5, size=4)
+    stay, found = obs_prune(weight, H, 5, size=4)
     loss, here = damped(H, 0.01).double(), list(range(6))
     solve = lambda units: _least_squares(weight.double(), loss, units, 4)  # noqa: E731
     here.remove(min(here, key=lambda unit: solve([u for u in here if u != unit])[1]))
@@ -374,7 +374,7 @@ def test_heads_that_stay_are_the_ones_that_were(language_model):
 
 def test_heads_of_bert_are_refused_and_it_says_what_is_understood(tmp_path):
     model = str(write_model(tmp_path / "encoder"))
-    with pytest.raises(Refused, match="q_proj, k_proj, v_proj, o_proj and a configuration with head_dim, as in Llama and Qwen"):
+    with pytest.raises(InputError, match="q_proj, k_proj, v_proj, o_proj and a configuration with head_dim, as in Llama and Qwen"):
         pipeline.build(model, [{"prune": {"method": "heads", "sparsity": 0.5}}], SPEC)
 
 
@@ -417,7 +417,7 @@ def test_without_a_block_the_rest_moves_up_on_its_grid(language_model):
     ],
 )
 def test_structures_that_cannot_go_are_refused(language_model, steps, message):
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(InputError, match=message):
         pipeline.build(language_model, steps, SMALL_SPEC)
 
 
@@ -464,7 +464,7 @@ def test_pruned_and_quantized_in_one_pass(model, options):
     ],
 )
 def test_one_pass_is_refused_where_it_cannot_be(model, steps, message):
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(InputError, match=message):
         pipeline.build(model, steps, SPEC)
 
 
@@ -506,7 +506,7 @@ def test_alone_and_whole_a_layer_is_pruned_the_same_way(method):
     ],
 )
 def test_shares_that_cannot_be_are_refused(tmp_path, values, message):
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(InputError, match=message):
         pipeline.build(str(write_model(tmp_path / "model")), [{"prune": values}], SPEC)
 
 
@@ -531,5 +531,5 @@ def test_shares_of_a_language_model_are_by_what_each_layer_costs_alone(language_
 
 
 def test_shares_of_a_reranker_are_refused(tmp_path):
-    with pytest.raises(Refused, match="an encoder or a causal language model; allocation: sensitivity does not know rerankers yet"):
+    with pytest.raises(InputError, match="an encoder or a causal language model; allocation: sensitivity does not know rerankers yet"):
         pipeline.build(str(write_reranker(tmp_path / "reranker")), [{"prune": {"allocation": "sensitivity", "sparsity": 0.5}}], SPEC)

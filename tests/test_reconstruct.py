@@ -8,7 +8,7 @@ from kerf import pipeline
 from kerf.models import architecture, registry
 from kerf.tensors import parquet
 from kerf.core.cache import meta
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.evaluate.likelihood import full_divergence, log_probabilities
 from kerf.models.families import causal, encoder
 from kerf.tensors.quantized import Quantized
@@ -136,7 +136,7 @@ def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_sta
     name = "model.embed_tokens.weight"
     assert same(*(dict(parquet.read_tensors(folder / parquet.WEIGHTS))[name] for folder in (start, made)))
     assert [block["block"] for block in meta(made)["result"]["blocks"]] == ["model.layers.0", "model.layers.1", "all blocks"]
-    with pytest.raises(Refused, match="calibration.samples = .*: at most"):
+    with pytest.raises(InputError, match="calibration.samples = .*: at most"):
         gather(original, Calibration(samples=len(causal._drawn(causal.tokenizer(language), spec)), max_length=32), 1)
 
 
@@ -157,7 +157,7 @@ def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learn
 
         body.forward = whole
         last.register_forward_pre_hook(lambda _, args, inside=inside: (2 * args[0], *args[1:]) if inside[0] else None)  # between two blocks
-        with pytest.raises(Refused, match="a network whose blocks all take the same arguments"):
+        with pytest.raises(InputError, match="a network whose blocks all take the same arguments"):
             architecture.check_blocks(net, batch)
 
 
@@ -262,7 +262,7 @@ def test_the_time_budget_ends_it_early(model):
 
 
 def test_it_is_refused_without_a_quantized_source_and_without_text_to_hold_back(model):
-    with pytest.raises(Refused, match="steps.1 = 'reconstruct': a step after quantize or prune"):
+    with pytest.raises(InputError, match="steps.1 = 'reconstruct': a step after quantize or prune"):
         pipeline.build(model, [LEARN], SPEC)
-    with pytest.raises(Refused, match="calibration.samples = 1279: at most"):
+    with pytest.raises(InputError, match="calibration.samples = 1279: at most"):
         pipeline.build(model, [START, LEARN], Calibration(samples=1279))

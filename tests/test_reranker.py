@@ -15,7 +15,7 @@ from kerf.data import corpora
 from kerf.evaluate import first_stage
 from kerf.models import architecture, families, manifest, registry
 from kerf.training import train_cross_encoder
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.evaluate import fidelity, ranking
 from kerf.evaluate import cross_encoder as measured
 from kerf.models.families import cross_encoder
@@ -42,7 +42,7 @@ def test_a_cross_encoder_is_a_kind_of_its_own(model):
 
 def test_more_than_one_score_is_refused(model, tmp_path):
     CrossEncoder(model, num_labels=3, model_kwargs={"ignore_mismatched_sizes": True}).save_pretrained(str(tmp_path / "three"))
-    with pytest.raises(Refused, match="model = .*: a cross-encoder with one score; this one gives 3"):
+    with pytest.raises(InputError, match="model = .*: a cross-encoder with one score; this one gives 3"):
         registry.open_model(str(tmp_path / "three"))
 
 
@@ -57,7 +57,7 @@ def test_every_second_query_stands_beside_its_own_passage():
 
 
 def test_more_pairs_than_there_are_are_refused():
-    with pytest.raises(Refused, match=r"^calibration.samples = 1000000: 1 to \d+, the pairs that news has for it"):
+    with pytest.raises(InputError, match=r"^calibration.samples = 1000000: 1 to \d+, the pairs that news has for it"):
         cross_encoder._drawn(Calibration(samples=10**6))
 
 
@@ -141,7 +141,7 @@ def test_torch_is_not_needed(model):
     ([{"quantize": {"bits": "mixed", "floor": 0.9}}], "an encoder; bits: mixed does not know rerankers yet"),
 ])  # fmt: skip
 def test_what_rerankers_cannot_have_is_refused(model, chain, message):
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(InputError, match=message):
         pipeline.build(model, chain, SPEC)
 
 
@@ -221,7 +221,7 @@ def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):
     train_cross_encoder._make(again, encoder, spec)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     for wrong, accepted in ((61, "1 to 60: 240 pairs, 4 a step"), (1, "4 to 240: 240 pairs, 1 a step")):
-        with pytest.raises(Refused, match=f"steps = {wrong}: {accepted}"):
+        with pytest.raises(InputError, match=f"steps = {wrong}: {accepted}"):
             train_cross_encoder.trained(encoder, train_cross_encoder.Training(steps=wrong, queries=4 if wrong > 1 else 1))
 
 

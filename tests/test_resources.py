@@ -12,7 +12,7 @@ from kerf import pipeline
 from kerf.data import corpora
 from kerf.models import registry
 from kerf.profiling import power, serving_benchmark
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.profiling import footprint, vector_quantization
 from kerf.config import Calibration, Evaluation, Resources, parse
 from kerf.workbench.run import results
@@ -91,13 +91,13 @@ def test_a_reranker_answers_pairs_of_the_length_that_was_asked(tmp_path):
 
 def test_what_has_no_sentences_to_encode_is_refused(tmp_path):
     causal = str(write_causal(tmp_path / "causal"))
-    with pytest.raises(Refused, match="an encoder or a reranker; resources does not know causal language models yet"):
+    with pytest.raises(InputError, match="an encoder or a reranker; resources does not know causal language models yet"):
         footprint.measure(causal, {}, Calibration(), Evaluation(), Resources())
 
 
 @pytest.mark.parametrize("values", [{"rounds": 0}, {"rounds": 6.5}, {"threads": 0}, {"memory_limit": 0}, {"memory_limit": float("nan")}, {"round": 6}])
 def test_wrong_resources_are_refused_by_name(values):
-    with pytest.raises(Refused, match=f"resources.{next(iter(values))} = "):
+    with pytest.raises(InputError, match=f"resources.{next(iter(values))} = "):
         parse(Resources, values, "resources")
 
 

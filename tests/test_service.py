@@ -6,7 +6,7 @@ import kerf
 import pytest
 from kerf import pipeline
 from kerf.models import manifest, registry
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.config import Calibration
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from small import write_model, write_reranker
@@ -64,18 +64,18 @@ def test_the_reranker_is_switched_by_the_same_variables(made_reranker, monkeypat
     assert (found.predict(pairs) == registry.load(candidates / "int8").predict(pairs)).all()
     assert len(found.rank("a query", ["A passage.", "Another one."], top_k=1)) == 1
     monkeypatch.setenv("QUANTIZATION_CONFIG", "int4")
-    with pytest.raises(Refused, match="QUANTIZATION_CONFIG = 'int4': a candidate in .*; `kerf run reranker-int8` makes those of reranker"):
+    with pytest.raises(InputError, match="QUANTIZATION_CONFIG = 'int4': a candidate in .*; `kerf run reranker-int8` makes those of reranker"):
         kerf.reranker(model, candidates)
     monkeypatch.setenv("QUANTIZATION_CONFIG", "none")
     assert isinstance(kerf.reranker(model, candidates), CrossEncoder)
 
 
 def test_an_encoder_is_no_reranker(made, made_reranker, monkeypatch):
-    with pytest.raises(Refused, match="model = .*: a reranker; kerf.reranker does not know encoders yet"):
+    with pytest.raises(InputError, match="model = .*: a reranker; kerf.reranker does not know encoders yet"):
         kerf.reranker(made[0])
     monkeypatch.setenv("USE_QUANTIZATION", "true")
     for work, (model, candidates) in ((kerf.reranker, made), (kerf.embedder, made_reranker)):
-        with pytest.raises(Refused, match="candidates = .*: candidates of an? (encoder|reranker); these are of an? (encoder|reranker)"):
+        with pytest.raises(InputError, match="candidates = .*: candidates of an? (encoder|reranker); these are of an? (encoder|reranker)"):
             work(model, candidates)
 
 
@@ -84,14 +84,14 @@ def test_an_encoder_is_no_reranker(made, made_reranker, monkeypatch):
 ])  # fmt: skip
 def test_wrong_values_are_refused_with_the_accepted_ones(made, monkeypatch, name, value, accepted):
     monkeypatch.setenv(name, value)
-    with pytest.raises(Refused, match=f"^{name} = {value!r}: {accepted}$"):
+    with pytest.raises(InputError, match=f"^{name} = {value!r}: {accepted}$"):
         kerf.embedder(*made)
 
 
 def test_a_candidate_that_is_not_there_or_of_another_model_is_refused(made, monkeypatch, tmp_path):
     model, candidates = made
     monkeypatch.setenv("USE_QUANTIZATION", "true")
-    with pytest.raises(Refused, match="QUANTIZATION_CONFIG = 'int8': a candidate in .*; `kerf run minilm-int8` makes"):
+    with pytest.raises(InputError, match="QUANTIZATION_CONFIG = 'int8': a candidate in .*; `kerf run minilm-int8` makes"):
         kerf.embedder(model, tmp_path)
-    with pytest.raises(Refused, match=f"candidates = .*: candidates of minilm; these are of {manifest.verify(candidates / 'int8')['model']}"):
+    with pytest.raises(InputError, match=f"candidates = .*: candidates of minilm; these are of {manifest.verify(candidates / 'int8')['model']}"):
         kerf.embedder("minilm", candidates)

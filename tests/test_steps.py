@@ -1,7 +1,7 @@
 """Parameters: what is refused, in one line that names the parameter, its value and what is accepted."""
 
 import pytest
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.config import Calibration, Quantize, check_divides, parse
 
 BITS = "a whole number from 2 to 8, 1.6 (ternary) or mixed"
@@ -29,7 +29,7 @@ WRONG = [
 
 def refusal(function, *arguments):
     """The message of the refusal, which must be one line."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InputError) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -8,7 +8,7 @@ import torch
 from kerf.models import manifest
 from kerf.tensors import parquet
 from kerf.core.cache import digest
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.tensors.quantized import Quantized
 from kerf.quantize.rtn import rtn
 
@@ -94,7 +94,7 @@ def test_weights_cut_off_at_any_byte_are_refused_by_name(weights):
     whole = weights.read_bytes()
     for length in range(len(whole)):
         weights.write_bytes(whole[:length])
-        with pytest.raises(Refused, match=parquet.WEIGHTS):
+        with pytest.raises(InputError, match=parquet.WEIGHTS):
             dict(parquet.read_tensors(weights))
 
 
@@ -104,7 +104,7 @@ def test_an_edited_byte_of_the_weights_never_gives_other_weights(weights):
         weights.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
             after = parquet.read_weights(weights)
-        except Refused as refusal:
+        except InputError as refusal:
             assert parquet.WEIGHTS in str(refusal)
         else:
             assert after.keys() == before.keys() and all(same(after[name], before[name]) for name in before)
@@ -114,12 +114,12 @@ def test_a_newer_schema_and_a_foreign_table_are_refused(weights):
     table = pq.read_table(weights)
     for version in ({"kerf.schema": "4"}, {}):
         pq.write_table(table.replace_schema_metadata(version), weights)
-        with pytest.raises(Refused, match=f"{parquet.WEIGHTS}: has schema .*this Kerf reads 3"):
+        with pytest.raises(InputError, match=f"{parquet.WEIGHTS}: has schema .*this Kerf reads 3"):
             dict(parquet.read_tensors(weights))
 
 
 def test_missing_weights_are_refused(tmp_path):
-    with pytest.raises(Refused, match="absent.parquet"):
+    with pytest.raises(InputError, match="absent.parquet"):
         dict(parquet.read_tensors(tmp_path / "absent.parquet"))
 
 
@@ -145,7 +145,7 @@ def test_a_file_that_changed_is_refused_by_name(candidate, name, change):
     path.unlink()
     if change != "missing":
         path.write_bytes({"truncated": whole[:-1], "edited": whole[:-1] + b"\0", "longer": whole + b"\0"}[change])
-    with pytest.raises(Refused, match=name):
+    with pytest.raises(InputError, match=name):
         manifest.verify(candidate)
 
 
@@ -154,7 +154,7 @@ def test_every_edited_byte_of_the_weights_is_found_by_verify(candidate):
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(Refused, match=parquet.WEIGHTS):
+        with pytest.raises(InputError, match=parquet.WEIGHTS):
             manifest.verify(candidate)
 
 
@@ -162,7 +162,7 @@ def test_every_edited_byte_of_the_weights_is_found_by_verify(candidate):
 def test_an_edited_card_is_refused(candidate, change):
     card = json.loads((candidate / manifest.CARD).read_text())
     (candidate / manifest.CARD).write_text(json.dumps({**card, **change}))
-    with pytest.raises(Refused, match=f"{manifest.CARD}: was edited"):
+    with pytest.raises(InputError, match=f"{manifest.CARD}: was edited"):
         manifest.verify(candidate)
 
 
@@ -171,7 +171,7 @@ def test_a_card_of_a_newer_schema_is_refused_as_such(candidate):
     card = {**card, "schema": 4}
     del card["sha256"]
     (candidate / manifest.CARD).write_text(json.dumps({**card, "sha256": digest(card)}))
-    with pytest.raises(Refused, match="has schema 4; this Kerf reads 3"):
+    with pytest.raises(InputError, match="has schema 4; this Kerf reads 3"):
         manifest.verify(candidate)
 
 
@@ -180,5 +180,5 @@ def test_a_card_that_is_missing_or_no_card_is_refused(candidate, content):
     (candidate / manifest.CARD).unlink()
     if content is not None:
         (candidate / manifest.CARD).write_bytes(content)
-    with pytest.raises(Refused, match=manifest.CARD):
+    with pytest.raises(InputError, match=manifest.CARD):
         manifest.verify(candidate)

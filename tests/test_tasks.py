@@ -8,7 +8,7 @@ import pytest
 import torch
 from kerf import config, pipeline
 from kerf.models import families, registry
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.evaluate import causal, tasks
 from small import write_causal, write_model
 
@@ -85,5 +85,5 @@ def test_refusals_come_before_a_model_is_opened(place, tmp_path, monkeypatch, ca
     }
     if case == "missing":
         monkeypatch.setattr(tasks, "find_spec", lambda name: find_spec("no_such_package"))
-    with pytest.raises(Refused, match=asked[case][1]):
+    with pytest.raises(InputError, match=asked[case][1]):
         asked[case][0]()

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from kerf.data import corpora, segmentation
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 
 
 @pytest.mark.parametrize("name", corpora.NAMES)
@@ -71,7 +71,7 @@ WORDS = LONG.split()
     ids=["copied", "other case", "12 words of it", "12 words inside another", "a whole text of 7 words inside it"],
 )
 def test_overlapping_text_is_refused(calibration):
-    with pytest.raises(Refused, match="overlap"):
+    with pytest.raises(InputError, match="overlap"):
         corpora.check_overlap(["Something else entirely, as it should be.", calibration], ["Another text.", LONG])
 
 
@@ -93,11 +93,11 @@ def test_eleven_shared_words_or_the_same_words_apart_pass(calibration):
 )
 @pytest.mark.parametrize("count", [0, 10**6])
 def test_more_than_there_is_is_refused_with_how_many_there_are(ask, parameter, count):
-    with pytest.raises(Refused, match=rf"^{parameter} = {count}: [12] to \d\d\d+, ") as caught:
+    with pytest.raises(InputError, match=rf"^{parameter} = {count}: [12] to \d\d\d+, ") as caught:
         ask(count)
     most = int(str(caught.value).split(" to ")[1].split(",")[0])
     assert ask(most)
-    with pytest.raises(Refused):
+    with pytest.raises(InputError):
         ask(most + 1)
 
 
@@ -133,13 +133,13 @@ def test_a_text_file_with_one_document_a_line_works(tmp_path):
 @pytest.mark.parametrize("content", [bytes(range(256)), b"\x1f\x8b\x08", b"PAR1\0\n"], ids=["bytes", "gzip", "nul"])
 def test_a_binary_file_is_refused(tmp_path, content):
     (tmp_path / "binary").write_bytes(content)
-    with pytest.raises(Refused, match=r"^texts = .*binary.*: a UTF-8 text file"):
+    with pytest.raises(InputError, match=r"^texts = .*binary.*: a UTF-8 text file"):
         corpora.documents(str(tmp_path / "binary"), "calibration")
 
 
 @pytest.mark.parametrize("name", ["new", "", "/", "absent.txt", "a\0b"])
 def test_an_unknown_text_is_refused_with_the_known_names(name):
-    with pytest.raises(Refused, match="^texts = .*news"):
+    with pytest.raises(InputError, match="^texts = .*news"):
         corpora.documents(name, "calibration")
 
 
@@ -209,14 +209,14 @@ def test_only_an_end_of_line_divides_documents(mark, tmp_path):
 @pytest.mark.parametrize("content", ["A text.\n".encode("utf-16"), b"a lone surrogate \xed\xa0\x80\n", b"caf\xe9\n"])
 def test_bytes_that_are_not_utf_8_are_refused(content, tmp_path):
     (tmp_path / "own.txt").write_bytes(content)
-    with pytest.raises(Refused, match=r"^texts = .*own.txt.*: a UTF-8 text file"):
+    with pytest.raises(InputError, match=r"^texts = .*own.txt.*: a UTF-8 text file"):
         corpora.digest(str(tmp_path / "own.txt"))
 
 
 def test_a_name_that_cannot_be_written_down_is_refused(tmp_path):
     (tmp_path / "\udcff.txt").write_text("A document.\n")
     for name in (str(tmp_path / "\udcff.txt"), "\ud800", "news\udfff"):
-        with pytest.raises(Refused, match="^texts = ") as refused:
+        with pytest.raises(InputError, match="^texts = ") as refused:
             corpora.digest(name)
         assert str(refused.value).encode()
 
@@ -225,5 +225,5 @@ def test_one_giant_line_is_refused_with_what_it_has(tmp_path):
     (tmp_path / "own.txt").write_text("A sentence that is long enough for all of it. " * 20000)
     part = corpora.part_of(corpora._all_documents(str(tmp_path / "own.txt"))[0])
     ask = corpora.evaluation_sentences if part == "calibration" else lambda name, n: corpora.calibration_sentences(name, n, 0)
-    with pytest.raises(Refused, match=r"has 0 in documents of its part$"):
+    with pytest.raises(InputError, match=r"has 0 in documents of its part$"):
         ask(str(tmp_path / "own.txt"), 10)

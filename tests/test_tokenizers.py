@@ -10,7 +10,7 @@ from kerf import evaluate, pipeline
 from kerf.data import corpora
 from kerf.models import registry
 from kerf.backends import tokens
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.models.families import causal, encoder, lengths
 from kerf.config import Calibration, Evaluation
 from safetensors.torch import load_file
@@ -95,7 +95,7 @@ def test_other_tokens_than_the_models_are_refused(tmp_path, monkeypatch):
     model = write_model(tmp_path / "model")
     other = cased(write_model(tmp_path / "other"))
     told = tokens.write(registry.open_model(str(model)), model)
-    with pytest.raises(Refused, match="a model whose texts are tokenized by its tokenizer alone; 'The Capital"):
+    with pytest.raises(InputError, match="a model whose texts are tokenized by its tokenizer alone; 'The Capital"):
         tokens.check(registry.open_model(str(other)), tokens.read(model, told))
 
 
@@ -108,7 +108,7 @@ def test_a_candidate_of_before_its_limits_were_kept_is_cut_as_it_was_then(tmp_pa
 
 def test_a_damaged_tokenizer_is_refused(tmp_path):
     (tmp_path / tokens.FILE).write_text("{}")
-    with pytest.raises(Refused, match="tokenizer.json that tokenizers opens"):
+    with pytest.raises(InputError, match="tokenizer.json that tokenizers opens"):
         tokens.read(tmp_path, tokens.told_by(tmp_path, {}))
 
 
@@ -152,7 +152,7 @@ def test_documents_without_tokens_are_left_out_of_a_stream(tmp_path, mixed):
     assert "without any token left out" in causal.about(folder, Calibration(texts=mixed, samples=4, max_length=32))
     everything = evaluate.causal.gather(model, Evaluation(texts=mixed, contexts=4, context=32, passages=4))
     assert everything.chunks.dtype == np.int64 and everything.left_out > 0 and "left out" in evaluate.causal.about(everything)
-    with pytest.raises(Refused, match="prompt = '你好'"):
+    with pytest.raises(InputError, match="prompt = '你好'"):
         causal.answer(registry.load(made), causal.tokenizer(folder), ("你好",))
 
 
@@ -164,9 +164,9 @@ def test_texts_without_tokens_are_left_out_of_what_an_encoder_reads(dropping, mi
     made = pipeline.build(str(dropping), [{"quantize": {"method": "weights"}}], spec)
     assert np.isfinite(kerf.load(made).encode(["你好", "The government", ""])).all()
     assert np.array_equal(kerf.load(made).encode(["你好"]), np.zeros((1, 64)))
-    with pytest.raises(Refused, match="calibration.texts = '你好': text that the model's tokenizer knows; none of 2"):
+    with pytest.raises(InputError, match="calibration.texts = '你好': text that the model's tokenizer knows; none of 2"):
         encoder.tokenized(opened, ["你好", "世界"], 2, 32)
-    with pytest.raises(Refused, match="text = '你好': at least one token"):
+    with pytest.raises(InputError, match="text = '你好': at least one token"):
         encoder.answer(opened, opened.tokenizer, ("The", "你好"))
 
 
@@ -174,7 +174,7 @@ def test_columns_lose_the_rows_without_tokens(dropping):
     tokenizer = causal.tokenizer(dropping)
     found = lengths.known(tokenizer, "evaluation.passages", ["The", "你", "a", "said"], ["government", "said", "世", "a"], [1, 2, 3, 4])
     assert found == [["The", "said"], ["government", "a"], [1, 4]]
-    with pytest.raises(Refused, match="evaluation.passages = 2: text that the model's tokenizer knows; 1 of 2 have any token"):
+    with pytest.raises(InputError, match="evaluation.passages = 2: text that the model's tokenizer knows; 1 of 2 have any token"):
         lengths.known(tokenizer, "evaluation.passages", ["The", "你"], [1, 2])
     assert evaluate.encoder._known_pairs(tokenizer, ["你", "a", "The"], [0, 1], [1, 2], [0.5, 1.0]) == (["a", "The"], [0], [1], [1.0])
 
@@ -194,7 +194,7 @@ def test_texts_end_where_the_positions_do(tmp_path, family):
     folder = write_family(tmp_path / "model", family, model_max_length=10**6)
     opened = registry.open_model(str(folder))
     assert opened.max_seq_length == 300 and np.isfinite(opened.encode(["word " * 2000])).all()
-    with pytest.raises(Refused, match="calibration.max_length = 400: at most 300, the positions of this model"):
+    with pytest.raises(InputError, match="calibration.max_length = 400: at most 300, the positions of this model"):
         encoder.batches(opened, Calibration(samples=16, max_length=400))
     assert opened.tokenizer("word " * 2000, truncation=True)["input_ids"].__len__() == 300
     changed = shorter(folder)
@@ -209,12 +209,12 @@ def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
     byte_tokenizer().save_pretrained(folder)
     everything = evaluate.causal.gather(str(folder), Evaluation(contexts=4, context=48, passages=20))
     assert all(len(ids) <= 48 for ids, _ in everything.passages)
-    with pytest.raises(Refused, match="evaluation.context = 512: at most 48, the positions of this model"):
+    with pytest.raises(InputError, match="evaluation.context = 512: at most 48, the positions of this model"):
         evaluate.causal.gather(str(folder), Evaluation(contexts=4, passages=4))
     opened = registry.open_model(str(folder))
     evaluate.causal.answer(opened, {**evaluate.causal.request(everything, False), "seed": 0}, tmp_path)
     assert load_file(tmp_path / "answers.safetensors")["continued"].shape == (4, 24)
-    with pytest.raises(Refused, match="prompt = 60: at most 48"):
+    with pytest.raises(InputError, match="prompt = 60: at most 48"):
         causal.answer(opened, lambda *_, **__: {"input_ids": torch.ones(1, 60, dtype=torch.long)}, ("x",))
 
 
@@ -226,6 +226,6 @@ def test_a_tokenizer_that_fails_on_what_it_does_not_know_is_refused(write, tmp_p
              "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}}  # fmt: skip
     (folder / "tokenizer.json").write_text(json.dumps(held))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    with pytest.raises(Refused, match="a tokenizer that reads any text; on .* it fails") as refusal:
+    with pytest.raises(InputError, match="a tokenizer that reads any text; on .* it fails") as refusal:
         registry.describe(str(folder))
     assert "\n" not in str(refusal.value)

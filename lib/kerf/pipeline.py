@@ -11,7 +11,7 @@ from kerf.config import Calibration, STEPS, check_chain, parse
 def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str:
     """Directory of the candidate that `steps` ([{"quantize": {...}}, ...]) make; empty for no steps.
 
-    Raises Refused for a parameter that is not accepted.
+    Raises InputError for a parameter that is not accepted.
     """
     check_chain(steps, "steps")
     pairs = [pair for step in steps for pair in step.items()]

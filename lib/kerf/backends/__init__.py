@@ -4,7 +4,7 @@ available(): whether it is installed, INSTALL: the line that installs it; conver
 which weights(graph) names the layers, put_integers and put_packed (graph, found) change them, and save(graph, folder,
 half) writes; run(folder, card, threads): the model of a candidate as a function of input_ids, attention_mask and
 token_type_ids, (texts, tokens) each, that gives embeddings or scores (texts, features); settings(step) is what the card
-tells it. Which method runs on which library stands in `kerf.config.quantize.REAL`.
+tells it. Which method runs on which library stands in `kerf.config.quantize.KERNEL_METHODS`.
 """
 
 import logging as python_logging
@@ -24,7 +24,7 @@ MASKED = -1e9  # a score of what is not attended to: exp of it is 0, and it is f
 
 
 def backend(name: str) -> ModuleType:
-    """The module of a library; Refused when it is not installed."""
+    """The module of a library; InputError when it is not installed."""
     found = import_module(f"kerf.backends.{name}")
     if not found.available():
         raise refuse("backend", name, f"a library that is installed: `{found.INSTALL}`")
@@ -41,7 +41,7 @@ def adds_bytes_exactly() -> bool:
 @contextmanager
 def conversion(name: str, opened) -> Iterator[tuple]:
     """While it lasts, a library reads `kinds.whole(opened)`, quietly; that, and an example of what it takes. What it cannot
-    read is Refused."""
+    read is InputError."""
     import torch
     from transformers.utils import logging
 

@@ -37,7 +37,7 @@ LOOKED_AT = 2048  # tokens that choose between them, and that the error is of
 
 
 @dataclass(frozen=True)
-class Integer:
+class Int8Linear:
     """A layer. low, delta: (columns,), or None where each token has its own; codes: int8 (rows, columns); scale, bias: (rows,),
     the bias for inputs in their own units.
 
@@ -65,14 +65,14 @@ def rounded(x: torch.Tensor, low: torch.Tensor | None, delta: torch.Tensor | Non
 
 
 @torch.no_grad()
-def integers(net, reference, groups: list[list[str]], batches: list[dict], dynamic: bool = False, bits: int = 8) -> dict[str, Integer]:
+def integers(net, reference, groups: list[list[str]], batches: list[dict], dynamic: bool = False, bits: int = 8) -> dict[str, Int8Linear]:
     """Every linear layer that the calibration text reaches, by name.
 
     net, reference: the same network twice; the first computes as the integer one would while it is looked at.
     dynamic: inputs are rounded on the grid of their token. bits: 8, or 7 for a kernel whose sums of two products
     saturate at 16 bits, which 255 * (64 + 64) never does.
     """
-    found: dict[str, Integer] = {}
+    found: dict[str, Int8Linear] = {}
     layers = architecture.linears(net)
     with computing(layers, found):
         pairs = zip(*(in_lockstep(each, groups, batches) for each in (net, reference)), strict=True)
@@ -84,7 +84,7 @@ def integers(net, reference, groups: list[list[str]], batches: list[dict], dynam
 
 
 @contextmanager
-def computing(layers: dict, found: dict[str, Integer]) -> Iterator[None]:
+def computing(layers: dict, found: dict[str, Int8Linear]) -> Iterator[None]:
     """While it lasts, a layer that is found computes as its kernel would."""
     weights: dict[str, torch.Tensor] = {}
 
@@ -105,7 +105,7 @@ def computing(layers: dict, found: dict[str, Integer]) -> Iterator[None]:
             del layer.forward
 
 
-def _group(weights, biases, X, F, dynamic: bool = False, bits: int = 8) -> list[Integer]:
+def _group(weights, biases, X, F, dynamic: bool = False, bits: int = 8) -> list[Int8Linear]:
     """Layers that share an input. X, F: (tokens, columns) here and in the float model."""
     weight = torch.cat(weights)
     low, delta = (None, None) if dynamic else grid(weight, X, _top(bits))
@@ -125,7 +125,7 @@ def _group(weights, biases, X, F, dynamic: bool = False, bits: int = 8) -> list[
         wanted = _some(F) @ weight.T
         off = _some(inputs) @ whole.T + mean - wanted
         error = float(off.square().sum() / wanted.square().sum().clamp(min=1e-20))
-        made.append(Integer(low, delta, codes, scale, mean if bias is None else bias.data + mean, error))
+        made.append(Int8Linear(low, delta, codes, scale, mean if bias is None else bias.data + mean, error))
     return made
 
 

@@ -1,6 +1,6 @@
 """What a layer becomes in an ONNX graph that ONNX Runtime runs.
 
-A linear layer with an `Integer` gets its inputs rounded by a QuantizeLinear that is behind its ranges, of columns or of
+A linear layer with an `Int8Linear` gets its inputs rounded by a QuantizeLinear that is behind its ranges, of columns or of
 tokens, and a MatMulIntegerToFloat; one with a `Quantized` becomes a MatMulNBits, which unpacks codes as it multiplies,
 and word embeddings a GatherBlockQuantized.
 """
@@ -26,7 +26,7 @@ def weights(graph) -> dict[str, list]:
 
 
 def put_integers(graph, found: dict) -> None:
-    """Put the layers of `found` (name -> `kerf.backends.int8.Integer`) on integer kernels, in place."""
+    """Put the layers of `found` (name -> `kerf.backends.int8.Int8Linear`) on integer kernels, in place."""
     from onnx_ir.tape import Tape
 
     there, tape, rounded = weights(graph), Tape(graph.graph), {}

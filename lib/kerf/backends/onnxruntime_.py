@@ -31,7 +31,7 @@ def available() -> bool:
 
 
 def convert(opened):
-    """The graph of a SentenceTransformer or CrossEncoder in float32. Raises Refused for one that cannot be exported for every shape."""
+    """The graph of a SentenceTransformer or CrossEncoder in float32. Raises InputError for one that cannot be exported for every shape."""
     import torch
 
     from kerf.backends import conversion
@@ -78,7 +78,7 @@ def _halve(graph) -> None:
 
 
 def run(folder: Path, card: dict, threads: int):
-    """The loaded model: input_ids, attention_mask and token_type_ids in, answers out; from any thread. Raises Refused when it cannot be loaded."""
+    """The loaded model: input_ids, attention_mask and token_type_ids in, answers out; from any thread. Raises InputError when it cannot be loaded."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -2,7 +2,7 @@
 
 The graph takes token numbers and an attention mask, of pairs also which text a token is of, and gives embeddings or
 scores, pooling and what follows included. A
-linear layer with an `Integer` gets its inputs through a FakeQuantize, which the compiler makes into bytes, and its
+linear layer with an `Int8Linear` gets its inputs through a FakeQuantize, which the compiler makes into bytes, and its
 codes as they are; one with a `Quantized` keeps packed codes, which the kernel unpacks as it multiplies.
 """
 
@@ -26,7 +26,7 @@ def available() -> bool:
 
 
 def convert(opened):
-    """The graph of a SentenceTransformer or CrossEncoder in float32. Raises Refused for one that cannot be traced or holds unknown operators."""
+    """The graph of a SentenceTransformer or CrossEncoder in float32. Raises InputError for one that cannot be traced or holds unknown operators."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -51,7 +51,7 @@ def weights(graph) -> dict[str, tuple]:
 
 
 def put_integers(graph, found: dict) -> None:
-    """Put the layers of `found` (name -> `kerf.backends.int8.Integer`) on integer kernels, in place."""
+    """Put the layers of `found` (name -> `kerf.backends.int8.Int8Linear`) on integer kernels, in place."""
     import openvino.opset13 as ops
 
     rounded: dict[tuple, object] = {}
@@ -136,7 +136,7 @@ def save(graph, folder: Path, half: bool) -> None:
 
 
 def run(folder: Path, card: dict, threads: int):
-    """The compiled model: input_ids, attention_mask and token_type_ids in, answers out; from any thread. Raises Refused when it cannot be compiled."""
+    """The compiled model: input_ids, attention_mask and token_type_ids in, answers out; from any thread. Raises InputError when it cannot be compiled."""
     from threading import local
 
     import openvino as ov

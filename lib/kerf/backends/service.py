@@ -25,7 +25,7 @@ class Switch(BaseSettings):
 
 
 def wanted() -> str:
-    """int8, int4 or none. Raises Refused for a value that is not accepted, naming the variable."""
+    """int8, int4 or none. Raises InputError for a value that is not accepted, naming the variable."""
     try:
         switch = Switch()
     except ValidationError as error:
@@ -38,7 +38,7 @@ def wanted() -> str:
 def embedder(model: str = "minilm", candidates: str | Path | None = None):
     """The encoder that the environment asks for: the candidate int8 or int4 of a directory, or the model in float.
 
-    candidates: a directory of an experiment's candidates, default that of `minilm-int8`. Raises Refused for a wrong
+    candidates: a directory of an experiment's candidates, default that of `minilm-int8`. Raises InputError for a wrong
     value, a candidate that is not there, and one that was made of another model.
     """
     return _asked_for(model, candidates, "encoder", "minilm-int8")

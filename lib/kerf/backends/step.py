@@ -16,8 +16,8 @@ from kerf.calibration import activations
 from kerf.models import architecture, families, manifest, registry
 from kerf.core.cache import artifact
 from kerf.backends import int8, mixed, serve, tokens
-from kerf.backends.int8 import Integer
-from kerf.core.errors import Refused, refuse
+from kerf.backends.int8 import Int8Linear
+from kerf.core.errors import InputError, refuse
 from kerf.calibration.heldout import embed, fidelity
 from kerf.core.memory import peak_rss_bytes, reset_peak_rss
 from kerf.quantize.compress import compress
@@ -94,7 +94,7 @@ def check_shapes(library, graph, opened, step: Quantize) -> None:
             run = library.run(folder, {"settings": settings}, 1)
             found = torch.from_numpy(run(**given))
         same = found.shape == aim.shape and (found - aim).norm() < SAME * aim.norm()
-    except Refused:
+    except InputError:
         raise
     except Exception as error:  # the libraries raise a dozen kinds
         raise refuse("backend", step.backend, f"a model that it runs ({str(error).strip().splitlines()[-1][-160:]})") from error
@@ -102,7 +102,7 @@ def check_shapes(library, graph, opened, step: Quantize) -> None:
         raise refuse("backend", step.backend, "a model whose graph does not depend on the number of texts and tokens; this one's does")
 
 
-def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[dict[str, Integer], dict[str, Quantized]]:
+def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[dict[str, Int8Linear], dict[str, Quantized]]:
     """What becomes of the layers: on integer kernels, and packed."""
     net = registry.network(opened)
     kind = families.of_opened(opened)
@@ -119,7 +119,7 @@ def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[d
     bits, dynamic = _code_bits(step), step.method == "dynamic"
     integers = {} if step.method == "bfloat16" else int8.integers(net, registry.network(reference), groups, batches, dynamic, bits)
     if held:
-        integers = spared(opened, reference, integers, step.floor, held)
+        integers = keep_in_float(opened, reference, integers, step.floor, held)
     return integers, packed
 
 
@@ -128,7 +128,7 @@ def _code_bits(step: Quantize) -> int:
     return 8 if step.backend != "openvino" or backends.adds_bytes_exactly() else 7
 
 
-def spared(opened, reference, found: dict[str, Integer], floor: float, batches: list[dict]) -> dict[str, Integer]:
+def keep_in_float(opened, reference, found: dict[str, Int8Linear], floor: float, batches: list[dict]) -> dict[str, Int8Linear]:
     """`found` without the layers that it helps most to leave in float, as few as bring the mean cosine of the embeddings
     of `batches` to `floor`; all of them are gone where it never does."""
     layers, aim = architecture.linears(registry.network(opened)), embed(reference, batches)

@@ -37,7 +37,7 @@ def write(opened, folder: Path) -> dict:
 
 
 def read(folder: Path, told: dict):
-    """The tokenizer of a candidate, which cuts texts and pads nothing; told: what `write` returned. Raises Refused for a damaged one."""
+    """The tokenizer of a candidate, which cuts texts and pads nothing; told: what `write` returned. Raises InputError for a damaged one."""
     from tokenizers import Tokenizer
 
     try:

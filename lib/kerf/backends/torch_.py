@@ -1,6 +1,6 @@
 """torch's own products of bytes: the model as sentence-transformers opens it, with other layers in it. Nothing has to be installed.
 
-A layer with an `Integer` rounds its inputs and multiplies them with torch._int_mm, which oneDNN computes in bytes; word
+A layer with an `Int8Linear` rounds its inputs and multiplies them with torch._int_mm, which oneDNN computes in bytes; word
 embeddings keep whole bytes, a scale a row. bfloat16 computes the network in half the bits. Packed linear layers are not
 here: torch's kernels for weights of 8 and 4 bits took a batch of 1,024 tokens 30 to 100 times as long as float.
 """
@@ -37,7 +37,7 @@ def weights(graph) -> dict[str, torch.nn.Module]:
 
 
 def put_integers(graph, found: dict) -> None:
-    """Put the layers of `found` (name -> `kerf.backends.int8.Integer`) on integer kernels, in place."""
+    """Put the layers of `found` (name -> `kerf.backends.int8.Int8Linear`) on integer kernels, in place."""
     _put(graph, {name: {"codes": layer.codes, "scale": layer.scale, "bias": layer.bias, "low": layer.low, "delta": layer.delta}
                  for name, layer in found.items()})  # fmt: skip
 
@@ -56,7 +56,7 @@ def _put(graph, found: dict[str, dict]) -> None:
 
 
 class Integers(torch.nn.Module):
-    """A linear layer on bytes: both sides signed, inputs by 128 lower than the codes that `Integer` speaks of."""
+    """A linear layer on bytes: both sides signed, inputs by 128 lower than the codes that `Int8Linear` speaks of."""
 
     def __init__(self, parts: dict) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def save(graph, folder: Path, half: bool) -> None:
 
 
 def run(folder: Path, card: dict, threads: int):
-    """The model: input_ids, attention_mask and token_type_ids in, answers out; from any thread. Raises Refused when its file cannot be read, and
+    """The model: input_ids, attention_mask and token_type_ids in, answers out; from any thread. Raises InputError when its file cannot be read, and
     on a processor whose products of bytes saturate."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file

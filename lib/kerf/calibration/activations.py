@@ -68,7 +68,7 @@ def calibrate(model: str, spec: Calibration, device: str = "cpu") -> Path:
     """Artifact with the statistics of `model` (see the module's docstring) on the text that `spec` names.
 
     A safetensors file a group holds second/<group>, minimum/<group> and maximum/<group>; meta.json's
-    result lists the groups in the order they run. Raises Refused for text or models that cannot be used.
+    result lists the groups in the order they run. Raises InputError for text or models that cannot be used.
     """
     return artifact("calibration", key_of(model, spec), lambda folder: _make(folder, model, spec, device))
 

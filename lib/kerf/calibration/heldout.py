@@ -25,7 +25,7 @@ class Sentences:
     """A few sentences outside the calibration sample, and their embeddings by an encoder as it is now."""
 
     def __init__(self, opened, spec: Calibration):
-        """Raises Refused when the calibration text leaves none."""
+        """Raises InputError when the calibration text leaves none."""
         held = corpora.held_back(spec.texts, spec.samples, spec.seed)[:SENTENCES]
         self.opened, self.count, self.batches = opened, len(held), encoder.tokenized(opened, held, encoder.BATCH_SIZE, spec.max_length)
         self.aim = embed(opened, self.batches)
@@ -40,7 +40,7 @@ class Chunks:
 
     @torch.no_grad()
     def __init__(self, opened, spec: Calibration):
-        """Raises Refused when the calibration text leaves none."""
+        """Raises InputError when the calibration text leaves none."""
         whole = causal.held_batches(opened, spec)[0]
         self.net, self.count, self.states = opened, CHUNKS, {}
         self.batch = {"use_cache": False, **{key: whole[key][:CHUNKS] for key in ("input_ids", "attention_mask")}}

@@ -61,6 +61,6 @@ def check_read(step: Parameters, **methods: tuple[str, ...]) -> None:
             raise refuse(key, getattr(step, key), f"{field.description}; method {step.method} does not read it")
 
 
-def neighbours(self) -> tuple[int, int] | None:
+def nm_pattern(self) -> tuple[int, int] | None:
     """(N, M) of the pattern: N kept of every M."""
     return tuple(map(int, self.pattern.split(":"))) if self.pattern else None

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import TypeAdapter, ValidationError
 
-from kerf.core.errors import Refused, nearest, refuse
+from kerf.core.errors import InputError, nearest, refuse
 from kerf.config.base import Parameters
 from kerf.config.prune import Prune, Reconstruct
-from kerf.config.quantize import Quantize, REAL
+from kerf.config.quantize import Quantize, KERNEL_METHODS
 
 STEPS: dict[str, type[Parameters]] = {"quantize": Quantize, "reconstruct": Reconstruct, "prune": Prune}
 
@@ -23,14 +23,14 @@ def check_chain(steps: list[dict], path: str) -> None:
             raise refuse(f"{path}.{number}.method", "depth", "the last step: what comes after would not find the blocks by their names")
         if number > 1 and kind == "quantize" and isinstance(values, dict) and values.get("sparsity") is not None:
             raise refuse(f"{path}.{number}.sparsity", values["sparsity"], "none after another step: a prune step before it does the same")
-        if number < len(kinds) and kind == "quantize" and isinstance(values, dict) and str(values.get("method")) in REAL:
+        if number < len(kinds) and kind == "quantize" and isinstance(values, dict) and str(values.get("method")) in KERNEL_METHODS:
             raise refuse(f"{path}.{number}.method", values["method"], "the last step: what a kernel runs is not changed any more")
         if kind == "reconstruct" and not {"quantize", "prune"} & {*kinds[: number - 1]}:
             raise refuse(f"{path}.{number}", kind, "a step after quantize or prune")
 
 
 def parse(kind: type[Parameters], values: object, path: str) -> Parameters:
-    """Validate `values`; Refused names the full path of the first wrong one."""
+    """Validate `values`; InputError names the full path of the first wrong one."""
     if not isinstance(values, dict):
         raise refuse(path, values, f"keys and values; accepted: {', '.join(kind.model_fields)}")
     for key in values:
@@ -56,11 +56,11 @@ def check_value(key: str, value: object, path: str) -> None:
     raise refuse(path, value, " or ".join(dict.fromkeys(field.description for field in fields)))
 
 
-def _refusal(kind: type[Parameters], error: ValidationError, path: str) -> Refused:
+def _refusal(kind: type[Parameters], error: ValidationError, path: str) -> InputError:
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, Refused):
-        return Refused(f"{path}.{cause}")
+    if isinstance(cause, InputError):
+        return InputError(f"{path}.{cause}")
     key = str(first["loc"][0])
     field = kind.model_fields[key]
     return refuse(f"{path}.{key}", error.errors()[0]["input"], field.description or str(first["msg"]))
@@ -79,5 +79,5 @@ def check_divides(group_size: int, linears: dict[str, list[int]], path: str) -> 
 def check_pattern(step: Quantize | Prune, linears: dict[str, list[int]]) -> None:
     """Refuse a pattern N:M whose M does not divide every layer's columns."""
     for name, (_, columns) in linears.items():
-        if step.pattern and columns % step.neighbours()[1]:
+        if step.pattern and columns % step.nm_pattern()[1]:
             raise refuse("pattern", step.pattern, f"N:M with M a divisor of the {columns} columns of {name}")

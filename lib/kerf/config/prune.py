@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from kerf.core.errors import refuse
-from kerf.config.base import MOST, Parameters, check_read, neighbours, of_pattern, whole
+from kerf.config.base import MOST, Parameters, check_read, nm_pattern, of_pattern, whole
 
 UNITS = ("neurons", "heads")  # methods that take part of every block
 STRUCTURES = (*UNITS, "depth")  # methods that leave a smaller model, not zeros
@@ -30,7 +30,7 @@ class Prune(Parameters):
     asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; sparsegpt only")] = True
     sweeps: Annotated[int, whole(0, 20, "; wanda and sparsegpt only")] = 2
 
-    neighbours = neighbours
+    nm_pattern = nm_pattern
     _implied = model_validator(mode="before")(of_pattern)
 
     @model_validator(mode="after")

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from kerf.core.errors import refuse
-from kerf.config.base import Bits, MOST, Name, Parameters, check_read, neighbours, of_pattern, whole
+from kerf.config.base import Bits, MOST, Name, Parameters, check_read, nm_pattern, of_pattern, whole
 
 # Methods whose result runs on real kernels, and the libraries that have them: the first is taken where none is named.
-REAL = {
+KERNEL_METHODS = {
     "static": ("openvino", "onnxruntime", "torch"),
     "dynamic": ("torch", "onnxruntime"),
     "weights": ("openvino", "onnxruntime"),
@@ -22,7 +22,7 @@ class Quantize(Parameters):
     """Keys of a `quantize` step."""
 
     method: Annotated[
-        Literal["rtn", "gptq", "checkpoint", "gptqmodel", *REAL],
+        Literal["rtn", "gptq", "checkpoint", "gptqmodel", *KERNEL_METHODS],
         Field(description="rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16"),
     ] = "rtn"
     bits: Annotated[Bits | Literal["mixed"], Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed")] = 8
@@ -53,7 +53,7 @@ class Quantize(Parameters):
     ] = "float32"
     checkpoint: Annotated[Name | None, Field(description="a GPTQ checkpoint, directory or hub id; checkpoint only")] = None
 
-    neighbours = neighbours
+    nm_pattern = nm_pattern
 
     @model_validator(mode="before")
     @classmethod
@@ -63,8 +63,8 @@ class Quantize(Parameters):
             values = {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
         if isinstance(values, dict) and values.get("bits") == "mixed":
             values = {"embeddings": "same", **values}
-        if isinstance(values, dict) and str(values.get("method")) in REAL:  # str: a list has no hash
-            values = {"backend": REAL[values["method"]][0], "symmetric": values.get("bits") != 4, **values}
+        if isinstance(values, dict) and str(values.get("method")) in KERNEL_METHODS:  # str: a list has no hash
+            values = {"backend": KERNEL_METHODS[values["method"]][0], "symmetric": values.get("bits") != 4, **values}
         if isinstance(values, dict) and values.get("method") == "bfloat16":
             values = {"bits": 16, "compute": "bfloat16", "embeddings": 32, "floats": "float16", **values}
         return values
@@ -83,7 +83,7 @@ class Quantize(Parameters):
             raise refuse("checkpoint", self.checkpoint, "a directory or hub id with method checkpoint, none without it")
         if self.method in ELSEWHERE and self.bits not in (2, 3, 4, 8):
             raise refuse("bits", self.bits, f"2, 3, 4 or 8 with method {self.method}")
-        if self.method in (*ELSEWHERE, *REAL) and self.granularity == "tensor":
+        if self.method in (*ELSEWHERE, *KERNEL_METHODS) and self.granularity == "tensor":
             raise refuse("granularity", self.granularity, f"channel or group with method {self.method}")
         return self
 
@@ -92,15 +92,15 @@ class Quantize(Parameters):
         for key in ("bits", "embeddings"):
             if getattr(self, key) == 16 and (self.method, key) != ("bfloat16", "bits"):
                 raise refuse(key, 16, type(self).model_fields[key].description)
-        if (self.method in REAL) != (self.backend is not None):
-            raise refuse("backend", self.backend, f"a library with method {', '.join(REAL)}, none with the others")
-        if self.method not in REAL and self.compute != "float32":
-            raise refuse("compute", self.compute, f"float32, or bfloat16 with method {', '.join(REAL)}")
+        if (self.method in KERNEL_METHODS) != (self.backend is not None):
+            raise refuse("backend", self.backend, f"a library with method {', '.join(KERNEL_METHODS)}, none with the others")
+        if self.method not in KERNEL_METHODS and self.compute != "float32":
+            raise refuse("compute", self.compute, f"float32, or bfloat16 with method {', '.join(KERNEL_METHODS)}")
         widths = {"weights": (4, 8), "bfloat16": (16,)}.get(self.method, (8,))
-        if self.method in REAL and self.bits not in widths:
+        if self.method in KERNEL_METHODS and self.bits not in widths:
             raise refuse("bits", self.bits, f"{' or '.join(map(str, widths))} with method {self.method}")
-        if self.method in REAL and self.backend not in REAL[self.method]:
-            raise refuse("backend", self.backend, f"{' or '.join(REAL[self.method])} with method {self.method}")
+        if self.method in KERNEL_METHODS and self.backend not in KERNEL_METHODS[self.method]:
+            raise refuse("backend", self.backend, f"{' or '.join(KERNEL_METHODS[self.method])} with method {self.method}")
         if self.method in ("static", "dynamic") and (self.group_size or not self.symmetric):
             key = "group_size" if self.group_size else "symmetric"
             raise refuse(key, getattr(self, key), f"{'none' if self.group_size else 'true'} with method {self.method}, whose weights have one scale a row")

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from kerf.core import digests
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
 from kerf.core.scratch import scratch
 
@@ -73,7 +73,7 @@ def _is_made(folder: Path) -> bool:
         return False
     found = _damage(folder)
     if not found:
-        with contextlib.suppress(Refused):  # another process has just moved it out of the way
+        with contextlib.suppress(InputError):  # another process has just moved it out of the way
             return _is_fresh(folder)
         return False
     where, inode, wrong = found
@@ -99,7 +99,7 @@ def _damage(folder: Path) -> tuple[Path, int | None, str] | None:
         wrong = "is that of another artifact" if _name(said["kind"], said["key"]) != folder.name else ""
         wrong = wrong and f"{META} {wrong}" or digests.damage(folder, said["files"], [META])
         handed = None if wrong or HANDOVER not in said["files"] else handed_over(folder)
-    except Refused as refusal:
+    except InputError as refusal:
         wrong = str(refusal).removeprefix(f"{folder}/")
     if wrong:
         return folder, inode, wrong
@@ -118,7 +118,7 @@ def _discard(folder: Path) -> None:
 
 
 def meta(folder: Path) -> dict:
-    """What an artifact says of itself. Raises Refused when its meta.json is missing or was edited."""
+    """What an artifact says of itself. Raises InputError when its meta.json is missing or was edited."""
     path = folder / META
     try:
         if path.is_symlink():
@@ -127,9 +127,9 @@ def meta(folder: Path) -> dict:
         own = said.pop("sha256")
         whole = own == digest(said) and PARTS <= said.keys()
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        raise Refused(f"{path} is missing or damaged") from None
+        raise InputError(f"{path} is missing or damaged") from None
     if not whole:
-        raise Refused(f"{path} was edited after it was written (sha256 differs)")
+        raise InputError(f"{path} was edited after it was written (sha256 differs)")
     return said
 
 
@@ -143,11 +143,11 @@ def hand_over(folder: Path) -> None:
 
 
 def handed_over(folder: Path) -> Path:
-    """The artifact that a notebook handed over, in the same cache. Raises Refused when it handed over none."""
+    """The artifact that a notebook handed over, in the same cache. Raises InputError when it handed over none."""
     try:
         return folder.parent / Path(digests.read_json(folder / HANDOVER)["artifact"]).name
     except (OSError, ValueError, LookupError, TypeError):
-        raise Refused(f"{folder / HANDOVER} is missing or damaged") from None
+        raise InputError(f"{folder / HANDOVER} is missing or damaged") from None
 
 
 def replace_folder(new: Path, target: Path) -> None:

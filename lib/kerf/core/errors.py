@@ -11,7 +11,7 @@ LINE = 1000  # characters of a whole refusal
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-class Refused(ValueError):
+class InputError(ValueError):
     """Bad input, found before heavy work. One printable line: the parameter, its value, what is accepted."""
 
     def __init__(self, message: str) -> None:
@@ -49,9 +49,9 @@ def printable(text: object, most: int | None = None) -> str:
     return shown if most is None or len(shown) <= most else f"{shown[: most - 3]}..."
 
 
-def refuse(parameter: str, value: object, accepted: str) -> "Refused":
+def refuse(parameter: str, value: object, accepted: str) -> "InputError":
     """Build the refusal `parameter = value: accepted`; the caller raises it."""
-    return Refused(f"{printable(parameter, SHOWN)} = {printable(_shortened.repr(value), SHOWN)}: {accepted}")
+    return InputError(f"{printable(parameter, SHOWN)} = {printable(_shortened.repr(value), SHOWN)}: {accepted}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

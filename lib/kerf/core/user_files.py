@@ -29,7 +29,7 @@ def given_path(text: str | os.PathLike) -> Path | None:
 
 
 def read_text(parameter: str, path: Path, most: int = SMALL) -> str:
-    """Text of a regular file of at most `most` bytes. Raises Refused for every other, and for one that is not UTF-8.
+    """Text of a regular file of at most `most` bytes. Raises InputError for every other, and for one that is not UTF-8.
 
     A pipe or a device is never waited for.
     """
@@ -51,7 +51,7 @@ def read_text(parameter: str, path: Path, most: int = SMALL) -> str:
 
 
 def check_writable(parameter: str, folder: Path) -> None:
-    """Make `folder` where there is none. Raises Refused where no file can be written into it."""
+    """Make `folder` where there is none. Raises InputError where no file can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -39,7 +39,7 @@ def part_of(document: str) -> str:
 def documents(texts: str, part: str) -> list[str]:
     """Documents of one part of `news`, `wiki` or a text file (one document a line).
 
-    Raises Refused for an unknown name or a file that is no UTF-8 text.
+    Raises InputError for an unknown name or a file that is no UTF-8 text.
     """
     return [document for document in _all_documents(texts) if part_of(document) == part]
 
@@ -124,7 +124,7 @@ def _shared(text: str, known: dict[int, dict[tuple[str, ...], str]]) -> str | No
 def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
     """`samples` sentences drawn without repeats from the calibration part.
 
-    Raises Refused when the part has fewer.
+    Raises InputError when the part has fewer.
     """
     return _drawn(texts, samples, seed)[:samples]
 
@@ -132,7 +132,7 @@ def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
 def held_back(texts: str, samples: int, seed: int, count: int = HELD_BACK) -> list[str]:
     """Up to `count` sentences of the calibration part that `calibration_sentences` does not give.
 
-    Raises Refused when fewer than a quarter of them are left.
+    Raises InputError when fewer than a quarter of them are left.
     """
     order = _drawn(texts, samples, seed)
     if len(order) - samples < count // 4:
@@ -148,7 +148,7 @@ def _within(least: int, most: int, what: str, texts: str) -> str:
 
 
 def _drawn(texts: str, samples: int, seed: int) -> list[str]:
-    """All sentences of the calibration part in a random order. Raises Refused when there are fewer than `samples`."""
+    """All sentences of the calibration part in a random order. Raises InputError when there are fewer than `samples`."""
     pool = list(dict.fromkeys(s for document in documents(texts, "calibration") for s in sentences(document)))
     if samples > len(pool) or samples < 1:
         raise refuse("calibration.samples", samples, _within(1, len(pool), "sentences", texts))
@@ -161,7 +161,7 @@ def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[st
     """`count` sentences of the evaluation part, and the number of the document that each came from.
 
     A sentence that stands in the calibration part too (agencies repeat themselves) is left out.
-    Raises Refused when the part has fewer.
+    Raises InputError when the part has fewer.
     """
     calibration = (s for document in documents(texts, "calibration") for s in sentences(document))
     seen = _by_length(calibration)

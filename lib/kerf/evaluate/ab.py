@@ -31,7 +31,7 @@ def compare(a: Side, b: Side) -> dict:
 
     A row: name, better (higher, lower), a, b, difference, low, high, n, how (paired, exact, apart, or "" with `why`
     nothing can be told), winner (a, b or None), needed_n (items that would decide), and of yes/no items a_only, b_only,
-    mcnemar_p, detectable. Raises Refused for candidates of other models, or measured on other items.
+    mcnemar_p, detectable. Raises InputError for candidates of other models, or measured on other items.
     """
     check(a, b)
     drawn = [Resampled(side.items) for side in (a, b)]

@@ -47,7 +47,7 @@ class Texts:
 
 
 def gather(model: str, spec: Evaluation) -> Texts:
-    """Chunks and passages of the evaluation part. Raises Refused for too few."""
+    """Chunks and passages of the evaluation part. Raises InputError for too few."""
     return _gather(model, registry.weights_digest(registry.resolve(model)), spec, corpora.digest(spec.texts))
 
 

@@ -49,7 +49,7 @@ class Texts:
 
 
 def gather(model: str, spec: Evaluation) -> Texts:
-    """Queries and their shortlists, of the evaluation part of `spec.texts`. Raises Refused for too few passages."""
+    """Queries and their shortlists, of the evaluation part of `spec.texts`. Raises InputError for too few passages."""
     folder = registry.resolve(model)
     return _gather(str(lengths.inner(folder)), registry.weights_digest(folder), spec.texts, corpora.digest(spec.texts), spec.passages)
 

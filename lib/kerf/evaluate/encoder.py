@@ -32,7 +32,7 @@ class Texts:
 
 def gather(model: str, spec: Evaluation) -> Texts:
     """Sentences, retrieval queries and passages, and every human-rated text, of which the model's tokenizer knows something.
-    Raises Refused for too few."""
+    Raises InputError for too few."""
     folder = registry.resolve(model)
     return _gather(str(lengths.inner(folder)), registry.weights_digest(folder), spec, corpora.digest(spec.texts))
 

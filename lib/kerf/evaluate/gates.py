@@ -11,7 +11,7 @@ import json
 import math
 from pathlib import Path
 
-from kerf.core.errors import Refused, nearest, printable, refuse
+from kerf.core.errors import InputError, nearest, printable, refuse
 from kerf.core.user_files import given_path, read_text
 from kerf.evaluate.metrics import FIGURES, METRICS
 from kerf.core.paths import root
@@ -29,7 +29,7 @@ _OPS = (">=", ">", "<=", "<")
 
 
 def find_criteria(name: str) -> Path:
-    """Path of a criteria file: a name in data/criteria, or a JSON file. Raises Refused for neither."""
+    """Path of a criteria file: a name in data/criteria, or a JSON file. Raises InputError for neither."""
     known = {each.stem: each for each in (root() / "data" / "criteria").glob("*.json")}
     path = given_path(name) if name.endswith(".json") else known.get(name)
     if not path or not path.is_file():
@@ -38,10 +38,10 @@ def find_criteria(name: str) -> Path:
 
 
 def read_criteria(path: Path) -> dict:
-    """A criteria file, validated. Raises Refused that names the file, the gate and the key."""
+    """A criteria file, validated. Raises InputError that names the file, the gate and the key."""
     try:
         criteria = json.loads(read_text("criteria", path), object_pairs_hook=_once, parse_constant=_no_number)
-    except Refused:
+    except InputError:
         raise
     except (ValueError, RecursionError) as error:
         raise refuse("criteria", str(path), f"valid JSON ({error})") from None
@@ -213,5 +213,5 @@ def run_verdict(candidates: list[dict], release: list[str]) -> str:
     """Verdict of a run: that of its release candidates together (`overall`)."""
     judged = [standing(candidate) for candidate in candidates if candidate["name"] in release]
     if not judged:
-        raise Refused("release = []: at least one candidate")
+        raise InputError("release = []: at least one candidate")
     return overall(judged)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf.models import architecture, registry
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.evaluate.baseline_logits import Kept
 
 
@@ -69,7 +69,7 @@ def _blocks(net) -> dict:
     """The blocks; none where the network has no list of them."""
     try:
         return architecture.blocks(net)
-    except Refused:
+    except InputError:
         return {}
 
 

@@ -30,7 +30,7 @@ CHOICES = 4  # words to choose from, in a document of `last_words`
 def last_words(folder: Path, source: str = "wiki", count: int = 200, seed: int = 0) -> str:
     """Write a task file: the last word of a passage, among words that end others. Returns the task's name.
 
-    source: news, wiki or a text file; its evaluation part is used. Raises Refused for fewer passages than `count`.
+    source: news, wiki or a text file; its evaluation part is used. Raises InputError for fewer passages than `count`.
     """
     found = [(before, last) for document in corpora.evaluation_documents(source) for before, last in _ends(document)]
     if count > len(found):
@@ -62,7 +62,7 @@ def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path 
     """What a model (candidate empty: the baseline) gets for every document: rows of task, metric, document, value.
 
     folder: of task files, beside those that lm-eval brings. limit: documents of each task.
-    Raises Refused, before a model is opened, for an encoder, an unknown task, or without lm-eval.
+    Raises InputError, before a model is opened, for an encoder, an unknown task, or without lm-eval.
     """
     manager = check(model, tasks, folder)
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
@@ -85,7 +85,7 @@ def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path 
 
 
 def check(model: str, tasks: list[str], folder: str | Path | None = None):
-    """lm-eval's index of tasks, with those of `folder`. Raises Refused as `run` does."""
+    """lm-eval's index of tasks, with those of `folder`. Raises InputError as `run` does."""
     if families.name_of(registry.resolve(model)) != "causal":
         raise refuse("model", model, "a causal language model; the tasks of lm-eval ask for probabilities")
     if find_spec("lm_eval") is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kerf.models import model_files
-from kerf.core.errors import Refused, refuse
+from kerf.core.errors import InputError, refuse
 from kerf.core.user_files import check_writable
 from kerf.formats.gptq_layout import BITS, FORMATS, PARTS, check_parts, packed, unpacked
 from kerf.tensors.quantized import Quantized
@@ -26,7 +26,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> "Checkpoint":
-        """Raises Refused when the folder is no GPTQ checkpoint that can be read."""
+        """Raises InputError when the folder is no GPTQ checkpoint that can be read."""
         from safetensors import safe_open
 
         settings = _settings(folder)
@@ -57,7 +57,7 @@ class Checkpoint:
             shapes = {}
             for part in PARTS:
                 if f"{name}.{part}" not in self.files:
-                    raise Refused(f"{self.folder}: {name} has qweight and no {part}")
+                    raise InputError(f"{self.folder}: {name} has qweight and no {part}")
                 with safe_open(self.files[f"{name}.{part}"], "pt") as file:
                     shapes[part] = file.get_slice(f"{name}.{part}").get_shape()
             check_parts(name, shapes, self._tensor(f"{name}.g_idx"), self.bits)
@@ -98,7 +98,7 @@ def _settings(folder: Path) -> dict:
 def export(candidate: str | Path, folder: str | Path, form: str = "gptq") -> Path:
     """Write a causal language model's candidate as a GPTQ checkpoint, its other tensors dequantized to float32.
 
-    form: gptq (v1) or gptq_v2. Raises Refused for a candidate that the layout cannot hold: mixed widths,
+    form: gptq (v1) or gptq_v2. Raises InputError for a candidate that the layout cannot hold: mixed widths,
     other bits than 2, 3, 4 and 8, half zero points, scales in float32, a folder that exists.
     """
     from safetensors.torch import save_file

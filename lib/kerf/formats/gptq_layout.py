@@ -29,7 +29,7 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def packed(name: str, quantized: Quantized, form: str) -> dict[str, torch.Tensor]:
-    """The four tensors of a layer. Raises Refused, naming the layer, for what the layout cannot say."""
+    """The four tensors of a layer. Raises InputError, naming the layer, for what the layout cannot say."""
     columns = quantized.codes.shape[1]
     _check_layer(name, quantized)
     full = _upright(quantized, form == "gptq")
@@ -43,7 +43,7 @@ def packed(name: str, quantized: Quantized, form: str) -> dict[str, torch.Tensor
 
 
 def unpacked(name: str, parts: dict[str, torch.Tensor], bits: int, form: str) -> Quantized:
-    """A layer of its four tensors. Raises Refused, naming the layer, for tensors that do not fit together."""
+    """A layer of its four tensors. Raises InputError, naming the layer, for tensors that do not fit together."""
     rows, columns = parts["qweight"].shape[1], len(parts["g_idx"])
     check_parts(name, {part: list(tensor.shape) for part, tensor in parts.items()}, parts["g_idx"], bits)
     group_size = columns // len(parts["scales"])

@@ -15,7 +15,7 @@ from kerf.formats import gptq_checkpoint
 from kerf.models import architecture, families, registry
 from kerf.core.cache import artifact, meta, threads
 from kerf.core.digests import sha256
-from kerf.core.errors import Refused, refuse
+from kerf.core.errors import InputError, refuse
 from kerf.calibration.offload import park
 from kerf.core.paths import root
 from kerf.quantize.layers import embedding
@@ -46,8 +46,8 @@ def fingerprint(step: Quantize, calibration: Calibration) -> dict:
 def _resolved(step: Quantize) -> Path:
     try:
         return registry.resolve(step.checkpoint)
-    except Refused as refusal:
-        raise Refused(re.sub("^model =", "checkpoint =", str(refusal))) from None
+    except InputError as refusal:
+        raise InputError(re.sub("^model =", "checkpoint =", str(refusal))) from None
 
 
 def _script() -> Path:
@@ -101,7 +101,7 @@ def _open(step: Quantize, folder: Path) -> gptq_checkpoint.Checkpoint:
 def adopted(net, step: Quantize, folder: Path) -> Iterator[tuple[str, object, str]]:
     """Put the checkpoint's weights into `net`, and yield name, Quantized and a note of each layer; `check` came before.
 
-    Raises Refused for a checkpoint of another model.
+    Raises InputError for a checkpoint of another model.
     """
     found = _open(step, folder)
     state, taken = net.state_dict(), dict(found.floats())

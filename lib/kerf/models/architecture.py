@@ -21,7 +21,7 @@ def embeddings(net) -> dict:
 
 
 def blocks(net) -> dict:
-    """The repeated layers by name, in the order they run. Raises Refused when there is no such list."""
+    """The repeated layers by name, in the order they run. Raises InputError when there is no such list."""
     import torch
 
     for name, module in net.named_modules():
@@ -33,7 +33,7 @@ def blocks(net) -> dict:
 def neurons(net) -> dict[str, dict[str, int]]:
     """The linear layers that narrow a block's feed-forward part, by name, with those that widen it before: 1 row a neuron.
 
-    Raises Refused for a network where one layer of each block does not take what others of it give, or
+    Raises InputError for a network where one layer of each block does not take what others of it give, or
     where that is as wide as the states.
     """
     wide, found = getattr(net.config, "intermediate_size", None), {}
@@ -51,7 +51,7 @@ def heads(net) -> dict[str, dict[str, int]]:
     """The linear layers that mix a block's attention heads, by name, with those before them and the rows that a unit
     has there: a unit is a key and value head with the query heads that share it.
 
-    Raises Refused for a network without q_proj, k_proj, v_proj and o_proj in each block, or whose configuration
+    Raises InputError for a network without q_proj, k_proj, v_proj and o_proj in each block, or whose configuration
     cannot say how many dimensions a head has, so that fewer heads could not be told from wider ones.
     """
     accepted = "attention of q_proj, k_proj, v_proj, o_proj and a configuration with head_dim, as in Llama and Qwen"

@@ -12,7 +12,7 @@ from pathlib import Path
 from kerf.core import digests
 from kerf.models import model_files
 from kerf.core.cache import digest, write_json
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.models.model_files import CARD, HEAVY
 from kerf.tensors.parquet import READS, SCHEMA, WEIGHTS, write_weights
 
@@ -46,21 +46,21 @@ def seal(folder: Path, card: dict) -> None:
 
 
 def verify(folder: Path) -> dict:
-    """The card of a candidate whose files are all as they were written; Refused names the first that is not."""
+    """The card of a candidate whose files are all as they were written; InputError names the first that is not."""
     try:
         card = digests.read_json(folder / CARD)
         own, files, schema = card.pop("sha256"), dict(card["files"]), card["schema"]
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        raise Refused(f"{folder / CARD}: is missing or no card of a candidate") from None
+        raise InputError(f"{folder / CARD}: is missing or no card of a candidate") from None
     if own != digest(card):
-        raise Refused(f"{folder / CARD}: was edited after it was written (sha256 differs)")
+        raise InputError(f"{folder / CARD}: was edited after it was written (sha256 differs)")
     if schema not in READS:
-        raise Refused(f"{folder / CARD}: has schema {schema}; this Kerf reads {SCHEMA}")
+        raise InputError(f"{folder / CARD}: has schema {schema}; this Kerf reads {SCHEMA}")
     for name, expected in files.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise Refused(f"{folder / CARD}: names {name!r}, which lies outside the candidate")
+            raise InputError(f"{folder / CARD}: names {name!r}, which lies outside the candidate")
         if wrong := digests.differing(folder / name, expected):
-            raise Refused(f"{folder / name}: {wrong}")
+            raise InputError(f"{folder / name}: {wrong}")
     return card
 
 

@@ -48,7 +48,7 @@ UNKNOWN_TEXT = "\u2603 qqzx"  # that no vocabulary holds
 def resolve(model: str) -> Path:
     """Directory of a model: embedded name, local directory or hub id.
 
-    Raises Refused when there is none, when a hub cannot be reached, or when the files are not safe.
+    Raises InputError when there is none, when a hub cannot be reached, or when the files are not safe.
     """
     if model in MODELS:
         return MODELS[model].made(downloads.fetch(MODELS[model].source))
@@ -92,7 +92,7 @@ def describe(model: str) -> dict:
     """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings, on_grid, origin, ignored_code.
 
     `linears` and `embeddings` map names to [rows, columns], `on_grid` those whose weights lie on a low-bit
-    grid already to its bits and group_size, `ignored_code` names code that came along and was not run. Raises Refused for a tensor that holds NaN
+    grid already to its bits and group_size, `ignored_code` names code that came along and was not run. Raises InputError for a tensor that holds NaN
     or infinity, naming it, and for a directory that does not open.
     """
     folder = resolve(model)
@@ -157,7 +157,7 @@ def check_layers(model: str, net) -> None:
 def open_model(name: str, device: str = "cpu"):
     """The baseline in float32, ready to use: a SentenceTransformer or CrossEncoder, or a causal LM of transformers.
 
-    Raises Refused (see `resolve`).
+    Raises InputError (see `resolve`).
     """
     folder = resolve(name)
     return families.of(folder).open_folder(folder, device)
@@ -168,7 +168,7 @@ def load(path: str | os.PathLike, device: str = "cpu"):
 
     One that runs on a real kernel is a `kerf.backends.serve.Encoder` or `Reranker`, with the same `encode` or `predict` and
     `rank`; torch is imported only where the kernels are its own.
-    Raises Refused, naming the file, when one is missing, truncated or edited.
+    Raises InputError, naming the file, when one is missing, truncated or edited.
     """
     from kerf.models import manifest
     from kerf.tensors import parquet
@@ -191,7 +191,7 @@ def open_source(model: str, source: str | os.PathLike | None, device: str = "cpu
     return load(source, device) if source else open_model(model, device)
 
 
-def measured_by(model: str, source: str | os.PathLike | None, start, device: str = "cpu"):
+def reference_network(model: str, source: str | os.PathLike | None, start, device: str = "cpu"):
     """The network whose layers say what a step lost that began at `start` (opened from `source`): the baseline's.
 
     Where neurons, heads or blocks went, there is nothing to compare layer by layer any more, and it is `start`.

@@ -21,7 +21,7 @@ _ONE = threading.RLock()  # what transformers reports is caught for the whole pr
 
 
 def complete(opening: Callable) -> Callable:
-    """Decorate a function that opens a model of `folder`, its parameter: Refused names missing, unexpected and wrongly shaped tensors."""
+    """Decorate a function that opens a model of `folder`, its parameter: InputError names missing, unexpected and wrongly shaped tensors."""
 
     @wraps(opening)
     def checked(*args, **kwargs):

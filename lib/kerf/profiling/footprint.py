@@ -17,7 +17,7 @@ COUNT = max(serving_benchmark.BATCHES)  # texts of each length
 def measure(model: str, candidates: dict[str, Path], calibration: Calibration, evaluation: Evaluation, asked: Resources) -> Path:
     """Artifact with rows.json, as `kerf.profiling.serving_benchmark.measure` gives them, and vectors.json, as `kerf.profiling.vector_quantization.measure` does.
 
-    candidates: directory by name. Vectors are of encoders only; their ranges come from calibration text. Raises Refused for a
+    candidates: directory by name. Vectors are of encoders only; their ranges come from calibration text. Raises InputError for a
     model that is neither an encoder nor a reranker, RuntimeError when a process of the baseline dies.
     """
     registry.check_kind(model, "resources", "encoder", "reranker")

@@ -31,7 +31,7 @@ def check(model: str, step: Prune) -> None:
 def allocated(model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> dict[str, float]:
     """Sparsity of every linear layer, of the baseline or of a candidate `source`; `check` came before.
 
-    Raises Refused when the calibration text leaves no sentences.
+    Raises InputError when the calibration text leaves no sentences.
     """
     table = json.loads((_table(model, step, calibration, source, device) / "table.json").read_text())
     costs, kept = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)

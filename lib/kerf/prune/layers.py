@@ -6,7 +6,7 @@ import torch
 
 from kerf.calibration.offload import park
 from kerf.tensors import masks
-from kerf.prune.sparsegpt import settle, sparsegpt
+from kerf.prune.sparsegpt import coordinate_descent, sparsegpt
 from kerf.calibration.hessian import moments
 from kerf.calibration.hessian import corrected, inverse_factor
 from kerf.config import Prune
@@ -58,20 +58,20 @@ def alone_pruned(weight: torch.Tensor, second: torch.Tensor | None, step: Prune,
 
 def _pruned(weight, target, H, R, step: Prune) -> tuple[torch.Tensor, str]:
     """A weight by SparseGPT towards `target`, or where there is no factor R or it overflows by Wanda; and a note."""
-    found = None if R is None else sparsegpt(target, H, R, step.sparsity, step.neighbours(), step.sweeps)
+    found = None if R is None else sparsegpt(target, H, R, step.sparsity, step.nm_pattern(), step.sweeps)
     if found is not None:
         return found, ""
     kept = _mask(masks.wanda(weight, H.diagonal()), step, of_rows=True)
     found = weight.masked_fill(~kept, 0)
     if step.method == "wanda" and step.sweeps:
-        settle(found, weight, H, kept, step.sweeps)
+        coordinate_descent(found, weight, H, kept, step.sweeps)
     return found, "sparsegpt gave no finite weights: pruned by wanda" if step.method == "sparsegpt" else ""
 
 
 def _mask(scores, step: Prune, of_rows: bool) -> torch.Tensor:
     if of_rows and not step.pattern:
         return masks.lowest(scores, step.sparsity)
-    return masks.of_layer(scores, step.sparsity, step.neighbours())
+    return masks.of_layer(scores, step.sparsity, step.nm_pattern())
 
 
 def _set(layer, weight) -> torch.Tensor:

@@ -44,11 +44,11 @@ def sparsegpt(
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
     if sweeps:
-        settle(W, weight.float(), H, kept, sweeps)
+        coordinate_descent(W, weight.float(), H, kept, sweeps)
     return W if finite(W) else None
 
 
-def settle(W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.Tensor, sweeps: int) -> None:
+def coordinate_descent(W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.Tensor, sweeps: int) -> None:
     """Coordinate descent on |(W - target) X|^2 over the weights that are kept, in place."""
     loss = damped(H, 0.01)
     gradient = (W - target) @ loss

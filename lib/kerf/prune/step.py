@@ -71,7 +71,7 @@ def _check_structure(net, step: Prune) -> None:
 def prune(model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> Path:
     """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
 
-    Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises Refused for a pattern
+    Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises InputError for a pattern
     that does not divide a layer's columns, and for a method that would move weights off their grid.
     """
     check(model, step, manifest.verify(Path(source))["steps"] if source else [])
@@ -93,7 +93,7 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     batches = families.of_opened(opened).batches(opened, calibration)
     places: dict[str, str] = {}
     shares = allocation.allocated(model, step, calibration, source, device) if step.allocation == "sensitivity" else None
-    floats = registry.measured_by(model, source, reference, device)
+    floats = registry.reference_network(model, source, reference, device)
     layers = [_row(name, floats, weight, second, note, gone)
               for name, weight, note, gone in _cut(net, reference, step, groups, batches, places, shares)]  # fmt: skip
     tensors = _tensors(net, source, places)

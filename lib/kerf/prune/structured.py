@@ -33,7 +33,7 @@ def left(units: int, sparsity: float) -> int:
     return min(units, MULTIPLE * round(exact / MULTIPLE)) if units > 2 * MULTIPLE else round(exact)
 
 
-def surgery(
+def obs_prune(
     W: torch.Tensor, H: torch.Tensor, keep: int, fixed: int = 0, size: int = 1, saliency: str = "second-order"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which units stay, ascending, and the weight (rows, columns) with 0 in the columns of the others.
@@ -93,7 +93,7 @@ def remove(net, reference, step: Prune, groups, batches) -> Iterator[tuple[str, 
             there = count(net, found[name])
             H, drift, tokens = moments(_with_ones(inputs, biased), _with_ones(originals, biased))
             whole = torch.cat([layer.weight.data, layer.bias.data[:, None]], 1) if biased else layer.weight.data
-            stay, cut = surgery(corrected(whole, H, drift, tokens), H, left(there, step.sparsity), int(biased), columns // there, step.saliency)
+            stay, cut = obs_prune(corrected(whole, H, drift, tokens), H, left(there, step.sparsity), int(biased), columns // there, step.saliency)
             layer.weight.data = cut[:, :columns].contiguous()
             if biased:
                 layer.bias.data = cut[:, -1].contiguous()
@@ -125,7 +125,7 @@ def shrunk(net, steps: list[dict]):
 def units(net, method: str) -> dict[str, dict[str, int]]:
     """Layers that lose columns, with those before them that lose rows, and how many rows a unit has there.
 
-    Raises Refused for a network that is not understood.
+    Raises InputError for a network that is not understood.
     """
     return {"neurons": architecture.neurons, "heads": architecture.heads}[method](net)
 

@@ -48,7 +48,7 @@ def rtn_layer(name, layer, step, importance, kept=None):
     """Rounded to nearest. importance: (columns,) second moments of the input, or None; kept: of a pruned weight."""
     weight = layer.weight.data
     if step.sparsity is not None:
-        kept = masks.of_layer(masks.magnitude(weight), step.sparsity, step.neighbours())
+        kept = masks.of_layer(masks.magnitude(weight), step.sparsity, step.nm_pattern())
     return replace(_named(name, rtn, weight, **_grid_options(step, weight.shape[1], importance)), kept=kept)
 
 
@@ -78,7 +78,7 @@ def least_costly(weight, order, R, step):
     """
     diagonal = torch.empty(len(R))
     diagonal[order] = R.square().sum(0)
-    return masks.of_layer(weight.float().square() / diagonal, step.sparsity, step.neighbours())
+    return masks.of_layer(weight.float().square() / diagonal, step.sparsity, step.nm_pattern())
 
 
 def _named(name, function, weight, **options):

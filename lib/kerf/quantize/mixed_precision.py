@@ -29,7 +29,7 @@ SWELLING = 1.012  # bytes of a layer that makes up for those before it, over its
 def sensitivity(model: str, step: Quantize, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> Path:
     """Artifact with sensitivity.json: layers, widths, costs and bytes (layers, widths), bytes of the rest by dtype.
 
-    source: a pruned candidate that is cut in the float model's place. Raises Refused when the calibration text
+    source: a pruned candidate that is cut in the float model's place. Raises InputError when the calibration text
     leaves no sentences to hold back.
     """
     registry.check_kind(model, "bits: mixed", "encoder")
@@ -48,7 +48,7 @@ def read(folder: Path) -> dict:
 def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float], dict]:
     """Bits of every layer under the limit (bytes of the file, or 1 - cosine), and the sums that go with them.
 
-    Raises Refused when not even the extreme widths meet it, with what they reach.
+    Raises InputError when not even the extreme widths meet it, with what they reach.
     """
     costs, sizes = np.array(table["costs"]).clip(min=0), SWELLING * np.array(table["bytes"], float)
     rest, widths = table["rest_bytes"][step.floats], table["widths"]

@@ -18,7 +18,7 @@ from kerf.models import architecture, families, manifest, registry
 from kerf.core.cache import artifact
 from kerf.core.errors import refuse
 from kerf.core.memory import peak_rss_bytes, reset_peak_rss
-from kerf.config import Calibration, ELSEWHERE, Quantize, REAL, check_divides, check_pattern
+from kerf.config import Calibration, ELSEWHERE, Quantize, KERNEL_METHODS, check_divides, check_pattern
 
 REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid before
 
@@ -28,11 +28,11 @@ def quantize(
 ) -> Path:
     """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
 
-    Made once: the same inputs give the same directory back. Raises Refused for a group size that does
+    Made once: the same inputs give the same directory back. Raises InputError for a group size that does
     not divide a layer, for weights whose scale does not fit scale_dtype, and for a checkpoint of another model.
     """
     check(model, step, manifest.verify(Path(source))["steps"] if source else [])
-    if step.method in REAL:
+    if step.method in KERNEL_METHODS:
         from kerf.backends.step import prepare
 
         return prepare(model, step, calibration, source)
@@ -60,7 +60,7 @@ def check(model: str, step: Quantize, before: list[dict]) -> None:
         from kerf.formats import imported
 
         imported.check(model, step, first=not before)
-    if step.method in REAL:
+    if step.method in KERNEL_METHODS:
         from kerf.backends import step as backend_stage
 
         backend_stage.check(model, step)
@@ -125,7 +125,7 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
     tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers makes them one tensor as it opens
 
     def tensors():
-        floats, written = architecture.linears(registry.measured_by(model, source, reference, device)), set()
+        floats, written = architecture.linears(registry.reference_network(model, source, reference, device)), set()
         if step.method in ELSEWHERE:
             adopted = imported.adopted(net, step, imported.folder_of(model, step, calibration))
             found = ((*each, statistics.get(each[0])) for each in adopted)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.core.errors import Refused
+from kerf.core.errors import InputError
 from kerf.tensors.packing import pack, unpack
 
 SCHEMA = 3
@@ -112,7 +112,7 @@ def _row(value) -> dict:
 def read_tensors(path: Path) -> Iterator[tuple[str, object]]:
     """(name, Quantized or float tensor), one at a time.
 
-    Raises Refused for a file that is no store or of a newer schema.
+    Raises InputError for a file that is no store or of a newer schema.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -121,16 +121,16 @@ def read_tensors(path: Path) -> Iterator[tuple[str, object]]:
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             version = int((file.schema_arrow.metadata or {}).get(b"kerf.schema", b"0"))
             if version not in READS:
-                raise Refused(f"{path}: has schema {version or 'of something else'}; this Kerf reads {SCHEMA}")
+                raise InputError(f"{path}: has schema {version or 'of something else'}; this Kerf reads {SCHEMA}")
             if not file.schema_arrow.equals(_schema(version)):
                 raise ValueError("its columns are not those of a store")
             for number in range(file.num_row_groups):
                 for row in file.read_row_group(number).to_pylist():
                     yield row["name"], _tensor(row)
-    except Refused:
+    except InputError:
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:  # by what a wrong byte hits
-        raise Refused(f"{path}: is no whole Parquet file ({str(error).splitlines()[0][:100]})") from None
+        raise InputError(f"{path}: is no whole Parquet file ({str(error).splitlines()[0][:100]})") from None
 
 
 def _tensor(row: dict):
@@ -140,7 +140,7 @@ def _tensor(row: dict):
 
     if row["bits"] is None:
         if row["dtype"] not in _FLOATS:
-            raise Refused(f"{row['name']}: dtype {row['dtype']} is none of {', '.join(_FLOATS)}")
+            raise InputError(f"{row['name']}: dtype {row['dtype']} is none of {', '.join(_FLOATS)}")
         return torch.from_numpy(_spread(np.frombuffer(row["values"], row["dtype"]), row))
     shape, scale_shape = row["shape"], row["scale_shape"]
     bits = int(row["bits"]) if row["bits"] >= 2 else TERNARY  # a float32 on disk

@@ -79,7 +79,7 @@ def reconstruct(net, reference, weights: dict, given: Material, step: Reconstruc
     weights: by layer, Quantized or a pruned float tensor.
 
     report(block=, before=, after=, steps=, seconds=) is called after each block, and after all together.
-    Raises Refused for a network that is not its blocks one after another.
+    Raises InputError for a network that is not its blocks one after another.
     """
     generator = torch.Generator().manual_seed(seed)
     architecture.check_blocks(reference, given.judge[0])

@@ -18,7 +18,7 @@ def reconstruct(
     """Directory of the candidate that `step` makes of the quantized or pruned candidate `source`.
 
     Never worse than `source` on the text held back: where nothing was won, its weights are kept. Raises
-    Refused without such a source, and when the calibration text leaves nothing to hold back.
+    InputError without such a source, and when the calibration text leaves nothing to hold back.
     """
     if not source:
         raise refuse("reconstruct", "first", "a step after quantize or prune: there is nothing to reconstruct yet")

@@ -42,7 +42,7 @@ class Training(Parameters):
 def trained(encoder: Path, spec: Training | None = None) -> Path:
     """Directory of the reranker that `encoder`, a directory, becomes; trained once. meta.json holds the loss of every step.
 
-    Raises Refused for more steps than the text has queries for, and for so few that there are no `others`.
+    Raises InputError for more steps than the text has queries for, and for so few that there are no `others`.
     """
     spec = spec or Training()
     files = sorted(path for path in encoder.rglob("*") if path.suffix in (".json", ".safetensors"))

@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-from kerf.core.errors import Refused, escaped, refuse
+from kerf.core.errors import InputError, escaped, refuse
 from kerf.core.user_files import given_path
 from kerf.workbench.crash_report import explain
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         code = parsed.command(parsed)
         sys.stdout.flush()  # a closed pipe is noticed here, not when nobody can tell of it any more
         return code
-    except Refused as refusal:
+    except InputError as refusal:
         print(f"kerf: {refusal}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:

@@ -73,12 +73,12 @@ def begins_with(tokenizer) -> int | None:
 
 
 def batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of `samples` chunks of `max_length` tokens from the calibration part. Raises Refused for too few."""
+    """Batches of `samples` chunks of `max_length` tokens from the calibration part. Raises InputError for too few."""
     return _batches(_drawn(reader(opened), spec)[: spec.samples], opened)
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
-    """The calibration text, to be held against the evaluation text. Raises Refused for too few chunks."""
+    """The calibration text, to be held against the evaluation text. Raises InputError for too few chunks."""
     _drawn(tokenizer(folder), spec)
     return corpora.documents(spec.texts, "calibration")
 
@@ -92,7 +92,7 @@ def about(folder: Path, spec: Calibration) -> str:
 
 
 def held_batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of chunks of the calibration part that are not in the sample. Raises Refused when none is left."""
+    """Batches of chunks of the calibration part that are not in the sample. Raises InputError when none is left."""
     return _batches(_held_back(reader(opened), spec), opened)
 
 
@@ -114,7 +114,7 @@ def reader(opened):
 
 
 def _drawn(reader, spec: Calibration) -> np.ndarray:
-    """All chunks of the calibration part in a random order. Raises Refused for fewer than asked for, and for longer ones than the model reads."""
+    """All chunks of the calibration part in a random order. Raises InputError for fewer than asked for, and for longer ones than the model reads."""
     lengths.check("calibration.max_length", spec.max_length, reader.name_or_path)
     tokens, _ = stream(reader, corpora.documents(spec.texts, "calibration"))
     found = chunks(tokens, spec.max_length, begins_with(reader))
@@ -144,7 +144,7 @@ def _batches(found: np.ndarray, opened) -> list[dict]:
 
 
 def answer(opened, reader, texts: tuple[str]):
-    """Probabilities (tokens,) of what comes after a prompt. Raises Refused for an empty one."""
+    """Probabilities (tokens,) of what comes after a prompt. Raises InputError for an empty one."""
     ids = reader(texts[0], return_tensors="pt")["input_ids"]
     if not ids.numel():
         raise refuse("prompt", texts[0], "at least one token")

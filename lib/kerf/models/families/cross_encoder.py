@@ -21,7 +21,7 @@ HELD_BACK = 64  # pairs by which a step judges itself
 
 
 def open_folder(folder: Path, device: str = "cpu"):
-    """CrossEncoder, in float32 on `device`; it cuts pairs at its positions. Raises Refused for one that gives more than one score."""
+    """CrossEncoder, in float32 on `device`; it cuts pairs at its positions. Raises InputError for one that gives more than one score."""
     found = lengths.bounded(opened("CrossEncoder", folder, device))
     if found.num_labels != 1:
         raise refuse("model", str(folder), f"a cross-encoder with one score; this one gives {found.num_labels}")
@@ -50,13 +50,13 @@ def answers(opened, batch: dict):
 
 
 def batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of `samples` pairs of the calibration part, shortest first. Raises Refused for too few, and for a max_length above the model's positions."""
+    """Batches of `samples` pairs of the calibration part, shortest first. Raises InputError for too few, and for a max_length above the model's positions."""
     lengths.check_positions("calibration.max_length", spec.max_length, lengths.positions(network(opened).config))
     return tokenized(opened, _drawn(spec)[: spec.samples], spec.max_length)
 
 
 def held_batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of pairs of the calibration part that are not in the sample. Raises Refused when none is left."""
+    """Batches of pairs of the calibration part that are not in the sample. Raises InputError when none is left."""
     return tokenized(opened, _held_back(spec), spec.max_length)
 
 
@@ -66,7 +66,7 @@ def check_held_back(folder: Path, spec: Calibration) -> None:
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
-    """The calibration text, to be held against the evaluation text. Raises Refused for too few pairs."""
+    """The calibration text, to be held against the evaluation text. Raises InputError for too few pairs."""
     lengths.check("calibration.max_length", spec.max_length, folder)
     return [" ".join(pair) for pair in lengths.kept(tokenizer(lengths.inner(folder)), _drawn(spec)[: spec.samples])]
 
@@ -83,7 +83,7 @@ def reader(opened):
 
 
 def answer(opened, reader, texts: tuple[str, str]):
-    """Score (1,) of a passage for a query. Raises Refused for a pair without a token."""
+    """Score (1,) of a passage for a query. Raises InputError for a pair without a token."""
     if not lengths.with_tokens(reader, [texts])[0]:
         raise refuse("text", texts, "at least one token")
     return opened.predict([texts], convert_to_tensor=True)
@@ -97,7 +97,7 @@ def told(reader, before, after) -> list[tuple[str, float, float]]:
 def tokenized(opened, pairs: list[tuple[str, str]], max_length: int) -> list[dict]:
     """Batches (input_ids, attention_mask, ... of shape (batch, length)), shortest pairs first; those without a token are left out.
 
-    Raises Refused where none is left.
+    Raises InputError where none is left.
     """
     ordered = sorted(lengths.kept(opened.tokenizer, pairs), key=lambda pair: sum(map(len, pair)))
     options = {"padding": True, "truncation": True, "max_length": lengths.shorter(opened, max_length), "return_tensors": "pt"}

@@ -30,13 +30,13 @@ def network(opened):
 
 
 def batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of the calibration sentences, shortest first. Raises Refused for a max_length above the model's positions."""
+    """Batches of the calibration sentences, shortest first. Raises InputError for a max_length above the model's positions."""
     lengths.check_positions("calibration.max_length", spec.max_length, lengths.positions(network(opened).config))
     return tokenized(opened, corpora.calibration_sentences(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length)
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
-    """The calibration text, to be held against the evaluation text. Raises Refused for too few sentences."""
+    """The calibration text, to be held against the evaluation text. Raises InputError for too few sentences."""
     lengths.check("calibration.max_length", spec.max_length, folder)
     return lengths.kept(tokenizer(lengths.inner(folder)), corpora.calibration_sentences(spec.texts, spec.samples, spec.seed))
 
@@ -60,7 +60,7 @@ def check_held_back(folder: Path, spec: Calibration) -> None:
 def tokenized(opened, sentences: list[str], batch_size: int, max_length: int) -> list[dict]:
     """Batches (input_ids, attention_mask, ... of shape (batch, length)), shortest texts first; those without a token are left out.
 
-    Raises Refused where none is left.
+    Raises InputError where none is left.
     """
     ordered = sorted(lengths.kept(opened.tokenizer, sentences), key=len)
     options = {"padding": True, "truncation": True, "max_length": lengths.shorter(opened, max_length), "return_tensors": "pt"}
@@ -69,7 +69,7 @@ def tokenized(opened, sentences: list[str], batch_size: int, max_length: int) ->
 
 
 def token_ids(opened, sentences: list[str], max_length: int) -> list[list[int]]:
-    """Token numbers of each sentence that has any, special tokens included. Raises Refused as `tokenized` does."""
+    """Token numbers of each sentence that has any, special tokens included. Raises InputError as `tokenized` does."""
     asked = lengths.kept(opened.tokenizer, sentences)
     return opened.tokenizer(asked, truncation=True, max_length=lengths.shorter(opened, max_length))["input_ids"]
 
@@ -98,7 +98,7 @@ def reader(opened):
 
 
 def answer(opened, reader, texts: tuple[str, str]):
-    """Embeddings (2, features) of a pair of sentences, of length 1. Raises Refused for one without a token."""
+    """Embeddings (2, features) of a pair of sentences, of length 1. Raises InputError for one without a token."""
     for text, any_token in zip(texts, lengths.with_tokens(reader, list(texts)), strict=True):
         if not any_token:
             raise refuse("text", text, "at least one token")

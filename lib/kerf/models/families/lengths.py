@@ -60,7 +60,7 @@ def shorter(opened, max_length: int) -> int:
 
 
 def kept(tokenizer, asked: list) -> list:
-    """The texts or pairs that have any token. Raises Refused where none is left."""
+    """The texts or pairs that have any token. Raises InputError where none is left."""
     found = [each for each, any_token in zip(asked, with_tokens(tokenizer, asked), strict=True) if any_token]
     if asked and not found:
         raise refuse("calibration.texts", asked[0], f"text that the model's tokenizer knows; none of {len(asked)} has any token")
@@ -78,7 +78,7 @@ def said(count: int) -> str:
 
 
 def known(tokenizer, parameter: str, *columns: list) -> list[list]:
-    """Columns of texts, and of numbers beside them, without rows in which a text has no token. Raises Refused for fewer than two left."""
+    """Columns of texts, and of numbers beside them, without rows in which a text has no token. Raises InputError for fewer than two left."""
     good = [all(row) for row in zip(*(with_tokens(tokenizer, each) for each in columns if isinstance(each[0], str)), strict=True)]
     if sum(good) < 2:
         raise refuse(parameter, len(good), f"text that the model's tokenizer knows; {sum(good)} of {len(good)} have any token")

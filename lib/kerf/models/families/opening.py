@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from kerf.core.cache import threads
-from kerf.core.errors import Refused, refuse
+from kerf.core.errors import InputError, refuse
 from kerf.models.tensor_check import complete
 from kerf.models.safety.unsafe import told
 
@@ -15,7 +15,7 @@ def from_folder(class_name: str, folder: Path | str, **options):
     """What a class of transformers (or SentenceTransformer, CrossEncoder) opens of `folder`, or makes of a `state_dict` among the options.
 
     The library is told `trust_remote_code=False`, since transformers asks on standard input where it is told nothing.
-    Raises Refused for what does not open.
+    Raises InputError for what does not open.
     """
     options |= {"trust_remote_code": False, "local_files_only": True}
     library = "sentence-transformers" if class_name in ("SentenceTransformer", "CrossEncoder") else "transformers"
@@ -27,7 +27,7 @@ def from_folder(class_name: str, folder: Path | str, **options):
         if class_name == "GenerationConfig":
             vars(found).pop("trust_remote_code", None)  # it keeps every argument as a setting
         return found
-    except Refused:
+    except InputError:
         raise
     except Exception as error:
         cause = told(" ".join(f"{type(error).__name__}: {error}".split()), 160)  # names of tensors stand below the first line
@@ -45,7 +45,7 @@ def quiet() -> None:
 
 @complete
 def opened(class_name: str, folder: Path, device: str = "cpu"):
-    """The model of `folder` as a class of sentence-transformers, on `device`. Raises Refused for one that does not open."""
+    """The model of `folder` as a class of sentence-transformers, on `device`. Raises InputError for one that does not open."""
     quiet()
     return from_folder(class_name, folder, device=device, model_kwargs={"use_safetensors": True, "dtype": "float32"}).eval()
 

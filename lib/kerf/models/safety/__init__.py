@@ -17,7 +17,7 @@ def check_folder(value: str, folder: Path, parameter: str = "model", has_weights
     """Code that the directory brings along and that is not run: `name (file)` each.
 
     value: what the user wrote for `parameter`. has_weights: false for a candidate, whose card vouches for its weights.
-    Raises Refused, in one line, for what could run code, reach outside the directory or hang.
+    Raises InputError, in one line, for what could run code, reach outside the directory or hang.
     """
     try:
         return list(_checked(folder, _files(folder), has_weights))

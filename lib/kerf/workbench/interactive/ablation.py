@@ -22,7 +22,7 @@ class Yardstick:
     """The float model's embeddings of evaluation sentences, to hold candidates against."""
 
     def __init__(self, model: str, source: str, sentences: int, max_length: int = 128) -> None:
-        """source: evaluation text (news, wiki or a file). Raises Refused when it has fewer sentences."""
+        """source: evaluation text (news, wiki or a file). Raises InputError when it has fewer sentences."""
         registry.check_kind(model, "a mean cosine", "encoder")
         self.model = model
         sample, documents = corpora.evaluation_sentences(source, sentences)

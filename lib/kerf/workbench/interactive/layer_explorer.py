@@ -67,7 +67,7 @@ class Subject:
     """A model held open, with what its calibration text put into every layer."""
 
     def __init__(self, model: str, calibration: Calibration) -> None:
-        """Raises Refused as `models.resolve` and `calibrate.calibrate` do."""
+        """Raises InputError as `models.resolve` and `calibrate.calibrate` do."""
         self.model = model
         self.second = activations.second_moments(activations.calibrate(model, calibration))
         self.opened = registry.open_model(model)
@@ -78,7 +78,7 @@ class Subject:
 
     @torch.no_grad()
     def cut(self, name: str, choice: Choice) -> Cut:
-        """The layer `name` alone. Raises Refused for a group size that does not divide its columns."""
+        """The layer `name` alone. Raises InputError for a group size that does not divide its columns."""
         layer, second = self.layers[name], self.second[name]
         before, columns = layer.weight.detach(), layer.weight.shape[1]
         if columns % (choice.group_size or 1):

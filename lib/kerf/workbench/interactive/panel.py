@@ -29,7 +29,7 @@ class Panel:
     """Widgets over one model. `page` is what a notebook displays; the choice is kept in data/explore.json."""
 
     def __init__(self, model: str, layer: str | None = None, calibration: Calibration | None = None) -> None:
-        """layer: the first one shown; None: the one that was chosen the last time. Raises Refused as `Subject` does."""
+        """layer: the first one shown; None: the one that was chosen the last time. Raises InputError as `Subject` does."""
         self.calibration = calibration or Calibration()
         self._kept = data_folder() / "explore.json"
         self._make_controls(model)

@@ -17,7 +17,7 @@ TITLE = "# Chosen in explore.ipynb."  # files that begin otherwise were written 
 
 
 def add_candidate(name: str, model: str, calibration: Calibration, candidate: str, steps: list[dict]) -> Path:
-    """notebooks/experiments/<name>.yaml with one candidate more. Raises Refused, and writes nothing, for a name that is no
+    """notebooks/experiments/<name>.yaml with one candidate more. Raises InputError, and writes nothing, for a name that is no
     file's name, an experiment of another hand, model or calibration, a candidate that is there already, and wrong steps."""
     if not experiment.is_free(name):
         raise refuse("experiment", name, "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters")

@@ -12,7 +12,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def printed(page: Path, target: Path) -> Path:
-    """`page` (HTML) printed to `target`. Raises Refused where no browser is installed, RuntimeError where it fails."""
+    """`page` (HTML) printed to `target`. Raises InputError where no browser is installed, RuntimeError where it fails."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise refuse("--pdf", target.name, f"one of {', '.join(BROWSERS)} on the path, as `apt-get install chromium` gives")

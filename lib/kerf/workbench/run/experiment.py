@@ -13,7 +13,7 @@ from kerf.core.errors import CONTROL, nearest, refuse
 from kerf.core.user_files import given_path, read_text
 from kerf.evaluate.gates import find_criteria, read_criteria
 from kerf.core.paths import root
-from kerf.config import Calibration, Evaluation, Parameters, REAL, Resources, STEPS, check_chain, parse
+from kerf.config import Calibration, Evaluation, Parameters, KERNEL_METHODS, Resources, STEPS, check_chain, parse
 from kerf.workbench.run.overrides import KEYS, SECTIONS, override
 from kerf.workbench.run.yaml_reader import LARGEST, read_yaml
 
@@ -34,7 +34,7 @@ class Step:
     @property
     def notebook(self) -> str:
         """Name of the notebook that does it."""
-        return "kernels" if getattr(self.parameters, "method", None) in REAL else self.kind
+        return "kernels" if getattr(self.parameters, "method", None) in KERNEL_METHODS else self.kind
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def is_free(name: object) -> bool:
 
 
 def read(experiment: str, overrides: list[str] = (), model: str | None = None) -> Experiment:
-    """Read, override and check an experiment. Raises Refused with the path of the first wrong value."""
+    """Read, override and check an experiment. Raises InputError with the path of the first wrong value."""
     path = find(experiment)
     content = read_yaml(read_text("EXPERIMENT", path, LARGEST), str(path))
     if not isinstance(content, dict):

@@ -85,7 +85,7 @@ def read(folder: Path, *names: str) -> dict:
 def find(parameter: str, name: str, out: Path):
     """A `kerf.evaluate.comparison_inputs.Side`: EXPERIMENT/CANDIDATE, of the newest run, or EXPERIMENT/RUN/CANDIDATE.
 
-    parameter: what the name is called in a refusal. Raises Refused, with the nearest names, for one that is not
+    parameter: what the name is called in a refusal. Raises InputError, with the nearest names, for one that is not
     there, for a candidate that failed, and for a run that cannot be read.
     """
     experiment, *rest = name.split("/")

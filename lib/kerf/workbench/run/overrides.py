@@ -13,7 +13,7 @@ SECTIONS = {"calibration": Calibration, "evaluation": Evaluation, "resources": R
 def override(content: dict, overrides: list[str]) -> set[str]:
     """Set `overrides` in an experiment's `content`. Returns the full paths that were set.
 
-    Raises Refused for a path that matches nothing or several things, and for one that is set twice.
+    Raises InputError for a path that matches nothing or several things, and for one that is set twice.
     """
     given = set()
     for each in overrides:

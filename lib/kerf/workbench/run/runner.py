@@ -17,7 +17,7 @@ from kerf import evaluate
 from kerf.data import corpora
 from kerf.models import families, registry
 from kerf.core.cache import digest, now, replace_folder
-from kerf.core.errors import Refused, escaped, refuse
+from kerf.core.errors import InputError, escaped, refuse
 from kerf.core.user_files import check_writable
 from kerf.core.paths import data_folder, root
 from kerf.core.scratch import PREFIX, scratch, sweep
@@ -70,8 +70,8 @@ def _check_texts(experiment: Experiment) -> None:
     for section in ("calibration", "evaluation"):
         try:
             corpora.digest(getattr(experiment, section).texts)
-        except Refused as refusal:
-            raise Refused(f"{section}.{refusal}") from None
+        except InputError as refusal:
+            raise InputError(f"{section}.{refusal}") from None
 
 
 def _check_keys(experiment: Experiment, kind: str) -> None:
@@ -105,8 +105,8 @@ def _check_step(experiment: Experiment, path: str, step, before: list[dict]) -> 
             prune.check(experiment.model, step.parameters, before)
         else:
             quantize.check(experiment.model, step.parameters, before)
-    except Refused as refusal:
-        raise Refused(f"{path}.{refusal}") from None
+    except InputError as refusal:
+        raise InputError(f"{path}.{refusal}") from None
 
 
 def _check_space(out: Path, needed: float) -> None:

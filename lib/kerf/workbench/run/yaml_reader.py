@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from kerf.core.errors import Refused, printable, refuse
+from kerf.core.errors import InputError, printable, refuse
 
 DEPTH = 32  # of lists and mappings in one another
 LARGEST = 2**16  # bytes of a file
@@ -27,19 +27,19 @@ FLOAT = re.compile(r"[-+]?((\.[0-9]+|(0|[1-9][0-9]*)\.[0-9]*)(e[-+]?[0-9]+)?|(0|
 def read_yaml(text: str, where: str) -> object:
     """The data of one YAML document; None for an empty one. `where`: what a refusal calls it.
 
-    Raises Refused with line and column, and with the path of the value where it is known.
+    Raises InputError with line and column, and with the path of the value where it is known.
     """
     try:
         return parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         problem = f"{error.problem or error.context}"
-        raise Refused(f"{where}: {_place(error.problem_mark or error.context_mark)}: no valid YAML ({problem})") from None
+        raise InputError(f"{where}: {_place(error.problem_mark or error.context_mark)}: no valid YAML ({problem})") from None
     except yaml.YAMLError as error:
-        raise Refused(f"{where}: no valid YAML ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{where}: no valid YAML ({str(error).splitlines()[0]})") from None
 
 
 def parse_yaml(text: str, path: str = "") -> object:
-    """The data of one YAML document; `path`: where in an experiment it stands. Raises yaml.YAMLError and Refused."""
+    """The data of one YAML document; `path`: where in an experiment it stands. Raises yaml.YAMLError and InputError."""
     events = yaml.parse(text, Loader=yaml.SafeLoader)
     next(events)
     if isinstance(next(events), yaml.StreamEndEvent):
