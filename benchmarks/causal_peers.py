@@ -27,7 +27,7 @@ from kerf.evaluate import causal, causal_inference
 from kerf.pipeline import build
 from kerf.core.paths import root
 from kerf.formats import imported
-from kerf.config import Calibration, Evaluation, Quantize
+from kerf.config import STEPS, Calibration, Evaluation, parse
 from safetensors.torch import load_file
 
 MODEL, GROUP = "smollm2", 64
@@ -46,7 +46,7 @@ def seconds(name: str, step: dict, spec: Calibration) -> float:
     os.environ["KERF_FRESH"] = now()
     made = build(MODEL, [{"quantize": step}], spec)
     if name == "gptqmodel":
-        return meta(imported.folder_of(MODEL, Quantize(**step), spec))["result"]["seconds"]
+        return meta(imported.folder_of(MODEL, parse(STEPS["quantize"], step, "step"), spec))["result"]["seconds"]
     return meta(made)["result"]["compress_seconds"]
 
 
@@ -69,7 +69,7 @@ class Judge:
 
     def __init__(self, contexts: int, folder: Path, texts: str = "wiki"):
         """folder: of the baseline's answers."""
-        text = causal.gather(MODEL, Evaluation(texts=texts, contexts=contexts, passages=2, restored=0))
+        text = causal.gather(MODEL, Evaluation(texts=texts, num_chunks=contexts, passages=2, restored=0))
         self.chunks, self.documents, self.folder = torch.from_numpy(text.chunks), text.owners[:, text.scored].ravel(), folder
         folder.mkdir(parents=True)
         self.score(registry.open_model(MODEL), first=True)

@@ -24,7 +24,8 @@ from kerf.models import registry
 from kerf.models.families import causal
 from kerf.core.paths import root
 from kerf.formats import imported
-from kerf.config import Calibration, Quantize
+from kerf.config import STEPS as KINDS
+from kerf.config import Calibration, parse
 from safetensors.torch import load_file
 
 MODEL, GROUP = "smollm2", 64
@@ -87,7 +88,7 @@ def main() -> None:
         for bits in [arguments.bits] if arguments.bits else STEPS:
             step = {"method": "gptqmodel", "bits": bits, "group_size": GROUP, "embeddings": 32}
             own = kerf.load(pipeline.build(MODEL, [{"quantize": step}], SPEC))
-            made = imported.folder_of(MODEL, Quantize(**step), SPEC)
+            made = imported.folder_of(MODEL, parse(KINDS["quantize"], step, "step"), SPEC)
             with tempfile.TemporaryDirectory() as scratch:
                 read = read_by("gptqmodel", imported.python(), made, tokens, Path(scratch))
                 compare(f"{bits} bits, made by GPTQModel", own, tokens, *read)

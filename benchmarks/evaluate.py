@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=16, help="of 512 tokens of news")
     parser.add_argument("--rounds", type=int, default=3)
     chunks_asked, rounds = vars(parser.parse_args()).values()
-    chunks = torch.from_numpy(causal.gather(MODEL, Evaluation(contexts=chunks_asked)).chunks)
+    chunks = torch.from_numpy(causal.gather(MODEL, Evaluation(num_chunks=chunks_asked)).chunks)
     models = kerf.open_model(MODEL), kerf.load(pipeline.build(MODEL, [STEP], Calibration(samples=8, max_length=128)))
     size = causal.BATCH_TOKENS // chunks.shape[1]
     with torch.inference_mode():

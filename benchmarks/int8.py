@@ -21,14 +21,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 MODEL, SENTENCES = "minilm", 400
 CHAINS = {
     "int8": {"method": "static"},
-    "int8, rest in bfloat16": {"method": "static", "compute": "bfloat16"},
-    "int8, careful": {"method": "static", "compute": "bfloat16", "floor": 0.9993},
+    "int8, rest in bfloat16": {"method": "static", "compute_dtype": "bfloat16"},
+    "int8, careful": {"method": "static", "compute_dtype": "bfloat16", "min_cosine": 0.9993},
     "int8, torch": {"method": "static", "backend": "torch"},
     "int8, onnxruntime": {"method": "static", "backend": "onnxruntime"},
     "dynamic int8, torch": {"method": "dynamic"},
     "dynamic int8, onnxruntime": {"method": "dynamic", "backend": "onnxruntime"},
-    "int8 weights": {"method": "weights"},
-    "int8 weights, onnxruntime": {"method": "weights", "backend": "onnxruntime"},
+    "int8 weights": {"method": "weight_only"},
+    "int8 weights, onnxruntime": {"method": "weight_only", "backend": "onnxruntime"},
     "bfloat16": {"method": "bfloat16"},
     "bfloat16, torch": {"method": "bfloat16", "backend": "torch"},
 }

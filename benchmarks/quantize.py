@@ -21,7 +21,9 @@ from kerf.calibration.sequential import rows
 from kerf.tensors.matmul_precision import rounded_products
 from kerf.prune.step import pruned
 from kerf.quantize.compress import compress
-from kerf.config import Calibration, Prune, Quantize
+from kerf.config import Calibration
+from kerf.config.prune import Prune, SparseGPT
+from kerf.config.quantize import Gptq, Quantize
 
 OPTIONS = {"method": "gptq", "group_size": 64, "clip": "hessian", "embeddings": 32}
 BITS, LENGTH, UNIT = {"minilm": 2, "smollm2": 4}, {"minilm": 128, "smollm2": 512}, {"minilm": "sentences", "smollm2": "chunks"}
@@ -29,8 +31,8 @@ BITS, LENGTH, UNIT = {"minilm": 2, "smollm2": 4}, {"minilm": 128, "smollm2": 512
 
 def steps(bits: int) -> dict[str, Quantize | Prune]:
     """What is timed, by name."""
-    return {"plain": Quantize(**OPTIONS, bits=bits, asymmetric_calibration=False, sweeps=0), "full": Quantize(**OPTIONS, bits=bits),
-            "sparsegpt": Prune(method="sparsegpt", sparsity=0.5)}  # fmt: skip
+    return {"plain": Gptq(**OPTIONS, bits=bits, asymmetric_calibration=False, sweeps=0), "full": Gptq(**OPTIONS, bits=bits),
+            "sparsegpt": SparseGPT(sparsity=0.5)}  # fmt: skip
 
 
 def seconds(work) -> tuple[float, object]:

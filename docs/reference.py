@@ -11,7 +11,8 @@ sys.path.append(str(DOCS.parent / "lib"))
 
 from kerf.evaluate.formulas import FORMULAS, SYMBOLS  # noqa: E402  the path above is where kerf is found without an installation
 from kerf.evaluate.metrics import FIGURES, METRICS  # noqa: E402
-from kerf.config import Calibration, Evaluation, Resources, STEPS  # noqa: E402
+from kerf.config import STEPS, Calibration, Evaluation, Resources  # noqa: E402
+from kerf.config.by_method import ByMethod  # noqa: E402
 
 METRICS_INTRO = """# Metrics
 
@@ -74,19 +75,30 @@ def metrics() -> str:
 
 def default(field) -> str:
     """The default of a key as YAML would write it."""
+    if field.is_required():
+        return "required"
     return {None: "none", True: "true", False: "false"}.get(field.default, str(field.default))
 
 
 def keys(kind) -> str:
     """A table of the keys of one section or step."""
-    rows = [[f"`{name}`", default(field), field.description or ""] for name, field in kind.model_fields.items()]
+    fields = sorted(kind.model_fields.items(), key=lambda item: item[0] not in ("bits", "sparsity"))  # those first
+    rows = [[f"`{name}`", default(field), field.description or ""] for name, field in fields if name != "method"]
     return table(["key", "default", "accepted"], rows)
+
+
+def step(name: str, kind) -> str:
+    """The tables of a kind of step: one, or one for each method."""
+    if not isinstance(kind, ByMethod):
+        return f"## The step `{name}`\n\n{keys(kind)}\n"
+    methods = [f"### {name}: `{entry.name}`\n\n{entry.help[0].upper()}{entry.help[1:]}.\n\n{keys(entry.parameters)}\n" for entry in kind.methods.values()]
+    return f"## The step `{name}`\n\nIts keys depend on `method`, which is `{kind.default}` where none is named.\n\n" + "\n".join(methods)
 
 
 def parameters() -> str:
     """The text of docs/parameters.md."""
     parts = [f"## {name}\n\n{about}\n\n{keys(kind)}\n" for name, (kind, about) in SECTIONS.items()]
-    parts += [f"## The step `{name}`\n\n{keys(kind)}\n" for name, kind in STEPS.items()]
+    parts += [step(name, kind) for name, kind in STEPS.items()]
     return PARAMETERS_INTRO + "\n".join(parts)
 
 

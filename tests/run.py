@@ -17,7 +17,7 @@ from test_board import run_of, write
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "calibrate": {"samples": 48},
-    "quantize": {"samples": 48, "bits": 3, "group_size": 64},
+    "quantize": {"samples": 48, "step": {"method": "gptq", "bits": 3, "group_size": 64}},
     "compare": {
         "samples": 48,
         "sentences": 60,
@@ -33,7 +33,7 @@ SMALL |= {
         "samples": 48,
         "steps": 20,
         "joint_steps": 10,
-        "splices": 2,
+        "augmentation_factor": 2,
         "before": [{"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian"}}],
     },
     "prune": {"samples": 48},
@@ -59,12 +59,12 @@ CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
     for name, parameters in {
         "calibrate": {},
-        "quantize": {"bits": 3, "group_size": 32},
-        "prune": {"pattern": "2:4"},
-        "reconstruct": {key: SMALL["reconstruct"][key] for key in ("steps", "joint_steps", "splices", "before")},
+        "quantize": {"step": {"method": "gptq", "bits": 3, "group_size": 32}},
+        "prune": {"step": {"method": "sparsegpt", "pattern": "2:4"}},
+        "reconstruct": {key: SMALL["reconstruct"][key] for key in ("steps", "joint_steps", "augmentation_factor", "before")},
         "compare": {
-            "contexts": 4,
-            "context": 64,
+            "num_chunks": 4,
+            "seq_len": 64,
             "passages": 20,
             "steps": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}],
         },

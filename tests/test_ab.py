@@ -13,7 +13,7 @@ from kerf.config import Calibration, Evaluation
 from kerf.workbench.cli import main
 from small import write_causal, write_model, write_reranker
 
-SPEC = Evaluation(sentences=40, passages=40, contexts=40, context=32, restored=0)
+SPEC = Evaluation(sentences=40, passages=40, num_chunks=40, seq_len=32, restored=0)
 CALIBRATION = Calibration(samples=8, max_length=64)
 
 
@@ -228,10 +228,10 @@ def test_other_models_and_other_items_are_refused_by_name(capsys, out, encoders,
     code, _, error = asked(capsys, out, "small/a", "other/b")
     assert code == 2 and "a candidate of the same model" in error and error.count("\n") == 1
     fewer = [comparison_inputs.Side(**{**vars(side), "items": side.items.groupby("metric", observed=True).head(20),
-                           "origin": {**side.origin, "settings": {"evaluation.contexts": 2}}}) for side in languages]  # fmt: skip
+                           "origin": {**side.origin, "settings": {"evaluation.num_chunks": 2}}}) for side in languages]  # fmt: skip
     write_run(out, "fewer", "20260101T000000Z-aaaa", fewer)
     code, _, error = asked(capsys, out, "small/a", "fewer/b")
-    assert code == 2 and "evaluation.contexts = 2 against 40" in error
+    assert code == 2 and "evaluation.num_chunks = 2 against 40" in error
     swapped = languages[1].items.astype({"text": object})
     swapped.loc[0, "text"] = "Another document."
     with pytest.raises(InputError, match="measured on the items"):

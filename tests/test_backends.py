@@ -18,7 +18,7 @@ from kerf.backends import step as backend_stage
 from kerf.backends import torch_ as own
 from kerf.core.errors import InputError
 from kerf.core.paths import root
-from kerf.config import Calibration, Quantize, parse
+from kerf.config import Calibration, STEPS, parse
 from small import with_biases, write_causal, write_model
 
 SPEC = Calibration(samples=16, max_length=64)
@@ -113,10 +113,10 @@ def test_a_layer_makes_up_for_what_came_before_it():
 
 
 @pytest.mark.parametrize("step", [
-    {"method": "static"}, {"method": "weights"}, {"method": "weights", "bits": 4, "group_size": 32}, {"method": "weights", "bits": 4},
+    {"method": "static"}, {"method": "weight_only"}, {"method": "weight_only", "bits": 4, "group_size": 32}, {"method": "weight_only", "bits": 4},
     {"method": "static", "backend": "onnxruntime"}, {"method": "dynamic", "backend": "onnxruntime"},
-    {"method": "weights", "backend": "onnxruntime", "floats": "float16"},
-    {"method": "weights", "bits": 4, "group_size": 32, "backend": "onnxruntime", "embeddings": 4},
+    {"method": "weight_only", "backend": "onnxruntime", "unquantized_dtype": "float16"},
+    {"method": "weight_only", "bits": 4, "group_size": 32, "backend": "onnxruntime", "embeddings": 4},
     {"method": "static", "backend": "torch"}, {"method": "dynamic"},
 ], ids=str)  # fmt: skip
 def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
@@ -140,7 +140,7 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
         wanted = opened.encode(TEXTS)
     assert cosines(kerf.load(folder).encode(TEXTS), wanted).min() > 0.9995
     made = meta(folder)["result"]
-    assert made["backend"] == parse(Quantize, step, "s").backend and {row["bits"] for row in made["layers"]} == {parse(Quantize, step, "s").bits}
+    assert made["backend"] == parse(STEPS["quantize"], step, "s").backend and {row["bits"] for row in made["layers"]} == {parse(STEPS["quantize"], step, "s").bits}
     assert made["bytes_on_disk"] == manifest.size(folder)["bytes_on_disk"] < 0.35 * registry.describe(model)["bytes"]
 
 
@@ -152,7 +152,7 @@ def test_half_of_the_bits_everywhere(model, backend):
 
 
 def test_layers_stay_in_float_until_the_floor_is_kept(model):
-    every, some = (meta(pipeline.build(model, [{"quantize": {"method": "static", **more}}], SPEC))["result"] for more in ({}, {"floor": 0.9999}))
+    every, some = (meta(pipeline.build(model, [{"quantize": {"method": "static", **more}}], SPEC))["result"] for more in ({}, {"min_cosine": 0.9999}))
     assert all(row["bits"] == 8 for row in every["layers"])
     assert 0 < sum(row["bits"] == 32 for row in some["layers"]) < len(some["layers"])
     assert some["linear_bits"] > every["linear_bits"]
@@ -181,28 +181,28 @@ class _Nothing:
 
 @pytest.mark.parametrize(("values", "message"), [
     ({"method": "static", "bits": 4}, "q.bits = 4: 8 with method static"),
-    ({"method": "weights", "bits": 3}, "q.bits = 3: 4 or 8 with method weights"),
+    ({"method": "weight_only", "bits": 3}, "q.bits = 3: 4 or 8 with method weights"),
     ({"method": "bfloat16", "bits": 8}, "q.bits = 8: 16 with method bfloat16"),
     ({"method": "rtn", "bits": 16}, "q.bits = 16: a whole number from 2 to 8"),
     ({"method": "rtn", "embeddings": 16}, "q.embeddings = 16: 2 to 8, 32"),
     ({"method": "rtn", "backend": "openvino"}, "q.backend = 'openvino': a library with method static, dynamic, weights"),
     ({"method": "static", "backend": "tvm"}, "q.backend = 'tvm': openvino, onnxruntime or torch"),
     ({"method": "dynamic", "backend": "openvino"}, "q.backend = 'openvino': torch or onnxruntime with method dynamic"),
-    ({"method": "weights", "backend": "torch"}, "q.backend = 'torch': openvino or onnxruntime with method weights"),
+    ({"method": "weight_only", "backend": "torch"}, "q.backend = 'torch': openvino or onnxruntime with method weights"),
     ({"method": "bfloat16", "backend": "onnxruntime"}, "q.backend = 'onnxruntime': openvino or torch with method bfloat16"),
     ({"method": "dynamic", "bits": 4}, "q.bits = 4: 8 with method dynamic"),
     ({"method": "dynamic", "group_size": 32}, "q.group_size = 32: none with method dynamic"),
     ({"method": "dynamic", "symmetric": False}, "q.symmetric = False: true with method dynamic"),
-    ({"method": "dynamic", "compute": "bfloat16"}, "q.compute = 'bfloat16': float32, or bfloat16 with backend openvino"),
-    ({"method": "weights", "group_size": 24, "backend": "onnxruntime"}, "q.group_size = 24: a multiple of 16"),
-    ({"method": "gptq", "compute": "bfloat16"}, "q.compute = 'bfloat16': float32, or bfloat16 with"),
+    ({"method": "dynamic", "compute_dtype": "bfloat16"}, "q.compute = 'bfloat16': float32, or bfloat16 with backend openvino"),
+    ({"method": "weight_only", "group_size": 24, "backend": "onnxruntime"}, "q.group_size = 24: a multiple of 16"),
+    ({"method": "gptq", "compute_dtype": "bfloat16"}, "q.compute = 'bfloat16': float32, or bfloat16 with"),
     ({"method": "static", "granularity": "tensor"}, "q.granularity = 'tensor': channel or group"),
-    ({"method": "weights", "floor": 0.9}, "q.bits = 8: mixed together with either budget_bytes or floor"),
+    ({"method": "weight_only", "min_cosine": 0.9}, "q.bits = 8: mixed together with either budget_bytes or min_cosine"),
     ({"method": "static", "budget_bytes": 9}, "q.bits = 8: mixed together with"),
 ])  # fmt: skip
 def test_what_a_kernel_cannot_do_is_refused(values, message):
     with pytest.raises(InputError) as refusal:
-        parse(Quantize, values, "q")
+        parse(STEPS["quantize"], values, "q")
     assert str(refusal.value).startswith(message)
 
 
@@ -218,7 +218,7 @@ def test_a_library_that_is_missing_is_offered_with_the_line_that_installs_it(mod
     name = library.__name__.rpartition(".")[2]
     folder = pipeline.build(model, [{"quantize": {"method": "static", "backend": name}}], SPEC)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for work in (lambda: kerf.load(folder), lambda: pipeline.build(model, [{"quantize": {"method": "weights", "backend": name}}], SPEC)):
+    for work in (lambda: kerf.load(folder), lambda: pipeline.build(model, [{"quantize": {"method": "weight_only", "backend": name}}], SPEC)):
         with pytest.raises(InputError) as refusal:
             work()
         assert str(refusal.value) == f"backend = '{name}': a library that is installed: `{library.INSTALL}`"
@@ -253,7 +253,7 @@ class ByContent(torch.nn.Module):
     (openvino_, ByLength, "a model whose graph does not depend on the number"), (onnxruntime_, ByContent, "a model whose operators and shapes it takes"),
 ], ids=["openvino", "onnxruntime"])  # fmt: skip
 def test_a_model_that_does_not_fit_every_text_is_refused(model, library, odd, message, capfd):
-    opened, step = registry.open_model(model), parse(Quantize, {"method": "static"}, "q")
+    opened, step = registry.open_model(model), parse(STEPS["quantize"], {"method": "static"}, "q")
     backend_stage.check_shapes(library, library.convert(opened), opened, step)
     opened[1] = odd()
     capfd.readouterr()
@@ -299,7 +299,7 @@ def test_where_sums_of_bytes_saturate_codes_have_seven_bits(monkeypatch, tmp_pat
 
 
 def test_without_units_for_bfloat16_it_is_not_emulated(model, monkeypatch):
-    half, whole = (pipeline.build(model, [{"quantize": step}], SPEC) for step in ({"method": "static", "compute": "bfloat16"}, {"method": "static"}))
+    half, whole = (pipeline.build(model, [{"quantize": step}], SPEC) for step in ({"method": "static", "compute_dtype": "bfloat16"}, {"method": "static"}))
     expected = kerf.load(whole).encode(TEXTS)
     for flags in (["avx512_vnni"], ["avx512_vnni", "avx512_bf16"]):
         monkeypatch.setattr(openvino_, "machine", lambda flags=flags: {"flags": flags})
@@ -322,4 +322,4 @@ def test_a_floor_without_text_to_hold_back_is_refused_before_the_cut(model, tmp_
     monkeypatch.setattr(int8, "integers", lambda *_: pytest.fail("heavy work began"))
     spec = Calibration(texts=str(tmp_path / "mine.txt"), samples=pool, max_length=64)
     with pytest.raises(InputError, match="calibration.samples = .*: at most .*held back"):
-        pipeline.build(model, [{"quantize": {"method": "static", "floor": 0.9}}], spec)
+        pipeline.build(model, [{"quantize": {"method": "static", "min_cosine": 0.9}}], spec)

@@ -14,13 +14,13 @@ from kerf import backends, evaluate, pipeline
 from kerf.models import manifest, registry
 from kerf.backends import serve, step
 from kerf.core.errors import InputError
-from kerf.config import Calibration, Evaluation, Quantize, parse
+from kerf.config import Calibration, Evaluation, STEPS, parse
 from small import write_model
 
 SPEC = Calibration(samples=16, max_length=64)
 TEXTS = ["A cat sat.", "The government announced a new plan to reduce emissions by 2030.", "", "x " * 600]
-STEPS = {"openvino": {"method": "weights"}, "onnxruntime": {"method": "dynamic", "backend": "onnxruntime"}, "torch": {"method": "dynamic"}}
-each = pytest.mark.parametrize("backend", STEPS)
+ON = {"openvino": {"method": "weight_only"}, "onnxruntime": {"method": "dynamic", "backend": "onnxruntime"}, "torch": {"method": "dynamic"}}
+each = pytest.mark.parametrize("backend", ON)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model(tmp_path_factory):
 
 
 def candidate(model, backend):
-    return pipeline.build(model, [{"quantize": STEPS[backend]}], SPEC)
+    return pipeline.build(model, [{"quantize": ON[backend]}], SPEC)
 
 
 def cosines(left, right) -> np.ndarray:
@@ -118,7 +118,7 @@ def test_a_model_that_changes_texts_first_is_refused(tmp_path):
         config = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**config, key: value, "prompts": {"query": "query: "}} if "prompt" in key else {**config, key: value}))
         with pytest.raises(InputError, match=f"a model without {key} for a real kernel; {name} says {value!r}"):
-            step.check(str(folder), parse(Quantize, {"method": "weights"}, "q"))
+            step.check(str(folder), parse(STEPS["quantize"], {"method": "weight_only"}, "q"))
 
 
 def test_a_comparison_says_how_much_faster(model):

@@ -67,7 +67,7 @@ NUMBERS = [
         ("1e999", "inf"), (".nan", "nan"), (10**30, 10**30), (10**6 + 1, 10**6 + 1), ("[[[[[1]]]]]", "[[[[...]]]]"), ("{}", "{}"), ("", "None"))],
     ("calibration: {samples: " + "9" * 5000 + "}", "calibration.samples = '999"),
     *[(f"{section}: {{{key}: {10**30}}}", f"{section}.{key} = {10**30}: ") for section, keys in (
-        ("calibration", ("seed", "max_length")), ("evaluation", ("sentences", "passages", "contexts", "context", "restored")),
+        ("calibration", ("seed", "max_length")), ("evaluation", ("sentences", "passages", "num_chunks", "seq_len", "restored")),
         ("resources", ("rounds", "threads", "memory_limit"))) for key in keys],
     ("resources: {memory_limit: .inf}", "resources.memory_limit = inf"),
     ("resources: {memory_limit: true}", "resources.memory_limit = True"),
@@ -112,7 +112,7 @@ def test_a_wrong_value_in_a_file_is_refused_with_its_path(refused, text, said):
     ("{a: [{prune: {method: magnitude, sweeps: 3}}]}", "a.1.sweeps = 3: a whole number from 0 to 20; wanda and sparsegpt only; method magnitude does not read it"),
     ("{a: [{quantize: {act_order: false}}]}", "a.1.act_order = False: true or false; gptq and gptqmodel only; method rtn does not read it"),
     ("{a: [{quantize: {symmetric: yes}}]}", "a.1.symmetric = 'yes': true or false"),
-    ("{a: [{quantize: {bits: mixed, floor: true}}]}", "a.1.floor = True"),
+    ("{a: [{quantize: {bits: mixed, min_cosine: true}}]}", "a.1.min_cosine = True"),
     ("{a: [{quantize: {bits: mixed, budget_bytes: 1" + "0" * 30 + "}}]}", "a.1.budget_bytes = 1"),
     ("{a: [{quantize: {group_size: 1" + "0" * 30 + "}}]}", "a.1.group_size = 1"),
     ("{a: [{quantize: {}}, {reconstruct: {steps: 1" + "0" * 30 + "}}]}", "a.2.steps = 1"),
@@ -167,7 +167,7 @@ def test_what_is_no_directory_is_no_place_for_reports(refused, tmp_path, command
     ("a.bits=!!int foo", "a.bits = '!!int': no tags"), ("a.bits=[", "a.1.bits = '['"), ("a.bits=*x", "a.1.bits = '*x'"), ("a.bits=true", "a.1.bits = True"),
     ("calibration.samples={a: 1, a: 2}", "calibration.samples.a = 2: each key once"), ("calibration=", "calibration = None"), ("model=", "model = None"),
     ("a.99999999999999999999.bits=3", "-p = 'a.9999"), ("a.\N{SUPERSCRIPT TWO}.bits=3", "-p = 'a."), (f"{LONG}=3", "-p = 'xxx"), ("\x1b[31m=3", r"-p = '\x1b[31m'"),
-    ("calibration.texts=\x1b[31m", r"calibration.texts = '\x1b[31m'"), ("calibration.samples=\udcff", r"'\udcff'"), ("evaluation={context: 512}", "evaluation.context = 512"),
+    ("calibration.texts=\x1b[31m", r"calibration.texts = '\x1b[31m'"), ("calibration.samples=\udcff", r"'\udcff'"), ("evaluation={context: 512}", "evaluation.seq_len = 512"),
 ], ids=lambda each: ascii(each[:30]))  # fmt: skip
 def test_a_wrong_override_is_refused(refused, tmp_path, override, said):
     assert said in refused("check", tmp_path, "-p", override)
@@ -213,9 +213,9 @@ def test_wrong_criteria_are_refused_with_their_path(refused, tmp_path, content, 
 
 
 @pytest.mark.parametrize(("write", "wrong", "right"), [
-    (write_model, ("contexts: 4", "context: 64", "restored: 1"), "sentences: 30, passages: 30"),
-    (write_causal, ("sentences: 30",), "contexts: 4, context: 64, passages: 4, restored: 0"),
-    (write_reranker, ("sentences: 30", "contexts: 4", "context: 64", "restored: 1"), "passages: 30"),
+    (write_model, ("num_chunks: 4", "seq_len: 64", "restored: 1"), "sentences: 30, passages: 30"),
+    (write_causal, ("sentences: 30",), "num_chunks: 4, seq_len: 64, passages: 4, restored: 0"),
+    (write_reranker, ("sentences: 30", "num_chunks: 4", "seq_len: 64", "restored: 1"), "passages: 30"),
 ], ids=["encoder", "causal", "reranker"])  # fmt: skip
 def test_a_key_of_another_kind_of_model_is_refused(refused, tmp_path, capsys, write, wrong, right):
     head = f"model: {write(tmp_path / 'model')}\n{CANDIDATES}\ncalibration: {{samples: 16, max_length: 64}}\nevaluation: "

@@ -16,7 +16,7 @@ from kerf.config import Calibration, Evaluation
 from scipy import stats
 from small import write_causal
 
-SPEC = Evaluation(contexts=6, context=32, passages=20)
+SPEC = Evaluation(num_chunks=6, seq_len=32, passages=20)
 STEP = {"quantize": {"method": "rtn", "bits": 4, "group_size": 32}}
 
 
@@ -138,8 +138,8 @@ def test_the_cache_grows_with_the_text_as_its_shape_says(model, compared):
 
 
 def test_too_few_chunks_are_refused_with_the_number_there_is(model):
-    with pytest.raises(InputError, match=r"^evaluation.contexts = 9999: 1 to \d+, the chunks of 512 tokens that news has"):
-        causal.gather(model, Evaluation(contexts=9999))
+    with pytest.raises(InputError, match=r"^evaluation.num_chunks = 9999: 1 to \d+, the chunks of 512 tokens that news has"):
+        causal.gather(model, Evaluation(num_chunks=9999))
 
 
 @pytest.mark.parametrize("layer", ["model.norm", "model.layers.1.post_attention_layernorm"])

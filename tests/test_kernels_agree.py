@@ -15,9 +15,9 @@ from small import FAMILIES, write_family
 
 SPEC = Calibration(samples=16, max_length=64)
 MIXED = ["a", "", "A short question?", "and one more line of a few words", "some longer text of many words " * 12, "word " * 600]
-KERNELS = [{"method": "rtn"}, {"method": "weights"}, {"method": "static"}, {"method": "bfloat16"}, {"method": "dynamic"},
+KERNELS = [{"method": "rtn"}, {"method": "weight_only"}, {"method": "static"}, {"method": "bfloat16"}, {"method": "dynamic"},
            {"method": "bfloat16", "backend": "torch"}]  # fmt: skip
-ONNX = [{"method": "weights", "backend": "onnxruntime"}]
+ONNX = [{"method": "weight_only", "backend": "onnxruntime"}]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_encoders_answer_any_mix_of_lengths(folder, family):
 
 @pytest.mark.parametrize("family", ["Bert", "ModernBert", "Qwen3"])
 def test_rerankers_answer_any_mix_of_lengths(folder, family):
-    check(write_family(folder / f"{family}-reranker", family, reranker=True), [{"method": "rtn"}, {"method": "weights"}, {"method": "dynamic"}])
+    check(write_family(folder / f"{family}-reranker", family, reranker=True), [{"method": "rtn"}, {"method": "weight_only"}, {"method": "dynamic"}])
 
 
 def test_without_finite_masks_the_candidate_is_not_made(folder, monkeypatch):
@@ -60,7 +60,7 @@ def test_without_finite_masks_the_candidate_is_not_made(folder, monkeypatch):
     monkeypatch.setenv("KERF_FRESH", "9999")
     monkeypatch.setattr(backends, "MASKED", -np.inf)
     with pytest.raises(ValueError, match="a model whose graph|NaN or infinity"):
-        pipeline.build(str(model), [{"quantize": {"method": "weights"}}], SPEC)
+        pipeline.build(str(model), [{"quantize": {"method": "weight_only"}}], SPEC)
 
 
 def test_a_kernel_that_answers_otherwise_in_a_batch_is_no_candidate(folder, monkeypatch):

@@ -11,7 +11,7 @@ from kerf.core.cache import meta
 from kerf.core.errors import InputError
 from kerf.quantize import mixed_precision
 from kerf.calibration.allocation import allocate, frontier
-from kerf.config import Calibration, Quantize, parse
+from kerf.config import Calibration, STEPS, parse
 from small import write_model
 
 SPEC = Calibration(samples=32, max_length=32)
@@ -61,7 +61,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(model):
-    return mixed_precision.read(mixed_precision.sensitivity(model, parse(Quantize, GRID, "q"), SPEC))
+    return mixed_precision.read(mixed_precision.sensitivity(model, parse(STEPS["quantize"], GRID, "q"), SPEC))
 
 
 def test_the_table_has_every_layer_and_the_embeddings_and_wide_layers_lose_little(model, table):
@@ -85,7 +85,7 @@ def test_a_budget_in_bytes_is_kept_by_the_file(model, table):
 
 
 def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
-    folder = pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", "floor": 0.97}}], SPEC)
+    folder = pipeline.build(model, [{"quantize": {**GRID, "bits": "mixed", "min_cosine": 0.97}}], SPEC)
     made = meta(folder)["result"]
     assert made["held_back"] >= 0.97
     assert made["held_back"] == pytest.approx(mixed_precision.held_fidelity(model, folder, SPEC), abs=1e-6)
@@ -97,7 +97,7 @@ def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
 @pytest.mark.parametrize("first", [{"method": "neurons", "sparsity": 0.25}, {"method": "sparsegpt", "sparsity": 0.5}], ids=["neurons", "zeros"])
 def test_widths_after_pruning_are_those_of_what_pruning_left(model, table, first):
     source = pipeline.build(model, [{"prune": first}], SPEC)
-    left = mixed_precision.read(mixed_precision.sensitivity(model, parse(Quantize, GRID, "q"), SPEC, source))
+    left = mixed_precision.read(mixed_precision.sensitivity(model, parse(STEPS["quantize"], GRID, "q"), SPEC, source))
     assert left["layers"] == table["layers"]
     smaller = np.array(left["bytes"]) < np.array(table["bytes"])
     assert smaller[[".output.dense" in name and "attention" not in name for name in left["layers"]], 3:].all()
@@ -105,13 +105,13 @@ def test_widths_after_pruning_are_those_of_what_pruning_left(model, table, first
     made = meta(pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "budget_bytes": budget}}], SPEC))["result"]
     assert made["predicted"]["bytes"] == pytest.approx(made["bytes_on_disk"], rel=0.03) and made["bytes_on_disk"] <= budget
     reached = mixed_precision.held_fidelity(model, source, SPEC, source)
-    with pytest.raises(InputError, match=f"floor = 0.99999: at most {reached:.4f}, which is what the steps before left"):
-        pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "floor": 0.99999}}], SPEC)
+    with pytest.raises(InputError, match=f"min_cosine = 0.99999: at most {reached:.4f}, which is what the steps before left"):
+        pipeline.build(model, [{"prune": first}, {"quantize": {**GRID, "bits": "mixed", "min_cosine": 0.99999}}], SPEC)
 
 
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [({"budget_bytes": 1000}, "budget_bytes = 1000: at least about"), ({"floor": 0.9999999}, "floor = 0.9999999: at most")],
+    [({"budget_bytes": 1000}, "budget_bytes = 1000: at least about"), ({"min_cosine": 0.9999999}, "min_cosine = 0.9999999: at most")],
 )
 def test_a_limit_that_cannot_be_met_is_refused_with_what_can(model, limit, said):
     with pytest.raises(InputError, match=said):
@@ -120,7 +120,7 @@ def test_a_limit_that_cannot_be_met_is_refused_with_what_can(model, limit, said)
 
 def test_word_embeddings_take_part_unless_they_have_a_width_of_their_own(model):
     step = {**GRID, "bits": "mixed", "budget_bytes": 1_500_000}
-    assert parse(Quantize, step, "q").embeddings == "same"
+    assert parse(STEPS["quantize"], step, "q").embeddings == "same"
     made = meta(pipeline.build(model, [{"quantize": {**step, "embeddings": 5}}], SPEC))["result"]
     assert made["assignment"]["embeddings.word_embeddings"] == 5 and made["bytes_on_disk"] <= 1_500_000
     stored = dict(parquet.read_tensors(pipeline.build(model, [{"quantize": {**step, "embeddings": 5}}], SPEC) / parquet.WEIGHTS))
@@ -129,7 +129,7 @@ def test_word_embeddings_take_part_unless_they_have_a_width_of_their_own(model):
         pipeline.build(model, [{"quantize": {**step, "embeddings": 7}}], SPEC)
 
 
-@pytest.mark.parametrize("values", [{"bits": "mixed"}, {"bits": 4, "floor": 0.9}, {"bits": "mixed", "floor": 0.9, "budget_bytes": 9}])
+@pytest.mark.parametrize("values", [{"bits": "mixed"}, {"bits": 4, "min_cosine": 0.9}, {"bits": "mixed", "min_cosine": 0.9, "budget_bytes": 9}])
 def test_mixed_takes_exactly_one_limit(values):
-    with pytest.raises(InputError, match=r"q.bits = .*: mixed together with either budget_bytes or floor"):
-        parse(Quantize, values, "q")
+    with pytest.raises(InputError, match=r"q.bits = .*: mixed together with either budget_bytes or min_cosine"):
+        parse(STEPS["quantize"], values, "q")

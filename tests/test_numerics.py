@@ -11,7 +11,8 @@ from kerf.tensors import parquet
 from kerf.core.errors import InputError
 from kerf.quantize.compress import compress
 from kerf.tensors.quantized import Quantized
-from kerf.config import Calibration, Quantize
+from kerf.config import Calibration
+from kerf.config.quantize import Gptq
 from small import write_model
 from transformers.pytorch_utils import Conv1D
 
@@ -76,7 +77,7 @@ INPUTS = {
 def test_weights_are_finite_and_close_or_the_layer_is_named(inputs, size, bits, tokens, dtype, clip, whole, seed):
     net = Net(seed, size)
     net.words.weight.data = INPUTS[inputs](net.words.weight.data)
-    step = Quantize(**OPTIONS, bits=bits, clip=clip, scale_dtype=dtype, embeddings=32, asymmetric_calibration=whole)
+    step = Gptq(**OPTIONS, bits=bits, clip=clip, scale_dtype=dtype, embeddings=32, asymmetric_calibration=whole)
     try:
         found = quantize(net, batches(tokens, seed=seed), step)
     except InputError as refusal:
@@ -101,7 +102,7 @@ def test_layers_that_are_one_tensor_stay_one():
             self.last.weight = self.left.weight
 
     net = Tied()
-    found = quantize(net, batches(30), Quantize(**OPTIONS, bits=3, embeddings=32), reference=Tied())
+    found = quantize(net, batches(30), Gptq(**OPTIONS, bits=3, embeddings=32), reference=Tied())
     assert net.last.weight is net.left.weight and torch.equal(found["last"][1], found["left"][1])
     assert found["last"][2] == "the same tensor as another layer's" and len(found["left"][1].unique()) > 8
 
@@ -110,7 +111,7 @@ def test_a_weight_that_is_not_contiguous_gives_the_codes_of_its_copy():
     plain, strided = Net(1), Net(1)
     for layer in architecture.linears(strided).values():
         layer.weight.data = layer.weight.data.T.contiguous().T
-    step = Quantize(**OPTIONS, bits=3, clip="hessian", embeddings=32)
+    step = Gptq(**OPTIONS, bits=3, clip="hessian", embeddings=32)
     for one, other in zip(*(quantize(net, batches(30), step).values() for net in (plain, strided)), strict=True):
         assert torch.equal(one[1], other[1])
 
@@ -120,7 +121,7 @@ def test_a_layer_called_twice_is_quantized_once():
         def forward(self, input_ids, attention_mask):
             return self.left(torch.tanh(self.left(self.words(input_ids))))
 
-    found = quantize(Twice(), batches(30, count=3), Quantize(**OPTIONS, bits=3, embeddings=32), reference=Twice())
+    found = quantize(Twice(), batches(30, count=3), Gptq(**OPTIONS, bits=3, embeddings=32), reference=Twice())
     assert found["left"][2] == "" and found["left"][1].isfinite().all()
     assert "no calibration text reached it" in found["right"][2]
 

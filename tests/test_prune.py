@@ -23,7 +23,7 @@ from kerf.calibration.hessian import moments
 from kerf.calibration.hessian import damped, inverse_factor
 from kerf.tensors.quantized import Quantized
 from kerf.quantize.rtn import rtn
-from kerf.config import Calibration, Evaluation, Prune, parse
+from kerf.config import Calibration, Evaluation, STEPS, parse
 from scipy.optimize import lsq_linear
 from small import write_causal, write_model, write_reranker
 
@@ -129,7 +129,7 @@ def model(request, tmp_path_factory):
 )
 def test_a_pruned_model_is_as_sparse_as_was_asked_and_loads_as_it_was_stored(model, step):
     made = pipeline.build(model, [{"prune": step}], SPEC)
-    result, share = meta(made)["result"], parse(Prune, step, "p").sparsity
+    result, share = meta(made)["result"], parse(STEPS["prune"], step, "p").sparsity
     assert result["sparsity"] == pytest.approx(share, abs=0.01)
     linears = architecture.linears(registry.network(kerf.load(made)))
     zeros = [int((layer.weight == 0).sum()) for layer in linears.values()]
@@ -138,7 +138,7 @@ def test_a_pruned_model_is_as_sparse_as_was_asked_and_loads_as_it_was_stored(mod
         before = architecture.linears(registry.network(registry.open_model(model)))
         assert all(torch.equal(layer.weight[layer.weight != 0], before[n].weight[layer.weight != 0]) for n, layer in linears.items())
     if "pattern" in step:
-        keep, of = parse(Prune, step, "p").nm_pattern()
+        keep, of = parse(STEPS["prune"], step, "p").nm_pattern()
         assert all(((layer.weight.reshape(-1, of) != 0).sum(1) <= keep).all() for layer in linears.values())
     stored = parquet.read_weights(made / parquet.WEIGHTS)
     assert all(torch.equal(layer.weight, stored[f"{name}.weight"]) for name, layer in linears.items())
@@ -214,7 +214,7 @@ def test_pruned_and_quantized_tensors_come_back_exactly(bits, symmetric, tmp_pat
 )
 def test_wrong_parameters_are_refused(values, said):
     with pytest.raises(InputError) as refusal:
-        parse(Prune, values, "p")
+        parse(STEPS["prune"], values, "p")
     assert str(refusal.value).startswith(said)
 
 
@@ -294,7 +294,7 @@ def test_without_neurons_the_model_is_a_plain_smaller_one(model, tmp_path):
     with torch.no_grad():
         assert torch.equal(plain(ids)[0], net(ids)[0])
     assert meta(made)["result"]["bytes_on_disk"] < 0.95 * registry.describe(model)["bytes"]
-    chain = [step, {"reconstruct": {"steps": 20, "joint_steps": 10, "splices": 1}}, {"quantize": {"method": "gptq", "bits": 4, "group_size": 32}}]
+    chain = [step, {"reconstruct": {"steps": 20, "joint_steps": 10, "augmentation_factor": 1}}, {"quantize": {"method": "gptq", "bits": 4, "group_size": 32}}]
     whole = pipeline.build(model, chain, SPEC)
     linears = architecture.linears(registry.network(kerf.load(whole)))
     assert [list(layer.weight.shape) for layer in linears.values()] == [list(layer.weight.shape) for layer in architecture.linears(net).values()]
@@ -341,7 +341,7 @@ def language_model(tmp_path_factory):
 
 
 SMALL_SPEC = Calibration(samples=8, max_length=64)
-EVALUATION = Evaluation(contexts=2, context=64, passages=2, restored=1)
+EVALUATION = Evaluation(num_chunks=2, seq_len=64, passages=2, restored=1)
 
 
 def test_without_heads_a_language_model_is_a_plain_smaller_one(language_model, tmp_path):
@@ -363,7 +363,7 @@ def test_heads_that_stay_are_the_ones_that_were(language_model):
     net, reference = kerf.open_model(language_model), kerf.open_model(language_model)
     groups, _ = activations.read(activations.calibrate(language_model, SMALL_SPEC))
     batches = families.causal.batches(net, SMALL_SPEC)
-    list(structured.remove(net, reference, parse(Prune, {"method": "heads", "sparsity": 0.5}, "prune"), groups, batches))
+    list(structured.remove(net, reference, parse(STEPS["prune"], {"method": "heads", "sparsity": 0.5}, "prune"), groups, batches))
     for name, block in architecture.blocks(net).items():
         own = architecture.blocks(reference)[name].self_attn
         kept = [unit for unit in range(2) if torch.equal(block.self_attn.k_proj.weight, own.k_proj.weight[unit * 16 : unit * 16 + 16])]
@@ -470,7 +470,7 @@ def test_one_pass_is_refused_where_it_cannot_be(model, steps, message):
 
 def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
     model = str(write_model(tmp_path / "model"))
-    step = parse(Prune, {"method": "wanda", "sparsity": 0.5, "allocation": "sensitivity", "sweeps": 0}, "p")
+    step = parse(STEPS["prune"], {"method": "wanda", "sparsity": 0.5, "allocation": "sensitivity", "sweeps": 0}, "p")
     shares = allocation.allocated(model, step, SPEC)
     sizes = {name: rows * columns for name, (rows, columns) in registry.describe(model)["linears"].items()}
     assert shares.keys() == sizes.keys() and len({*shares.values()}) > 1
@@ -488,7 +488,7 @@ def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
 def test_alone_and_whole_a_layer_is_pruned_the_same_way(method):
     weight, X = problem(rows=8, columns=64)
-    H, step = moments(iter([X]))[0], parse(Prune, {"method": method, "sparsity": 0.5}, "p")
+    H, step = moments(iter([X]))[0], parse(STEPS["prune"], {"method": method, "sparsity": 0.5}, "p")
     layer = torch.nn.Linear(64, 8, bias=False)
     layer.weight.data = weight.clone()
     whole = by_magnitude({"l": layer}, step) if method == "magnitude" else prune_group({"l": layer}, [iter([X])], step)
@@ -511,7 +511,7 @@ def test_shares_that_cannot_be_are_refused(tmp_path, values, message):
 
 
 def test_shares_of_a_language_model_are_by_what_each_layer_costs_alone(language_model):
-    step = parse(Prune, {"method": "wanda", "sparsity": 0.5, "allocation": "sensitivity", "sweeps": 0}, "p")
+    step = parse(STEPS["prune"], {"method": "wanda", "sparsity": 0.5, "allocation": "sensitivity", "sweeps": 0}, "p")
     made = meta(pipeline.build(language_model, [{"prune": step.model_dump()}], SMALL_SPEC))["result"]
     assert made["sparsity"] == pytest.approx(0.5, abs=0.02) and len({round(row["sparsity"], 1) for row in made["layers"]}) > 1
     table = json.loads((allocation._table(language_model, step, SMALL_SPEC, "", "cpu") / "table.json").read_text())

@@ -22,7 +22,7 @@ from small import write_causal, write_model
 
 SPEC = Calibration(samples=32, max_length=32)
 START = {"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian", "embeddings": 4}}
-LEARN = {"reconstruct": {"steps": 40, "joint_steps": 40, "minutes": 5, "splices": 2}}
+LEARN = {"reconstruct": {"steps": 40, "joint_steps": 40, "minutes": 5, "augmentation_factor": 2}}
 
 GRIDS = [
     {"bits": 2, "group_size": 8}, {"bits": 3, "group_size": 24}, {"bits": 4, "group_size": 8, "symmetric": True},
@@ -257,7 +257,7 @@ def test_a_result_that_is_worse_on_held_back_text_is_dropped(model, pair, monkey
 
 
 def test_the_time_budget_ends_it_early(model):
-    hurried = pipeline.build(model, [START, {"reconstruct": {"steps": 100_000, "minutes": 0.05, "splices": 1}}], SPEC)
+    hurried = pipeline.build(model, [START, {"reconstruct": {"steps": 100_000, "minutes": 0.05, "augmentation_factor": 1}}], SPEC)
     assert all(block["steps"] < 100_000 for block in meta(hurried)["result"]["blocks"])
 
 

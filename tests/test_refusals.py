@@ -104,8 +104,8 @@ def test_a_step_that_the_smaller_matrices_before_it_cannot_take(refused, tmp_pat
 
 
 @pytest.mark.parametrize(("asked", "said"), [
-    (["calibration.max_length=64"], "evaluation.context = 512: at most 256, the positions of this model"),
-    (["calibration.max_length=400", "evaluation.context=128"], "calibration.max_length = 400: at most 256, the positions of this model"),
+    (["calibration.max_length=64"], "evaluation.seq_len = 512: at most 256, the positions of this model"),
+    (["calibration.max_length=400", "evaluation.seq_len=128"], "calibration.max_length = 400: at most 256, the positions of this model"),
 ])  # fmt: skip
 def test_chunks_longer_than_the_positions_of_a_language_model(refused, tmp_path, asked, said):
     model = write_causal(tmp_path / "causal", max_position_embeddings=256)

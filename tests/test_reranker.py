@@ -70,8 +70,8 @@ def test_a_stored_candidate_opens_as_a_cross_encoder(model):
     assert np.abs(scores[0] - scores[1]).max() < 0.3 * scores[0].std() and not np.array_equal(*scores)
 
 
-@pytest.mark.parametrize("step", [{"method": "static"}, {"method": "weights"}, {"method": "weights", "bits": 4, "group_size": 32}, {"method": "dynamic"},
-                                  {"method": "static", "backend": "onnxruntime"}, {"method": "weights", "backend": "onnxruntime"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("step", [{"method": "static"}, {"method": "weight_only"}, {"method": "weight_only", "bits": 4, "group_size": 32}, {"method": "dynamic"},
+                                  {"method": "static", "backend": "onnxruntime"}, {"method": "weight_only", "backend": "onnxruntime"}], ids=str)  # fmt: skip
 def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     from kerf.backends import step as backend_stage
     from kerf.backends import int8
@@ -97,7 +97,7 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
 
 
 def test_a_served_reranker_answers_as_a_cross_encoder(model):
-    opened, base = kerf.load(pipeline.build(model, [{"quantize": {"method": "weights", "embeddings": 32}}], SPEC)), registry.open_model(model)
+    opened, base = kerf.load(pipeline.build(model, [{"quantize": {"method": "weight_only", "embeddings": 32}}], SPEC)), registry.open_model(model)
     many, slack = PAIRS * 5, 0.1 * float(base.predict(PAIRS).std())
     found = opened.predict(many, batch_size=4, show_progress_bar=False, convert_to_numpy=True)
     assert found.shape == (30,) and found.dtype == np.float32 and opened.max_seq_length == base.max_seq_length
@@ -124,7 +124,7 @@ def test_a_served_reranker_answers_as_a_cross_encoder(model):
 def test_what_a_score_goes_through_last_is_part_of_the_graph(model, tmp_path):
     opened = CrossEncoder(model, activation_fn=torch.nn.Sigmoid())
     opened.save_pretrained(str(tmp_path / "sigmoid"), create_model_card=False)
-    found = kerf.load(pipeline.build(str(tmp_path / "sigmoid"), [{"quantize": {"method": "weights", "embeddings": 32}}], SPEC)).predict(PAIRS)
+    found = kerf.load(pipeline.build(str(tmp_path / "sigmoid"), [{"quantize": {"method": "weight_only", "embeddings": 32}}], SPEC)).predict(PAIRS)
     assert np.abs(found - opened.predict(PAIRS)).max() < 0.05 and found.min() >= 0 and found.max() <= 1
 
 
@@ -137,8 +137,8 @@ def test_torch_is_not_needed(model):
 
 @pytest.mark.parametrize(("chain", "message"), [
     ([{"quantize": {}}, {"reconstruct": {}}], "an encoder or a causal language model; reconstruct does not know rerankers yet"),
-    ([{"quantize": {"method": "static", "floor": 0.99}}], "an encoder; method: static with floor does not know rerankers yet"),
-    ([{"quantize": {"bits": "mixed", "floor": 0.9}}], "an encoder; bits: mixed does not know rerankers yet"),
+    ([{"quantize": {"method": "static", "min_cosine": 0.99}}], "an encoder; method: static with min_cosine does not know rerankers yet"),
+    ([{"quantize": {"bits": "mixed", "min_cosine": 0.9}}], "an encoder; bits: mixed does not know rerankers yet"),
 ])  # fmt: skip
 def test_what_rerankers_cannot_have_is_refused(model, chain, message):
     with pytest.raises(InputError, match=message):

@@ -251,7 +251,7 @@ def test_a_notebook_run_by_hand_gives_the_numbers_of_the_run(first, place, tmp_p
     monkeypatch.setenv("KERF_DATA", str(tmp_path / "data"))  # nothing that was made before is there
     (tmp_path / "data").mkdir()
     (tmp_path / "data/sources").symlink_to(sources)
-    parameters = {"model": str(place / "model"), "samples": 24, **step}
+    parameters = {"model": str(place / "model"), "samples": 24, "step": step}
     notebook = root() / "notebooks/quantize.ipynb"
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, progress_bar=False, kernel_name="python3")
     made = Path(json.loads(handover.read_text())["artifact"])

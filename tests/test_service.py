@@ -19,7 +19,7 @@ def made(tmp_path_factory):
     """A small model, and a directory of candidates."""
     folder = tmp_path_factory.mktemp("service")
     model = str(write_model(folder / "model"))
-    for name, step in {"int8": {"method": "static"}, "int4": {"method": "weights", "bits": 4, "group_size": 32}}.items():
+    for name, step in {"int8": {"method": "static"}, "int4": {"method": "weight_only", "bits": 4, "group_size": 32}}.items():
         shutil.copytree(pipeline.build(model, [{"quantize": step}], SPEC), folder / "candidates" / name)
     return model, folder / "candidates"
 

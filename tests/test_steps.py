@@ -2,7 +2,7 @@
 
 import pytest
 from kerf.core.errors import InputError
-from kerf.config import Calibration, Quantize, check_divides, parse
+from kerf.config import Calibration, STEPS, check_divides, parse
 
 BITS = "a whole number from 2 to 8, 1.6 (ternary) or mixed"
 GROUP_SIZE = "a divisor of every layer's columns"
@@ -37,13 +37,13 @@ def refusal(function, *arguments):
 
 @pytest.mark.parametrize(("values", "key", "value", "accepted"), WRONG, ids=[str(case[0]) for case in WRONG])
 def test_a_wrong_value_is_refused_with_its_path_and_what_is_accepted(values, key, value, accepted):
-    message = refusal(parse, Quantize, values, "int4.1.quantize")
+    message = refusal(parse, STEPS["quantize"], values, "int4.1.quantize")
     assert message.startswith(f"int4.1.quantize.{key} = {value!r}: ") and accepted in message
 
 
 @pytest.mark.parametrize("values", [None, [], "rtn", 4])
 def test_what_is_no_mapping_is_refused(values):
-    assert refusal(parse, Quantize, values, "int4.1").startswith(f"int4.1 = {values!r}: keys and values")
+    assert refusal(parse, STEPS["quantize"], values, "int4.1").startswith(f"int4.1 = {values!r}: keys and values")
 
 
 @pytest.mark.parametrize(
@@ -55,27 +55,27 @@ def test_calibration_is_checked_alike(key, value):
 
 
 def test_a_long_value_is_shortened():
-    assert len(refusal(parse, Quantize, {"bits": "9" * 5000}, "quantize")) < 250
+    assert len(refusal(parse, STEPS["quantize"], {"bits": "9" * 5000}, "quantize")) < 250
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_every_number_of_bits_from_2_to_8_is_accepted(bits):
-    step = parse(Quantize, {"bits": bits, "embeddings": "same"}, "quantize")
+    step = parse(STEPS["quantize"], {"bits": bits, "embeddings": "same"}, "quantize")
     assert step.bits == step.embedding_bits() == bits
 
 
 @pytest.mark.parametrize(("embeddings", "bits"), [("same", 3), (5, 5), (32, 32)])
 def test_embeddings_follow_bits_or_have_their_own_or_stay_float(embeddings, bits):
-    assert parse(Quantize, {"bits": 3, "embeddings": embeddings}, "quantize").embedding_bits() == bits
+    assert parse(STEPS["quantize"], {"bits": 3, "embeddings": embeddings}, "quantize").embedding_bits() == bits
 
 
 def test_a_group_size_implies_groups():
-    assert parse(Quantize, {"group_size": 64}, "quantize").granularity == "group"
+    assert parse(STEPS["quantize"], {"group_size": 64}, "quantize").granularity == "group"
 
 
 def test_values_do_not_change_after_validation():
     with pytest.raises(ValueError, match="frozen"):
-        parse(Quantize, {}, "quantize").bits = 2
+        parse(STEPS["quantize"], {}, "quantize").bits = 2
 
 
 LINEARS = {"narrow": [8, 384], "wide": [8, 1536], "odd": [8, 96]}

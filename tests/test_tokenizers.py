@@ -25,7 +25,7 @@ from transformers import AutoConfig, BertConfig, BertModel, OPTConfig, OPTForCau
 
 SPEC = Calibration(samples=16, max_length=64)
 TEXTS = ["The Capital of France is Paris.", "Angela Merkel visited Berlin", "a café in the street", "[MASK] and [SEP] in it", "你好，世界", "x " * 600]
-KERNELS = [{"method": "weights"}, {"method": "dynamic"}]
+KERNELS = [{"method": "weight_only"}, {"method": "dynamic"}]
 
 
 def changed(folder, name, **values):
@@ -150,7 +150,7 @@ def test_documents_without_tokens_are_left_out_of_a_stream(tmp_path, mixed):
     assert tokens_of.dtype == np.int64 and owners.tolist() == [1] and causal.stream(causal.tokenizer(folder), ["你"])[0].shape == (0,)
     made = pipeline.build(model, [{"quantize": {"method": "gptq", "bits": 4}}], Calibration(texts=mixed, samples=4, max_length=32))
     assert "without any token left out" in causal.about(folder, Calibration(texts=mixed, samples=4, max_length=32))
-    everything = evaluate.causal.gather(model, Evaluation(texts=mixed, contexts=4, context=32, passages=4))
+    everything = evaluate.causal.gather(model, Evaluation(texts=mixed, num_chunks=4, seq_len=32, passages=4))
     assert everything.chunks.dtype == np.int64 and everything.left_out > 0 and "left out" in evaluate.causal.about(everything)
     with pytest.raises(InputError, match="prompt = '你好'"):
         causal.answer(registry.load(made), causal.tokenizer(folder), ("你好",))
@@ -161,7 +161,7 @@ def test_texts_without_tokens_are_left_out_of_what_an_encoder_reads(dropping, mi
     batches = encoder.tokenized(opened, ["你好", "The government", "世界"], 2, 32)
     assert len(batches) == 1 and batches[0]["input_ids"].shape[0] == 1
     assert len(encoder.token_ids(opened, ["你好", "The government"], 32)) == 1
-    made = pipeline.build(str(dropping), [{"quantize": {"method": "weights"}}], spec)
+    made = pipeline.build(str(dropping), [{"quantize": {"method": "weight_only"}}], spec)
     assert np.isfinite(kerf.load(made).encode(["你好", "The government", ""])).all()
     assert np.array_equal(kerf.load(made).encode(["你好"]), np.zeros((1, 64)))
     with pytest.raises(InputError, match="calibration.texts = '你好': text that the model's tokenizer knows; none of 2"):
@@ -207,10 +207,10 @@ def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
     OPTForCausalLM(OPTConfig(vocab_size=400, hidden_size=32, word_embed_proj_dim=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=2,
                              max_position_embeddings=48)).save_pretrained(folder)  # fmt: skip
     byte_tokenizer().save_pretrained(folder)
-    everything = evaluate.causal.gather(str(folder), Evaluation(contexts=4, context=48, passages=20))
+    everything = evaluate.causal.gather(str(folder), Evaluation(num_chunks=4, seq_len=48, passages=20))
     assert all(len(ids) <= 48 for ids, _ in everything.passages)
-    with pytest.raises(InputError, match="evaluation.context = 512: at most 48, the positions of this model"):
-        evaluate.causal.gather(str(folder), Evaluation(contexts=4, passages=4))
+    with pytest.raises(InputError, match="evaluation.seq_len = 512: at most 48, the positions of this model"):
+        evaluate.causal.gather(str(folder), Evaluation(num_chunks=4, passages=4))
     opened = registry.open_model(str(folder))
     evaluate.causal.answer(opened, {**evaluate.causal.request(everything, False), "seed": 0}, tmp_path)
     assert load_file(tmp_path / "answers.safetensors")["continued"].shape == (4, 24)

@@ -125,7 +125,7 @@ def _constant(value):
 
 def settings(step) -> dict[str, str]:
     """OpenVINO's own names for what a step asks for."""
-    return {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[step.compute]}
+    return {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[step.compute_dtype]}
 
 
 def save(graph, folder: Path, half: bool) -> None:

@@ -1,7 +1,7 @@
 """The quantize stage of methods whose result runs on real kernels: a model or candidate in, a runnable out.
 
 static: inputs and weights in 8 bits, ranges from calibration text (`kerf.backends.int8`); dynamic: the same, with the
-range of every token's inputs as it comes. weights: only weights are small, in 8 or 4 bits by GPTQ, and are unpacked as
+range of every token's inputs as it comes. weight_only: only weights are small, in 8 or 4 bits by GPTQ, and are unpacked as
 they are multiplied. bfloat16: everything is computed in half the bits, where the processor has units for it. What
 computes is the library that the step names as `backend`.
 """
@@ -24,7 +24,8 @@ from kerf.quantize.compress import compress
 from kerf.tensors.quantized import Quantized
 from kerf.quantize.layers import embedding
 from kerf.core.scratch import scratch
-from kerf.config import Calibration, Quantize
+from kerf.config import Calibration
+from kerf.config.quantize import Quantize
 
 SAME = 0.01  # of the answers' length: how far those of a graph in float may be off, on a shape that it was not read with
 HELD = 8  # batches of text held back that say which layers stay in float
@@ -32,17 +33,16 @@ HELD = 8  # batches of text held back that say which layers stay in float
 
 def check(model: str, step: Quantize) -> None:
     """Refuse, before heavy work, another kind of model, a library that is not there, and a model that changes texts first."""
-    if step.floor is None:
+    if step.min_cosine is None:
         registry.check_kind(model, f"method: {step.method}", "encoder", "reranker")
     else:  # a mean cosine, which embeddings have
-        registry.check_kind(model, f"method: {step.method} with floor", "encoder")
+        registry.check_kind(model, f"method: {step.method} with min_cosine", "encoder")
     backends.backend(step.backend)
     serve.check(model, registry.resolve(model))
 
 
 def prepare(model: str, step: Quantize, calibration: Calibration, source: str | Path = "") -> Path:
-    """Directory of the candidate that a real kernel runs; made once."""
-    check(model, step)
+    """Directory of the candidate that a real kernel runs; made once; `check` came before."""
     origin = registry.weights_digest(Path(source)) if source else None
     key = {"step": step.model_dump(), "calibration": activations.key_of(model, calibration), "source": origin}
     return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source))
@@ -65,13 +65,13 @@ def _make(folder, model, step, calibration, source) -> dict:
     integers, packed = _cut(step, opened, registry.open_source(model, source), calibration)
     library.put_integers(graph, {name: layer for name, layer in integers.items() if name in there})
     library.put_packed(graph, {name: value for name, value in packed.items() if name in there})
-    library.save(graph, folder, half=step.floats == "float16")
+    library.save(graph, folder, half=step.unquantized_dtype == "float16")
     seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
     steps = [*(manifest.verify(origin)["steps"] if source else []), {"quantize": step.model_dump()}]
     manifest.seal(folder, {"model": model, "kind": families.name_of(registry.resolve(model)), "class": type(registry.network(opened)).__name__, "steps": steps,
                        "origin": registry.weights_digest(registry.resolve(model)), "backend": step.backend, "settings": library.settings(step),
                        "tokens": told, "code_bits": _code_bits(step) if integers else None})  # fmt: skip
-    same = mixed.ROUNDED if integers or step.compute == "bfloat16" else mixed.SAME
+    same = mixed.ROUNDED if integers or step.compute_dtype == "bfloat16" else mixed.SAME
     mixed.check(backends.load(folder, manifest.verify(folder)).run, sequences, told["pad"], told["max_length"], same)
     layers = [_row(name, integers.get(name), packed.get(name), name in there) for name in linears]
     sizes = [_bits(linears[name].weight, integers.get(name), packed.get(name), step) for name in linears if name in there]
@@ -90,7 +90,7 @@ def check_shapes(library, graph, opened, step: Quantize) -> None:
     try:
         with scratch() as folder:
             library.save(graph, folder, half=False)
-            settings = library.settings(step.model_copy(update={"compute": "float32"}))
+            settings = library.settings(step.model_copy(update={"compute_dtype": "float32"}))
             run = library.run(folder, {"settings": settings}, 1)
             found = torch.from_numpy(run(**given))
         same = found.shape == aim.shape and (found - aim).norm() < SAME * aim.norm()
@@ -107,11 +107,10 @@ def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[d
     net = registry.network(opened)
     kind = families.of_opened(opened)
     batches = kind.batches(opened, calibration)
-    held = kind.held_batches(reference, calibration)[:HELD] if step.floor is not None else []
+    held = kind.held_batches(reference, calibration)[:HELD] if step.min_cosine is not None else []
     groups = activations.groups_of(net, batches[0])
-    if step.method == "weights":
-        kept = step.model_copy(update={"method": "gptq"})
-        return {}, {name: value for name, value, *_ in compress(net, registry.network(reference), kept, groups, {}, batches)}
+    if step.method == "weight_only":
+        return {}, {name: value for name, value, *_ in compress(net, registry.network(reference), step.gptq(), groups, {}, batches)}
     small = step.embedding_bits() < 32 and step.method != "bfloat16"
     packed = {name: embedding(name, layer, step) for name, layer in architecture.embeddings(net).items()} if small else {}
     for name, value in packed.items():  # every layer sees them
@@ -119,7 +118,7 @@ def _cut(step: Quantize, opened, reference, calibration: Calibration) -> tuple[d
     bits, dynamic = _code_bits(step), step.method == "dynamic"
     integers = {} if step.method == "bfloat16" else int8.integers(net, registry.network(reference), groups, batches, dynamic, bits)
     if held:
-        integers = keep_in_float(opened, reference, integers, step.floor, held)
+        integers = keep_in_float(opened, reference, integers, step.min_cosine, held)
     return integers, packed
 
 
@@ -160,4 +159,4 @@ def _bits(weight, integer, packed, step: Quantize) -> float:
     """Bits of a layer: codes, scales and what its inputs are rounded with."""
     if integer:
         return 8 * weight.numel() + 32 * (len(integer.scale) + 2 * (0 if integer.delta is None else len(integer.delta)))
-    return packed.stored_bits() if packed else weight.numel() * (16 if step.floats == "float16" else 32)
+    return packed.stored_bits() if packed else weight.numel() * (16 if step.unquantized_dtype == "float16" else 32)

@@ -100,7 +100,7 @@ class Embedding(torch.nn.Module):
 
 def settings(step) -> dict[str, str]:
     """What the network is computed in."""
-    return {"compute": step.compute}
+    return {"compute": step.compute_dtype}
 
 
 def save(graph, folder: Path, half: bool) -> None:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 from kerf.core.errors import CONTROL, refuse
 
@@ -53,14 +53,12 @@ def of_pattern(values):
     return values
 
 
-def check_read(step: Parameters, **methods: tuple[str, ...]) -> None:
-    """Refuse a key that has another value than its default where the step's method does not read it; methods: those that do."""
-    for key, known in methods.items():
-        field = type(step).model_fields[key]
-        if step.method not in known and getattr(step, key) != field.default:
-            raise refuse(key, getattr(step, key), f"{field.description}; method {step.method} does not read it")
-
-
 def nm_pattern(self) -> tuple[int, int] | None:
     """(N, M) of the pattern: N kept of every M."""
     return tuple(map(int, self.pattern.split(":"))) if self.pattern else None
+
+
+Sparsity = Annotated[float, Field(gt=0, lt=1, description="a share between 0 and 1, both apart")]
+Pattern = Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; it decides the sparsity")]
+Sweeps = Annotated[int, whole(0, 20)]
+Flag = Annotated[StrictBool, Field(description="true or false")]

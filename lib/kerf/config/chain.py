@@ -3,13 +3,14 @@
 from typing import Annotated
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-from kerf.core.errors import InputError, nearest, refuse
 from kerf.config.base import Parameters
-from kerf.config.prune import Prune, Reconstruct
-from kerf.config.quantize import Quantize, KERNEL_METHODS
-
-STEPS: dict[str, type[Parameters]] = {"quantize": Quantize, "reconstruct": Reconstruct, "prune": Prune}
+from kerf.config.by_method import OLD_KEYS, ByMethod, listed
+from kerf.config.methods import METHODS, PRUNING_METHODS, STEPS
+from kerf.config.prune import Prune
+from kerf.config.quantize import Quantize
+from kerf.core.errors import InputError, nearest, refuse
 
 
 def check_chain(steps: list[dict], path: str) -> None:
@@ -17,43 +18,62 @@ def check_chain(steps: list[dict], path: str) -> None:
     for number, step in enumerate(steps, 1):
         if not isinstance(step, dict) or not step or not set(step) <= set(STEPS):
             raise refuse(f"{path}.{number}", step, f"one kind of step with its values, as in {{quantize: {{bits: 4}}}}; kinds: {', '.join(STEPS)}")
-    kinds = [kind for step in steps for kind in step]
-    for number, (kind, values) in enumerate((pair for step in steps for pair in step.items()), 1):
-        if number < len(kinds) and kind == "prune" and isinstance(values, dict) and values.get("method") == "depth":
+    pairs = [pair for step in steps for pair in step.items()]
+    for number, (kind, values) in enumerate(pairs, 1):
+        values = values if isinstance(values, dict) else {}
+        method = str(values.get("method"))
+        if number < len(pairs) and kind == "prune" and method == "depth":
             raise refuse(f"{path}.{number}.method", "depth", "the last step: what comes after would not find the blocks by their names")
-        if number > 1 and kind == "quantize" and isinstance(values, dict) and values.get("sparsity") is not None:
-            raise refuse(f"{path}.{number}.sparsity", values["sparsity"], "none after another step: a prune step before it does the same")
-        if number < len(kinds) and kind == "quantize" and isinstance(values, dict) and str(values.get("method")) in KERNEL_METHODS:
-            raise refuse(f"{path}.{number}.method", values["method"], "the last step: what a kernel runs is not changed any more")
-        if kind == "reconstruct" and not {"quantize", "prune"} & {*kinds[: number - 1]}:
+        if number > 1 and kind == "quantize" and values.get("sparsity") is not None:
+            raise refuse(f"{path}.{number}.sparsity", values["sparsity"], "none: `sparsity` is only allowed in the first step; add a prune step instead")
+        if number < len(pairs) and kind == "quantize" and method in METHODS and METHODS[method].kernel:
+            raise refuse(f"{path}.{number}.method", method, "the last step: what a kernel runs is not changed any more")
+        if kind == "reconstruct" and not {"quantize", "prune"} & {kind for kind, _ in pairs[: number - 1]}:
             raise refuse(f"{path}.{number}", kind, "a step after quantize or prune")
 
 
-def parse(kind: type[Parameters], values: object, path: str) -> Parameters:
+def parse(kind: type[Parameters] | ByMethod, values: object, path: str) -> Parameters:
     """Validate `values`; InputError names the full path of the first wrong one."""
     if not isinstance(values, dict):
         raise refuse(path, values, f"keys and values; accepted: {', '.join(kind.model_fields)}")
+    chosen = kind.type_of(values, path) if isinstance(kind, ByMethod) else kind
     for key in values:
-        if key not in kind.model_fields:
-            raise refuse(f"{path}.{key}", values[key], f"no such key; {nearest(key, kind.model_fields)}")
+        if key not in chosen.model_fields:
+            raise refuse(f"{path}.{key}", values[key], _unknown(str(key), kind, chosen))
     try:
-        return kind.model_validate(values)
+        return chosen.model_validate(values)
     except ValidationError as error:
-        raise _refusal(kind, error, path) from None
+        raise _refusal(chosen, error, path) from None
+
+
+def _unknown(key: str, kind: type[Parameters] | ByMethod, chosen: type[Parameters]) -> str:
+    """What is accepted in the place of a key that is none."""
+    if OLD_KEYS.get(key) in kind.model_fields:
+        return f"{OLD_KEYS[key]}, which it is called now"
+    return kind.unknown(key, chosen) if isinstance(kind, ByMethod) else f"no such key; {nearest(key, chosen.model_fields)}"
+
+
+def fields_of(key: str) -> list[FieldInfo]:
+    """The fields of a key, of every kind of step and every method that has it."""
+    types = [entry.parameters for methods in (METHODS, PRUNING_METHODS) for entry in methods.values()]
+    types += [kind for kind in STEPS.values() if not isinstance(kind, ByMethod)]
+    return [each.model_fields[key] for each in types if key in each.model_fields]
 
 
 def check_value(key: str, value: object, path: str) -> None:
     """Refuse a value that no kind of step takes for `key`, and a key that none has."""
-    fields = [kind.model_fields[key] for kind in STEPS.values() if key in kind.model_fields]
+    fields = fields_of(key)
     if not fields:
         known = {name for kind in STEPS.values() for name in kind.model_fields}
-        raise refuse(path, value, f"no such key of a step; {nearest(key, {*known, 'candidate'})}")
+        accepted = f"{OLD_KEYS[key]}, which it is called now" if key in OLD_KEYS else f"no such key of a step; {nearest(key, {*known, 'candidate'})}"
+        raise refuse(path, value, accepted)
     for field in fields:
         try:
             return TypeAdapter(Annotated[field.annotation, field]).validate_python(value, strict=True)
         except ValidationError:
             continue
-    raise refuse(path, value, " or ".join(dict.fromkeys(field.description for field in fields)))
+    said = dict.fromkeys(field.description for field in fields if field.description)
+    raise refuse(path, value, " or ".join(said) or listed((*METHODS, *PRUNING_METHODS)))
 
 
 def _refusal(kind: type[Parameters], error: ValidationError, path: str) -> InputError:
@@ -62,8 +82,10 @@ def _refusal(kind: type[Parameters], error: ValidationError, path: str) -> Input
     if isinstance(cause, InputError):
         return InputError(f"{path}.{cause}")
     key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return InputError(f"{path}.{key} is missing: {kind.model_fields[key].description}")
     field = kind.model_fields[key]
-    return refuse(f"{path}.{key}", error.errors()[0]["input"], field.description or str(first["msg"]))
+    return refuse(f"{path}.{key}", first["input"], field.description or str(first["msg"]))
 
 
 def check_divides(group_size: int, linears: dict[str, list[int]], path: str) -> None:

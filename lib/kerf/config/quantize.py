@@ -1,115 +1,220 @@
-"""Keys of a `quantize` step, and which of them go together."""
+"""Keys of a `quantize` step: one type for each method. What stands in a type's ClassVars is no key of its method, but read of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, model_validator
 
+from kerf.config.base import MOST, Bits, Flag, Name, Parameters, Pattern, Sparsity, Sweeps, nm_pattern, of_pattern, whole
 from kerf.core.errors import refuse
-from kerf.config.base import Bits, MOST, Name, Parameters, check_read, nm_pattern, of_pattern, whole
+from kerf.tensors.granularity import Granularity, PerChannel, PerGroup, PerTensor
 
-# Methods whose result runs on real kernels, and the libraries that have them: the first is taken where none is named.
-KERNEL_METHODS = {
-    "static": ("openvino", "onnxruntime", "torch"),
-    "dynamic": ("torch", "onnxruntime"),
-    "weights": ("openvino", "onnxruntime"),
-    "bfloat16": ("openvino", "torch"),
-}
-BACKENDS = ("openvino", "onnxruntime", "torch")
-ELSEWHERE = ("checkpoint", "gptqmodel")  # methods whose linear layers something else quantized
+GroupSize = Annotated[int | None, Field(ge=2, le=MOST, description=f"2 to {MOST}, a divisor of every layer's columns")]
+Clip = Annotated[Literal["none", "mse", "hessian"], Field(description="none, mse or hessian")]
+Embeddings = Annotated[Bits | Literal[32, "same"], Field(description="2 to 8, 32 (left in float) or same (as bits)")]
+ScaleDtype = Annotated[Literal["float16", "float32"], Field(description="float16 or float32")]
+UnquantizedDtype = Annotated[Literal["float32", "float16"], Field(description="float32 or float16, of what is not quantized")]
+ComputeDtype = Annotated[
+    Literal["float32", "bfloat16"], Field(description="float32 or bfloat16, of what a real kernel does not compute in bytes; openvino has both")
+]
+MinCosine = Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1 that is met on held-back text")]
 
 
 class Quantize(Parameters):
-    """Keys of a `quantize` step."""
-
-    method: Annotated[
-        Literal["rtn", "gptq", "checkpoint", "gptqmodel", *KERNEL_METHODS],
-        Field(description="rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16"),
-    ] = "rtn"
-    bits: Annotated[Bits | Literal["mixed"], Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed")] = 8
-    granularity: Annotated[
-        Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")
-    ] = "channel"
-    group_size: Annotated[int | None, Field(ge=2, le=MOST, description=f"2 to {MOST}, a divisor of every layer's columns")] = None
-    symmetric: Annotated[StrictBool, Field(description="true or false")] = False
-    clip: Annotated[Literal["none", "mse", "hessian"], Field(description="none, mse or hessian")] = "none"
-    embeddings: Annotated[
-        Bits | Literal[32, "same"], Field(description="2 to 8, 32 (left in float) or same (as bits)")
-    ] = 8
-    scale_dtype: Annotated[Literal["float16", "float32"], Field(description="float16 or float32")] = "float16"
-    floats: Annotated[
-        Literal["float32", "float16"], Field(description="float32 or float16, of what is not quantized")
-    ] = "float32"
-    act_order: Annotated[StrictBool, Field(description="true or false; gptq and gptqmodel only")] = True
-    asymmetric_calibration: Annotated[StrictBool, Field(description="true or false; gptq only")] = True
-    sweeps: Annotated[int, whole(0, 20, "; gptq only")] = 2
-
-    sparsity: Annotated[float | None, Field(gt=0, lt=1, description="a share between 0 and 1; gptq only")] = None
-    pattern: Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; gptq only")] = None
-    budget_bytes: Annotated[int | None, whole(1, 10**15, ", bytes of the weight file; mixed only")] = None
-    floor: Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1; mixed, static and dynamic only")] = None
-    backend: Annotated[Literal[BACKENDS] | None, Field(description="openvino, onnxruntime or torch; real kernels only")] = None
-    compute: Annotated[
-        Literal["float32", "bfloat16"], Field(description="float32 or bfloat16, of what a real kernel does not compute in bytes")
-    ] = "float32"
-    checkpoint: Annotated[Name | None, Field(description="a GPTQ checkpoint, directory or hub id; checkpoint only")] = None
+    """What the steps of all methods have in common."""
 
     nm_pattern = nm_pattern
-
-    @model_validator(mode="before")
-    @classmethod
-    def _implied(cls, values):
-        values = of_pattern(values)
-        if isinstance(values, dict) and values.get("granularity") is None:
-            values = {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
-        if isinstance(values, dict) and values.get("bits") == "mixed":
-            values = {"embeddings": "same", **values}
-        if isinstance(values, dict) and str(values.get("method")) in KERNEL_METHODS:  # str: a list has no hash
-            values = {"backend": KERNEL_METHODS[values["method"]][0], "symmetric": values.get("bits") != 4, **values}
-        if isinstance(values, dict) and values.get("method") == "bfloat16":
-            values = {"bits": 16, "compute": "bfloat16", "embeddings": 32, "floats": "float16", **values}
-        return values
-
-    @model_validator(mode="after")
-    def _agree(self):
-        check_read(self, act_order=("gptq", "gptqmodel"), asymmetric_calibration=("gptq",), sweeps=("gptq",))
-        if (self.granularity == "group") != (self.group_size is not None):
-            raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
-        limits = [each for each in (self.budget_bytes, self.floor if self.method not in ("static", "dynamic") else None) if each is not None]
-        if (self.bits == "mixed") != (len(limits) == 1):
-            raise refuse("bits", self.bits, "mixed together with either budget_bytes or floor, or a width without them")
-        if self.sparsity is not None and (self.method != "gptq" or self.bits == "mixed"):
-            raise refuse("sparsity", self.sparsity, "none but with method gptq and one width; a prune step goes with everything")
-        if (self.method == "checkpoint") != (self.checkpoint is not None):
-            raise refuse("checkpoint", self.checkpoint, "a directory or hub id with method checkpoint, none without it")
-        if self.method in ELSEWHERE and self.bits not in (2, 3, 4, 8):
-            raise refuse("bits", self.bits, f"2, 3, 4 or 8 with method {self.method}")
-        if self.method in (*ELSEWHERE, *KERNEL_METHODS) and self.granularity == "tensor":
-            raise refuse("granularity", self.granularity, f"channel or group with method {self.method}")
-        return self
-
-    @model_validator(mode="after")
-    def _real(self):
-        for key in ("bits", "embeddings"):
-            if getattr(self, key) == 16 and (self.method, key) != ("bfloat16", "bits"):
-                raise refuse(key, 16, type(self).model_fields[key].description)
-        if (self.method in KERNEL_METHODS) != (self.backend is not None):
-            raise refuse("backend", self.backend, f"a library with method {', '.join(KERNEL_METHODS)}, none with the others")
-        if self.method not in KERNEL_METHODS and self.compute != "float32":
-            raise refuse("compute", self.compute, f"float32, or bfloat16 with method {', '.join(KERNEL_METHODS)}")
-        widths = {"weights": (4, 8), "bfloat16": (16,)}.get(self.method, (8,))
-        if self.method in KERNEL_METHODS and self.bits not in widths:
-            raise refuse("bits", self.bits, f"{' or '.join(map(str, widths))} with method {self.method}")
-        if self.method in KERNEL_METHODS and self.backend not in KERNEL_METHODS[self.method]:
-            raise refuse("backend", self.backend, f"{' or '.join(KERNEL_METHODS[self.method])} with method {self.method}")
-        if self.method in ("static", "dynamic") and (self.group_size or not self.symmetric):
-            key = "group_size" if self.group_size else "symmetric"
-            raise refuse(key, getattr(self, key), f"{'none' if self.group_size else 'true'} with method {self.method}, whose weights have one scale a row")
-        if self.backend == "onnxruntime" and (self.group_size or 16) % 16:
-            raise refuse("group_size", self.group_size, "a multiple of 16 with backend onnxruntime")
-        if self.compute == "bfloat16" and self.method != "bfloat16" and self.backend != "openvino":
-            raise refuse("compute", self.compute, f"float32, or bfloat16 with backend openvino; {self.backend} computes the rest in float32")
-        return self
 
     def embedding_bits(self) -> float:
         """Bits of the word embeddings, 32 for float."""
         return self.bits if self.embeddings == "same" else self.embeddings
+
+    def grid(self) -> Granularity:
+        """What shares one scale and zero_point."""
+        if self.granularity == "tensor":
+            return PerTensor()
+        return PerChannel() if self.group_size is None else PerGroup(self.group_size)
+
+
+class Grouped(Quantize):
+    """Weights on a grid a row, or a group of columns of a row."""
+
+    granularity: Annotated[Literal["channel", "group"], Field(description="channel or group")] = "channel"
+    group_size: GroupSize = None
+    symmetric: Flag = False
+    clip: Clip = "none"
+    embeddings: Embeddings = 8
+    scale_dtype: ScaleDtype = "float16"
+    unquantized_dtype: UnquantizedDtype = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _implied(cls, values):
+        if isinstance(values, dict) and values.get("granularity") is None:
+            values = {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
+        return values
+
+    @model_validator(mode="after")
+    def _agree(self):
+        if (self.granularity == "group") != (self.group_size is not None):
+            raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
+        return self
+
+
+class Mixed(Grouped):
+    """One width for all layers, or a width for each under a limit."""
+
+    bits: Annotated[Bits | Literal["mixed"], Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed")] = 8
+    granularity: Annotated[Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")] = "channel"
+    budget_bytes: Annotated[int | None, whole(1, 10**15, ", bytes of the weight file; with bits: mixed")] = None
+    min_cosine: MinCosine = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_part(cls, values):
+        return {"embeddings": "same", **values} if isinstance(values, dict) and values.get("bits") == "mixed" else values
+
+    @model_validator(mode="after")
+    def _limit(self):
+        for key in ("bits", "embeddings"):
+            if getattr(self, key) == 16:
+                raise refuse(key, 16, type(self).model_fields[key].description)
+        limits = [each for each in (self.budget_bytes, self.min_cosine) if each is not None]
+        if (self.bits == "mixed") != (len(limits) == 1):
+            raise refuse("bits", self.bits, "mixed together with either budget_bytes or min_cosine, or a width without them")
+        return self
+
+
+class Rtn(Mixed):
+    """Keys of method rtn."""
+
+    sparsity: ClassVar[None] = None
+    pattern: ClassVar[None] = None
+    method: Literal["rtn"] = "rtn"
+
+
+class Gptq(Mixed):
+    """Keys of method gptq."""
+
+    method: Literal["gptq"] = "gptq"
+    act_order: Flag = True
+    asymmetric_calibration: Flag = True
+    sweeps: Sweeps = 2
+    sparsity: Sparsity | None = None
+    pattern: Pattern = None
+
+    _share = model_validator(mode="before")(of_pattern)
+
+    @model_validator(mode="after")
+    def _one_width(self):
+        if self.sparsity is not None and self.bits == "mixed":
+            raise refuse("sparsity", self.sparsity, "none with mixed bits; use a prune step instead")
+        return self
+
+
+class Imported(Grouped):
+    """Linear layers that something else quantized."""
+
+    sparsity: ClassVar[None] = None
+    pattern: ClassVar[None] = None
+    bits: Annotated[Literal[2, 3, 4, 8], Field(description="2, 3, 4 or 8")] = 8
+
+
+class Checkpoint(Imported):
+    """Keys of method checkpoint."""
+
+    method: Literal["checkpoint"] = "checkpoint"
+    checkpoint: Annotated[Name, Field(description="a GPTQ checkpoint, directory or hub id")]
+
+
+class Gptqmodel(Imported):
+    """Keys of method gptqmodel."""
+
+    method: Literal["gptqmodel"] = "gptqmodel"
+    act_order: Flag = True
+
+
+class WholeRows(Quantize):
+    """Weights and inputs on integer kernels, or in bfloat16: one scale a row, which nothing else can be."""
+
+    granularity: ClassVar[str] = "channel"
+    group_size: ClassVar[None] = None
+    symmetric: ClassVar[bool] = True
+    clip: ClassVar[str] = "none"
+    scale_dtype: ClassVar[str] = "float16"
+    sparsity: ClassVar[None] = None
+    pattern: ClassVar[None] = None
+
+
+class Static(WholeRows):
+    """Keys of method static: weights and inputs in INT8, with ranges from calibration text."""
+
+    method: Literal["static"] = "static"
+    bits: Annotated[Literal[8], Field(description="8 with method static")] = 8
+    embeddings: Embeddings = 8
+    unquantized_dtype: UnquantizedDtype = "float32"
+    min_cosine: MinCosine = None
+    backend: Annotated[Literal["openvino", "onnxruntime", "torch"], Field(description="openvino, onnxruntime or torch with method static")] = "openvino"
+    compute_dtype: ComputeDtype = "float32"
+
+    @model_validator(mode="after")
+    def _computes(self):
+        return _check_compute(self)
+
+
+class Dynamic(WholeRows):
+    """Keys of method dynamic: as static, with the range of every token's inputs as it comes."""
+
+    compute_dtype: ClassVar[str] = "float32"
+    method: Literal["dynamic"] = "dynamic"
+    bits: Annotated[Literal[8], Field(description="8 with method dynamic")] = 8
+    embeddings: Embeddings = 8
+    unquantized_dtype: UnquantizedDtype = "float32"
+    min_cosine: MinCosine = None
+    backend: Annotated[Literal["torch", "onnxruntime"], Field(description="torch or onnxruntime with method dynamic")] = "torch"
+
+
+class WeightOnly(Grouped):
+    """Keys of method weight_only: weights by GPTQ, unpacked as they are multiplied."""
+
+    min_cosine: ClassVar[None] = None
+    sparsity: ClassVar[None] = None
+    pattern: ClassVar[None] = None
+    method: Literal["weight_only"] = "weight_only"
+    bits: Annotated[Literal[4, 8], Field(description="4 or 8 with method weight_only")] = 8
+    backend: Annotated[Literal["openvino", "onnxruntime"], Field(description="openvino or onnxruntime with method weight_only")] = "openvino"
+    compute_dtype: ComputeDtype = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_rows(cls, values):
+        return {"symmetric": values.get("bits", 8) != 4, **values} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _runs(self):
+        if self.backend == "onnxruntime" and (self.group_size or 16) % 16:
+            raise refuse("group_size", self.group_size, "a multiple of 16 with backend onnxruntime")
+        return _check_compute(self)
+
+    def gptq(self) -> Gptq:
+        """The step that makes the codes."""
+        shared = {key: getattr(self, key) for key in Grouped.model_fields}
+        return Gptq(bits=self.bits, **shared)
+
+
+class Bfloat16(WholeRows):
+    """Keys of method bfloat16: every product in half the bits."""
+
+    embeddings: ClassVar[int] = 32
+    compute_dtype: ClassVar[str] = "bfloat16"
+    min_cosine: ClassVar[None] = None
+    method: Literal["bfloat16"] = "bfloat16"
+    bits: Annotated[Literal[16], Field(description="16 with method bfloat16")] = 16
+    unquantized_dtype: UnquantizedDtype = "float16"
+    backend: Annotated[Literal["openvino", "torch"], Field(description="openvino or torch with method bfloat16")] = "openvino"
+
+
+def _check_compute(step):
+    if step.compute_dtype == "bfloat16" and step.backend != "openvino":
+        accepted = f"float32, or bfloat16 with backend openvino; {step.backend} computes the rest in float32"
+        raise refuse("compute_dtype", step.compute_dtype, accepted)
+    return step

@@ -22,9 +22,9 @@ class Evaluation(Parameters):
     texts: Annotated[Name, Field(description="news, wiki or a text file, one document a line")] = "news"
     sentences: Annotated[int, whole(2, MOST)] = 400
     passages: Annotated[int, whole(2, MOST)] = 500
-    contexts: Annotated[int, whole(2, MOST, "; language models")] = 64
-    context: Annotated[int, Field(ge=16, le=8192, description="16 to 8192 tokens; language models")] = 512
-    restored: Annotated[int, Field(ge=0, le=8, description="0 to 8 contexts; language models")] = 2
+    num_chunks: Annotated[int, whole(2, MOST, "; language models")] = 64
+    seq_len: Annotated[int, Field(ge=16, le=8192, description="16 to 8192 tokens; language models")] = 512
+    restored: Annotated[int, Field(ge=0, le=8, description="0 to 8 chunks; language models")] = 2
 
 
 class Resources(Parameters):

@@ -1,6 +1,6 @@
 """Causal language models: the probabilities of the same tokens under both models, and everything that differs.
 
-The protocol: chunks of `context` tokens from a stream of documents, of which the second half is scored, so
+The protocol: chunks of `seq_len` tokens from a stream of documents, of which the second half is scored, so
 that every scored token has at least half a chunk before it. Last words: passages that end with a sentence,
 right when every token of the last word is the most probable one. Continuations are greedy.
 """
@@ -22,7 +22,7 @@ from kerf.models.families import causal, lengths
 from kerf.config import Evaluation
 
 __all__ = ["about", "answer", "ask", "compare", "conclusion", "documents", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
-READS = ("texts", "passages", "contexts", "context", "restored")  # keys of `evaluation`
+READS = ("texts", "passages", "num_chunks", "seq_len", "restored")  # keys of `evaluation`
 NEEDS_BASE = True  # a candidate's probabilities are compared as they come; only the baseline's are kept
 WORDS = 40  # of a passage whose last word is asked for, at least
 BATCH_TOKENS = 1024
@@ -55,17 +55,17 @@ def gather(model: str, spec: Evaluation) -> Texts:
 def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
     folder = registry.resolve(model)
     most = lengths.of_folder(folder)
-    lengths.check_positions("evaluation.context", spec.context, most)
+    lengths.check_positions("evaluation.seq_len", spec.seq_len, most)
     reader = causal.tokenizer(folder)
     documents = corpora.evaluation_documents(spec.texts)
     tokens, owners = causal.stream(reader, documents)
     first = causal.begins_with(reader)
-    found = causal.chunks(tokens, spec.context, first)
-    if spec.contexts > len(found):
-        accepted = f"1 to {len(found)}, the chunks of {spec.context} tokens that {spec.texts} has for it"
-        raise refuse("evaluation.contexts", spec.contexts, accepted)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: spec.contexts])
-    owned = causal.chunks(owners, spec.context, None if first is None else -1)[chosen]
+    found = causal.chunks(tokens, spec.seq_len, first)
+    if spec.num_chunks > len(found):
+        accepted = f"1 to {len(found)}, the chunks of {spec.seq_len} tokens that {spec.texts} has for it"
+        raise refuse("evaluation.num_chunks", spec.num_chunks, accepted)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: spec.num_chunks])
+    owned = causal.chunks(owners, spec.seq_len, None if first is None else -1)[chosen]
     passages = [(number, passage, *_last_word(reader, passage)) for number, d in enumerate(documents) for passage in stretches(d)]
     passages = [each for each in passages if each[3] and len(each[2]) <= (most or len(each[2]))][: spec.passages]
     left_out = lengths.with_tokens(reader, documents, special=False).count(False)

@@ -20,7 +20,8 @@ from kerf.calibration.offload import park
 from kerf.core.paths import root
 from kerf.quantize.layers import embedding
 from kerf.core.scratch import scratch
-from kerf.config import Calibration, Quantize
+from kerf.config import Calibration
+from kerf.config.quantize import Quantize
 
 
 def check(model: str, step: Quantize, first: bool) -> None:

@@ -16,7 +16,8 @@ from kerf.core.cache import artifact
 from kerf.core.errors import refuse
 from kerf.calibration.allocation import allocate
 from kerf.calibration.layer_sensitivity import alone, second_moments
-from kerf.config import Calibration, Prune
+from kerf.config import Calibration
+from kerf.config.prune import Prune
 
 LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 

@@ -12,9 +12,24 @@ decided every M columns. Sweeps of coordinate descent then let what is kept sett
 
 import torch
 
-from kerf.tensors.masks import lowest_of_all
+from kerf.calibration.hessian import finite, inverse_factor
+from kerf.calibration.layer import Layer
+from kerf.config.prune import SparseGPT
+from kerf.prune import wanda
 from kerf.tensors import numba_kernels
-from kerf.calibration.hessian import damped, finite
+from kerf.tensors.masks import lowest_of_all
+
+
+def factor(H: torch.Tensor, step: SparseGPT) -> torch.Tensor | None:
+    """What layers of one input share: the inverse factor of H; None where it cannot be factorized."""
+    return inverse_factor(H)[0]
+
+
+def layer(given: Layer) -> tuple[torch.Tensor, str]:
+    """The pruned weight towards the target, or by Wanda where there is no factor or numbers overflow; and a note."""
+    step, R = given.step, given.shared
+    found = None if R is None else sparsegpt(given.wanted, given.H, R, step.sparsity, step.nm_pattern(), step.sweeps)
+    return (found, "") if found is not None else (wanda.layer(given)[0], "sparsegpt gave no finite weights: pruned by wanda")
 
 
 def sparsegpt(
@@ -44,13 +59,5 @@ def sparsegpt(
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
     if sweeps:
-        coordinate_descent(W, weight.float(), H, kept, sweeps)
+        wanda.coordinate_descent(W, weight.float(), H, kept, sweeps)
     return W if finite(W) else None
-
-
-def coordinate_descent(W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.Tensor, sweeps: int) -> None:
-    """Coordinate descent on |(W - target) X|^2 over the weights that are kept, in place."""
-    loss = damped(H, 0.01)
-    gradient = (W - target) @ loss
-    for _ in range(sweeps):
-        numba_kernels.descend_kept(W, gradient, loss, kept)

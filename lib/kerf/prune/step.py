@@ -18,7 +18,9 @@ from kerf.core.cache import artifact, meta
 from kerf.core.errors import refuse
 from kerf.core.memory import peak_rss_bytes, reset_peak_rss
 from kerf.prune import allocation
-from kerf.config import Calibration, Prune, STRUCTURES, UNITS, check_pattern
+from kerf.config import Calibration, check_pattern
+from kerf.config.methods import PRUNING_METHODS
+from kerf.config.prune import STRUCTURES, UNITS, Prune
 
 # What a structure that goes changes in the configuration.
 CONFIG = {"neurons": ["intermediate_size"], "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
@@ -72,9 +74,8 @@ def prune(model: str, step: Prune, calibration: Calibration, source: str | Path 
     """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
 
     Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises InputError for a pattern
-    that does not divide a layer's columns, and for a method that would move weights off their grid.
+    that does not divide a layer's columns. `check` came before.
     """
-    check(model, step, manifest.verify(Path(source))["steps"] if source else [])
     moments = activations.calibrate(model, calibration, device)
     origin = registry.weights_digest(Path(source)) if source else None
     key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
@@ -166,18 +167,18 @@ def pruned(net, reference, step: Prune, groups, batches, shares: dict[str, float
     shares: sparsity of each layer, where they differ.
     """
     from kerf.calibration.sequential import in_lockstep
-    from kerf.prune.layers import by_magnitude, prune_group
+    from kerf.prune.layers import prune_group, without_text
 
     layers = architecture.linears(net)
-    if step.method == "magnitude":
-        yield from by_magnitude(layers, step, shares)
+    if PRUNING_METHODS[step.method].calibration == "none":
+        yield from without_text(layers, step, shares)
         return
-    networks = (net, reference) if step.method == "sparsegpt" and step.asymmetric_calibration else (net,)
+    networks = (net, reference) if getattr(step, "asymmetric_calibration", False) else (net,)
     seen = set()
     for stops in zip(*(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True):
         names = stops[0][0]
         seen.update(names)
         yield from prune_group({name: layers[name] for name in names}, [inputs for _, inputs in stops], step, shares)
     rest = {name: layer for name, layer in layers.items() if name not in seen}
-    for name, weight, _ in by_magnitude(rest, step, shares):
+    for name, weight, _ in without_text(rest, step, shares):
         yield name, weight, "no calibration text reached it: pruned by magnitude"

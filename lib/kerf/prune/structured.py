@@ -21,7 +21,7 @@ from kerf.models import architecture
 from kerf.calibration.sequential import in_lockstep
 from kerf.calibration.hessian import moments
 from kerf.calibration.hessian import corrected, damped
-from kerf.config import Prune, UNITS
+from kerf.config.prune import UNITS, Prune
 
 DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units ask for less than single weights
 MULTIPLE = 32  # of neurons that stay: vector units and group sizes like it
@@ -114,11 +114,11 @@ def _shrink(net, method: str, found: dict[str, dict[str, int]], kept: dict[str, 
 
 
 def shrunk(net, steps: list[dict]):
-    """`net` with the shapes that neurons and heads leave that go in `steps`, before anything is calibrated: the first stay."""
-    for step in (Prune(**each["prune"]) for each in steps if each.get("prune", {}).get("method") in UNITS):
-        found = units(net, step.method)
-        kept = {name: torch.arange(left(count(net, rows), step.sparsity)) for name, rows in found.items()}
-        _shrink(net, step.method, found, kept)
+    """Shrink `net` to the shapes that `steps` will produce, keeping the first units (for checking shapes only)."""
+    for step in (each["prune"] for each in steps if each.get("prune", {}).get("method") in UNITS):
+        found = units(net, step["method"])
+        kept = {name: torch.arange(left(count(net, rows), step["sparsity"])) for name, rows in found.items()}
+        _shrink(net, step["method"], found, kept)
     return net
 
 

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 import torch
 
-from kerf.models import architecture
-from kerf.calibration.hessian import moments
-from kerf.calibration.sequential import in_lockstep
+from kerf.calibration.hessian import corrected, moments
+from kerf.calibration.layer import Layer
 from kerf.calibration.offload import park
-from kerf.calibration.hessian import corrected
-from kerf.quantize.layers import embedding, factor, gptq_layer, rtn_layer
-from kerf.config import Quantize
+from kerf.calibration.sequential import in_lockstep
+from kerf.config.methods import METHODS
+from kerf.config.quantize import Quantize
+from kerf.core.registry import resolved
+from kerf.models import architecture
+from kerf.quantize.layers import embedding
 
 
 def compress(
@@ -19,8 +21,8 @@ def compress(
     """Quantize the layers of `net` in place, and yield each: name, Quantized, a note on what was special, and the
     second moments of the inputs that were looked at, if any were.
 
-    reference: the same network, left as it is; groups: from `calibrate.groups_of`; statistics: by name, what
-    `calibrate.second_moments` gives (gptq makes its own, of the network as it becomes);
+    reference: the same network, left as it is; groups: from `activations.groups_of`; statistics: by name, what
+    `activations.second_moments` gives (sequential methods make their own, of the network as it becomes);
     assignment: layer -> bits, where they are mixed; sparse: the network was pruned, and what is 0 stays 0.
     Layers that are one tensor (tied) are quantized once.
     """
@@ -41,22 +43,28 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment, s
     for name, layer in architecture.embeddings(net).items():
         if at(name).embedding_bits() < 32:
             yield name, embedding(name, layer, at(name)), "", None
-    if step.method == "gptq":
-        networks = (net, reference) if step.asymmetric_calibration else (net,)
+    method = METHODS[step.method]
+    if method.calibration == "sequential":
+        networks = (net, reference) if getattr(step, "asymmetric_calibration", False) else (net,)
         for stops in zip(*(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True):
             names = [name for name in stops[0][0] if id(layers[name].weight) not in done]
             seen.update(names)
             if names:
-                yield from _gptq_group(layers, names, [inputs for _, inputs in stops], at, sparse)
+                yield from _group(method, {name: layers[name] for name in names}, [inputs for _, inputs in stops], at, sparse)
     for name in (name for name in layers if name not in seen):
+        second = statistics.get(name)
         if id(layers[name].weight) in done:
-            yield name, done[id(layers[name].weight)], "the same tensor as another layer's", statistics.get(name)
+            yield name, done[id(layers[name].weight)], "the same tensor as another layer's", second
         else:
-            second = statistics.get(name)
             second = second if second is not None and len(second) == layers[name].weight.shape[1] else None
-            note = "no calibration text reached it: rounded to nearest" if step.method == "gptq" else ""
-            importance = None if second is None else second.diagonal()
-            yield name, rtn_layer(name, layers[name], at(name), importance, _kept(layers[name], sparse)), note, second
+            note = "no calibration text reached it: rounded to nearest" if method.calibration == "sequential" else ""
+            quantized, said = _quantized(METHODS["rtn"] if note else method, name, layers[name], at(name), second, sparse)
+            yield name, quantized, note or said, second
+
+
+def _quantized(method, name, layer, step, second, sparse):
+    weight = layer.weight.data
+    return resolved(method.layer)(Layer(name, weight, step, second, mask=_mask(weight, sparse)))
 
 
 def _tied(net) -> set[int]:
@@ -65,24 +73,23 @@ def _tied(net) -> set[int]:
     return {weight for weight in every if every.count(weight) > 1}
 
 
-def _gptq_group(layers, names, inputs, at, sparse) -> Iterator[tuple[str, object, str, torch.Tensor]]:
+def _group(method, layers, inputs, at, sparse) -> Iterator[tuple[str, object, str, torch.Tensor]]:
     """Layers that share an input: one Hessian, one factor. inputs: of the net, and of the float one beside it.
 
     at(name): the step's parameters for a layer.
     """
     H, drift, tokens = moments(*inputs)
-    weights = {name: layers[name].weight.data for name in names}
+    targets = dict.fromkeys(layers)
     if drift is not None:
-        stacked = corrected(torch.cat(list(weights.values())), H, drift, tokens)
-        weights = dict(zip(names, stacked.split([len(weight) for weight in weights.values()]), strict=True))
-    order, factored = factor(H, at(names[0]))
-    for name, weight in weights.items():
-        kept = _kept(layers[name], sparse)
-        result, note = gptq_layer(name, weight, H, order, factored, at(name), kept)
-        yield name, result or rtn_layer(name, layers[name], at(name), H.diagonal(), kept), note, H
+        stacked = corrected(torch.cat([layer.weight.data for layer in layers.values()]), H, drift, tokens)
+        targets = dict(zip(layers, stacked.split([len(layer.weight) for layer in layers.values()]), strict=True))
+    shared = resolved(method.shared)(H, at(next(iter(layers)))) if method.shared else None
+    for name, layer in layers.items():
+        weight = layer.weight.data
+        given = Layer(name, weight, at(name), H, targets[name], _mask(weight, sparse), shared)
+        quantized, note = resolved(method.layer)(given)
+        yield name, quantized, note, H
 
 
-def _kept(layer, sparse: bool):
-    return layer.weight.data != 0 if sparse else None
-
-
+def _mask(weight, sparse: bool):
+    return weight != 0 if sparse else None

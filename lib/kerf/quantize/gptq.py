@@ -16,9 +16,45 @@ again, now that the later ones are rounded too (QuantEase, arXiv:2309.01885).
 
 import torch
 
-from kerf.calibration.hessian import damped, finite, inverse_factor, ordered
-from kerf.tensors import numba_kernels
-from kerf.tensors.quantized import Quantized, top_code
+from kerf.calibration.hessian import DAMPING, act_order, damped, finite, inverse_factor, ordered
+from kerf.calibration.layer import Layer
+from kerf.config.quantize import Gptq
+from kerf.quantize import rtn
+from kerf.tensors import masks, numba_kernels
+from kerf.tensors.quantized import Quantized, find_grid, top_code
+
+Factor = tuple[torch.Tensor, tuple[torch.Tensor | None, float]]  # the order of the columns, and `inverse_factor` in it
+
+
+def factor(H: torch.Tensor, step: Gptq) -> Factor:
+    """What layers of one input share: the order of the columns, and the inverse factor in that order with its damping."""
+    order = act_order(H) if step.act_order else torch.arange(len(H))
+    return order, inverse_factor(ordered(H, order))
+
+
+def layer(given: Layer) -> tuple[Quantized, str]:
+    """The layer by GPTQ, or rounded to nearest where H could not be factorized; and a note."""
+    step, mask = given.step, given.mask
+    order, (R, damping) = given.shared
+    if step.sparsity is not None and R is not None:
+        mask = least_costly(given.wanted, order, R, step)
+    shown = given.wanted if mask is None else given.wanted * mask  # what is 0 for good does not ask for a place on the grid
+    grid = rtn.named(given.name, find_grid, shown, **rtn.grid_options(step, len(given.H), given.H.diagonal()))
+    result, damping = gptq(given.wanted, given.H, *grid, step.bits, order, step.symmetric, (R, damping), step.sweeps, mask)
+    if result is None:
+        return rtn.layer(given)[0], "second moments could not be factorized: rounded to nearest"
+    return result, f"damping raised to {damping:g}" if damping > DAMPING else ""
+
+
+def least_costly(weight: torch.Tensor, order: torch.Tensor, R: torch.Tensor, step: Gptq) -> torch.Tensor:
+    """bool (rows, columns): False where a weight costs least to remove, w^2 / inverse(H)[i, i] (Hassibi and Stork 1993).
+
+    R: the factor of inverse(H) = R^T R with columns in `order`. Which weights go is settled before the pass over
+    the columns, so that act-order and N:M patterns of neighbours do not get in each other's way.
+    """
+    diagonal = torch.empty(len(R))
+    diagonal[order] = R.square().sum(0)
+    return masks.of_layer(weight.float().square() / diagonal, step.sparsity, step.nm_pattern())
 
 
 

@@ -20,7 +20,8 @@ from kerf.core.cache import artifact
 from kerf.core.errors import refuse
 from kerf.models.families import encoder
 from kerf.calibration.allocation import allocate
-from kerf.config import Calibration, Quantize
+from kerf.config import Calibration
+from kerf.config.quantize import Quantize
 
 WIDTHS = (1.6, 2, 3, 4, 5, 6, 8)
 SWELLING = 1.012  # bytes of a layer that makes up for those before it, over its bytes alone: about, on MiniLM
@@ -33,7 +34,7 @@ def sensitivity(model: str, step: Quantize, calibration: Calibration, source: st
     leaves no sentences to hold back.
     """
     registry.check_kind(model, "bits: mixed", "encoder")
-    without = {"bits": 8, "budget_bytes": None, "floor": None, "embeddings": "same", "floats": "float32"}
+    without = {"bits": 8, "budget_bytes": None, "min_cosine": None, "embeddings": "same", "unquantized_dtype": "float32"}
     alone = step.model_copy(update=without)
     key = {"step": alone.model_dump(), "calibration": activations.key_of(model, calibration), "widths": WIDTHS,
            "source": registry.weights_digest(Path(source)) if source else None}  # fmt: skip
@@ -51,7 +52,7 @@ def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float],
     Raises InputError when not even the extreme widths meet it, with what they reach.
     """
     costs, sizes = np.array(table["costs"]).clip(min=0), SWELLING * np.array(table["bytes"], float)
-    rest, widths = table["rest_bytes"][step.floats], table["widths"]
+    rest, widths = table["rest_bytes"][step.unquantized_dtype], table["widths"]
     fixed = np.array([step.embeddings != "same" and name in table["embeddings"] for name in table["layers"]])
     if fixed.any():
         if step.embeddings not in widths:
@@ -64,7 +65,7 @@ def assign(table: dict, step: Quantize, limit: float) -> tuple[dict[str, float],
         if step.budget_bytes:
             least = sizes.min(1).sum() + rest
             raise refuse("budget_bytes", step.budget_bytes, f"at least about {least:.0f}: every layer at its smallest")
-        raise refuse("floor", step.floor, f"at most about {1 - costs.min(1).sum():.4f}: every layer at its best")
+        raise refuse("min_cosine", step.min_cosine, f"at most about {1 - costs.min(1).sum():.4f}: every layer at its best")
     chosen, cost, size = found
     assigned = [step.embeddings if held else widths[index] for held, index in zip(fixed, chosen, strict=True)]
     return dict(zip(table["layers"], assigned, strict=True)), {"cosine": 1 - cost, "bytes": size + rest}

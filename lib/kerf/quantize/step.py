@@ -11,14 +11,18 @@ does not grow with the number of layers.
 """
 
 import time
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from kerf.calibration import activations, hessian
 from kerf.models import architecture, families, manifest, registry
 from kerf.core.cache import artifact
 from kerf.core.errors import refuse
 from kerf.core.memory import peak_rss_bytes, reset_peak_rss
-from kerf.config import Calibration, ELSEWHERE, Quantize, KERNEL_METHODS, check_divides, check_pattern
+from kerf.config import Calibration, check_divides, check_pattern
+from kerf.config.methods import METHODS
+from kerf.config.quantize import Quantize
 
 REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid before
 
@@ -26,44 +30,36 @@ REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid
 def quantize(
     model: str, step: Quantize, calibration: Calibration, source: str | Path = "", device: str = "cpu"
 ) -> Path:
-    """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
+    """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline); `check` came before.
 
-    Made once: the same inputs give the same directory back. Raises InputError for a group size that does
-    not divide a layer, for weights whose scale does not fit scale_dtype, and for a checkpoint of another model.
+    Made once: the same inputs give the same directory back. Raises InputError for weights whose scale does not fit
+    scale_dtype, and for a checkpoint of another model.
     """
-    check(model, step, manifest.verify(Path(source))["steps"] if source else [])
-    if step.method in KERNEL_METHODS:
-        from kerf.backends.step import prepare
-
-        return prepare(model, step, calibration, source)
-    # gptq looks at the text by itself, as the layers before each one have become
-    moments = None if step.method == "gptq" else activations.calibrate(model, calibration, device)
+    # Sequential methods look at the text by themselves, as the layers before each one have become.
+    sequential = METHODS[step.method].calibration == "sequential"
+    moments = None if sequential else activations.calibrate(model, calibration, device)
     origin = registry.weights_digest(Path(source)) if source else None
     key = {"step": step.model_dump(), "calibration": activations.key_of(model, calibration), "source": origin}
-    if step.method in ELSEWHERE:
-        from kerf.formats import imported
-
+    imported = _imported(step)
+    if imported:
         key |= imported.fingerprint(step, calibration)
         imported.folder_of(model, step, calibration)  # what it takes is counted apart
     return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, moments, device))
 
 
-def check(model: str, step: Quantize, before: list[dict]) -> None:
-    """Refuse, before heavy work, a step that this model cannot take after the steps `before`."""
-    from kerf.prune.step import shapes_after
-
-    shapes = shapes_after(model, before)
+def check(model: str, step: Quantize, before: list[dict], shapes: dict[str, list[int]]) -> None:
+    """Refuse, before heavy work, a step that this model cannot take after the steps `before`, which leave `shapes`."""
     if step.group_size:
         check_divides(step.group_size, shapes, "group_size")
     check_pattern(step, shapes)
-    if step.method in ELSEWHERE:
-        from kerf.formats import imported
-
+    if imported := _imported(step):
         imported.check(model, step, first=not before)
-    if step.method in KERNEL_METHODS:
-        from kerf.backends import step as backend_stage
 
-        backend_stage.check(model, step)
+
+def _imported(step: Quantize) -> ModuleType | None:
+    """The module that takes layers which something else quantized, if the method does."""
+    module = METHODS[step.method].imported
+    return import_module(module) if module else None
 
 
 def _make(folder, model, step, calibration, source, moments, device) -> dict:
@@ -74,9 +70,7 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     inputs = (model, step, calibration, source, moments, device)
     found = _write(folder, *inputs, {}) if step.bits != "mixed" else _mixed(folder, *inputs)
     seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
-    if step.method in ELSEWHERE:
-        from kerf.formats import imported
-
+    if imported := _imported(step):
         spent, held = imported.cost(imported.folder_of(model, step, calibration), step)
         seconds, peak = seconds + spent, max(peak, held)
     return {"model": model, "compress_seconds": seconds, "compress_peak_rss_bytes": peak, **found}
@@ -86,10 +80,10 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
     """Widths by sensitivity, and again with a corrected limit while the sums were too optimistic."""
     from kerf.quantize.mixed_precision import assign, held_fidelity, read, sensitivity
 
-    if step.floor and source and (left := held_fidelity(model, Path(source), calibration, source)) < step.floor:
-        raise refuse("floor", step.floor, f"at most {left:.4f}, which is what the steps before left")
+    if step.min_cosine and source and (left := held_fidelity(model, Path(source), calibration, source)) < step.min_cosine:
+        raise refuse("min_cosine", step.min_cosine, f"at most {left:.4f}, which is what the steps before left")
     table = read(sensitivity(model, step, calibration, source, device))
-    limit, met = step.budget_bytes or 1 - step.floor, None
+    limit, met = step.budget_bytes or 1 - step.min_cosine, None
     for attempt in range(6):
         assignment, predicted = assign(table, step, limit)
         found = _write(folder, model, step, calibration, source, moments, device, assignment)
@@ -100,25 +94,24 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
             limit -= 1.1 * (found["bytes_on_disk"] - step.budget_bytes)
             continue
         found["held_back"] = held_fidelity(model, folder, calibration, source)
-        if found["held_back"] >= step.floor:
+        if found["held_back"] >= step.min_cosine:
             if attempt:
                 return found
             met = found  # the sums were not too optimistic; were they too careful?
-        limit *= (1 - step.floor) / (1 - found["held_back"]) * (0.97 if attempt else 1)
+        limit *= (1 - step.min_cosine) / (1 - found["held_back"]) * (0.97 if attempt else 1)
     if met:
         return met | _write(folder, model, step, calibration, source, moments, device, met["assignment"])
-    raise RuntimeError(f"no assignment met {step.budget_bytes or step.floor} in {attempt + 1} attempts")
+    raise RuntimeError(f"no assignment met {step.budget_bytes or step.min_cosine} in {attempt + 1} attempts")
 
 
 def _write(folder, model, step, calibration, source, moments, device, assignment) -> dict:
-    from kerf.formats import imported
     from kerf.quantize.compress import compress
 
     opened = registry.open_source(model, source, device)
     net, reference = registry.network(opened), registry.network(registry.open_source(model, source, device))
     batches = families.of_opened(opened).batches(opened, calibration)
     statistics = activations.second_moments(moments) if moments else {}
-    groups = activations.groups_of(net, batches[0]) if step.method == "gptq" else []
+    groups = activations.groups_of(net, batches[0]) if moments is None else []
     layers, sizes, kept = [], [], _round_floats(net, step)
     before = manifest.verify(Path(source))["steps"] if source else []
     sparse = any("prune" in each for each in before)
@@ -126,7 +119,7 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
 
     def tensors():
         floats, written = architecture.linears(registry.reference_network(model, source, reference, device)), set()
-        if step.method in ELSEWHERE:
+        if imported := _imported(step):
             adopted = imported.adopted(net, step, imported.folder_of(model, step, calibration))
             found = ((*each, statistics.get(each[0])) for each in adopted)
         else:
@@ -154,7 +147,7 @@ def _round_floats(net, step):
     """Round what is not quantized to the dtype it is stored in, before anything is calibrated on it."""
     import torch
 
-    kept = getattr(torch, step.floats)
+    kept = getattr(torch, step.unquantized_dtype)
     cut = {id(layer.weight) for layer in (*architecture.linears(net).values(), *architecture.embeddings(net).values())}
     for parameter in net.parameters():
         if id(parameter) not in cut and kept != torch.float32:

@@ -38,7 +38,7 @@ def _make(folder, model, step, calibration, source, device) -> dict:
     reset_peak_rss()
     clock = time.perf_counter()
     opened, original = registry.load(source, device), registry.open_model(model, device)
-    given = training_data.gather(original, calibration, step.splices)
+    given = training_data.gather(original, calibration, step.augmentation_factor)
     stored = dict(parquet.read_tensors(source / parquet.WEIGHTS))
     start, rows = given.loss(opened), []
     net = registry.network(opened)

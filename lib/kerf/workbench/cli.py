@@ -186,24 +186,11 @@ def _models(_) -> list[dict]:
 
 
 def _methods(_) -> list[dict]:
-    from kerf.config import Prune, Quantize, Reconstruct
+    from kerf.config import METHODS, PRUNING_METHODS, Reconstruct
 
-    about = {"rtn": "round to nearest", "gptq": "column by column with error feedback (Frantar et al. 2022)",
-             "checkpoint": "a GPTQ checkpoint of this language model", "gptqmodel": "GPTQModel, after `make peers`",
-             "static": "inputs and weights in 8 bits on a real kernel, ranges from calibration text; encoders, rerankers",
-             "dynamic": "inputs and weights in 8 bits on a real kernel, ranges of every token as it comes; encoders, rerankers",
-             "weights": "8 or 4 bits that a real kernel unpacks as it multiplies; encoders, rerankers",
-             "bfloat16": "a real kernel in half the bits; encoders, rerankers"}  # fmt: skip
-    keys = ", ".join(Quantize.model_fields)
-    rows = [{"name": name, "about": f"quantize: {text}", "keys": keys} for name, text in about.items()]
+    rows = [{"name": name, "about": f"{kind}: {method.help}", "keys": ", ".join(method.parameters.model_fields)}
+            for kind, methods in (("quantize", METHODS), ("prune", PRUNING_METHODS)) for name, method in methods.items()]  # fmt: skip
     learn = "a step after quantize or prune: learn block by block what they left"
-    about = {"magnitude": "the smallest weights go", "wanda": "the least by weight and input (Sun et al. 2023)",
-             "sparsegpt": "column by column with error feedback (Frantar and Alistarh 2023)",
-             "neurons": "whole feed-forward neurons, by least squares: smaller matrices",
-             "heads": "whole key and value heads with their query heads, by least squares",
-             "depth": "whole blocks, those that change their input least"}  # fmt: skip
-    keys = ", ".join(Prune.model_fields)
-    rows += [{"name": name, "about": f"prune: {text}", "keys": keys} for name, text in about.items()]
     return [*rows, {"name": "reconstruct", "about": learn, "keys": ", ".join(Reconstruct.model_fields)}]
 
 

@@ -15,7 +15,7 @@ from kerf.core.errors import refuse
 from kerf.tensors import masks
 from kerf.tensors.quantized import Quantized
 from kerf.quantize.layers import one_layer
-from kerf.config import Calibration, Quantize, parse
+from kerf.config import STEPS, Calibration, parse
 
 CELL = 64  # columns whose errors are shown together where the whole row shares a scale
 
@@ -84,7 +84,7 @@ class Subject:
         if columns % (choice.group_size or 1):
             raise refuse("group_size", choice.group_size, f"a divisor of the {columns} columns of {name}")
         *pruned, last = choice.steps()
-        step = parse(Quantize, last["quantize"], "quantize")
+        step = parse(STEPS["quantize"], last["quantize"], "quantize")
         if pruned:
             kept = masks.lowest(masks.wanda(before, second.diagonal()), choice.sparsity)
             layer = torch.nn.Linear(columns, len(before), bias=False, device="meta")

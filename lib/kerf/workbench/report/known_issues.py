@@ -135,7 +135,7 @@ def untested(results: dict, candidates: list[dict]) -> list[str]:
         f"Another draw of calibration text than {setting.get('calibration.samples')} samples with seed {manifest.get('seed')}.",
     ]
     if "perplexity" in measured:
-        lines.append(f"Contexts longer than {setting.get('evaluation.context')} tokens.")
+        lines.append(f"Contexts longer than {setting.get('evaluation.seq_len', setting.get('evaluation.context'))} tokens.")
     slow = [candidate["name"] for candidate in candidates if candidate["status"] == "ok" and "speedup" not in
             {row["name"] for row in candidate["metrics"]}]  # fmt: skip
     if slow:

@@ -13,7 +13,7 @@ from kerf.core.errors import CONTROL, nearest, refuse
 from kerf.core.user_files import given_path, read_text
 from kerf.evaluate.gates import find_criteria, read_criteria
 from kerf.core.paths import root
-from kerf.config import Calibration, Evaluation, Parameters, KERNEL_METHODS, Resources, STEPS, check_chain, parse
+from kerf.config import METHODS, STEPS, Calibration, Evaluation, Parameters, Resources, check_chain, parse
 from kerf.workbench.run.overrides import KEYS, SECTIONS, override
 from kerf.workbench.run.yaml_reader import LARGEST, read_yaml
 
@@ -34,7 +34,7 @@ class Step:
     @property
     def notebook(self) -> str:
         """Name of the notebook that does it."""
-        return "kernels" if getattr(self.parameters, "method", None) in KERNEL_METHODS else self.kind
+        return "kernels" if self.kind == "quantize" and METHODS[self.parameters.method].kernel else self.kind
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _step(step: object, path: str, given: set[str]) -> Step:
         raise refuse(path, kind, f"a kind of step: {nearest(str(kind), STEPS)}")
     values = {} if values is None else values  # `- reconstruct:` has all defaults
     parameters = parse(STEPS[kind], values, path)
-    origin = {key: _origin(f"{path}.{key}", key, given, values, {}) for key in STEPS[kind].model_fields}
+    origin = {key: _origin(f"{path}.{key}", key, given, values, {}) for key in type(parameters).model_fields}
     return Step(kind, parameters, origin)
 
 

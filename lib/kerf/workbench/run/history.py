@@ -7,6 +7,7 @@ Kerf has none and is taken as it stands.
 import os
 from pathlib import Path
 
+from kerf.config.by_method import OLD_KEYS, renamed
 from kerf.core import digests
 from kerf.workbench.run import record
 from kerf.core.errors import nearest, refuse
@@ -131,14 +132,20 @@ def _side(parameter: str, name: str, folder: Path, content: dict, candidate: dic
     return Side(
         name=name,
         model=content["model"]["id"],
-        steps=candidate.get("steps") or [],
+        steps=[renamed(step) for step in candidate.get("steps") or []],
         rows={row["name"]: row for row in candidate.get("metrics") or [] if row["value"] is not None},
         figures={key: candidate[key] for key in FIGURES if candidate.get(key) is not None},
         items=_items(parameter, name, folder / f"{candidate['name']}.parquet"),
         origin={"run": folder.name, "weights": data.get("weights"), "evaluation": data.get("evaluation"),
                 "machine": [cpu.get(key) for key in ("model", "threads")],
-                "settings": {key: entry["value"] for key, entry in settings.items() if key.startswith("evaluation.")}},
+                "settings": {_today(key): entry["value"] for key, entry in settings.items() if key.startswith("evaluation.")}},
     )  # fmt: skip
+
+
+def _today(key: str) -> str:
+    """A key of the settings by its name of today."""
+    section, _, name = key.rpartition(".")
+    return f"{section}.{OLD_KEYS.get(name, name)}"
 
 
 def _items(parameter: str, name: str, path: Path):

@@ -3,7 +3,8 @@
 import yaml
 
 from kerf.core.errors import nearest, refuse
-from kerf.config import Calibration, Evaluation, Resources, STEPS
+from kerf.config import STEPS, Calibration, Evaluation, Resources
+
 from kerf.workbench.run.yaml_reader import parse_yaml
 
 KEYS = ("model", "calibration", "evaluation", "resources", "candidates", "release", "criteria")
@@ -60,16 +61,22 @@ def _set(content: dict, path: str, value: object) -> str:
 def _step_key(chain: object, rest: str, path: str) -> tuple[int, str] | None:
     if not isinstance(chain, list) or not all(map(_is_step, chain)):
         return None
-    kinds = [STEPS[next(iter(step))] for step in chain]
+    fields = [_fields(step) for step in chain]
     number, _, key = rest.partition(".")
     if number.isdecimal() and number.isascii() and len(number) < 10:
         place = int(number) - 1
-        return (place, key) if 0 <= place < len(chain) and key in kinds[place].model_fields else None
-    places = [place for place, kind in enumerate(kinds) if rest in kind.model_fields]
+        return (place, key) if 0 <= place < len(chain) and key in fields[place] else None
+    places = [place for place, known in enumerate(fields) if rest in known]
     if len(places) > 1:
         choices = [f"{path.removesuffix(rest)}{place + 1}.{rest}" for place in places]
         raise refuse("-p", path, f"several steps have it: {' or '.join(choices)}")
     return (places[0], rest) if places else None
+
+
+def _fields(step: dict) -> list[str]:
+    """Keys that a step may have: with another method, others."""
+    kind, = step
+    return [*STEPS[kind].model_fields]
 
 
 def _is_step(step: object) -> bool:
@@ -82,5 +89,5 @@ def _paths(candidates: dict) -> list[str]:
     for name, chain in candidates.items():
         for step in chain if isinstance(chain, list) else []:
             if _is_step(step):
-                found += [f"{name}.{key}" for key in STEPS[next(iter(step))].model_fields]
+                found += [f"{name}.{key}" for key in _fields(step)]
     return found

@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-from kerf import evaluate
+from kerf import evaluate, pipeline
 from kerf.data import corpora
 from kerf.models import families, registry
 from kerf.core.cache import digest, now, replace_folder
@@ -21,9 +22,9 @@ from kerf.core.errors import InputError, escaped, refuse
 from kerf.core.user_files import check_writable
 from kerf.core.paths import data_folder, root
 from kerf.core.scratch import PREFIX, scratch, sweep
-from kerf.config import ELSEWHERE
+from kerf.config import METHODS
 from kerf.workbench.run.experiment import Experiment
-from kerf.workbench.run.notebook_stage import Done, StageFailed, accepted, check_parameters, publish, run_stage
+from kerf.workbench.run.notebook_stage import Done, StageFailed, check_parameters, publish, run_stage
 
 FREE_BYTES = 200e6  # beside three times the model: what a run writes, generously
 
@@ -86,25 +87,16 @@ def _check_keys(experiment: Experiment, kind: str) -> None:
 
 def _check_step(experiment: Experiment, path: str, step, before: list[dict]) -> None:
     """Refuse a step that the model cannot take after the steps `before`."""
-    from kerf.prune import step as prune  # these wait for torch, which a first refusal need not
-    from kerf.quantize import step as quantize
-
-    folder = registry.resolve(experiment.model)
-    learned = step.kind == "reconstruct"
-    if learned:
+    folder, asked = registry.resolve(experiment.model), step.parameters
+    if step.kind == "reconstruct":
         registry.check_kind(experiment.model, path, "encoder", "causal")
-    shares = getattr(step.parameters, "allocation", None) == "sensitivity"
-    if learned or shares or getattr(step.parameters, "method", None) in ("static", "dynamic") and step.parameters.floor is not None:
+    by_kernel = step.kind == "quantize" and METHODS[asked.method].kernel and asked.min_cosine is not None
+    if step.kind == "reconstruct" or by_kernel or getattr(asked, "allocation", "uniform") == "sensitivity":
         families.of(folder).check_held_back(folder, experiment.calibration)
-    if learned:
-        return
-    if getattr(step.parameters, "bits", None) == "mixed":
+    if getattr(asked, "bits", None) == "mixed":
         registry.check_kind(experiment.model, path, "encoder")
     try:
-        if step.kind == "prune":
-            prune.check(experiment.model, step.parameters, before)
-        else:
-            quantize.check(experiment.model, step.parameters, before)
+        pipeline.check(experiment.model, step.kind, asked, before)
     except InputError as refusal:
         raise InputError(f"{path}.{refusal}") from None
 
@@ -133,10 +125,8 @@ def _compare_parameters(experiment: Experiment, steps: list[dict], again: bool =
 
 
 def _step_parameters(experiment: Experiment, steps: list[dict], step) -> dict:
-    # A notebook need not have the keys that its methods leave at their defaults; what was asked for it must have.
-    known, origin = accepted(step.notebook), step.origin
-    values = {key: value for key, value in step.parameters.model_dump().items() if key in known or origin[key] != "default"}
-    return {**_shared(experiment), "before": steps, **values}
+    values = step.parameters.model_dump()
+    return {**_shared(experiment), "before": steps, **({"step": values} if "method" in values else values)}
 
 
 def _resources_parameters(experiment: Experiment, chains: dict[str, list[dict]]) -> dict:
@@ -159,10 +149,9 @@ def _elsewhere(experiment: Experiment) -> dict[str, str]:
     found = {}
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
-            if getattr(step.parameters, "method", None) in ELSEWHERE:
-                from kerf.formats.imported import fingerprint
-
-                found[f"{name}.{number}"] = digest(fingerprint(step.parameters, experiment.calibration))
+            if step.kind == "quantize" and METHODS[step.parameters.method].imported:
+                imported = import_module(METHODS[step.parameters.method].imported)
+                found[f"{name}.{number}"] = digest(imported.fingerprint(step.parameters, experiment.calibration))
     return found
 
 
