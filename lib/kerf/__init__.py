@@ -1,23 +1,24 @@
 """Kerf measures what compressing a model costs.
 
-The path through the library, top to bottom: `models` and `texts` say what is compressed and on which
-text; `calibrate` looks at the inputs of every layer; `quantize` cuts; `store` keeps the result;
-`evaluate` compares it with the baseline; `judge` decides. Notebooks call these stages. The
-`workbench` package runs notebooks and renders reports; nothing here imports from it.
+The path through the library, bottom to top: `models` and `data` say what is compressed and on which text; `calibration`
+looks at the inputs of every layer; `quantize`, `prune` and `training` compress; `tensors` stores the result; `evaluate`
+compares it with the baseline and judges. `pipeline` dispatches the steps; `workbench` runs notebooks and writes reports.
 """
 
 __version__ = "0.1.0"
-__all__ = ["embedder", "load", "open_model", "reranker"]
+# Lazy, so that `import kerf` (and with it every command-line refusal) does not wait for torch.
+_PUBLIC = {
+    "embedder": "kerf.backends.service",
+    "load": "kerf.models.registry",
+    "open_model": "kerf.models.registry",
+    "reranker": "kerf.backends.service",
+}
+__all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str):
-    # Lazy, so that `import kerf` (and with it every command-line refusal) does not wait for torch.
-    if name in ("embedder", "reranker"):
-        from kerf.backends import service
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'kerf' has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(service, name)
-    if name in __all__:
-        from kerf.models import registry
-
-        return getattr(registry, name)
-    raise AttributeError(f"module 'kerf' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

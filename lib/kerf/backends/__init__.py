@@ -4,7 +4,7 @@ available(): whether it is installed, INSTALL: the line that installs it; conver
 which weights(graph) names the layers, put_integers and put_packed (graph, found) change them, and save(graph, folder,
 half) writes; run(folder, card, threads): the model of a candidate as a function of input_ids, attention_mask and
 token_type_ids, (texts, tokens) each, that gives embeddings or scores (texts, features); settings(step) is what the card
-tells it. Which method runs on which library stands in `kerf.config.quantize.KERNEL_METHODS`.
+tells it. Which library runs which method stands in `kerf.config.backends`.
 """
 
 import logging as python_logging
@@ -13,19 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 from io import StringIO
-from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
+from kerf.config.backends import BACKENDS
 from kerf.core.errors import refuse
-
 
 MASKED = -1e9  # a score of what is not attended to: exp of it is 0, and it is finite in bfloat16 too
 
 
 def backend(name: str) -> ModuleType:
     """The module of a library; InputError when it is not installed."""
-    found = import_module(f"kerf.backends.{name}")
+    found = import_module(BACKENDS.named(name, "backend").module)
     if not found.available():
         raise refuse("backend", name, f"a library that is installed: `{found.INSTALL}`")
     return found
@@ -84,12 +83,3 @@ def attending() -> Iterator[None]:
 
     with patch.object(torch.nn.functional, "scaled_dot_product_attention", finite):
         yield
-
-
-def load(folder: Path, card: dict):
-    """The encoder or reranker of a candidate's directory, whose card was verified."""
-    from kerf.core.cache import threads
-    from kerf.backends.serve import Encoder, Reranker
-
-    serving = {"encoder": Encoder, "reranker": Reranker}[card["kind"]]
-    return serving(folder, backend(card["backend"]).run(folder, card, threads()), card)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from kerf.backends import backend
 from kerf.backends import tokens as tokenizing
 from kerf.backends.tokens import padded as padded
+from kerf.core.cache import threads
 from kerf.core.errors import refuse
 from kerf.core.finite import check_finite
 
@@ -131,3 +133,9 @@ def check(model: str, folder: Path) -> None:
     path = folder / "config_sentence_transformers.json"
     if path.is_file() and (value := json.loads(path.read_text()).get("default_prompt_name")):
         raise refuse("model", model, f"a model without default_prompt_name for a real kernel; {path.name} says {value!r}")
+
+
+def opened(folder: Path, card: dict) -> Encoder | Reranker:
+    """The encoder or reranker of a candidate's directory, whose manifest was verified."""
+    serving = {"encoder": Encoder, "reranker": Reranker}[card["kind"]]
+    return serving(folder, backend(card["backend"]).run(folder, card, threads()), card)

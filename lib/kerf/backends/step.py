@@ -72,7 +72,7 @@ def _make(folder, model, step, calibration, source) -> dict:
                        "origin": registry.weights_digest(registry.resolve(model)), "backend": step.backend, "settings": library.settings(step),
                        "tokens": told, "code_bits": _code_bits(step) if integers else None})  # fmt: skip
     same = mixed.ROUNDED if integers or step.compute_dtype == "bfloat16" else mixed.SAME
-    mixed.check(backends.load(folder, manifest.verify(folder)).run, sequences, told["pad"], told["max_length"], same)
+    mixed.check(serve.opened(folder, manifest.verify(folder)).run, sequences, told["pad"], told["max_length"], same)
     layers = [_row(name, integers.get(name), packed.get(name), name in there) for name in linears]
     sizes = [_bits(linears[name].weight, integers.get(name), packed.get(name), step) for name in linears if name in there]
     count = sum(linears[name].weight.numel() for name in linears if name in there)

@@ -6,7 +6,7 @@ from functools import cached_property
 from pydantic.fields import FieldInfo
 
 from kerf.config.base import Parameters
-from kerf.core.errors import nearest, refuse
+from kerf.core.errors import listed, nearest, refuse
 
 # Names that keys and methods had in experiments; manifests and the history still have them.
 OLD_KEYS = {"floor": "min_cosine", "compute": "compute_dtype", "floats": "unquantized_dtype", "splices": "augmentation_factor",
@@ -60,12 +60,6 @@ class ByMethod:
         if elsewhere:
             return f"no key of method {type_.model_fields['method'].default}; {listed(elsewhere, 'and')} {'has' if len(elsewhere) == 1 else 'have'} it"
         return f"no such key; {nearest(key, type_.model_fields)}"
-
-
-def listed(names, joint: str = "or") -> str:
-    """a, b or c."""
-    *first, last = map(str, names)
-    return f"{', '.join(first)} {joint} {last}" if first else last
 
 
 def renamed(step: dict) -> dict:

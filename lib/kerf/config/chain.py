@@ -6,11 +6,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from kerf.config.base import Parameters
-from kerf.config.by_method import OLD_KEYS, ByMethod, listed
+from kerf.config.by_method import OLD_KEYS, ByMethod
 from kerf.config.methods import METHODS, PRUNING_METHODS, STEPS
 from kerf.config.prune import Prune
 from kerf.config.quantize import Quantize
-from kerf.core.errors import InputError, nearest, refuse
+from kerf.core.errors import InputError, listed, nearest, refuse
 
 
 def check_chain(steps: list[dict], path: str) -> None:

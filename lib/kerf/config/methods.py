@@ -6,7 +6,7 @@ A new method is a file with its functions and an entry here, or in another packa
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from kerf.config import prune, quantize
 from kerf.config.base import Parameters
@@ -67,9 +67,3 @@ PRUNING_METHODS = Registry(
 STEPS: dict[str, ByMethod | type[Parameters]] = {
     "quantize": ByMethod(METHODS), "reconstruct": prune.Reconstruct, "prune": ByMethod(PRUNING_METHODS),
 }  # fmt: skip
-
-
-def libraries() -> dict[str, tuple[str, ...]]:
-    """Libraries of each method that runs on a real kernel; the first is taken where none is named."""
-    kernels = {name: entry.parameters.model_fields["backend"] for name, entry in METHODS.items() if entry.kernel}
-    return {name: get_args(field.annotation) for name, field in kernels.items()}

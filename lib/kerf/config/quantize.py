@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from kerf.config.base import MOST, Bits, Flag, Name, Parameters, Pattern, Sparsity, Sweeps, nm_pattern, of_pattern, whole
-from kerf.core.errors import refuse
+from kerf.config.backends import libraries
+from kerf.core.errors import listed, refuse
 from kerf.tensors.granularity import Granularity, PerChannel, PerGroup, PerTensor
 
 GroupSize = Annotated[int | None, Field(ge=2, le=MOST, description=f"2 to {MOST}, a divisor of every layer's columns")]
@@ -133,6 +134,16 @@ class Gptqmodel(Imported):
     act_order: Flag = True
 
 
+def _check_kernel(step):
+    known = libraries(step.method)
+    if step.backend not in known:
+        raise refuse("backend", step.backend, f"{listed(known)} with method {step.method}")
+    if step.compute_dtype == "bfloat16" and step.method != "bfloat16" and step.backend != "openvino":
+        accepted = f"float32, or bfloat16 with backend openvino; {step.backend} computes the rest in float32"
+        raise refuse("compute_dtype", step.compute_dtype, accepted)
+    return step
+
+
 class WholeRows(Quantize):
     """Weights and inputs on integer kernels, or in bfloat16: one scale a row, which nothing else can be."""
 
@@ -153,12 +164,10 @@ class Static(WholeRows):
     embeddings: Embeddings = 8
     unquantized_dtype: UnquantizedDtype = "float32"
     min_cosine: MinCosine = None
-    backend: Annotated[Literal["openvino", "onnxruntime", "torch"], Field(description="openvino, onnxruntime or torch with method static")] = "openvino"
+    backend: Annotated[Name, Field(description="openvino, onnxruntime or torch with method static")] = "openvino"
     compute_dtype: ComputeDtype = "float32"
 
-    @model_validator(mode="after")
-    def _computes(self):
-        return _check_compute(self)
+    _runs = model_validator(mode="after")(_check_kernel)
 
 
 class Dynamic(WholeRows):
@@ -170,7 +179,9 @@ class Dynamic(WholeRows):
     embeddings: Embeddings = 8
     unquantized_dtype: UnquantizedDtype = "float32"
     min_cosine: MinCosine = None
-    backend: Annotated[Literal["torch", "onnxruntime"], Field(description="torch or onnxruntime with method dynamic")] = "torch"
+    backend: Annotated[Name, Field(description="torch or onnxruntime with method dynamic")] = "torch"
+
+    _runs = model_validator(mode="after")(_check_kernel)
 
 
 class WeightOnly(Grouped):
@@ -181,7 +192,7 @@ class WeightOnly(Grouped):
     pattern: ClassVar[None] = None
     method: Literal["weight_only"] = "weight_only"
     bits: Annotated[Literal[4, 8], Field(description="4 or 8 with method weight_only")] = 8
-    backend: Annotated[Literal["openvino", "onnxruntime"], Field(description="openvino or onnxruntime with method weight_only")] = "openvino"
+    backend: Annotated[Name, Field(description="openvino or onnxruntime with method weight_only")] = "openvino"
     compute_dtype: ComputeDtype = "float32"
 
     @model_validator(mode="before")
@@ -193,7 +204,7 @@ class WeightOnly(Grouped):
     def _runs(self):
         if self.backend == "onnxruntime" and (self.group_size or 16) % 16:
             raise refuse("group_size", self.group_size, "a multiple of 16 with backend onnxruntime")
-        return _check_compute(self)
+        return _check_kernel(self)
 
     def gptq(self) -> Gptq:
         """The step that makes the codes."""
@@ -210,11 +221,6 @@ class Bfloat16(WholeRows):
     method: Literal["bfloat16"] = "bfloat16"
     bits: Annotated[Literal[16], Field(description="16 with method bfloat16")] = 16
     unquantized_dtype: UnquantizedDtype = "float16"
-    backend: Annotated[Literal["openvino", "torch"], Field(description="openvino or torch with method bfloat16")] = "openvino"
+    backend: Annotated[Name, Field(description="openvino or torch with method bfloat16")] = "openvino"
 
-
-def _check_compute(step):
-    if step.compute_dtype == "bfloat16" and step.backend != "openvino":
-        accepted = f"float32, or bfloat16 with backend openvino; {step.backend} computes the rest in float32"
-        raise refuse("compute_dtype", step.compute_dtype, accepted)
-    return step
+    _runs = model_validator(mode="after")(_check_kernel)

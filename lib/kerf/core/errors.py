@@ -59,3 +59,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(str(word)[:SHOWN], known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"accepted: {', '.join(known) or 'none, there is nothing yet'}"
+
+
+def listed(names: Iterable[object], joint: str = "or") -> str:
+    """a, b or c."""
+    *first, last = map(str, names)
+    return f"{', '.join(first)} {joint} {last}" if first else last

@@ -13,10 +13,11 @@ from pathlib import Path
 from kerf.core import timeouts
 from kerf.data import downloads
 from kerf.models import architecture, families, gguf, model_files
-from kerf.training import train_cross_encoder
 from kerf.core.cache import artifact, digest, meta
 from kerf.core.digests import sha256
 from kerf.core.errors import nearest, refuse
+from kerf.config.backends import BACKENDS
+from kerf.core.registry import resolved
 from kerf.core.user_files import given_path
 from kerf.core.paths import data_folder
 from kerf.models.safety import check_files, check_folder
@@ -31,14 +32,14 @@ class Preset:
 
     source: downloads.Source
     calibration: dict = field(default_factory=dict)
-    made: Callable[[Path], Path] = lambda folder: folder
+    made: Callable[[Path], Path] | str = lambda folder: folder
     about: str = ""
 
 
 MODELS = {
     "minilm": Preset(downloads.MINILM, {"max_length": 128}),
     "smollm2": Preset(downloads.SMOLLM2, {"samples": 32, "max_length": 256}, lambda folder: gguf.converted(folder / "model.gguf")),
-    "reranker": Preset(downloads.MINILM, {"max_length": 128}, train_cross_encoder.trained,
+    "reranker": Preset(downloads.MINILM, {"max_length": 128}, "kerf.training.train_cross_encoder:trained",
                        "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text"),
 }  # fmt: skip
 
@@ -51,7 +52,7 @@ def resolve(model: str) -> Path:
     Raises InputError when there is none, when a hub cannot be reached, or when the files are not safe.
     """
     if model in MODELS:
-        return MODELS[model].made(downloads.fetch(MODELS[model].source))
+        return resolved(MODELS[model].made)(downloads.fetch(MODELS[model].source))
     local = given_path(model)
     if local and local.is_dir():
         return _checked(model, local.resolve())
@@ -179,9 +180,7 @@ def load(path: str | os.PathLike, device: str = "cpu"):
     card = manifest.verify(folder)
     model_files.check_no_adapter(str(path), folder)
     if "backend" in card:
-        from kerf import backends
-
-        return backends.load(folder, card)
+        return resolved(BACKENDS.named(card["backend"], "backend").opener)(folder, card)
     weights = parquet.read_weights(folder / parquet.WEIGHTS)
     return families.KINDS[card["kind"]].with_weights(folder, card["class"], weights, device)
 

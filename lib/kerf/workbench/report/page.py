@@ -20,7 +20,7 @@ from kerf.workbench.report import leaderboard
 from kerf.workbench.report.serving_report import laid_out
 from kerf.workbench.report.text_format import TONES, answer, describe, explained, interval, moment, number, step_in_words, summary
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 DRAWN_LOG = ("kl_mean", "perplexity_ratio")  # spread over powers of ten
 
 

@@ -22,7 +22,7 @@ from kerf.core.cache import HANDOVER, NOTICE, artifact, handed_over, meta
 from kerf.core.errors import printable, refuse
 from kerf.core.paths import root
 from kerf.core.digests import sha256
-from kerf.workbench.report.notebook_html import notebook_to_html
+from kerf.workbench.run.notebook_html import notebook_to_html
 from kerf.workbench.run.kernel_forkserver import Nursery
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kerf.core.errors import of_page
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 BANNER = "papermill-error-cell-tag"
