@@ -9,8 +9,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "lib"))
 
-from kerf.evaluate.formulas import FORMULAS, SYMBOLS  # noqa: E402  the path above is where kerf is found without an installation
-from kerf.evaluate.metrics import FIGURES, METRICS  # noqa: E402
+from kerf.evaluate.metrics import FIGURES, METRICS, SYMBOLS  # noqa: E402  the path above is where kerf is found without an installation
 from kerf.config import STEPS, Calibration, Evaluation, Resources  # noqa: E402
 from kerf.config.by_method import ByMethod  # noqa: E402
 
@@ -66,7 +65,7 @@ def metrics() -> str:
     symbols = "\n".join(f"- {name}: {meaning}." for name, meaning in SYMBOLS.items())
     head = ["metric", "formula", "meaning", "better", "gated"]
     rows = {
-        name: [f"{metric.label}<br>`{name}`", FORMULAS.get(name, ""), metric.doc, metric.better, "yes" if metric.gated else "no"]
+        name: [f"{metric.label}<br>`{name}`", metric.formula, metric.doc, metric.better, "yes" if metric.gated else "no"]
         for name, metric in METRICS.items()
     }
     lost = table(head, [row for name, row in rows.items() if name not in FIGURES])

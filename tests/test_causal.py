@@ -157,7 +157,7 @@ def test_mixed_widths_refuse_a_causal_model(model):
 
 
 def test_kinds_offer_the_same_names():
-    for kind in families.KINDS.values():
+    for kind in families.FAMILIES.values():
         for name in ("open_folder", "with_weights", "network", "batches", "held_batches", "check_held_back", "about", "sample_texts"):
             assert callable(getattr(kind, name))
 

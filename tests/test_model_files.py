@@ -89,7 +89,7 @@ def candidate_of(model, folder, **changes):
 
 def ids(opened, family):
     """Every way in which a text becomes tokens, and what is said of them."""
-    reader = families.KINDS[family].reader(opened)
+    reader = families.FAMILIES[family].reader(opened)
     second = [text[::-1] for text in TEXTS]
     found = [reader(text)["input_ids"] for text in TEXTS] + [reader(a, b)["input_ids"] for a, b in zip(TEXTS, second, strict=True)]
     messages = [{"role": "query", "content": TEXTS[0]}, {"role": "document", "content": TEXTS[1]}]

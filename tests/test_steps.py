@@ -7,6 +7,7 @@ from kerf.config import Calibration, STEPS, check_divides, parse
 BITS = "a whole number from 2 to 8, 1.6 (ternary) or mixed"
 GROUP_SIZE = "a divisor of every layer's columns"
 EMBEDDINGS = "2 to 8, 32 (left in float) or same (as bits)"
+OLD = {"floor": "min_cosine", "floats": "unquantized_dtype", "compute": "compute_dtype"}
 TOGETHER = "group together with a group_size, or another without one"
 
 WRONG = [
@@ -15,8 +16,12 @@ WRONG = [
     *[({"embeddings": value}, "embeddings", value, EMBEDDINGS) for value in (1, 33, "sames", True, None)],
     ({"bitz": 4}, "bitz", 4, "no such key; did you mean bits?"),
     ({"groupsize": 64}, "groupsize", 64, "did you mean group_size"),
-    ({"percdamp": 1}, "percdamp", 1, "no such key; accepted: act_order, asymmetric_calibration, backend, bits"),
-    ({"method": "gtpq"}, "method", "gtpq", "rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16"),
+    ({"percdamp": 1}, "percdamp", 1, "no such key; accepted: bits, budget_bytes, clip, embeddings"),
+    ({"method": "gtpq"}, "method", "gtpq", "rtn, gptq, checkpoint, gptqmodel, static, dynamic, weight_only or bfloat16"),
+    ({"sweeps": 1}, "sweeps", 1, "no key of method rtn; gptq has it"),
+    ({"method": "gptq", "compute_dtype": "bfloat16"}, "compute_dtype", "bfloat16", "no key of method gptq; static and weight_only have it"),
+    *[({old: 1}, old, 1, f"{new}, which it is called now") for old, new in OLD.items()],
+    ({"method": "weights"}, "method", "weights", "weight_only, which it is called now"),
     ({"granularity": "row"}, "granularity", "row", "tensor, channel or group"),
     ({"clip": "max"}, "clip", "max", "none, mse or hessian"),
     ({"symmetric": 1}, "symmetric", 1, "true or false"),

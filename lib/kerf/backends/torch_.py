@@ -136,7 +136,7 @@ def run(folder: Path, card: dict, threads: int):
         tensors[f"{owner}weight"] = torch.empty(parts[owner[:-1]]["codes"].shape)  # until the layer is put in its place
         if "bias" in parts[owner[:-1]]:
             tensors[f"{owner}bias"] = parts[owner[:-1]]["bias"]
-    opened = families.KINDS[card["kind"]].with_weights(folder, card["class"], tensors)
+    opened = families.FAMILIES[card["kind"]].with_weights(folder, card["class"], tensors)
     torch.set_num_threads(threads)
     _put(opened, parts)
     whole, taken = families.whole(opened), families.of_opened(opened).inputs(opened)

@@ -1,7 +1,6 @@
 """The keys of a kind of step whose `method` decides which keys there are: a discriminated union that other packages can add to."""
 
 from collections.abc import Mapping
-from functools import cached_property
 
 from pydantic.fields import FieldInfo
 
@@ -45,7 +44,7 @@ class ByMethod:
         known = isinstance(method, str) and method in self.methods
         return self.methods[method].parameters.model_fields if known else {"method": self.model_fields["method"]}
 
-    @cached_property
+    @property
     def model_fields(self) -> dict[str, FieldInfo]:
         """Every key that any method has."""
         return {key: field for entry in reversed(list(self.methods.values())) for key, field in entry.parameters.model_fields.items()}

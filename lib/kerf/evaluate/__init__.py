@@ -15,9 +15,11 @@ from kerf.evaluate import stats as st
 from kerf.core.cache import artifact, meta, threads
 from kerf.evaluate import fidelity, latency
 from kerf.evaluate.measured_process import run_measured
-from kerf.evaluate.registry import KINDS, kind
+from kerf.evaluate.metrics import brought
+from kerf.evaluate.by_family import kind, of_family
 from kerf.config import Evaluation
-__all__ = ["KINDS", "compare", "encode", "kind", "read"]
+
+__all__ = ["compare", "encode", "kind", "of_family", "read"]
 
 
 def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:
@@ -65,6 +67,7 @@ def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = F
     key = {"base": meta(base)["key"], "other": meta(other)["key"]}
     # Timings are of one measurement: a comparison made again takes in the encoding that was made again.
     key["restored"] = spec.restored
+    key["metrics"] = [metric.name for metric in brought(families.name_of(registry.resolve(model)))]
     key["when"] = [meta(base)["finished"], meta(other)["finished"]]
     return artifact("comparison", key, lambda folder: _compare(folder, model, candidate, spec, base, other, device))
 
@@ -72,6 +75,7 @@ def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = F
 def _compare(folder: Path, model: str, candidate: str | Path, spec: Evaluation, base: Path, other: Path, device: str) -> dict:
     how = kind(model)
     rows, pictures = how.compare(folder, how.gather(model, spec), base, other)
+    rows += _brought(families.name_of(registry.resolve(model)), folder)
     pictures["restored"] = how.restored(model, candidate, spec, base) if candidate else []
     rows += _resources(meta(base)["result"], meta(other)["result"])
     if candidate and latency.is_faster(candidate):
@@ -80,6 +84,15 @@ def _compare(folder: Path, model: str, candidate: str | Path, spec: Evaluation, 
     (folder / "metrics.json").write_text(json.dumps(rows))
     (folder / "pictures.json").write_text(json.dumps(pictures))
     return {"encode_seconds": meta(other)["result"]["encode_seconds"]}
+
+
+def _brought(family: str, folder: Path) -> list[dict]:
+    """Rows of metrics that other code brings, from the table of items."""
+    import pandas as pd
+
+    found = brought(family)
+    items = pd.read_parquet(folder / "items.parquet") if found else None
+    return [fidelity.mean(metric.name, *metric.measure(items), metric.perfect) for metric in found]
 
 
 def _resources(base: dict, other: dict) -> list[dict]:

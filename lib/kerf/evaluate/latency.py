@@ -44,10 +44,10 @@ def metric(request: dict) -> dict:
 
 def measure(request: dict) -> list[float]:
     """Seconds of the baseline over the candidate's in every round, after one that does not count."""
-    from kerf.evaluate.registry import KINDS
+    from kerf.evaluate.by_family import of_family
     from kerf.models import registry
 
-    ask = KINDS[request["kind"]].ask
+    ask = of_family(request["kind"]).ask
     both = [registry.open_source(request["model"], source, request["device"]) for source in ("", request["candidate"])]
     seconds = np.zeros((ROUNDS + 1, 2))
     for number in range(ROUNDS + 1):

@@ -24,7 +24,7 @@ def measure(request: dict, folder: Path) -> dict:
     if not request["candidate"] or manifest.needs_torch(request["candidate"]):
         import sentence_transformers  # noqa: F401
 
-    from kerf.evaluate.registry import KINDS
+    from kerf.evaluate.by_family import of_family
     from kerf.models import registry
     from kerf.core.memory import peak_rss_bytes
 
@@ -37,7 +37,7 @@ def measure(request: dict, folder: Path) -> dict:
     model = opened()  # what kept a child from opening it is raised here
     if not all(load_seconds):
         raise RuntimeError("a process that only loads the model did not finish")
-    answered = KINDS[request["kind"]].answer(model, request, folder)
+    answered = of_family(request["kind"]).answer(model, request, folder)
     return {
         "import_seconds": import_seconds,
         "load_seconds": load_seconds,

@@ -182,7 +182,7 @@ def load(path: str | os.PathLike, device: str = "cpu"):
     if "backend" in card:
         return resolved(BACKENDS.named(card["backend"], "backend").opener)(folder, card)
     weights = parquet.read_weights(folder / parquet.WEIGHTS)
-    return families.KINDS[card["kind"]].with_weights(folder, card["class"], weights, device)
+    return families.FAMILIES[card["kind"]].with_weights(folder, card["class"], weights, device)
 
 
 def open_source(model: str, source: str | os.PathLike | None, device: str = "cpu"):
@@ -211,5 +211,5 @@ def check_kind(model: str, what: str, *known: str) -> None:
     """Refuse a model whose kind is not among the `known`, which is all that `what` can do."""
     kind = families.name_of(resolve(model))
     if kind not in known:
-        accepted, article_and_noun = " or ".join(families.CALLED[name] for name in known), families.CALLED[kind]
+        accepted, article_and_noun = " or ".join(families.FAMILIES[name].CALLED for name in known), families.FAMILIES[kind].CALLED
         raise refuse("model", model, f"{accepted}; {what} does not know {article_and_noun.partition(' ')[2]}s yet")

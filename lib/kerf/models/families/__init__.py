@@ -1,5 +1,7 @@
-"""The kinds of models. What differs between them stands in one file a kind, under the same names:
+"""The families of models. What differs between them stands in one file a family, under the same names:
 
+NAME and CALLED ("a reranker"); takes(architecture, folder): whether a model is of this family, by the class that its
+configuration names; opens_as(opened): whether an opened one is; EVALUATION: the module that says how it is measured;
 open_folder(folder, device), with_weights(folder, class_name, weights, device): the model, ready to use;
 network(opened): the part whose layers are compressed; batches(opened, spec): calibration text as the
 network takes it; held_batches(opened, spec): the same of text outside the sample, check_held_back(folder,
@@ -14,35 +16,27 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+from kerf.core.registry import Registry
 from kerf.models.families import causal, cross_encoder, encoder
 
-KINDS = {"encoder": encoder, "causal": causal, "reranker": cross_encoder}
-# Classes of causal language models that do not end in ForCausalLM.
-LANGUAGE_MODELS = ("GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel")
-CALLED = {"encoder": "an encoder", "causal": "a causal language model", "reranker": "a reranker"}
+FAMILIES = Registry("kerf.families", encoder, causal, cross_encoder)
 
 
 def name_of(folder: Path) -> str:
-    """Name of the kind of the model in `folder`, by its configuration."""
-    config = folder / "config.json"
-    architectures = (json.loads(config.read_text()).get("architectures") if config.is_file() else None) or [""]
-    if architectures[0].endswith("ForSequenceClassification"):
-        return "reranker"
-    causal_head = architectures[0].endswith(("ForCausalLM", *LANGUAGE_MODELS)) and not (folder / "modules.json").is_file()
-    return "causal" if causal_head else "encoder"
+    """Name of the family of the model in `folder`, by its configuration."""
+    return of(folder).NAME
 
 
 def of(folder: Path) -> ModuleType:
-    """The kind of the model in `folder`."""
-    return KINDS[name_of(folder)]
+    """The family of the model in `folder`: the last in the registry that takes it, since the first takes every one."""
+    config = folder / "config.json"
+    architectures = (json.loads(config.read_text()).get("architectures") if config.is_file() else None) or [""]
+    return next(family for family in reversed(list(FAMILIES.values())) if family.takes(architectures[0], folder))
 
 
 def of_opened(opened) -> ModuleType:
-    """The kind of an opened model."""
-    from sentence_transformers import CrossEncoder
-    from transformers import PreTrainedModel
-
-    return causal if isinstance(opened, PreTrainedModel) else cross_encoder if isinstance(opened, CrossEncoder) else encoder
+    """The family of an opened model."""
+    return next(family for family in reversed(list(FAMILIES.values())) if family.opens_as(opened))
 
 
 def whole(opened):

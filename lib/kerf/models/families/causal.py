@@ -15,11 +15,29 @@ from kerf.models.families.opening import from_folder, quiet
 from kerf.models.tensor_check import complete
 from kerf.config import Calibration
 
+NAME, CALLED = "causal", "a causal language model"
+EVALUATION = "kerf.evaluate.causal"
+# Classes of causal language models that do not end in ForCausalLM.
+OTHERS = ("GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel")
+
 BATCH_TOKENS = 1024  # of a batch of chunks
 HELD_BACK = 16  # chunks by which a step judges itself
 BETWEEN = "\n\n"  # documents
 EXAMPLES = ("The capital of France is the city of",)  # what `answer` takes
 LIKELY = 5  # tokens that `told` tells of
+
+
+def takes(architecture: str, folder: Path) -> bool:
+    """Classes with a head for the next token, where sentence-transformers does not make an encoder of them."""
+    return architecture.endswith(("ForCausalLM", *OTHERS)) and not (folder / "modules.json").is_file()
+
+
+def opens_as(opened) -> bool:
+    """Models of transformers themselves."""
+    from transformers import PreTrainedModel
+
+    return isinstance(opened, PreTrainedModel)
+
 
 
 def open_folder(folder: Path, device: str = "cpu"):

@@ -15,9 +15,25 @@ from kerf.models.families.causal import tokenizer
 from kerf.models.families.opening import loading, opened
 from kerf.config import Calibration
 
+NAME, CALLED = "reranker", "a reranker"
+EVALUATION = "kerf.evaluate.cross_encoder"
+
 BATCH_SIZE = 16
 EXAMPLES = ("Where is the Eiffel Tower?", "The Eiffel Tower stands in Paris, on the Champ de Mars.")  # what `answer` takes
 HELD_BACK = 64  # pairs by which a step judges itself
+
+
+def takes(architecture: str, folder: Path) -> bool:
+    """Classes with a head that scores a pair."""
+    return architecture.endswith("ForSequenceClassification")
+
+
+def opens_as(opened) -> bool:
+    """CrossEncoders of sentence-transformers."""
+    from sentence_transformers import CrossEncoder
+
+    return isinstance(opened, CrossEncoder)
+
 
 
 def open_folder(folder: Path, device: str = "cpu"):

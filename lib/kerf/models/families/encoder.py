@@ -9,8 +9,22 @@ from kerf.models.families.causal import tokenizer
 from kerf.models.families.opening import loading, opened
 from kerf.config import Calibration
 
+NAME, CALLED = "encoder", "an encoder"
+EVALUATION = "kerf.evaluate.encoder"
+
 BATCH_SIZE = 16
 EXAMPLES = ("A man is playing the guitar.", "Someone makes music on a stage.")  # what `answer` takes
+
+
+def takes(architecture: str, folder: Path) -> bool:
+    """Every model that no other family takes."""
+    return True
+
+
+def opens_as(opened) -> bool:
+    """Every model that no other family opens."""
+    return True
+
 
 
 def open_folder(folder: Path, device: str = "cpu"):

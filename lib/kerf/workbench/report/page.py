@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from kerf.core.errors import of_page
-from kerf.evaluate.formulas import SYMBOLS
+from kerf.evaluate.metrics import SYMBOLS
 from kerf.charts import svg
 from kerf.workbench.report import leaderboard
 from kerf.workbench.report.serving_report import laid_out

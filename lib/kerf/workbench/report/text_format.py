@@ -4,7 +4,6 @@ import math
 from datetime import UTC, datetime
 from textwrap import shorten
 
-from kerf.evaluate.formulas import FORMULAS
 from kerf.evaluate.metrics import METRICS
 
 OPS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
@@ -53,7 +52,7 @@ def describe(name: str | None) -> dict:
     """Label, explanation, formula, unit and direction of a metric; the bare name if it is unknown."""
     metric = METRICS.get(name)
     label = metric.label[:1].upper() + metric.label[1:] if metric else name
-    return {"name": name, "label": label, "doc": getattr(metric, "doc", ""), "formula": FORMULAS.get(name, ""),
+    return {"name": name, "label": label, "doc": getattr(metric, "doc", ""), "formula": getattr(metric, "formula", ""),
             "unit": getattr(metric, "unit", "") or "", "better": getattr(metric, "better", "higher")}
 
 

@@ -78,10 +78,10 @@ def _check_texts(experiment: Experiment) -> None:
 def _check_keys(experiment: Experiment, kind: str) -> None:
     """Refuse keys of `evaluation` that were asked for and that nothing reads for a model of this kind."""
     # What candidates take as a service is measured on sentences, whatever the kind.
-    reads = {*evaluate.KINDS[kind].READS, *(["sentences"] if experiment.resources else [])}
+    reads = {*evaluate.of_family(kind).READS, *(["sentences"] if experiment.resources else [])}
     for key, value in experiment.evaluation.model_dump().items():
         if key not in reads and experiment.origin[f"evaluation.{key}"] != "default":
-            accepted = f"no key of {families.CALLED[kind]}, which {experiment.model} is; accepted: {', '.join(sorted(reads))}"
+            accepted = f"no key of {families.FAMILIES[kind].CALLED}, which {experiment.model} is; accepted: {', '.join(sorted(reads))}"
             raise refuse(f"evaluation.{key}", value, accepted)
 
 
