@@ -10,15 +10,20 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import kerf
 from causal_peers import MODEL, Judge, llmcompressor, lost
-from kerf.core.cache import meta
-from kerf.pipeline import build
-from kerf.core.paths import root
+
+import kerf
 from kerf.config import Calibration
+from kerf.core.cache import meta
+from kerf.core.paths import root
+from kerf.pipeline import build
 
 # Wanda as it was published, and with what is kept settled afterwards.
-KERF = {"wanda": {"method": "wanda", "sweeps": 0}, "wanda, settled": {"method": "wanda", "sweeps": 2}, "sparsegpt": {"method": "sparsegpt"}}
+KERF = {
+    "wanda": {"method": "wanda", "sweeps": 0},
+    "wanda, settled": {"method": "wanda", "sweeps": 2},
+    "sparsegpt": {"method": "sparsegpt"},
+}
 
 
 def main() -> None:
@@ -28,7 +33,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32, help="calibration chunks of news")
     parser.add_argument("--length", type=int, default=256, help="tokens of a chunk")
     parser.add_argument("--contexts", type=int, default=64, help="chunks of wiki that are measured")
-    parser.add_argument("--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer")
+    parser.add_argument(
+        "--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer"
+    )
     asked = parser.parse_args()
     spec = Calibration(samples=asked.samples, max_length=asked.length)
     python = asked.environments / "llmcompressor" / "bin" / "python"
@@ -44,12 +51,16 @@ def main() -> None:
             row(name, opened := kerf.load(made), meta(made)["result"]["compress_seconds"])
         for method in ("wanda", "sparsegpt"):
             weights, figures = llmcompressor(python, spec, method=method, sparsity=asked.sparsity)
-            opened.load_state_dict(weights, strict=False)  # all of its linear layers; the rest is the baseline's on both sides
+            opened.load_state_dict(
+                weights, strict=False
+            )  # all of its linear layers; the rest is the baseline's on both sides
             row(f"llm-compressor {method}", opened, figures["seconds"])
     for name in KERF:
         theirs = scores[f"llm-compressor {name.split(',')[0]}"]
         mean, low, high = judge.mean(scores[name]["loss"] - theirs["loss"])
-        print(f"log perplexity of {name} less llm-compressor's: {mean:+.4f} ({low:+.4f} to {high:+.4f}), goal at most 0")
+        print(
+            f"log perplexity of {name} less llm-compressor's: {mean:+.4f} ({low:+.4f} to {high:+.4f}), goal at most 0"
+        )
 
 
 if __name__ == "__main__":

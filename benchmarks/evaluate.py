@@ -13,13 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import kerf
 import numpy as np
 import torch
+
+import kerf
 from kerf import pipeline
-from kerf.evaluate import causal, causal_inference
-from kerf.core.memory import anonymous_peak
 from kerf.config import Calibration, Evaluation
+from kerf.core.memory import anonymous_peak
+from kerf.evaluate import causal, causal_inference
 
 MODEL, STEP = "smollm2", {"quantize": {"method": "rtn", "bits": 4, "group_size": 64}}
 GOAL = 1.2
@@ -53,17 +54,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     chunks_asked, rounds = vars(parser.parse_args()).values()
     chunks = torch.from_numpy(causal.gather(MODEL, Evaluation(num_chunks=chunks_asked)).chunks)
-    models = kerf.open_model(MODEL), kerf.load(pipeline.build(MODEL, [STEP], Calibration(samples=8, max_length=128)))
+    models = (
+        kerf.open_model(MODEL),
+        kerf.load(pipeline.build(MODEL, [STEP], Calibration(samples=8, max_length=128))),
+    )
     size = causal.BATCH_TOKENS // chunks.shape[1]
     with torch.inference_mode():
         scored(models, chunks[:2], size)
-        pairs = [(sum(seconds(lambda each=each: bare(each, chunks, size)) for each in models),
-                  seconds(lambda: scored(models, chunks, size))) for _ in range(rounds)]  # fmt: skip
+        pairs = [
+            (
+                sum(seconds(lambda each=each: bare(each, chunks, size)) for each in models),
+                seconds(lambda: scored(models, chunks, size)),
+            )
+            for _ in range(rounds)
+        ]
         for title, side in (("forward passes", 0), ("evaluation", 1)):
             print(f"{title:15} {statistics.median(pair[side] for pair in pairs):7.2f} s")
         ratios = [ours / floor for floor, ours in pairs]
-        print(f"{'ratio':15} median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), goal at most "
-              f"{GOAL}; {len(chunks)} chunks of {chunks.shape[1]} tokens, {torch.get_num_threads()} threads, {rounds} rounds")  # fmt: skip
+        print(
+            f"{'ratio':15} median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), goal at most "
+            f"{GOAL}; {len(chunks)} chunks of {chunks.shape[1]} tokens, {torch.get_num_threads()} threads, {rounds} rounds"
+        )
         for count in (4, 8, 16):
             most = anonymous_peak(lambda count=count: scored(models, chunks[:count], size))
             print(f"{count:3} chunks: {most / 2**20:6.0f} MiB anonymous above the models")

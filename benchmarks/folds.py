@@ -14,17 +14,18 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import kerf
 import numpy as np
 import torch
 from causal_peers import GROUP, MODEL, Judge, lost
+from scipy.linalg import hadamard
+
+import kerf
 from kerf.calibration import activations
-from kerf.models import registry
+from kerf.config import Calibration
 from kerf.core.cache import meta
+from kerf.models import registry
 from kerf.pipeline import build
 from kerf.quantize.rtn import rtn
-from kerf.config import Calibration
-from scipy.linalg import hadamard
 
 SPEC = Calibration(samples=32, max_length=256)
 SHARES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)  # exponents of the inputs' magnitude that are tried
@@ -67,9 +68,13 @@ def awq(net, bits: int) -> None:
 def rotation(net, bits: int) -> None:
     """Rotate the residual stream: norms' weights go into the layers that read it, which turn, and those that write turn back."""
     width, drawn = net.config.hidden_size, np.random.default_rng(0)
-    power = width & -width  # the largest power of two that divides the width; the rest is a random rotation
+    power = (
+        width & -width
+    )  # the largest power of two that divides the width; the rest is a random rotation
     rest, _ = np.linalg.qr(drawn.standard_normal((width // power, width // power)))
-    Q = torch.from_numpy(np.kron(hadamard(power) / power**0.5, rest) * drawn.choice([-1.0, 1.0], (width, 1)))
+    Q = torch.from_numpy(
+        np.kron(hadamard(power) / power**0.5, rest) * drawn.choice([-1.0, 1.0], (width, 1))
+    )
 
     def read(layer, norm):
         layer.weight.copy_(((layer.weight * norm.weight).double() @ Q).float())
@@ -120,12 +125,28 @@ def main() -> None:
             for fold in (None, awq, rotation):
                 name = fold.__name__ if fold else "as it is"
                 model = folded(fold, bits, Path(scratch, f"{name}-{bits}")) if fold else MODEL
-                made = build(model, [{"quantize": {"method": "gptq", "bits": bits, "group_size": GROUP, "clip": "hessian"}}], SPEC)
+                made = build(
+                    model,
+                    [
+                        {
+                            "quantize": {
+                                "method": "gptq",
+                                "bits": bits,
+                                "group_size": GROUP,
+                                "clip": "hessian",
+                            }
+                        }
+                    ],
+                    SPEC,
+                )
                 found = judge.score(kerf.load(made))
                 plain = found if plain is None else plain
                 kl, low, high = judge.mean(found["kl"] - plain["kl"])
-                print(f"{bits} bits, {name:9} {meta(made)['result']['bytes_on_disk'] / 1e6:6.1f} MB, {lost(judge, found)}, "
-                      f"less that of the model as it is {kl:+.4f} ({low:+.4f} to {high:+.4f})", flush=True)  # fmt: skip
+                print(
+                    f"{bits} bits, {name:9} {meta(made)['result']['bytes_on_disk'] / 1e6:6.1f} MB, {lost(judge, found)}, "
+                    f"less that of the model as it is {kl:+.4f} ({low:+.4f} to {high:+.4f})",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

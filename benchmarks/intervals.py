@@ -9,16 +9,24 @@ a document. A metric's truth is its mean over all samples. `inside`: samples who
 import argparse
 
 import numpy as np
+
 from kerf import pipeline
-from kerf.data import corpora
-from kerf.models import registry
-from kerf.core.cache import artifact
-from kerf.evaluate import fidelity
 from kerf.config import Calibration
+from kerf.core.cache import artifact
+from kerf.data import corpora
+from kerf.evaluate import fidelity
+from kerf.models import registry
 
 MODEL, SENTENCES, PAIRS = "minilm", 5, 3
 CHAINS = {bits: [{"quantize": {"method": "rtn", "bits": bits}}] for bits in (8, 4)}
-NAMES = ("cosine_mean", "cosine_p01", "similarity_spearman", "neighbours_10", "retrieval_mrr", "retrieval_mrr_loss")
+NAMES = (
+    "cosine_mean",
+    "cosine_p01",
+    "similarity_spearman",
+    "neighbours_10",
+    "retrieval_mrr",
+    "retrieval_mrr_loss",
+)
 
 
 def pieces(items: list, owners: list[int], size: int, count: int) -> list:
@@ -26,14 +34,26 @@ def pieces(items: list, owners: list[int], size: int, count: int) -> list:
     by_document: dict[int, list] = {}
     for item, owner in zip(items, owners, strict=True):
         by_document.setdefault(owner, []).append(item)
-    runs = [own[start : start + size] for own in by_document.values() for start in range(0, len(own) - size + 1, size)]
-    return [item for place in np.random.default_rng(0).permutation(len(runs))[:count] for item in runs[place]]
+    runs = [
+        own[start : start + size]
+        for own in by_document.values()
+        for start in range(0, len(own) - size + 1, size)
+    ]
+    return [
+        item
+        for place in np.random.default_rng(0).permutation(len(runs))[:count]
+        for item in runs[place]
+    ]
 
 
 def pool(count: int) -> dict[str, np.ndarray]:
     """Embeddings (texts, features) of the baseline and every candidate, by model and kind of text; made once and kept."""
-    found = [(sentence, (name, place)) for name in corpora.NAMES for place, document in enumerate(corpora.documents(name, "evaluation"))
-             for sentence in dict.fromkeys(corpora.sentences(document))]  # fmt: skip
+    found = [
+        (sentence, (name, place))
+        for name in corpora.NAMES
+        for place, document in enumerate(corpora.documents(name, "evaluation"))
+        for sentence in dict.fromkeys(corpora.sentences(document))
+    ]
     rows = corpora.stretches("wiki", "evaluation")
     pairs = pieces([row[:2] for row in rows], [row[2] for row in rows], PAIRS, count)
     asked = {"sentences": pieces(*map(list, zip(*found, strict=True)), SENTENCES, count)}
@@ -42,9 +62,15 @@ def pool(count: int) -> dict[str, np.ndarray]:
     def make(folder) -> None:
         made = {}
         for name, chain in {"baseline": [], **CHAINS}.items():
-            opened = registry.load(pipeline.build(MODEL, chain, Calibration(samples=8, max_length=64))) if chain else registry.open_model(MODEL)
+            opened = (
+                registry.load(pipeline.build(MODEL, chain, Calibration(samples=8, max_length=64)))
+                if chain
+                else registry.open_model(MODEL)
+            )
             for kind, own in asked.items():
-                made[f"{name} {kind}"] = opened.encode(own, normalize_embeddings=True, show_progress_bar=False)
+                made[f"{name} {kind}"] = opened.encode(
+                    own, normalize_embeddings=True, show_progress_bar=False
+                )
         np.savez(folder / "pool.npz", **made)
 
     with np.load(artifact("coverage", {"texts": asked}, make) / "pool.npz") as kept:
@@ -53,15 +79,27 @@ def pool(count: int) -> dict[str, np.ndarray]:
 
 def sample(kept: dict[str, np.ndarray], bits: int, documents: int, seed: int) -> dict[str, dict]:
     """Metric rows, by name, of so many random documents of the pool."""
-    chosen = np.random.default_rng(seed).choice(len(kept["baseline sentences"]) // SENTENCES, documents, replace=False)
+    chosen = np.random.default_rng(seed).choice(
+        len(kept["baseline sentences"]) // SENTENCES, documents, replace=False
+    )
 
     def rows(name: str, kind: str, size: int) -> np.ndarray:
-        return kept[f"{name} {kind}"].reshape(-1, size, kept["baseline sentences"].shape[1])[chosen].reshape(documents * size, -1)
+        return (
+            kept[f"{name} {kind}"]
+            .reshape(-1, size, kept["baseline sentences"].shape[1])[chosen]
+            .reshape(documents * size, -1)
+        )
 
     before, after = (rows(name, "sentences", SENTENCES) for name in ("baseline", bits))
     owners, of_pairs = (np.repeat(np.arange(documents), size) for size in (SENTENCES, PAIRS))
-    pairs = [(rows(name, "queries", PAIRS), rows(name, "passages", PAIRS)) for name in ("baseline", bits)]
-    found = fidelity.cosines(before, after, owners) + fidelity.similarities(before, after, owners) + fidelity.retrieval(*pairs, of_pairs)[0]
+    pairs = [
+        (rows(name, "queries", PAIRS), rows(name, "passages", PAIRS)) for name in ("baseline", bits)
+    ]
+    found = (
+        fidelity.cosines(before, after, owners)
+        + fidelity.similarities(before, after, owners)
+        + fidelity.retrieval(*pairs, of_pairs)[0]
+    )
     return {row["name"]: row for row in found}
 
 
@@ -80,10 +118,24 @@ def main() -> None:
             for name in NAMES:
                 rows = [each[name] for each in samples]
                 truth = np.mean([row["value"] for row in rows])
-                spans = [(-np.inf if row["low"] is None else row["low"], np.inf if row["high"] is None else row["high"]) for row in rows]
+                spans = [
+                    (
+                        -np.inf if row["low"] is None else row["low"],
+                        np.inf if row["high"] is None else row["high"],
+                    )
+                    for row in rows
+                ]
                 covered = np.mean([low <= truth <= high for low, high in spans])
-                inside = np.mean([low <= row["value"] <= high for row, (low, high) in zip(rows, spans, strict=True)])
-                print(f"rtn {bits} bits {documents:9} {name:20} {truth:9.5f} {covered:7.3f} {inside:6.3f}", flush=True)
+                inside = np.mean(
+                    [
+                        low <= row["value"] <= high
+                        for row, (low, high) in zip(rows, spans, strict=True)
+                    ]
+                )
+                print(
+                    f"rtn {bits} bits {documents:9} {name:20} {truth:9.5f} {covered:7.3f} {inside:6.3f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -26,11 +26,18 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from small import write_model  # noqa: E402
+from small import write_model
 
 STAGES = 5  # of the experiment below
 TARGETS = ("run", "server", "kernel", "measured")
-OF_THE_MACHINE = ("rss_peak_bytes", "load_seconds", "compress_seconds", "compress_peak_rss_bytes", "manifest", "reused")
+OF_THE_MACHINE = (
+    "rss_peak_bytes",
+    "load_seconds",
+    "compress_seconds",
+    "compress_peak_rss_bytes",
+    "manifest",
+    "reused",
+)
 GONE_WITHIN = 10.0  # seconds in which everything that a killed run started has to be gone
 EXPERIMENT = """
 model: {model}
@@ -53,9 +60,24 @@ class Place:
 
     def start(self) -> subprocess.Popen:
         """The run, in the background."""
-        environment = {**os.environ, "KERF_DATA": str(self.folder / "data"), "TMPDIR": str(self.folder / "tmp"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "kerf", "run", str(self.experiment), "--out", str(self.folder / "out")]
-        with open(self.folder / "said", "a") as said:  # no pipe: who waits for its end would wait for a process left behind
+        environment = {
+            **os.environ,
+            "KERF_DATA": str(self.folder / "data"),
+            "TMPDIR": str(self.folder / "tmp"),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "kerf",
+            "run",
+            str(self.experiment),
+            "--out",
+            str(self.folder / "out"),
+        ]
+        with open(
+            self.folder / "said", "a"
+        ) as said:  # no pipe: who waits for its end would wait for a process left behind
             return subprocess.Popen(command, env=environment, stdout=said, stderr=said)
 
     def last(self) -> str:
@@ -68,24 +90,39 @@ class Place:
 
     def figures(self) -> str:
         """results.json of the newest run without what the machine decides."""
-        return json.dumps(_without(json.loads((self.folder / "out/reports/kills/results.json").read_text())), indent=1)
+        return json.dumps(
+            _without(json.loads((self.folder / "out/reports/kills/results.json").read_text())),
+            indent=1,
+        )
 
     def verdicts(self) -> set[str]:
         """Of all candidates, in all runs of the history."""
         found = (self.folder / "out/reports/history").glob("*/*/results.json")
-        return {f"{each['status']} {each['verdict']}" for path in found for each in json.loads(path.read_text())["candidates"]}
+        return {
+            f"{each['status']} {each['verdict']}"
+            for path in found
+            for each in json.loads(path.read_text())["candidates"]
+        }
 
     def left(self) -> list[str]:
         """What no finished run needs: hidden folders and parts of files, temporary files, sockets."""
         patterns = ("data/cache/.*", "tmp/*", "out/**/.*", "out/**/*.part")
-        return [str(path.relative_to(self.folder)) for pattern in patterns for path in self.folder.glob(pattern)]
+        return [
+            str(path.relative_to(self.folder))
+            for pattern in patterns
+            for path in self.folder.glob(pattern)
+        ]
 
 
 def _without(value):
     if isinstance(value, dict):
         return {key: _without(each) for key, each in value.items() if key not in OF_THE_MACHINE}
     if isinstance(value, list):
-        return [_without(each) for each in value if not (isinstance(each, dict) and each.get("name") in OF_THE_MACHINE)]
+        return [
+            _without(each)
+            for each in value
+            if not (isinstance(each, dict) and each.get("name") in OF_THE_MACHINE)
+        ]
     return value
 
 
@@ -109,14 +146,18 @@ def family(run: subprocess.Popen) -> tuple[dict[str, list[psutil.Process]], list
     except psutil.Error:
         every = []
     kinds: dict[int, str] = {}
-    found: dict[str, list[psutil.Process]] = {"run": [psutil.Process(run.pid)]} if run.poll() is None else {}
+    found: dict[str, list[psutil.Process]] = (
+        {"run": [psutil.Process(run.pid)]} if run.poll() is None else {}
+    )
     for process in every:  # parents before their children
         kinds[process.pid] = kind(process, kinds)
         found.setdefault(kinds[process.pid], []).append(process)
     return found, every
 
 
-def attack(place: Place, kills: int, pause: float, generator: random.Random) -> list[tuple[str, bool]]:
+def attack(
+    place: Place, kills: int, pause: float, generator: random.Random
+) -> list[tuple[str, bool]]:
     """One run with at most so many kills, no two in one stage, at moments drawn evenly over `pause` seconds of it.
 
     What was hit, and whether all went on as it should: the stage ended well in spite of the kill, or the run stopped.
@@ -124,7 +165,10 @@ def attack(place: Place, kills: int, pause: float, generator: random.Random) -> 
     run, found = place.start(), []
     while run.poll() is None and len(found) < kills:
         until = time.monotonic() + generator.uniform(0, pause)
-        target, number = generator.choice(TARGETS), generator.choice([signal.SIGKILL, signal.SIGTERM])
+        target, number = (
+            generator.choice(TARGETS),
+            generator.choice([signal.SIGKILL, signal.SIGTERM]),
+        )
         hit, every = _hit(run, target, number, until)
         if not hit:
             break
@@ -136,7 +180,9 @@ def attack(place: Place, kills: int, pause: float, generator: random.Random) -> 
     return found
 
 
-def _hit(run: subprocess.Popen, target: str, number: signal.Signals, until: float) -> tuple[bool, list[psutil.Process]]:
+def _hit(
+    run: subprocess.Popen, target: str, number: signal.Signals, until: float
+) -> tuple[bool, list[psutil.Process]]:
     """Send the signal to such a process of the run at that moment, or as soon as there is one; with all processes there were."""
     while run.poll() is None:
         found, every = family(run)
@@ -148,7 +194,9 @@ def _hit(run: subprocess.Popen, target: str, number: signal.Signals, until: floa
     return False, []
 
 
-def _ended(run: subprocess.Popen, target: str, number: signal.Signals, every: list[psutil.Process]) -> bool:
+def _ended(
+    run: subprocess.Popen, target: str, number: signal.Signals, every: list[psutil.Process]
+) -> bool:
     """Whether a run goes on, has ended well, or was stopped and left no process."""
     stopped = (0, -number, 128 + number) if target == "run" else (0,)
     if run.poll() is None:
@@ -170,13 +218,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "kills.yaml").write_text(EXPERIMENT.format(model=write_model(folder / "model")))
-        whole, killed = (Place(folder / name, folder / "kills.yaml", data_folder() / "sources") for name in ("whole", "killed"))
+        whole, killed = (
+            Place(folder / name, folder / "kills.yaml", data_folder() / "sources")
+            for name in ("whole", "killed")
+        )
         clock = time.monotonic()
         whole.start().wait()
-        return report(killed, whole, time.monotonic() - clock, asked.kills, random.Random(asked.seed))
+        return report(
+            killed, whole, time.monotonic() - clock, asked.kills, random.Random(asked.seed)
+        )
 
 
-def report(killed: Place, whole: Place, seconds: float, kills: int, generator: random.Random) -> int:
+def report(
+    killed: Place, whole: Place, seconds: float, kills: int, generator: random.Random
+) -> int:
     """Kill, compare, and print. Returns the exit code."""
     print(f"an undisturbed run takes {seconds:.0f} s", flush=True)
     done, right = Counter(), Counter()
@@ -185,7 +240,10 @@ def report(killed: Place, whole: Place, seconds: float, kills: int, generator: r
         for name, well in found:
             done[name] += 1
             right[name] += well
-            print(f"{sum(done.values())}/{kills} {name}: {'as it should' if well else f'wrong; {killed.last()}'}", flush=True)
+            print(
+                f"{sum(done.values())}/{kills} {name}: {'as it should' if well else f'wrong; {killed.last()}'}",
+                flush=True,
+            )
         if not any(name.startswith("run") for name, _ in found):
             _forget(killed)  # it went to its end: the next kill has to find work to interrupt
     killed.start().wait()
@@ -193,7 +251,9 @@ def report(killed: Place, whole: Place, seconds: float, kills: int, generator: r
     for name in sorted(done):
         print(f"| {name} | {done[name]} | {right[name]} |")
     equal, left, verdicts = killed.figures() == whole.figures(), killed.left(), killed.verdicts()
-    print(f"\nfigures equal to those of the undisturbed run: {equal}\nleft behind: {left or 'nothing'}\nin the history: {sorted(verdicts)}")
+    print(
+        f"\nfigures equal to those of the undisturbed run: {equal}\nleft behind: {left or 'nothing'}\nin the history: {sorted(verdicts)}"
+    )
     return 0 if equal and not left and right == done else 1
 
 

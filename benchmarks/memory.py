@@ -25,15 +25,20 @@ LARGE_LAYERS, LIMIT = 62, 2**30
 def write_model(folder: Path, layers: int, sizes: dict) -> int:
     """A sentence-transformers directory of random weights in shards; returns the bytes of the weights."""
     import torch
-    from kerf.models import registry
     from transformers import BertConfig, BertModel
 
+    from kerf.models import registry
+
     origin = registry.resolve("minilm")
-    shutil.copytree(origin, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "meta.json"))
+    shutil.copytree(
+        origin, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "meta.json")
+    )
     shutil.copytree(origin / "1_Pooling", folder / "1_Pooling", dirs_exist_ok=True)
     pooling = folder / "1_Pooling" / "config.json"
     pooling.write_text(
-        json.dumps({**json.loads(pooling.read_text()), "word_embedding_dimension": sizes["hidden_size"]})
+        json.dumps(
+            {**json.loads(pooling.read_text()), "word_embedding_dimension": sizes["hidden_size"]}
+        )
     )
     torch.manual_seed(0)
     net = BertModel(BertConfig.from_pretrained(origin, **sizes, num_hidden_layers=layers))
@@ -43,15 +48,20 @@ def write_model(folder: Path, layers: int, sizes: dict) -> int:
 
 def measured(model: str, samples: int, bits: int, length: int) -> None:
     """Quantize in this process, and print the peak of anonymous memory above what imports took, in bytes."""
-    import sentence_transformers  # noqa: F401
+    import sentence_transformers  # noqa: F401  imports are not what is measured
+
     from kerf import pipeline
-    from kerf.core.memory import anonymous_peak
-    from kerf.tensors import numba_kernels  # noqa: F401
     from kerf.config import Calibration
+    from kerf.core.memory import anonymous_peak
+    from kerf.tensors import numba_kernels  # noqa: F401  compiled before anything is measured
 
     clock = time.perf_counter()
     step = {"method": "gptq", "bits": bits, "group_size": 64, "clip": "hessian"}
-    peak = anonymous_peak(lambda: pipeline.build(model, [{"quantize": step}], Calibration(samples=samples, max_length=length)))
+    peak = anonymous_peak(
+        lambda: pipeline.build(
+            model, [{"quantize": step}], Calibration(samples=samples, max_length=length)
+        )
+    )
     print(json.dumps({"peak": peak, "seconds": time.perf_counter() - clock}))
 
 
@@ -63,9 +73,24 @@ def ask(model: Path, samples: int, bits: int = 2, length: int = 32) -> dict:
 
     with tempfile.TemporaryDirectory(dir=data_folder()) as data:
         os.symlink(data_folder() / "sources", Path(data) / "sources")
-        command = [sys.executable, __file__, "--measured", str(model), "--samples", str(samples), "--bits", str(bits), "--length", str(length)]
+        command = [
+            sys.executable,
+            __file__,
+            "--measured",
+            str(model),
+            "--samples",
+            str(samples),
+            "--bits",
+            str(bits),
+            "--length",
+            str(length),
+        ]
         done = subprocess.run(
-            command, env={**os.environ, "KERF_DATA": data}, capture_output=True, text=True, check=False
+            command,
+            env={**os.environ, "KERF_DATA": data},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise SystemExit(done.stderr[-3000:])
@@ -85,7 +110,9 @@ def flat() -> None:
         samples = [64, 128, 256, 512]
         by_samples = [ask(Path(scratch) / "4", count)["peak"] for count in samples]
     for count, size, peak in zip(layers, weights, by_layers, strict=True):
-        print(f"{count:3} layers, {size / 2**20:4.0f} MiB of weights,  64 sentences: {peak / 2**20:6.0f} MiB anonymous")
+        print(
+            f"{count:3} layers, {size / 2**20:4.0f} MiB of weights,  64 sentences: {peak / 2**20:6.0f} MiB anonymous"
+        )
     for count, peak in zip(samples, by_samples, strict=True):
         print(
             f"  4 layers, {weights[1] / 2**20:4.0f} MiB of weights, {count:3} sentences: {peak / 2**20:6.0f} MiB anonymous"
@@ -107,8 +134,10 @@ def large() -> None:
         size = write_model(Path(scratch) / "large", LARGE_LAYERS, LARGE)
         found = ask(Path(scratch) / "large", 8)
     verdict = "under" if found["peak"] < LIMIT else "OVER"
-    print(f"{size / 2**30:.2f} GiB of weights: {found['peak'] / 2**20:.0f} MiB anonymous above imports, {verdict} 1 GiB; "
-          f"{found['seconds']:.0f} s")  # fmt: skip
+    print(
+        f"{size / 2**30:.2f} GiB of weights: {found['peak'] / 2**20:.0f} MiB anonymous above imports, {verdict} 1 GiB; "
+        f"{found['seconds']:.0f} s"
+    )
 
 
 def causal() -> None:
@@ -119,8 +148,10 @@ def causal() -> None:
     # By its folder, or the fresh process would convert the file of the package first.
     found, limit = ask(registry.resolve("smollm2"), 64, bits=4, length=512), size + 400e6
     verdict = "under" if found["peak"] < limit else "OVER"
-    print(f"SmolLM2, {size / 1e6:.0f} MB in float32: {found['peak'] / 1e6:.0f} MB anonymous above imports, {verdict} {limit / 1e6:.0f} MB; "
-          f"{found['seconds']:.0f} s")  # fmt: skip
+    print(
+        f"SmolLM2, {size / 1e6:.0f} MB in float32: {found['peak'] / 1e6:.0f} MB anonymous above imports, {verdict} {limit / 1e6:.0f} MB; "
+        f"{found['seconds']:.0f} s"
+    )
 
 
 def main() -> None:

@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 
 import papermill
+
 from kerf.core.paths import data_folder, root
 
 sys.path.insert(0, str(root() / "tests"))
-from lab import SECONDS, browser, run_all, served, slider  # noqa: E402
+from lab import SECONDS, browser, run_all, served, slider
 
 LIMIT = 300  # ms
 LAYER = "encoder.layer.3.intermediate.dense"
@@ -43,7 +44,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / "notebooks").mkdir()
-        papermill.execute_notebook(root() / "notebooks" / "explore.ipynb", scratch / "notebooks" / "here.ipynb", {"layer": LAYER}, prepare_only=True)
+        papermill.execute_notebook(
+            root() / "notebooks" / "explore.ipynb",
+            scratch / "notebooks" / "here.ipynb",
+            {"layer": LAYER},
+            prepare_only=True,
+        )
         own = {"KERF_ROOT": str(root()), "KERF_DATA": str(scratch / "data")}
         (scratch / "data").mkdir()
         (scratch / "data" / "sources").symlink_to(data_folder() / "sources")
@@ -55,9 +61,15 @@ def main() -> None:
                 for _ in range(presses):
                     followed(page, "clip", "ArrowRight")
                 followed(page, "bits", "ArrowRight")
-                taken = [followed(page, "bits", "ArrowLeft" if turn % 2 else "ArrowRight") for turn in range(asked.presses)]
+                taken = [
+                    followed(page, "bits", "ArrowLeft" if turn % 2 else "ArrowRight")
+                    for turn in range(asked.presses)
+                ]
                 median, high = statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
-                print(f"rtn, {title:10} median {median:4.0f} ms, {median / LIMIT:.2f} of the limit of {LIMIT} ms; 95 % {high:4.0f} ms; {len(taken)} presses of {LAYER}", flush=True)  # fmt: skip
+                print(
+                    f"rtn, {title:10} median {median:4.0f} ms, {median / LIMIT:.2f} of the limit of {LIMIT} ms; 95 % {high:4.0f} ms; {len(taken)} presses of {LAYER}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -10,18 +10,19 @@ import argparse
 import time
 from pathlib import Path
 
-import kerf
 import numpy as np
 import torch
+from peers import ask_peer
+
+import kerf
+from kerf.config import Calibration
+from kerf.core.paths import root
 from kerf.data import corpora
-from kerf.models import architecture, registry
 from kerf.evaluate import stats as st
+from kerf.models import architecture, registry
 from kerf.models.families import encoder
 from kerf.pipeline import build
-from kerf.core.paths import root
-from kerf.config import Calibration
 from kerf.workbench.interactive.ablation import Yardstick
-from peers import ask_peer
 
 MODEL, SENTENCES, TIMED = "minilm", 400, 64
 
@@ -40,8 +41,13 @@ def smaller(weights: dict[str, torch.Tensor]):
 
 def encoder_share(opened) -> float:
     """Share of the blocks' parameters that went."""
+
     def count(each):
-        return sum(parameter.numel() for block in architecture.blocks(registry.network(each)).values() for parameter in block.parameters())
+        return sum(
+            parameter.numel()
+            for block in architecture.blocks(registry.network(each)).values()
+            for parameter in block.parameters()
+        )
 
     return 1 - count(opened) / count(registry.open_model(MODEL))
 
@@ -63,22 +69,34 @@ def main() -> None:
     """Print a row for each, then how far Kerf's is from the goals: 1.3 times faster, cosine 0.90 without learning, 0.95 with."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1151, help="calibration sentences of news")
-    parser.add_argument("--neurons", type=float, default=0.45, help="share of the feed-forward neurons that goes")
-    parser.add_argument("--heads", type=float, default=1 / 3, help="share of heads, where torch-pruning takes both")
+    parser.add_argument(
+        "--neurons", type=float, default=0.45, help="share of the feed-forward neurons that goes"
+    )
+    parser.add_argument(
+        "--heads", type=float, default=1 / 3, help="share of heads, where torch-pruning takes both"
+    )
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--learned", action="store_true", help="Kerf's also learned back, minutes more")
-    parser.add_argument("--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer")
+    parser.add_argument(
+        "--learned", action="store_true", help="Kerf's also learned back, minutes more"
+    )
+    parser.add_argument(
+        "--environments", type=Path, default=root() / ".venv-peers", help="a folder for each peer"
+    )
     asked = parser.parse_args()
     calibration = Calibration(samples=asked.samples)
     cut = {"prune": {"method": "neurons", "sparsity": asked.neurons}}
-    chains = {"kerf neurons": [cut]} | ({"kerf neurons, learned": [cut, {"reconstruct": {"minutes": 5}}]} if asked.learned else {})
+    chains = {"kerf neurons": [cut]} | (
+        {"kerf neurons, learned": [cut, {"reconstruct": {"minutes": 5}}]} if asked.learned else {}
+    )
     found = {name: kerf.load(build(MODEL, chain, calibration)) for name, chain in chains.items()}
     python = asked.environments / "torchpruning" / "bin" / "python"
     for importance in ("magnitude", "activation"):
         for what, heads in (("neurons", 0.0), ("neurons and heads", asked.heads)):
             share = asked.neurons if not heads else 0.3
             more = {"neurons": share, "heads": heads, "importance": importance}
-            found[f"torch-pruning {what}, {importance}"] = smaller(ask_peer("torchpruning", python, calibration, more, "structured_with")[0])
+            found[f"torch-pruning {what}, {importance}"] = smaller(
+                ask_peer("torchpruning", python, calibration, more, "structured_with")[0]
+            )
     yardstick = Yardstick(MODEL, "news", SENTENCES)
     baseline = registry.open_model(MODEL)
     sentences = corpora.evaluation_sentences("news", SENTENCES)[0][:TIMED]
@@ -86,8 +104,11 @@ def main() -> None:
     speed = ratios(baseline, list(found.values()), batch, asked.rounds)
     for place, (name, opened) in enumerate(found.items()):
         cosine, faster = yardstick.measure(opened, name), st.median_interval(speed[:, place])
-        print(f"{name:38} {encoder_share(opened):6.1%} of the encoder gone, cosine {cosine[0]:.4f} ({cosine[1]:.4f} to {cosine[2]:.4f}), "
-              f"{faster[0]:.2f} times as fast ({faster[1]:.2f} to {faster[2]:.2f})", flush=True)  # fmt: skip
+        print(
+            f"{name:38} {encoder_share(opened):6.1%} of the encoder gone, cosine {cosine[0]:.4f} ({cosine[1]:.4f} to {cosine[2]:.4f}), "
+            f"{faster[0]:.2f} times as fast ({faster[1]:.2f} to {faster[2]:.2f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

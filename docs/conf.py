@@ -6,7 +6,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE / "_ext"), str(HERE.parent / "lib")]
 
-import kerf  # noqa: E402  the path above is where it is found without an installation
+import kerf  # noqa: E402
 
 project, author, copyright = "Kerf", "The Kerf authors", "The Kerf authors, Apache-2.0"
 version = release = kerf.__version__

@@ -33,7 +33,9 @@ def title(path: Path) -> str:
 def finished(name: str) -> Path | None:
     """The newest executed copy of a notebook that a run left in reports/, or None."""
     wanted = title(ROOT / "notebooks" / f"{name}.ipynb")
-    left = [path for path in (ROOT / "reports").glob("*/*/*.ipynb") if ".partial" not in path.suffixes]
+    left = [
+        path for path in (ROOT / "reports").glob("*/*/*.ipynb") if ".partial" not in path.suffixes
+    ]
     newest = sorted(left, key=lambda path: path.stat().st_mtime, reverse=True)
     return next((path for path in newest if title(path) == wanted), None)
 
@@ -47,7 +49,9 @@ def page(name: str) -> None:
     else:
         given = ", ".join(f"`{key}={value!r}`" for key, value in SMALL[name].items())
         note = f"This page was executed on a small sample when the site was built, so its figures are illustrative. It used {given}."
-        papermill.execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", target, SMALL[name], progress_bar=False)
+        papermill.execute_notebook(
+            ROOT / "notebooks" / f"{name}.ipynb", target, SMALL[name], progress_bar=False
+        )
         content = nbformat.read(target, as_version=4)
     content.cells[0].source += f"\n\n```{{note}}\n{note}\n```"
     nbformat.write(content, target)

@@ -9,9 +9,9 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "lib"))
 
-from kerf.evaluate.metrics import FIGURES, METRICS, SYMBOLS  # noqa: E402  the path above is where kerf is found without an installation
 from kerf.config import STEPS, Calibration, Evaluation, Resources  # noqa: E402
 from kerf.config.by_method import ByMethod  # noqa: E402
+from kerf.evaluate.metrics import FIGURES, METRICS, SYMBOLS  # noqa: E402
 
 METRICS_INTRO = """# Metrics
 
@@ -44,8 +44,14 @@ else from the experiment file, else from the preset of an embedded model, else f
 """
 SECTIONS = {
     "calibration": (Calibration, "The text that methods may look at."),
-    "evaluation": (Evaluation, "The text that candidates are measured on. Pairs with human ratings are always all used."),
-    "resources": (Resources, "How often each model is started in a fresh process, to measure what it takes as a service."),
+    "evaluation": (
+        Evaluation,
+        "The text that candidates are measured on. Pairs with human ratings are always all used.",
+    ),
+    "resources": (
+        Resources,
+        "How often each model is started in a fresh process, to measure what it takes as a service.",
+    ),
 }
 
 
@@ -65,11 +71,19 @@ def metrics() -> str:
     symbols = "\n".join(f"- {name}: {meaning}." for name, meaning in SYMBOLS.items())
     head = ["metric", "formula", "meaning", "better", "gated"]
     rows = {
-        name: [f"{metric.label}<br>`{name}`", metric.formula, metric.doc, metric.better, "yes" if metric.gated else "no"]
+        name: [
+            f"{metric.label}<br>`{name}`",
+            metric.formula,
+            metric.doc,
+            metric.better,
+            "yes" if metric.gated else "no",
+        ]
         for name, metric in METRICS.items()
     }
     lost = table(head, [row for name, row in rows.items() if name not in FIGURES])
-    return METRICS_INTRO.format(symbols=symbols, metrics=lost, figures=table(head, [rows[name] for name in FIGURES]))
+    return METRICS_INTRO.format(
+        symbols=symbols, metrics=lost, figures=table(head, [rows[name] for name in FIGURES])
+    )
 
 
 def default(field) -> str:
@@ -81,8 +95,14 @@ def default(field) -> str:
 
 def keys(kind) -> str:
     """A table of the keys of one section or step."""
-    fields = sorted(kind.model_fields.items(), key=lambda item: item[0] not in ("bits", "sparsity"))  # those first
-    rows = [[f"`{name}`", default(field), field.description or ""] for name, field in fields if name != "method"]
+    fields = sorted(
+        kind.model_fields.items(), key=lambda item: item[0] not in ("bits", "sparsity")
+    )  # those first
+    rows = [
+        [f"`{name}`", default(field), field.description or ""]
+        for name, field in fields
+        if name != "method"
+    ]
     return table(["key", "default", "accepted"], rows)
 
 
@@ -90,8 +110,14 @@ def step(name: str, kind) -> str:
     """The tables of a kind of step: one, or one for each method."""
     if not isinstance(kind, ByMethod):
         return f"## The step `{name}`\n\n{keys(kind)}\n"
-    methods = [f"### {name}: `{entry.name}`\n\n{entry.help[0].upper()}{entry.help[1:]}.\n\n{keys(entry.parameters)}\n" for entry in kind.methods.values()]
-    return f"## The step `{name}`\n\nIts keys depend on `method`, which is `{kind.default}` where none is named.\n\n" + "\n".join(methods)
+    methods = [
+        f"### {name}: `{entry.name}`\n\n{entry.help[0].upper()}{entry.help[1:]}.\n\n{keys(entry.parameters)}\n"
+        for entry in kind.methods.values()
+    ]
+    return (
+        f"## The step `{name}`\n\nIts keys depend on `method`, which is `{kind.default}` where none is named.\n\n"
+        + "\n".join(methods)
+    )
 
 
 def parameters() -> str:

@@ -14,8 +14,23 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 RUNS = DOCS / "runs"
-ENTRY = ("name", "status", "steps", "bytes_on_disk", "bits_per_weight", "linear_bits", "compression_ratio", "sparsity",
-         "compress_seconds", "kernel", "backend", "metrics", "verdict", "grade", "uses")  # fmt: skip
+ENTRY = (
+    "name",
+    "status",
+    "steps",
+    "bytes_on_disk",
+    "bits_per_weight",
+    "linear_bits",
+    "compression_ratio",
+    "sparsity",
+    "compress_seconds",
+    "kernel",
+    "backend",
+    "metrics",
+    "verdict",
+    "grade",
+    "uses",
+)
 FIGURES = {
     "compression_ratio": ("ratio", "{:.2f}"),
     "bits_per_weight": ("bits per weight", "{:.2f}"),
@@ -56,8 +71,13 @@ def slim(results: dict) -> dict:
         "model": {key: results["model"].get(key) for key in ("id", "kind", "parameters", "bytes")},
         "release": results.get("release"),
         "settings": {path: each["value"] for path, each in results.get("settings", {}).items()},
-        "candidates": [{key: each.get(key) for key in ENTRY if key in each} for each in results["candidates"]],
-        "manifest": {key: manifest.get(key) for key in ("run", "kerf", "python", "started", "seconds", "seed")}
+        "candidates": [
+            {key: each.get(key) for key in ENTRY if key in each} for each in results["candidates"]
+        ],
+        "manifest": {
+            key: manifest.get(key)
+            for key in ("run", "kerf", "python", "started", "seconds", "seed")
+        }
         | {"cpu": {key: manifest["cpu"].get(key) for key in ("model", "threads")}},
     }
 
@@ -68,7 +88,9 @@ def add(path: Path) -> Path:
     if results.get("schema") != 1 or not results.get("candidates"):
         raise ValueError(f"{path} is no results.json of schema 1")
     target = RUNS / f"{results['experiment']}.json"
-    target.write_text(json.dumps(slim(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    target.write_text(
+        json.dumps(slim(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return target
 
 
@@ -81,16 +103,32 @@ def page() -> str:
 def section(run: dict) -> str:
     """A heading, the run that the figures come from, and a table with one row for each candidate."""
     manifest, model, others = run["manifest"], run["model"], run["candidates"][1:]
-    texts = {path: value for path, value in run["settings"].items() if path.startswith(("calibration", "evaluation")) and value is not None}
+    texts = {
+        path: value
+        for path, value in run["settings"].items()
+        if path.startswith(("calibration", "evaluation")) and value is not None
+    }
     settings = ", ".join(f"`{path}` {value}" for path, value in texts.items())
     origin = (
         f"Run `{manifest['run']}` of {manifest['started'][:10]}, {manifest['seconds']:,.0f} s with {manifest['cpu']['threads']} "
         f"threads of {manifest['cpu']['model']}, Kerf {manifest['kerf']}. Model `{model['id']}` with {model['parameters']:,} "
         f"parameters, {model['bytes'] / 1e6:.1f} MB in float. Verdict of the run: {run['verdict']}. Settings: {settings}."
     )
-    figures = {key: value for key, value in FIGURES.items() if any(each.get(key) is not None for each in others)}
-    measured = {name: value for name, value in METRICS.items() if any(metric(each, name) for each in others)}
-    head = ["candidate", "verdict", "MB", *(label for label, _ in figures.values()), *(f"{label} (95 %)" for label, _ in measured.values())]
+    figures = {
+        key: value
+        for key, value in FIGURES.items()
+        if any(each.get(key) is not None for each in others)
+    }
+    measured = {
+        name: value for name, value in METRICS.items() if any(metric(each, name) for each in others)
+    }
+    head = [
+        "candidate",
+        "verdict",
+        "MB",
+        *(label for label, _ in figures.values()),
+        *(f"{label} (95 %)" for label, _ in measured.values()),
+    ]
     rows = [row(each, figures, measured) for each in others]
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     return f"\n## {run['experiment']}\n\n{origin}\n\n" + "\n".join(lines) + "\n"
@@ -101,8 +139,13 @@ def row(candidate: dict, figures: dict, measured: dict) -> list[str]:
     verdict = ", ".join(filter(None, (candidate.get("verdict"), candidate.get("grade"))))
     size = candidate.get("bytes_on_disk")
     cells = [candidate["name"], verdict, "–" if size is None else f"{size / 1e6:.2f}"]
-    cells += ["–" if candidate.get(key) is None else form.format(candidate[key]) for key, (_, form) in figures.items()]
-    return cells + [interval(metric(candidate, name), places) for name, (_, places) in measured.items()]
+    cells += [
+        "–" if candidate.get(key) is None else form.format(candidate[key])
+        for key, (_, form) in figures.items()
+    ]
+    return cells + [
+        interval(metric(candidate, name), places) for name, (_, places) in measured.items()
+    ]
 
 
 def metric(candidate: dict, name: str) -> dict | None:
@@ -115,13 +158,24 @@ def interval(found: dict | None, places: int) -> str:
     if found is None or found["value"] is None:
         return "–"
     text = f"{found['value']:.{places}f}"
-    return text if found["low"] is None else f"{text} ({found['low']:.{places}f} to {found['high']:.{places}f})"
+    return (
+        text
+        if found["low"] is None
+        else f"{text} ({found['low']:.{places}f} to {found['high']:.{places}f})"
+    )
 
 
 def main() -> None:
     """Keep the runs that are named, and write the page."""
     parser = argparse.ArgumentParser(description="Tables of the runs in docs/runs/.")
-    parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="RESULTS", help="results.json files of finished runs")
+    parser.add_argument(
+        "--add",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RESULTS",
+        help="results.json files of finished runs",
+    )
     for path in parser.parse_args().add:
         print(add(path))
     (DOCS / "results.md").write_text(page(), encoding="utf-8")

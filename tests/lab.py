@@ -23,7 +23,9 @@ SECONDS = 120_000  # playwright counts in milliseconds
 def browser() -> Iterator:
     """Debian's Chromium, headless."""
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        opened = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         try:
             yield opened
         finally:
@@ -36,14 +38,39 @@ def served(notebooks: Path, scratch: Path, environment: dict[str, str]) -> Itera
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    own = {f"JUPYTER{name}_DIR": str(scratch / name.lower().strip("_")) for name in ("_CONFIG", "LAB_SETTINGS", "LAB_WORKSPACES", "_DATA", "_RUNTIME")}
-    quiet = scratch / "lab_settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    own = {
+        f"JUPYTER{name}_DIR": str(scratch / name.lower().strip("_"))
+        for name in ("_CONFIG", "LAB_SETTINGS", "LAB_WORKSPACES", "_DATA", "_RUNTIME")
+    }
+    quiet = (
+        scratch
+        / "lab_settings"
+        / "@jupyterlab"
+        / "apputils-extension"
+        / "notification.jupyterlab-settings"
+    )
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false"}')  # or it asks whether it may
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", f"--notebook-dir={notebooks}", f"--IdentityProvider.token={TOKEN}",
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
-    server = subprocess.Popen(command, env={**os.environ, **own, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--notebook-dir={notebooks}",
+        f"--IdentityProvider.token={TOKEN}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    server = subprocess.Popen(
+        command,
+        env={**os.environ, **own, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         _answers(f"http://127.0.0.1:{port}/api", server)
         yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={TOKEN}"
@@ -72,9 +99,13 @@ def run_all(page: Page, address: str) -> None:
 
 def complaints(page: Page) -> list[str]:
     """What JupyterLab or a cell warns of: dialogs, notifications, and standard error."""
-    return page.locator(".jp-Dialog, .Toastify__toast, [data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts()
+    return page.locator(
+        ".jp-Dialog, .Toastify__toast, [data-mime-type='application/vnd.jupyter.stderr']"
+    ).all_inner_texts()
 
 
 def slider(page: Page, name: str):
     """The handle of a slider of ipywidgets, by what stands beside it."""
-    return page.locator(".widget-hslider", has=page.get_by_text(name, exact=True)).locator(".noUi-handle")
+    return page.locator(".widget-hslider", has=page.get_by_text(name, exact=True)).locator(
+        ".noUi-handle"
+    )

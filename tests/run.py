@@ -34,26 +34,63 @@ SMALL |= {
         "steps": 20,
         "joint_steps": 10,
         "augmentation_factor": 2,
-        "before": [{"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian"}}],
+        "before": [
+            {"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian"}}
+        ],
     },
     "prune": {"samples": 48},
     "sensitivity": {"samples": 48, "group_size": 32, "budget_bytes": None},
     "kernels": {"samples": 48},
-    "ab": {"samples": 48, "sentences": 40, "passages": 40, "a": [{"quantize": {"method": "rtn", "bits": 8}}],
-           "b": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}]},
+    "ab": {
+        "samples": 48,
+        "sentences": 40,
+        "passages": 40,
+        "a": [{"quantize": {"method": "rtn", "bits": 8}}],
+        "b": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}],
+    },
     "train_reranker": {"steps": 3, "passages": 40},
-    "resources": {"samples": 32, "rounds": 1, "evaluation": {"sentences": 40, "passages": 40},
-                  "candidates": {"int8": [{"quantize": {"method": "static"}}]}},
+    "resources": {
+        "samples": 32,
+        "rounds": 1,
+        "evaluation": {"sentences": 40, "passages": 40},
+        "candidates": {"int8": [{"quantize": {"method": "static"}}]},
+    },
     "orders": {"samples": 48, "group_size": 32, "sentences": 60},
     "explore": {"samples": 48, "group_size": 32},
-    "ingredients": {"samples": 48, "group_size": 32, "sentences": 60, "reconstruct_steps": 20, "joint_steps": 10},
+    "ingredients": {
+        "samples": 48,
+        "group_size": 32,
+        "sentences": 60,
+        "reconstruct_steps": 20,
+        "joint_steps": 10,
+    },
 }
-ON_CAUSAL = {"tasks": {"samples": 8, "max_length": 64, "documents": 20,
-                       "steps": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}}  # fmt: skip
-TINY = ("prune", "reconstruct", "sensitivity", "ingredients", "orders", "kernels", "ab", "resources", "explore")
+ON_CAUSAL = {
+    "tasks": {
+        "samples": 8,
+        "max_length": 64,
+        "documents": 20,
+        "steps": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}],
+    }
+}
+TINY = (
+    "prune",
+    "reconstruct",
+    "sensitivity",
+    "ingredients",
+    "orders",
+    "kernels",
+    "ab",
+    "resources",
+    "explore",
+)
 RERANKER = {  # the same notebooks on a small reranker
     "kernels": {"samples": 48},
-    "compare": {"samples": 48, "passages": 40, "steps": [{"quantize": {"method": "rtn", "bits": 4}}]},
+    "compare": {
+        "samples": 48,
+        "passages": 40,
+        "steps": [{"quantize": {"method": "rtn", "bits": 4}}],
+    },
 }
 CAUSAL = {  # the same notebooks on a small language model
     name: {"samples": 8, "max_length": 64, **parameters}
@@ -61,7 +98,10 @@ CAUSAL = {  # the same notebooks on a small language model
         "calibrate": {},
         "quantize": {"step": {"method": "gptq", "bits": 3, "group_size": 32}},
         "prune": {"step": {"method": "sparsegpt", "pattern": "2:4"}},
-        "reconstruct": {key: SMALL["reconstruct"][key] for key in ("steps", "joint_steps", "augmentation_factor", "before")},
+        "reconstruct": {
+            key: SMALL["reconstruct"][key]
+            for key in ("steps", "joint_steps", "augmentation_factor", "before")
+        },
         "compare": {
             "num_chunks": 4,
             "seq_len": 64,
@@ -79,21 +119,44 @@ def copies(folder: Path) -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         if path.stem in ON_CAUSAL or path.stem == "leaderboard":
             continue
-        parameters = SMALL[path.stem] | ({"model": tiny} if path.stem in TINY else {"encoder": tiny} if path.stem == "train_reranker" else {})
+        parameters = SMALL[path.stem] | (
+            {"model": tiny}
+            if path.stem in TINY
+            else {"encoder": tiny}
+            if path.stem == "train_reranker"
+            else {}
+        )
         papermill.execute_notebook(path, folder / path.name, parameters, prepare_only=True)
     for day in (20, 21):
         write(folder / "reports" / "history" / "grid" / f"run-{day}", run_of(day=day))
-    papermill.execute_notebook(ROOT / "notebooks" / "leaderboard.ipynb", folder / "leaderboard.ipynb", {"reports": str(folder / "reports")}, prepare_only=True)
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "leaderboard.ipynb",
+        folder / "leaderboard.ipynb",
+        {"reports": str(folder / "reports")},
+        prepare_only=True,
+    )
     reranker = str(write_reranker(folder / "reranker"))
     for name, parameters in RERANKER.items():
         target = folder / f"reranker_{name}.ipynb"
-        papermill.execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", target, {**parameters, "model": reranker}, prepare_only=True)
+        papermill.execute_notebook(
+            ROOT / "notebooks" / f"{name}.ipynb",
+            target,
+            {**parameters, "model": reranker},
+            prepare_only=True,
+        )
     pruned = {**SMALL["reconstruct"], "before": [{"prune": {"method": "sparsegpt"}}], "model": tiny}
-    papermill.execute_notebook(ROOT / "notebooks" / "reconstruct.ipynb", folder / "pruned_reconstruct.ipynb", pruned, prepare_only=True)
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "reconstruct.ipynb",
+        folder / "pruned_reconstruct.ipynb",
+        pruned,
+        prepare_only=True,
+    )
     causal = str(write_causal(folder / "causal"))
     for name, parameters in {**CAUSAL, **ON_CAUSAL}.items():
         target, parameters = folder / f"causal_{name}.ipynb", {**parameters, "model": causal}
-        papermill.execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", target, parameters, prepare_only=True)
+        papermill.execute_notebook(
+            ROOT / "notebooks" / f"{name}.ipynb", target, parameters, prepare_only=True
+        )
 
 
 def main() -> int:
@@ -107,9 +170,28 @@ def main() -> int:
         # What hangs is one failed test, not a CI that ends without an answer.
         limit = ["--timeout=900"]
         workers = ["-n", str(len(os.sched_getaffinity(0))), "--dist", "loadfile"]
-        command = [sys.executable, "-m", "pytest", *nbval, *limit, *workers, "-q", "--durations=12", "-rs", str(notebooks), "tests"]
-        environment = {**os.environ, "KERF_ROOT": str(ROOT), "IPYTHONDIR": scratch, "OMP_NUM_THREADS": "1"}
-        return subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *nbval,
+            *limit,
+            *workers,
+            "-q",
+            "--durations=12",
+            "-rs",
+            str(notebooks),
+            "tests",
+        ]
+        environment = {
+            **os.environ,
+            "KERF_ROOT": str(ROOT),
+            "IPYTHONDIR": scratch,
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            [*command, *sys.argv[1:]], cwd=ROOT, env=environment, check=False
+        ).returncode
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 import papermill
-from kerf.core.paths import data_folder, root
 from lab import SECONDS, browser, run_all, served, slider
+
+from kerf.core.paths import data_folder, root
 
 LAYER = "encoder.layer.3.intermediate.dense"
 
@@ -21,7 +22,10 @@ def pages(opened, reports: Path, experiment: str) -> None:
     """The top of the report and of the leaderboard."""
     shutil.copyfile(reports / experiment / "index.html", reports / "example.html")
     tab = opened.new_page(viewport={"width": 1280, "height": 860}, device_scale_factor=1.5)
-    for page, picture in ((reports / "example.html", "example"), (reports / "index.html", "leaderboard")):
+    for page, picture in (
+        (reports / "example.html", "example"),
+        (reports / "index.html", "leaderboard"),
+    ):
         tab.goto(page.as_uri())
         if picture == "leaderboard":
             tab.locator("#candidates").scroll_into_view_if_needed()
@@ -34,10 +38,19 @@ def explore(opened, reports: Path) -> None:
     """The panel, after a few presses on its sliders."""
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        papermill.execute_notebook(root() / "notebooks" / "explore.ipynb", scratch / "explore.ipynb", {"layer": LAYER}, prepare_only=True)
+        papermill.execute_notebook(
+            root() / "notebooks" / "explore.ipynb",
+            scratch / "explore.ipynb",
+            {"layer": LAYER},
+            prepare_only=True,
+        )
         (scratch / "data").mkdir()
         (scratch / "data" / "sources").symlink_to(data_folder() / "sources")
-        with served(scratch, scratch / "jupyter", {"KERF_ROOT": str(root()), "KERF_DATA": str(scratch / "data")}) as address:
+        with served(
+            scratch,
+            scratch / "jupyter",
+            {"KERF_ROOT": str(root()), "KERF_DATA": str(scratch / "data")},
+        ) as address:
             tab = opened.new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=1.5)
             run_all(tab, address.format("explore.ipynb"))
             tab.get_by_text("the hardest layer").first.wait_for(timeout=SECONDS)
@@ -45,7 +58,9 @@ def explore(opened, reports: Path) -> None:
                 slider(tab, name).focus()
                 tab.keyboard.press(key)
                 tab.wait_for_timeout(3000)
-            tab.locator(".jp-OutputArea-output .widget-vbox").first.screenshot(path=reports / "explore.png")
+            tab.locator(".jp-OutputArea-output .widget-vbox").first.screenshot(
+                path=reports / "explore.png"
+            )
 
 
 def main() -> None:

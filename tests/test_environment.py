@@ -15,7 +15,9 @@ def pins() -> dict[str, str]:
 
 def extras() -> dict[str, str]:
     project = tomllib.loads((root() / "lib" / "pyproject.toml").read_text())["project"]
-    tested = {name: pins for name, pins in project["optional-dependencies"].items() if name != "docs"}  # `make docs` installs those
+    tested = {
+        name: pins for name, pins in project["optional-dependencies"].items() if name != "docs"
+    }  # `make docs` installs those
     return dict(pin.split("==") for pins in tested.values() for pin in pins)
 
 

@@ -1,8 +1,9 @@
 """Experiment files: precedence, where values come from, and refusals before any work."""
 
 import pytest
-from kerf.workbench.run import experiment
+
 from kerf.workbench.cli import main
+from kerf.workbench.run import experiment
 
 FILE = """
 model: minilm
@@ -30,7 +31,10 @@ def test_precedence_and_origin(file):
     made = read(file, "calibration.seed=3", "int4.bits=3")
     assert (made.calibration.seed, made.origin["calibration.seed"]) == (3, "command line")
     assert (made.calibration.samples, made.origin["calibration.samples"]) == (64, "experiment")
-    assert (made.calibration.max_length, made.origin["calibration.max_length"]) == (128, "model preset")
+    assert (made.calibration.max_length, made.origin["calibration.max_length"]) == (
+        128,
+        "model preset",
+    )
     assert (made.calibration.texts, made.origin["calibration.texts"]) == ("news", "default")
     (step,) = made.candidates["int4"]
     assert (step.parameters.bits, step.origin["bits"]) == (3, "command line")
@@ -51,7 +55,11 @@ def test_model_of_the_command_line_wins(file):
 def test_what_candidates_take_as_a_service_is_measured_where_it_is_asked_for(file):
     assert read(file).resources is None
     made = read(file, "resources.rounds=2")
-    assert (made.resources.rounds, made.resources.memory_limit, made.origin["resources.rounds"]) == (2, None, "command line")
+    assert (
+        made.resources.rounds,
+        made.resources.memory_limit,
+        made.origin["resources.rounds"],
+    ) == (2, None, "command line")
     assert read(file, "resources.memory_limit=300").resources.rounds == 6
 
 
@@ -64,9 +72,19 @@ def test_shipped_experiments_are_valid(name):
 def test_the_default_experiment_has_the_agreed_candidates():
     made = experiment.read("minilm")
     assert list(made.candidates) == [
-        "int8", "int4-rtn", "int4-gptq", "int3-gptq", "int2-rtn", "int2-gptq", "int2-gptq-channel",
-    ]  # fmt: skip
-    assert made.release == ["int8"] and made.evaluation.sentences >= 400 and made.evaluation.passages >= 500
+        "int8",
+        "int4-rtn",
+        "int4-gptq",
+        "int3-gptq",
+        "int2-rtn",
+        "int2-gptq",
+        "int2-gptq-channel",
+    ]
+    assert (
+        made.release == ["int8"]
+        and made.evaluation.sentences >= 400
+        and made.evaluation.passages >= 500
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +95,10 @@ def test_the_default_experiment_has_the_agreed_candidates():
         ("int4.bits=9", "int4.1.bits = 9: a whole number from 2 to 8"),
         ("int4.bits=3.5", "int4.1.bits = 3.5: a whole number from 2 to 8"),
         ("int4.bits=two", "int4.1.bits = 'two': a whole number from 2 to 8"),
-        ("int4.method=gtpq", "rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16"),
+        (
+            "int4.method=gtpq",
+            "rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16",
+        ),
         ("int4.granularity=row", "tensor, channel or group"),
         ("int4.bit=4", "did you mean int4.bits"),
         ("int5.bits=4", "did you mean int4.bits"),

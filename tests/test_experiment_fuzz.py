@@ -6,28 +6,114 @@ import time
 
 import pytest
 import yaml
+
+from kerf.config import parse
 from kerf.core.errors import CONTROL, LINE, InputError
 from kerf.core.paths import root
-from kerf.config import parse
 from kerf.workbench.run import experiment
 
 SHIPPED = sorted((root() / "notebooks" / "experiments").glob("*.yaml"))
-BOMB = "\n".join(f"b{level}: &b{level} [{', '.join([f'*b{level - 1}'] * 9)}]" for level in range(1, 9))
+BOMB = "\n".join(
+    f"b{level}: &b{level} [{', '.join([f'*b{level - 1}'] * 9)}]" for level in range(1, 9)
+)
 ODD = [
-    None, True, False, 0, 1, -1, 2.5, 1e300, float("inf"), float("-inf"), float("nan"), 10**30, -(10**30), "", " ", "a", "x" * 5000, "~nosuchuser/x", "a\0b",
-    "\x1b[31mred", "a\nb", "\u202eevil", "index.html", "history", "../..", "/dev/zero", [], [[]], [None], {}, {"a": 1}, {"": {}}, [True], "2:4", "0:0", "99:1",
-    "1.6", "mixed", 1.6, 16, 32, 32.0,
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2.5,
+    1e300,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    10**30,
+    -(10**30),
+    "",
+    " ",
+    "a",
+    "x" * 5000,
+    "~nosuchuser/x",
+    "a\0b",
+    "\x1b[31mred",
+    "a\nb",
+    "\u202eevil",
+    "index.html",
+    "history",
+    "../..",
+    "/dev/zero",
+    [],
+    [[]],
+    [None],
+    {},
+    {"a": 1},
+    {"": {}},
+    [True],
+    "2:4",
+    "0:0",
+    "99:1",
+    "1.6",
+    "mixed",
+    1.6,
+    16,
+    32,
+    32.0,
+]
 SCALARS = [
-    "2020-99-99", "2020-01-01", "!!int foo", "!!float x", "!!timestamp 1", "!!binary x", "!!python/object/apply:os.system [ls]", "!!set {a}", "1:30", "020", "0x1F",
-    "1_000", "0b11", "1e999", "-1e999", ".nan", ".inf", "9" * 5000, "yes", "off", "~", "*nothing", "&a [*a]", "[" * 3000, "{" * 3000, "- " * 3000, '"\\ud800"',
-    '"\\e[2J"', '"\\0"', "'", '"', "|", ">", "%", "@", "`", "? [a]", "<<", "!", "!!str 5", "x" * 100_000,
-]  # fmt: skip
+    "2020-99-99",
+    "2020-01-01",
+    "!!int foo",
+    "!!float x",
+    "!!timestamp 1",
+    "!!binary x",
+    "!!python/object/apply:os.system [ls]",
+    "!!set {a}",
+    "1:30",
+    "020",
+    "0x1F",
+    "1_000",
+    "0b11",
+    "1e999",
+    "-1e999",
+    ".nan",
+    ".inf",
+    "9" * 5000,
+    "yes",
+    "off",
+    "~",
+    "*nothing",
+    "&a [*a]",
+    "[" * 3000,
+    "{" * 3000,
+    "- " * 3000,
+    '"\\ud800"',
+    '"\\e[2J"',
+    '"\\0"',
+    "'",
+    '"',
+    "|",
+    ">",
+    "%",
+    "@",
+    "`",
+    "? [a]",
+    "<<",
+    "!",
+    "!!str 5",
+    "x" * 100_000,
+]
 
 
 def _places(value, path=()):
     """Every place in nested data: (container, key)."""
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in list(pairs):
         yield value, key
         yield from _places(inner, (*path, key))
@@ -39,18 +125,28 @@ def _value(text, draw):
     for _ in range(draw.randint(1, 3)):
         container, key = draw.choice(list(_places(data)) or [(data, "model")])
         if isinstance(container, dict) and draw.random() < 0.3:
-            renamed = draw.choice([*(str(o) for o in ODD), "bits", "model", "samples", 3, None, True])
+            renamed = draw.choice(
+                [*(str(o) for o in ODD), "bits", "model", "samples", 3, None, True]
+            )
             container[renamed] = container.pop(key, None)
         else:
             container[key] = draw.choice(ODD)
-    return yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=draw.random() < 0.5)
+    return yaml.dump(
+        data, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=draw.random() < 0.5
+    )
 
 
 def _scalar(text, draw):
     """An odd scalar in the place of one that follows a colon."""
-    places = [place for place, character in enumerate(text) if character == ":" and text[place : place + 2] == ": "]
+    places = [
+        place
+        for place, character in enumerate(text)
+        if character == ":" and text[place : place + 2] == ": "
+    ]
     place = draw.choice(places) + 2
-    stop = min((text.find(end, place) for end in ",}]\n" if text.find(end, place) > 0), default=len(text))
+    stop = min(
+        (text.find(end, place) for end in ",}]\n" if text.find(end, place) > 0), default=len(text)
+    )
     return text[:place] + draw.choice(SCALARS) + text[stop:]
 
 
@@ -84,7 +180,13 @@ def _cut(text, draw):
 
 def _aliases(text, draw):
     """Anchors, aliases, merge keys and what grows from them."""
-    added = [BOMB, "x: &x {<<: *x}", "evaluation: &e {texts: news}\ncalibration: {<<: *e, <<: *e}", "resources: {<<: [1]}", "resources: &r {threads: *r}"]
+    added = [
+        BOMB,
+        "x: &x {<<: *x}",
+        "evaluation: &e {texts: news}\ncalibration: {<<: *e, <<: *e}",
+        "resources: {<<: [1]}",
+        "resources: &r {threads: *r}",
+    ]
     return text + "\n" + draw.choice(added) + "\n"
 
 
@@ -100,7 +202,9 @@ def _sound(made):
         numbers = [value for value in each.model_dump().values() if isinstance(value, int | float)]
         assert all(math.isfinite(number) and abs(number) <= 1e15 for number in numbers)
     assert made.model.strip() and not CONTROL.search(made.model)
-    assert all(map(experiment.is_free, made.candidates)) and set(made.release) <= set(made.candidates)
+    assert all(map(experiment.is_free, made.candidates)) and set(made.release) <= set(
+        made.candidates
+    )
     assert len(set(made.release)) == len(made.release)
 
 
@@ -111,14 +215,18 @@ def test_a_mutated_experiment_is_sound_or_refused_in_one_line(seed, tmp_path):
     for number in range(100):
         text = draw.choice(SHIPPED).read_text(encoding="utf-8")
         mutated = draw.choice(MUTATORS)(text, draw)
-        path.write_bytes(mutated if isinstance(mutated, bytes) else mutated.encode("utf-8", "surrogatepass"))
+        path.write_bytes(
+            mutated if isinstance(mutated, bytes) else mutated.encode("utf-8", "surrogatepass")
+        )
         clock = time.process_time()
         try:
             _sound(experiment.read(str(path)))
             outcomes["accepted"] += 1
         except InputError as refusal:
             line = str(refusal)
-            assert line.isprintable() and 0 < len(line) <= LINE, f"seed {seed}, file {number}: {line!r}"
+            assert line.isprintable() and 0 < len(line) <= LINE, (
+                f"seed {seed}, file {number}: {line!r}"
+            )
             outcomes["refused"] += 1
         assert time.process_time() - clock < 5, f"seed {seed}, file {number} took too long"
     assert outcomes["refused"] > 40 and outcomes["accepted"] > 0, outcomes

@@ -14,18 +14,19 @@ import pytest
 import torch
 import yaml
 from conftest import BROWSER
-from kerf import pipeline
-from kerf.calibration import hessian
-from kerf.models import registry
-from kerf.core.errors import InputError
-from kerf.workbench.interactive.layer_explorer import Choice, Subject
-from kerf.core.paths import data_folder, root
-from kerf.config import Calibration
-from kerf.workbench.interactive.background import Building, Newest
-from kerf.workbench.interactive.save_candidate import TITLE, add_candidate
-from kerf.workbench.interactive.panel import Panel
 from lab import CHROMIUM, SECONDS, browser, complaints, run_all, served, slider
 from small import write_causal, write_model, write_reranker
+
+from kerf import pipeline
+from kerf.calibration import hessian
+from kerf.config import Calibration
+from kerf.core.errors import InputError
+from kerf.core.paths import data_folder, root
+from kerf.models import registry
+from kerf.workbench.interactive.background import Building, Newest
+from kerf.workbench.interactive.layer_explorer import Choice, Subject
+from kerf.workbench.interactive.panel import Panel
+from kerf.workbench.interactive.save_candidate import TITLE, add_candidate
 
 SPEC = Calibration(samples=24)
 
@@ -56,13 +57,24 @@ NAME = "encoder.layer.1.output.dense"
 NAME_OF_A_RERANKER = f"bert.{NAME}"
 
 
-@pytest.mark.parametrize("choice", [Choice(bits=3, group_size=32, clip="mse"), Choice("gptq", 4, None, "hessian"), Choice(bits=4, group_size=32, sparsity=0.5)])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice(bits=3, group_size=32, clip="mse"),
+        Choice("gptq", 4, None, "hessian"),
+        Choice(bits=4, group_size=32, sparsity=0.5),
+    ],
+)
 def test_a_cut_is_what_the_first_layer_of_a_candidate_becomes(tiny, subject, choice):
     """Of the first layer, which no earlier cut disturbs, and with the word embeddings in float."""
     first = next(iter(subject.layers))
     chain = choice.steps()
     chain[-1]["quantize"] |= {"embeddings": 32, "scale_dtype": "float16"}
-    made = registry.network(registry.load(pipeline.build(tiny, chain, SPEC))).get_submodule(first).weight.detach()
+    made = (
+        registry.network(registry.load(pipeline.build(tiny, chain, SPEC)))
+        .get_submodule(first)
+        .weight.detach()
+    )
     cut = subject.cut(first, choice)
     if choice.method == "rtn":
         assert torch.equal(made, cut.after())
@@ -76,7 +88,9 @@ def test_error_by_group_adds_up(subject):
     cut = subject.cut(NAME, Choice(bits=2, group_size=32))
     error = (cut.after() - cut.before).square()
     assert cut.by_group().shape == (64, 4)
-    assert float(cut.by_group()[3, 2]) == pytest.approx(float(error[3, 64:96].mean() / cut.before.square().mean()), rel=1e-5)
+    assert float(cut.by_group()[3, 2]) == pytest.approx(
+        float(error[3, 64:96].mean() / cut.before.square().mean()), rel=1e-5
+    )
 
 
 def test_an_answer_leaves_the_model_as_it_was(subject):
@@ -91,7 +105,9 @@ def test_a_prompt_is_answered_with_probabilities(tmp_path):
     cut = asked.cut(next(iter(asked.layers)), Choice(bits=2, group_size=None))
     rows = asked.told(asked.kind.EXAMPLES, cut)
     assert len(rows) >= 5 and all(0 <= p <= 1 for _, *both in rows for p in both)
-    assert [before for _, before, _ in rows[:5]] == sorted((before for _, before, _ in rows[:5]), reverse=True)
+    assert [before for _, before, _ in rows[:5]] == sorted(
+        (before for _, before, _ in rows[:5]), reverse=True
+    )
     assert any(before != after for _, before, after in rows)
     with pytest.raises(InputError, match="prompt"):
         asked.told(("",))
@@ -99,7 +115,9 @@ def test_a_prompt_is_answered_with_probabilities(tmp_path):
 
 def test_a_pair_is_scored_by_a_reranker(tmp_path):
     asked = Subject(str(write_reranker(tmp_path / "reranker")), SPEC)
-    ((what, before, after),) = asked.told(asked.kind.EXAMPLES, asked.cut(NAME_OF_A_RERANKER, Choice(bits=2, group_size=None)))
+    ((what, before, after),) = asked.told(
+        asked.kind.EXAMPLES, asked.cut(NAME_OF_A_RERANKER, Choice(bits=2, group_size=None))
+    )
     assert what == "score" and before != after
 
 
@@ -135,11 +153,15 @@ def test_the_choice_comes_back(house, tiny):
     panel.group_size.value, panel.bits.value, panel.layer.value = 32, 3, NAME
     for _ in range(100):
         time.sleep(0.1)
-        if NAME in panel.numbers.value and "3" in json.dumps(json.loads((house / "data" / "explore.json").read_text())[tiny]["bits"]):
+        if NAME in panel.numbers.value and "3" in json.dumps(
+            json.loads((house / "data" / "explore.json").read_text())[tiny]["bits"]
+        ):
             break
     again = Panel(tiny, calibration=SPEC)
     assert (again.layer.value, again.bits.value, again.group_size.value) == (NAME, 3, 32)
-    (house / "data" / "explore.json").write_text(json.dumps({tiny: {"bits": "many", "layer": "gone", "clip": 3}}))
+    (house / "data" / "explore.json").write_text(
+        json.dumps({tiny: {"bits": "many", "layer": "gone", "clip": 3}})
+    )
     assert Panel(tiny, calibration=SPEC).bits.value == 4
     (house / "data" / "explore.json").write_text("no JSON")
     assert Panel(tiny, calibration=SPEC).bits.value == 4
@@ -155,7 +177,11 @@ def test_a_layer_that_is_asked_for_goes_before_the_one_of_the_last_time(house, t
 def test_a_whole_candidate_answers_for_its_own_model_and_choice_alone(house, tiny):
     panel = Panel(tiny, calibration=SPEC)
     cut = panel.subject.cut(NAME, panel.choice())
-    for subject, choice, shown in ((panel.subject, panel.choice(), True), (panel.subject, Choice(bits=7), False), (object(), panel.choice(), False)):
+    for subject, choice, shown in (
+        (panel.subject, panel.choice(), True),
+        (panel.subject, Choice(bits=7), False),
+        (object(), panel.choice(), False),
+    ):
         panel.whole = subject, choice, panel.subject.opened
         assert ("all layers cut" in panel._answered(panel.wish()[2], cut)) == shown
 
@@ -185,7 +211,11 @@ def test_saved_candidates_gather_in_one_experiment(house, tiny):
     first = add_candidate("mine", tiny, SPEC, "a", Choice(group_size=32).steps())
     add_candidate("mine", tiny, SPEC, "b", Choice("gptq", 2, None).steps())
     content = yaml.safe_load(first.read_text())
-    assert [*content["candidates"]] == ["a", "b"] and content["criteria"] == ["encoder"] and content["model"] == tiny
+    assert (
+        [*content["candidates"]] == ["a", "b"]
+        and content["criteria"] == ["encoder"]
+        and content["model"] == tiny
+    )
     before = first.read_text()
     for arguments, match in [
         (("mine", tiny, SPEC, "a", Choice().steps()), "candidate = 'a'"),
@@ -199,7 +229,9 @@ def test_saved_candidates_gather_in_one_experiment(house, tiny):
         with pytest.raises(InputError, match=re.escape(match)):
             add_candidate(*arguments)
     assert first.read_text() == before and before.startswith(TITLE)
-    assert [path.name for path in first.parent.iterdir() if path.name.startswith(("mine", "tmp"))] == ["mine.yaml"]
+    assert [
+        path.name for path in first.parent.iterdir() if path.name.startswith(("mine", "tmp"))
+    ] == ["mine.yaml"]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason=BROWSER)
@@ -219,8 +251,20 @@ def test_every_notebook_opens_without_a_warning(tmp_path):
 def test_by_hand_in_jupyterlab(house, tiny):
     """Open, run all, move sliders by keyboard, save; after a restart "run all" brings the choice back; the candidate runs."""
     parameters = {"model": tiny, "samples": 24, "group_size": 32}
-    papermill.execute_notebook(house / "notebooks" / "explore.ipynb", house / "notebooks" / "hand.ipynb", parameters, prepare_only=True)
-    with served(house / "notebooks", house / "jupyter", {"KERF_ROOT": str(house), "KERF_DATA": str(house / "data")}) as address, browser() as opened:
+    papermill.execute_notebook(
+        house / "notebooks" / "explore.ipynb",
+        house / "notebooks" / "hand.ipynb",
+        parameters,
+        prepare_only=True,
+    )
+    with (
+        served(
+            house / "notebooks",
+            house / "jupyter",
+            {"KERF_ROOT": str(house), "KERF_DATA": str(house / "data")},
+        ) as address,
+        browser() as opened,
+    ):
         page = opened.new_page(viewport={"width": 1440, "height": 1100})
         run_all(page, address.format("hand.ipynb"))
         lost = page.get_by_text("of its output lost").first
@@ -231,21 +275,50 @@ def test_by_hand_in_jupyterlab(house, tiny):
         slid.press("ArrowLeft")  # 64, which the layers' columns allow, to 32
         slider(page, "bits").focus()
         page.keyboard.press("ArrowLeft")
-        page.wait_for_function("([before, after]) => document.querySelector('.jp-OutputArea-output img').src !== after", arg=before, timeout=SECONDS)
-        page.wait_for_function("before => ![...document.querySelectorAll('[aria-live]')].some(e => e.innerText === before)", arg=before[0], timeout=SECONDS)
+        page.wait_for_function(
+            "([before, after]) => document.querySelector('.jp-OutputArea-output img').src !== after",
+            arg=before,
+            timeout=SECONDS,
+        )
+        page.wait_for_function(
+            "before => ![...document.querySelectorAll('[aria-live]')].some(e => e.innerText === before)",
+            arg=before[0],
+            timeout=SECONDS,
+        )
         page.get_by_role("button", name="Save as a candidate").click()
         page.get_by_text("kerf run explored").wait_for(timeout=SECONDS)
         assert not complaints(page)
         page.get_by_role("menuitem", name="Kernel", exact=True).click()
         page.get_by_role("menuitem", name="Restart Kernel and Run All Cells").click()
         page.locator(".jp-Dialog").get_by_text("Restart", exact=True).click()
-        page.wait_for_function("() => ![...document.querySelectorAll('.noUi-handle')].length", timeout=SECONDS)
+        page.wait_for_function(
+            "() => ![...document.querySelectorAll('.noUi-handle')].length", timeout=SECONDS
+        )
         lost.wait_for(timeout=SECONDS)
         assert slider(page, "bits").get_attribute("aria-valuetext") in ("3", "3.0")
     saved = yaml.safe_load((house / "notebooks" / "experiments" / "explored.yaml").read_text())
-    assert saved["candidates"] == {"int3-rtn-g32": [{"quantize": {"method": "rtn", "bits": 3, "clip": "none", "group_size": 32}}]}
-    done = subprocess.run([sys.executable, "-m", "kerf", "run", "explored", "-p", "evaluation.sentences=40", "-p", "evaluation.passages=40"],
-                          env={**os.environ}, capture_output=True, text=True, check=False)  # fmt: skip
+    assert saved["candidates"] == {
+        "int3-rtn-g32": [
+            {"quantize": {"method": "rtn", "bits": 3, "clip": "none", "group_size": 32}}
+        ]
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "kerf",
+            "run",
+            "explored",
+            "-p",
+            "evaluation.sentences=40",
+            "-p",
+            "evaluation.passages=40",
+        ],
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-1000:]
     results = json.loads(Path(house, "reports", "explored", "results.json").read_text())
     assert [c["name"] for c in results["candidates"]] == ["baseline", "int3-rtn-g32"]

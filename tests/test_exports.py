@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 from huggingface_hub import ModelCard
+
 from kerf.evaluate import gates
 from kerf.workbench.report import exports
 from kerf.workbench.report.known_issues import issues, plain, untested
@@ -11,40 +12,96 @@ from kerf.workbench.report.release import checklist
 
 
 def row(name, value, low, high, baseline=1.0, noise=(1.0, 1.0)):
-    return {"name": name, "value": value, "low": low, "high": high, "baseline": baseline, "n": 400, "unit": "",
-            "noise": {"low": noise[0], "high": noise[1]}}  # fmt: skip
+    return {
+        "name": name,
+        "value": value,
+        "low": low,
+        "high": high,
+        "baseline": baseline,
+        "n": 400,
+        "unit": "",
+        "noise": {"low": noise[0], "high": noise[1]},
+    }
 
 
 def gate(verdict, bound=0.95, metric="cosine_mean", threshold=0.9, needed=None):
-    return {"criteria": "encoder", "metric": metric, "op": ">=", "threshold": threshold, "bound": bound, "verdict": verdict,
-            "needed_n": needed, "source": "Kerf", "reason": "because | of <this>"}  # fmt: skip
+    return {
+        "criteria": "encoder",
+        "metric": metric,
+        "op": ">=",
+        "threshold": threshold,
+        "bound": bound,
+        "verdict": verdict,
+        "needed_n": needed,
+        "source": "Kerf",
+        "reason": "because | of <this>",
+    }
 
 
 def entry(name, judged, **more):
     return {
-        "name": name, "status": "ok", "error": None, "reused": False, "steps": [{"quantize": {"method": "gptq", "bits": 4}}],
-        "bytes_on_disk": 9_000_000, "bits_per_weight": 3.2, "compression_ratio": 10.1, "kernel": "dequantized",
-        "metrics": [row("cosine_mean", 0.96, 0.95, 0.97), row("human_spearman_lee", 0.51, 0.4, 0.6, 0.5),
-                    row("rss_peak_bytes", 6e8, None, None, 5e8, (5e8, 5.1e8)), row("load_seconds", 0.21, 0.2, 0.22, 0.2, (0.15, 0.25))],
-        "gates": judged, "claims": [], "verdict": gates.overall([each["verdict"] for each in judged]), "grade": "B",
+        "name": name,
+        "status": "ok",
+        "error": None,
+        "reused": False,
+        "steps": [{"quantize": {"method": "gptq", "bits": 4}}],
+        "bytes_on_disk": 9_000_000,
+        "bits_per_weight": 3.2,
+        "compression_ratio": 10.1,
+        "kernel": "dequantized",
+        "metrics": [
+            row("cosine_mean", 0.96, 0.95, 0.97),
+            row("human_spearman_lee", 0.51, 0.4, 0.6, 0.5),
+            row("rss_peak_bytes", 6e8, None, None, 5e8, (5e8, 5.1e8)),
+            row("load_seconds", 0.21, 0.2, 0.22, 0.2, (0.15, 0.25)),
+        ],
+        "gates": judged,
+        "claims": [],
+        "verdict": gates.overall([each["verdict"] for each in judged]),
+        "grade": "B",
         "layers": [{"name": "layer.0", "bits": 4, "error": 0.1, "note": ""}],
-    } | more  # fmt: skip
+    } | more
 
 
-BROKEN = {"notebook": "quantize.ipynb", "cell": 7, "message": "ValueError: <img src=x> & \x1b[31m\x00 ]]>"}
+BROKEN = {
+    "notebook": "quantize.ipynb",
+    "cell": 7,
+    "message": "ValueError: <img src=x> & \x1b[31m\x00 ]]>",
+}
 
 
 def run(*candidates, release):
     rows = [entry("baseline", [], steps=[], kernel="real"), *candidates]
     return {
-        "schema": 1, "experiment": "small", "verdict": gates.run_verdict(rows, release), "release": release, "criteria": ["encoder"],
-        "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376, "on_grid": {}},
-        "settings": {f"{section}.texts": {"value": "news", "from": "default"} for section in ("calibration", "evaluation")},
+        "schema": 1,
+        "experiment": "small",
+        "verdict": gates.run_verdict(rows, release),
+        "release": release,
+        "criteria": ["encoder"],
+        "model": {
+            "id": "minilm",
+            "kind": "encoder",
+            "parameters": 22_713_216,
+            "bytes": 90_868_376,
+            "on_grid": {},
+        },
+        "settings": {
+            f"{section}.texts": {"value": "news", "from": "default"}
+            for section in ("calibration", "evaluation")
+        },
         "candidates": rows,
-        "manifest": {"run": "20260101T000000Z-abc", "kerf": "0", "python": "3.11", "packages": {"torch": "2"}, "seed": 0,
-                     "cpu": {"model": "A | processor", "flags": ["avx2"], "threads": 2}, "data": {"weights": "00"},
-                     "started": "2026-01-01T00:00:00.000000+00:00", "seconds": 12.0},
-    }  # fmt: skip
+        "manifest": {
+            "run": "20260101T000000Z-abc",
+            "kerf": "0",
+            "python": "3.11",
+            "packages": {"torch": "2"},
+            "seed": 0,
+            "cpu": {"model": "A | processor", "flags": ["avx2"], "threads": 2},
+            "data": {"weights": "00"},
+            "started": "2026-01-01T00:00:00.000000+00:00",
+            "seconds": 12.0,
+        },
+    }
 
 
 @pytest.fixture
@@ -65,7 +122,11 @@ def red(folder) -> int:
 @pytest.mark.parametrize("verdict", ["PASS", "FAIL", "INCONCLUSIVE"])
 @pytest.mark.parametrize("released", [True, False])
 def test_the_file_is_red_when_the_gate_is_not_passed(written, verdict, released):
-    results = run(entry("good", [gate("PASS")]), entry("other", [gate(verdict)]), release=["good", "other"] if released else ["good"])
+    results = run(
+        entry("good", [gate("PASS")]),
+        entry("other", [gate(verdict)]),
+        release=["good", "other"] if released else ["good"],
+    )
     assert bool(red(written(results))) == (results["verdict"] != "PASS")
 
 
@@ -75,47 +136,93 @@ def test_a_release_candidate_without_a_gate_is_red_as_its_verdict_is(written):
 
 
 def test_a_broken_candidate_is_an_error_for_release_or_not(written):
-    folder = written(run(entry("good", [gate("PASS")]), entry("bad", [], status="failed", error=BROKEN, metrics=[]), release=["good"]))
+    folder = written(
+        run(
+            entry("good", [gate("PASS")]),
+            entry("bad", [], status="failed", error=BROKEN, metrics=[]),
+            release=["good"],
+        )
+    )
     suite = ElementTree.parse(folder / "gates.xml").getroot().find("testsuite[@name='bad']")
     (error,) = suite.iter("error")
-    assert suite.get("errors") == "1" and "cell 7: ValueError: <img src=x> &" in error.get("message")
+    assert suite.get("errors") == "1" and "cell 7: ValueError: <img src=x> &" in error.get(
+        "message"
+    )
     assert "\x1b" not in error.text and "]]>" in error.text
 
 
 def test_names_are_written_so_that_readers_keep_them_apart(written):
     gates = [gate("FAIL", 0.85), gate("PASS", 0.85, threshold=0.8)]
-    root = ElementTree.parse(written(run(entry("int4.g64", gates), release=["int4.g64"])) / "gates.xml").getroot()
+    root = ElementTree.parse(
+        written(run(entry("int4.g64", gates), release=["int4.g64"])) / "gates.xml"
+    ).getroot()
     cases = list(root.iter("testcase"))
     assert len({(case.get("classname"), case.get("name")) for case in cases}) == 2
-    assert {case.get("classname") for case in cases} == {"small.int4-g64"}  # Jenkins splits at the last dot
+    assert {case.get("classname") for case in cases} == {
+        "small.int4-g64"
+    }  # Jenkins splits at the last dot
     (suite,) = root
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("2", "1", "0", "0")
+    assert (
+        suite.get("tests"),
+        suite.get("failures"),
+        suite.get("errors"),
+        suite.get("skipped"),
+    ) == ("2", "1", "0", "0")
     text = cases[0].find("failure").text
     assert "bound: 0.85" in text and "threshold: 0.9" in text and "because | of <this>" in text
 
 
 def test_an_undecided_gate_says_what_would_decide(written):
-    root = ElementTree.parse(written(run(entry("a", [gate("INCONCLUSIVE", 0.88, needed=900)]), release=["a"])) / "gates.xml").getroot()
+    root = ElementTree.parse(
+        written(run(entry("a", [gate("INCONCLUSIVE", 0.88, needed=900)]), release=["a"]))
+        / "gates.xml"
+    ).getroot()
     (failure,) = root.iter("failure")
-    assert failure.get("type") == "INCONCLUSIVE" and "about 900 items would decide" in failure.get("message")
+    assert failure.get("type") == "INCONCLUSIVE" and "about 900 items would decide" in failure.get(
+        "message"
+    )
 
 
 def test_boxes_are_ticked_by_what_was_measured(written):
-    notes = [{"name": "layer.0", "note": "rounded to nearest"}, {"name": "layer.1", "note": "", "reread": True}]
-    good, bad = entry("good", [gate("PASS")]), entry("bad", [gate("FAIL", 0.85)], layers=notes, claims=[gate("FAIL", 0.8)])
+    notes = [
+        {"name": "layer.0", "note": "rounded to nearest"},
+        {"name": "layer.1", "note": "", "reread": True},
+    ]
+    good, bad = (
+        entry("good", [gate("PASS")]),
+        entry("bad", [gate("FAIL", 0.85)], layers=notes, claims=[gate("FAIL", 0.8)]),
+    )
     assert all(done for done, _ in checklist(good))
     assert sum(not done for done, _ in checklist(bad)) == 4
     text = (written(run(good, bad, release=["good", "bad"])) / "release.md").read_text()
-    assert text.count("- [ ]") == 4 and "rounded to nearest: layer.0" in text and "proves nothing" in text
+    assert (
+        text.count("- [ ]") == 4
+        and "rounded to nearest: layer.0" in text
+        and "proves nothing" in text
+    )
 
 
 def test_issues_are_those_of_the_figures():
     text = "\n".join(issues(entry("a", [gate("INCONCLUSIVE", 0.88, needed=900)])))
-    for words in ("not decided", "900 items", "takes more memory", "no larger", "no speed", "no gate asks for it"):
+    for words in (
+        "not decided",
+        "900 items",
+        "takes more memory",
+        "no larger",
+        "no speed",
+        "no gate asks for it",
+    ):
         assert words in text.lower(), words
-    quiet = entry("b", [gate("PASS")], kernel="real", metrics=[row("cosine_mean", 0.96, 0.95, 0.97)])
+    quiet = entry(
+        "b", [gate("PASS")], kernel="real", metrics=[row("cosine_mean", 0.96, 0.95, 0.97)]
+    )
     assert issues(quiet) == []
-    noisy = entry("c", [gate("PASS", 0.905)], kernel="real", metrics=[row("cosine_mean", 0.91, 0.905, 0.92, noise=(0.98, 1.0))])
+    noisy = entry(
+        "c",
+        [gate("PASS", 0.905)],
+        kernel="real",
+        metrics=[row("cosine_mean", 0.91, 0.905, 0.92, noise=(0.98, 1.0))],
+    )
     assert "less than the baseline differs from itself" in issues(noisy)[0]
 
 
@@ -123,28 +230,46 @@ def test_what_was_not_tested_follows_from_what_was():
     candidate = entry("a", [gate("PASS")])
     results = run(candidate, release=["a"])
     text = "\n".join(untested(results, [candidate]))
-    assert "A \\| processor with 2 threads" in text and "Other languages than English." in text and "Whether it is faster: a." in text
+    assert (
+        "A \\| processor with 2 threads" in text
+        and "Other languages than English." in text
+        and "Whether it is faster: a." in text
+    )
     results["settings"]["evaluation.texts"]["value"] = "mine.txt"
-    faster = entry("a", [], metrics=[row("speedup", 3.0, 2.5, 3.5), row("perplexity", 20.0, 19.0, 21.0)])
+    faster = entry(
+        "a", [], metrics=[row("speedup", 3.0, 2.5, 3.5), row("perplexity", 20.0, 19.0, 21.0)]
+    )
     text = "\n".join(untested(results, [faster]))
     assert "that of mine.txt" in text and "faster" not in text and "Contexts longer" in text
 
 
 def test_the_hub_reads_the_card_back(written):
-    folder = written(run(entry("int4", [gate("PASS")]), entry("int2", [gate("FAIL", 0.8)]), release=["int4"]))
+    folder = written(
+        run(entry("int4", [gate("PASS")]), entry("int2", [gate("FAIL", 0.8)]), release=["int4"])
+    )
     assert not (folder / "int2" / "README.md").exists()
     card = ModelCard.load(folder / "int4" / "README.md")
     found = {each.metric_type: each for each in card.data.eval_results}
-    assert card.data.model_name == "minilm-int4" and card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    assert (
+        card.data.model_name == "minilm-int4"
+        and card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    )
     assert card.data.license == "apache-2.0" and card.data.tags == ["kerf", "quantize", "gptq"]
-    assert found["cosine_mean"].metric_value == 0.96 and found["cosine_mean"].metric_args == {"low": 0.95, "high": 0.97, "baseline": 1.0, "n": 400}
+    assert found["cosine_mean"].metric_value == 0.96 and found["cosine_mean"].metric_args == {
+        "low": 0.95,
+        "high": 0.97,
+        "baseline": 1.0,
+        "n": 400,
+    }
     assert found["human_spearman_lee"].dataset_name == "Lee" and "rss_peak_bytes" not in found
     assert "| mean cosine | 0.960 | 0.950 to 0.970 |" in card.text and "Yes" in card.text
 
 
 def test_a_card_of_an_earlier_run_does_not_stay(written):
     written(run(entry("int4", [gate("PASS")]), entry("int2", [gate("PASS")]), release=["int4"]))
-    folder = written(run(entry("int4", [gate("PASS")]), entry("int2", [gate("PASS")]), release=["int2"]))
+    folder = written(
+        run(entry("int4", [gate("PASS")]), entry("int2", [gate("PASS")]), release=["int2"])
+    )
     assert not (folder / "int4" / "README.md").exists() and (folder / "int2" / "README.md").exists()
     assert not [path.name for path in folder.rglob("*.part")]
 
@@ -157,4 +282,9 @@ def test_a_directory_names_no_model_of_the_hub(written):
     results = run(entry("int4", [gate("PASS")]), release=["int4"])
     results["model"]["id"] = "/home/somebody/my-model"
     text = (written(results) / "int4" / "README.md").read_text()
-    assert "base_model" not in text and "license" not in text and "my-model-int4" in text and "/home" not in text
+    assert (
+        "base_model" not in text
+        and "license" not in text
+        and "my-model-int4" in text
+        and "/home" not in text
+    )

@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar, Literal
 
-import kerf
 import numpy as np
 import pytest
 import torch
+from small import write_model
+
+import kerf
 from kerf import evaluate, pipeline
 from kerf.config import BACKENDS, METHODS, PRUNING_METHODS, Calibration, Evaluation
 from kerf.config.backends import Backend
@@ -23,7 +25,6 @@ from kerf.evaluate.metrics import METRICS, Metric
 from kerf.models import architecture, manifest, registry
 from kerf.models.families import FAMILIES
 from kerf.tensors import parquet
-from small import write_model
 
 SPEC = Calibration(samples=24, max_length=64)
 MEASURED = Evaluation(sentences=40, passages=40)
@@ -56,10 +57,10 @@ def layer(given):
 
 METHOD = Method("sevens", "every code is seven", Sevens, layer)
 '''
-FAMILY = '''
+FAMILY = """
 from kerf.models.families.encoder import *  # noqa: F403
 from kerf.models.families.encoder import EXAMPLES  # noqa: F401
-'''
+"""
 EXPERIMENT = """
 model: {model}
 calibration: {{samples: 24}}
@@ -106,19 +107,36 @@ def test_a_method_of_another_package_runs_in_an_experiment(tmp_path):
 
     def run(*arguments):
         command = [sys.executable, "-m", "kerf", *arguments]
-        return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     listed = {row["name"]: row for row in json.loads(run("list", "methods", "--json").stdout)}
-    assert listed["sevens"]["about"] == "quantize: every code is seven" and "code" in listed["sevens"]["keys"]
+    assert (
+        listed["sevens"]["about"] == "quantize: every code is seven"
+        and "code" in listed["sevens"]["keys"]
+    )
     done = run("run", str(tmp_path / "odd.yaml"), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     stored = dict(parquet.read_tensors(tmp_path / "out/data/runs/odd/odd" / parquet.WEIGHTS))
     net = registry.network(registry.open_model(str(tmp_path / "m")))
     assert all((stored[f"{name}.weight"].codes == 9).all() for name in architecture.linears(net))
     (odd,) = json.loads((tmp_path / "out/reports/odd/results.json").read_text())["candidates"][1:]
-    assert {row["note"] for row in odd["layers"]} == {"all alike"} and odd["parameters"]["code"] == {"value": 9, "from": "experiment"}
-    wrong = run("check", str(tmp_path / "odd.yaml"), "-p", "odd.code=x", "--out", str(tmp_path / "out"))
-    assert wrong.returncode == 2 and "odd.1.code = 'x'" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert {row["note"] for row in odd["layers"]} == {"all alike"} and odd["parameters"][
+        "code"
+    ] == {"value": 9, "from": "experiment"}
+    wrong = run(
+        "check", str(tmp_path / "odd.yaml"), "-p", "odd.code=x", "--out", str(tmp_path / "out")
+    )
+    assert (
+        wrong.returncode == 2
+        and "odd.1.code = 'x'" in wrong.stderr
+        and "Traceback" not in wrong.stderr
+    )
 
 
 def test_two_entries_do_not_share_a_name():
@@ -139,12 +157,19 @@ def test_a_pruning_method(model, entry):
         return given.weight * mask, "every second column"
 
     entry(PRUNING_METHODS, Method("every_second", "every second column goes", EverySecond, layer))
-    net = registry.network(kerf.load(pipeline.build(model, [{"prune": {"method": "every_second"}}], SPEC)))
-    assert all(not layer.weight[:, 1::2].any() and layer.weight[:, ::2].any() for layer in architecture.linears(net).values())
+    net = registry.network(
+        kerf.load(pipeline.build(model, [{"prune": {"method": "every_second"}}], SPEC))
+    )
+    assert all(
+        not layer.weight[:, 1::2].any() and layer.weight[:, ::2].any()
+        for layer in architecture.linears(net).values()
+    )
 
 
 def test_a_family_of_models(tmp_path, entry, monkeypatch):
-    text = FAMILY + '''
+    text = (
+        FAMILY
+        + '''
 NAME, CALLED = "oddities", "an oddity"
 
 
@@ -166,9 +191,12 @@ def open_folder(folder, device="cpu"):
     found.odd = True
     return found
 '''
+    )
     folder = package(tmp_path, "kerf.families", "odd_family", text)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(kerf.__file__).parents[1])]))  # of the measured processes
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(folder), str(Path(kerf.__file__).parents[1])])
+    )  # of the measured processes
     entry(FAMILIES, __import__("odd_family"))
     place = write_model(tmp_path / "m", seed=3)
     config = json.loads((place / "config.json").read_text())
@@ -176,7 +204,9 @@ def open_folder(folder, device="cpu"):
     assert registry.describe(str(place))["kind"] == "oddities"
     made = pipeline.build(str(place), [{"quantize": {"bits": 8}}], SPEC)
     assert manifest.verify(made)["kind"] == "oddities"
-    rows = {row["name"]: row for row in evaluate.read(evaluate.compare(str(place), made, MEASURED))[0]}
+    rows = {
+        row["name"]: row for row in evaluate.read(evaluate.compare(str(place), made, MEASURED))[0]
+    }
     assert rows["cosine_mean"]["value"] > 0.99
     with pytest.raises(InputError, match="does not know oddities? yet|does not know oddit"):
         registry.check_kind(str(place), "reconstruct", "encoder", "causal")
@@ -187,12 +217,20 @@ def test_a_backend(model, entry, monkeypatch):
 
     calls = []
     names = {name: getattr(torchs, name) for name in vars(torchs) if not name.startswith("__")}
-    monkeypatch.setitem(sys.modules, "my_backend", SimpleNamespace(**names | {"convert": lambda opened: calls.append(1) or torchs.convert(opened)}))
+    monkeypatch.setitem(
+        sys.modules,
+        "my_backend",
+        SimpleNamespace(
+            **names | {"convert": lambda opened: calls.append(1) or torchs.convert(opened)}
+        ),
+    )
     entry(BACKENDS, Backend("mine", "my_backend", ("dynamic",)))
     folder = pipeline.build(model, [{"quantize": {"method": "dynamic", "backend": "mine"}}], SPEC)
     assert calls and manifest.verify(folder)["backend"] == "mine"
     assert np.isfinite(kerf.load(folder).encode(["A cat sat."])).all()
-    with pytest.raises(InputError, match="backend = 'mine': openvino, onnxruntime or torch with method static"):
+    with pytest.raises(
+        InputError, match="backend = 'mine': openvino, onnxruntime or torch with method static"
+    ):
         pipeline.build(model, [{"quantize": {"method": "static", "backend": "mine"}}], SPEC)
 
 
@@ -201,11 +239,27 @@ def test_a_metric(model, entry, tmp_path):
         cosines = items[items.metric == "cosine"]
         return (cosines.candidate > 0.5).to_numpy(float), cosines.document.to_numpy()
 
-    entry(METRICS, Metric("above_half", "above a half", "Share of sentences with a cosine above 0.5.", "share", perfect=1.0,
-                          families=("encoder",), measure=measure))  # fmt: skip
+    entry(
+        METRICS,
+        Metric(
+            "above_half",
+            "above a half",
+            "Share of sentences with a cosine above 0.5.",
+            "share",
+            perfect=1.0,
+            families=("encoder",),
+            measure=measure,
+        ),
+    )
     made = pipeline.build(model, [{"quantize": {"bits": 5}}], SPEC)
-    row = next(row for row in evaluate.read(evaluate.compare(model, made, MEASURED))[0] if row["name"] == "above_half")
+    row = next(
+        row
+        for row in evaluate.read(evaluate.compare(model, made, MEASURED))[0]
+        if row["name"] == "above_half"
+    )
     assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1 and row["n"] == 40
-    (tmp_path / "mine.json").write_text(json.dumps({"schema": 1, "gates": [{"metric": "above_half", "op": ">=", "threshold": 0.1}]}))
+    (tmp_path / "mine.json").write_text(
+        json.dumps({"schema": 1, "gates": [{"metric": "above_half", "op": ">=", "threshold": 0.1}]})
+    )
     asked = {"mine": gates.read_criteria(tmp_path / "mine.json")}
     assert gates.judge("a", [], [row], {}, asked)["verdict"] == gates.PASS

@@ -5,22 +5,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from kerf.calibration import hessian
-from kerf.tensors import numba_kernels
-from kerf.calibration.hessian import moments
-from kerf.calibration.hessian import DAMPING, RIDGE, corrected, inverse_factor
+from kerf.calibration.hessian import DAMPING, RIDGE, corrected, inverse_factor, moments
 from kerf.quantize.gptq import gptq
-from kerf.tensors.quantized import find_grid
 from kerf.quantize.rtn import rtn
+from kerf.tensors import numba_kernels
+from kerf.tensors.quantized import find_grid
 
 
 def layer(seed, rows, columns, tokens=None, dead=()):
     """A weight and the second moments of correlated inputs of uneven size."""
     generator = np.random.default_rng(seed)
     mix = generator.normal(size=(columns, columns)) / columns**0.5 + np.eye(columns)
-    X = generator.normal(size=(tokens or 4 * columns, columns)) @ mix * generator.uniform(0.3, 3, columns)
+    X = (
+        generator.normal(size=(tokens or 4 * columns, columns))
+        @ mix
+        * generator.uniform(0.3, 3, columns)
+    )
     X[:, list(dead)] = 0
-    return torch.tensor(generator.normal(size=(rows, columns)), dtype=torch.float32), torch.tensor(X.T @ X).float()
+    return torch.tensor(generator.normal(size=(rows, columns)), dtype=torch.float32), torch.tensor(
+        X.T @ X
+    ).float()
 
 
 def reference(W, H, scale, zero_point, bits, act_order, damping=DAMPING):
@@ -29,11 +35,17 @@ def reference(W, H, scale, zero_point, bits, act_order, damping=DAMPING):
     W, H = W.double().numpy().copy(), H.double().numpy().copy()
     rows, columns = W.shape
     scale, zero_point = (
-        np.repeat(np.broadcast_to(part.double().numpy(), (rows, part.shape[1])), columns // part.shape[1], axis=1)
+        np.repeat(
+            np.broadcast_to(part.double().numpy(), (rows, part.shape[1])),
+            columns // part.shape[1],
+            axis=1,
+        )
         for part in (scale, zero_point)
     )
     diagonal = H.diagonal().copy()
-    H[np.diag_indices(columns)] = np.where(diagonal == 0, diagonal.mean(), diagonal + damping * diagonal.mean())
+    H[np.diag_indices(columns)] = np.where(
+        diagonal == 0, diagonal.mean(), diagonal + damping * diagonal.mean()
+    )
     Hinv = np.linalg.inv(H)
     codes = np.zeros(W.shape, np.uint8)
     for i in np.argsort(-diagonal, kind="stable") if act_order else range(columns):
@@ -80,11 +92,17 @@ def test_codes_are_those_of_the_papers_equations(
     monkeypatch.setattr(numba_kernels, "BLOCK", block)
     for seed in range(4):
         W, H = layer(seed, rows, columns, dead=dead)
-        grid = find_grid(W, bits, group_size or columns, symmetric, False, per_tensor=not group_size)
+        grid = find_grid(
+            W, bits, group_size or columns, symmetric, False, per_tensor=not group_size
+        )
         found, damping = gptq(W, H, *grid, bits, ordered(H, act_order), symmetric)
         assert damping == DAMPING
         assert np.array_equal(found.codes.numpy(), reference(W, H, *grid, bits, act_order))
-        assert (found.bits, found.group_size, found.symmetric) == (bits, group_size or columns, symmetric)
+        assert (found.bits, found.group_size, found.symmetric) == (
+            bits,
+            group_size or columns,
+            symmetric,
+        )
 
 
 def test_the_weights_and_moments_that_are_passed_in_stay_as_they_are():
@@ -183,8 +201,13 @@ def test_sweeps_of_coordinate_descent_only_ever_lower_the_loss(bits, act_order):
     for seed in range(5):
         W, H = layer(seed, 16, 64)
         grid, order = find_grid(W, bits, 32, False, True), ordered(H, act_order)
-        loss = [objective(W, gptq(W, H, *grid, bits, order, sweeps=n)[0], hessian.damped(H, DAMPING)) for n in (0, 1, 2, 8)]
-        assert loss[0] > loss[1] and all(after <= before * (1 + 1e-5) for before, after in zip(loss, loss[1:], strict=False))
+        loss = [
+            objective(W, gptq(W, H, *grid, bits, order, sweeps=n)[0], hessian.damped(H, DAMPING))
+            for n in (0, 1, 2, 8)
+        ]
+        assert loss[0] > loss[1] and all(
+            after <= before * (1 + 1e-5) for before, after in zip(loss, loss[1:], strict=False)
+        )
 
 
 def test_after_many_sweeps_no_single_code_could_do_better():
@@ -197,14 +220,19 @@ def test_after_many_sweeps_no_single_code_could_do_better():
             code = int(codes.view(-1)[place]) + step
             if 0 <= code <= 7:
                 codes.view(-1)[place] = code
-                assert objective(W, replace(found, codes=codes), hessian.damped(H, DAMPING)) >= least * (1 - 1e-5)
+                assert objective(
+                    W, replace(found, codes=codes), hessian.damped(H, DAMPING)
+                ) >= least * (1 - 1e-5)
 
 
 def drifted(seed, tokens=400, columns=32, noise=0.2):
     """Inputs of the float model, and what an earlier layer's error made of them: mostly a mix of the others."""
     generator = torch.Generator().manual_seed(seed)
     F = torch.randn(tokens, columns, generator=generator)
-    return F, F @ (torch.eye(columns) + noise * torch.randn(columns, columns, generator=generator) / columns**0.5)
+    return F, F @ (
+        torch.eye(columns)
+        + noise * torch.randn(columns, columns, generator=generator) / columns**0.5
+    )
 
 
 def test_moments_are_those_of_all_batches_and_every_token_counts():
@@ -228,7 +256,9 @@ def test_the_corrected_weight_is_least_squares_pulled_towards_the_weight():
     F, X = drifted(3)
     W, tokens = torch.randn(8, 32, generator=torch.Generator().manual_seed(2)), 4000
     ridge = RIDGE * 32 / tokens
-    pull = ridge * float((X.T @ X).diagonal().mean()) ** 0.5 / ridge**0.5  # rows that ask for W itself
+    pull = (
+        ridge * float((X.T @ X).diagonal().mean()) ** 0.5 / ridge**0.5
+    )  # rows that ask for W itself
     A = np.vstack([X.double(), pull * np.eye(32)])
     B = np.vstack([(F @ W.T).double(), pull * W.T.double()])
     expected = np.linalg.lstsq(A, B, rcond=None)[0].T

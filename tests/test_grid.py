@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from kerf.quantize.rtn import rtn
 from kerf.tensors import quantized
 from kerf.tensors.quantized import find_grid
-from kerf.quantize.rtn import rtn
 
 GROUP = 8
 
@@ -14,7 +15,11 @@ GROUP = 8
 @st.composite
 def weights(draw):
     """A seeded weight of 1 to 4 rows and 1 to 4 groups, of very different magnitudes, some with an offset."""
-    rows, groups, seed = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(0, 2**32 - 1))
+    rows, groups, seed = (
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 4)),
+        draw(st.integers(0, 2**32 - 1)),
+    )
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(rows, groups * GROUP, generator=generator)
     return (values + draw(st.sampled_from([0, 0, 3, -3]))) * draw(st.sampled_from([1e-2, 1.0, 1e3]))
@@ -23,7 +28,10 @@ def weights(draw):
 def spread(q):
     """scale and zero_point for every weight, as float32."""
     rows, columns = q.codes.shape
-    return (p.float().expand(rows, -1).repeat_interleave(columns // p.shape[1], 1) for p in (q.scale, q.zero_point))
+    return (
+        p.float().expand(rows, -1).repeat_interleave(columns // p.shape[1], 1)
+        for p in (q.scale, q.zero_point)
+    )
 
 
 BITS = st.integers(2, 8)
@@ -75,7 +83,9 @@ def test_the_clip_search_is_never_worse_than_min_max(weight, bits, symmetric, we
 
     def error(clip):
         quantized = rtn(weight, bits, GROUP, symmetric, clip, importance, per_tensor=per_tensor)
-        squared = (quantized.dequantize() - weight).double().square() * (1 if importance is None else importance)
+        squared = (quantized.dequantize() - weight).double().square() * (
+            1 if importance is None else importance
+        )
         return squared.sum() if per_tensor else squared.reshape(len(weight), -1, GROUP).sum(-1)
 
     plain = error(clip=False)
@@ -90,8 +100,12 @@ def test_the_clip_search_helps_where_there_is_an_outlier(weighted):
     importance[7] = 0
     options = (importance,) if weighted else ()
     kept = torch.arange(256) != 7 if weighted else slice(None)
-    clipped, plain = (rtn(weight, 2, 256, False, clip, *options).dequantize() for clip in (True, False))
-    error_clipped, error_plain = ((found - weight)[:, kept].square().mean() for found in (clipped, plain))
+    clipped, plain = (
+        rtn(weight, 2, 256, False, clip, *options).dequantize() for clip in (True, False)
+    )
+    error_clipped, error_plain = (
+        (found - weight)[:, kept].square().mean() for found in (clipped, plain)
+    )
     assert error_clipped < error_plain * (0.6 if weighted else 1)
 
 
@@ -99,7 +113,9 @@ def test_the_clip_search_helps_where_there_is_an_outlier(weighted):
 @given(weights(), st.sampled_from([1.6, 2, 3]), st.booleans())
 def test_zero_points_are_multiples_of_their_step_and_codes_fit(weight, bits, clip):
     q = rtn(weight, bits, GROUP, clip=clip)
-    assert (q.zero_point % quantized.zero_step(bits) == 0).all() and q.zero_point.max() <= quantized.top_code(bits)
+    assert (
+        q.zero_point % quantized.zero_step(bits) == 0
+    ).all() and q.zero_point.max() <= quantized.top_code(bits)
     assert int(q.codes.max()) <= quantized.top_code(bits)
 
 
@@ -142,7 +158,10 @@ def test_awkward_rows_stay_finite_and_close(weight, clip, symmetric, dtype):
 @pytest.mark.parametrize("size", [5e-4, 1e-3, 1e-2])
 def test_small_weights_lose_no_more_than_others_to_a_float16_scale(size):
     weight = size * torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
-    half, single = (rtn(weight, 8, 64, scale_dtype=dtype).dequantize() for dtype in (torch.float16, torch.float32))
+    half, single = (
+        rtn(weight, 8, 64, scale_dtype=dtype).dequantize()
+        for dtype in (torch.float16, torch.float32)
+    )
     assert (half - weight).norm() < 1.2 * (single - weight).norm()
 
 
@@ -154,7 +173,8 @@ def test_a_scale_beyond_float16_is_an_overflow_and_fits_float32():
 
 
 @pytest.mark.parametrize(
-    ("group_size", "per_tensor", "shape"), [(12, True, (1, 1)), (12, False, (5, 1)), (4, False, (5, 3))]
+    ("group_size", "per_tensor", "shape"),
+    [(12, True, (1, 1)), (12, False, (5, 1)), (4, False, (5, 3))],
 )
 @pytest.mark.parametrize("clip", [False, True])
 def test_a_grid_is_shared_by_tensor_row_or_group(group_size, per_tensor, shape, clip):
@@ -171,14 +191,25 @@ def test_dequantize_is_code_minus_zero_point_times_scale(per_tensor, symmetric):
     for row in range(3):
         for column in range(12):
             at = (0, 0) if per_tensor else (row, column // 4)
-            code, scale, zero_point = q.codes[row, column].item(), q.scale[at].item(), q.zero_point[at].item()
-            assert q.dequantize()[row, column].item() == pytest.approx((code - zero_point) * scale, rel=1e-6)
+            code, scale, zero_point = (
+                q.codes[row, column].item(),
+                q.scale[at].item(),
+                q.zero_point[at].item(),
+            )
+            assert q.dequantize()[row, column].item() == pytest.approx(
+                (code - zero_point) * scale, rel=1e-6
+            )
 
 
 @pytest.mark.parametrize(
     ("bits", "symmetric", "expected"),
-    [(3, False, 12 * 3 + 3 * 16 + 3 * 3), (3, True, 12 * 3 + 3 * 16), (2, False, 12 * 2 + 3 * 16 + 3 * 3),
-     (2, True, 12 * 2 + 3 * 16), (1.6, True, 12 * 1.6 + 3 * 16)],
-)  # fmt: skip
+    [
+        (3, False, 12 * 3 + 3 * 16 + 3 * 3),
+        (3, True, 12 * 3 + 3 * 16),
+        (2, False, 12 * 2 + 3 * 16 + 3 * 3),
+        (2, True, 12 * 2 + 3 * 16),
+        (1.6, True, 12 * 1.6 + 3 * 16),
+    ],
+)
 def test_stored_bits_count_codes_scales_and_zero_points(bits, symmetric, expected):
     assert rtn(torch.randn(3, 4), bits, 4, symmetric).stored_bits() == pytest.approx(expected)

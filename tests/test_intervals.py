@@ -6,27 +6,31 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kerf.evaluate import gates
-from kerf.evaluate import stats as ks
+from small import write_model
+
 from kerf.evaluate import causal as kind_of_causal
-from kerf.evaluate import encoder as kind_of_encoder
-from kerf.evaluate import causal_metrics, fidelity, ranking
+from kerf.evaluate import causal_metrics, fidelity, gates, ranking
 from kerf.evaluate import cross_encoder as kind_of_reranker
+from kerf.evaluate import encoder as kind_of_encoder
+from kerf.evaluate import stats as ks
 from kerf.workbench.cli import main
 from kerf.workbench.report.text_format import explained, reason
-from small import write_model
 
 
 def embeddings(documents, noise, seed=0):
     """Texts of documents that resemble each other, before and after, rows of length one."""
     random = np.random.default_rng(seed)
-    rows = random.normal(size=(documents.max() + 1, 24))[documents] + random.normal(size=(len(documents), 24))
+    rows = random.normal(size=(documents.max() + 1, 24))[documents] + random.normal(
+        size=(len(documents), 24)
+    )
     both = rows, rows + noise * random.normal(size=rows.shape)
     return [each / np.linalg.norm(each, axis=1, keepdims=True) for each in both]
 
 
 def encoder(before, after, documents):
-    rows = fidelity.cosines(before, after, documents, (before, after, documents)) + fidelity.similarities(before, after, documents)
+    rows = fidelity.cosines(
+        before, after, documents, (before, after, documents)
+    ) + fidelity.similarities(before, after, documents)
     return rows + fidelity.retrieval((before, before[::-1]), (after, after[::-1]), documents)[0]
 
 
@@ -38,15 +42,36 @@ def causal(before, after, documents):
     random, n = np.random.default_rng(0), len(documents)
     loss = random.exponential(3, n)
     moved = np.abs(before - after).sum(1)
-    scored = causal_metrics.Scored(kl=moved, loss=loss + moved, base_loss=loss, top=np.zeros(n, int), same_top=moved < np.median(moved), targets=np.zeros(n, int),
-                           documents=documents, positions=np.arange(n), right=(loss < 3, loss + moved < 3.1), passage_documents=documents,
-                           continued=(np.zeros((len(np.unique(documents)), 4)), np.ones((len(np.unique(documents)), 4))), full=moved,
-                           speeds=({"prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0},) * 2)  # fmt: skip
+    scored = causal_metrics.Scored(
+        kl=moved,
+        loss=loss + moved,
+        base_loss=loss,
+        top=np.zeros(n, int),
+        same_top=moved < np.median(moved),
+        targets=np.zeros(n, int),
+        documents=documents,
+        positions=np.arange(n),
+        right=(loss < 3, loss + moved < 3.1),
+        passage_documents=documents,
+        continued=(
+            np.zeros((len(np.unique(documents)), 4)),
+            np.ones((len(np.unique(documents)), 4)),
+        ),
+        full=moved,
+        speeds=({"prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0},) * 2,
+    )
     return causal_metrics.metrics(scored)
 
 
 FAMILIES = {"encoder": encoder, "reranker": reranker, "causal": causal}
-EXACT = ("cosine_min", "kl_max", "flips_lost", "flips_gained", "prefill_tokens_per_second", "decode_tokens_per_second")
+EXACT = (
+    "cosine_min",
+    "kl_max",
+    "flips_lost",
+    "flips_gained",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,9 +104,15 @@ def test_few_documents_have_no_interval_and_decide_nothing(family, documents):
         assert row["low"] is row["high"] is None and row["value"] is not None, row
         gate = {"metric": row["name"], "op": ">=", "threshold": -9.0}
         verdict = gates.judge_gate(gate, "c", row)
-        assert verdict["verdict"] == "INCONCLUSIVE" and verdict["needed_n"] >= row["n"] * 12 / documents
+        assert (
+            verdict["verdict"] == "INCONCLUSIVE"
+            and verdict["needed_n"] >= row["n"] * 12 / documents
+        )
         said = reason(explained(verdict, {"metrics": [row]}))
-        assert f"too few independent documents for an interval: {documents}, at least 12" in said and "items would decide" in said
+        assert (
+            f"too few independent documents for an interval: {documents}, at least 12" in said
+            and "items would decide" in said
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -121,7 +152,11 @@ def test_differences_of_two_candidates_are_paired_and_hold_their_value():
     assert 0.09 < low <= (b - a).value <= high < 0.11
 
 
-COLLAPSED = {"encoder": ("similarity_spearman",), "reranker": ("score_spearman",), "causal": ("loss_pearson",)}
+COLLAPSED = {
+    "encoder": ("similarity_spearman",),
+    "reranker": ("score_spearman",),
+    "causal": ("loss_pearson",),
+}
 
 
 def collapsed(family):
@@ -130,9 +165,21 @@ def collapsed(family):
     if family == "causal":
         scored = {row["name"]: row for row in causal(before, before, owners)}
         loss = np.random.default_rng(0).exponential(3, 45)
-        flat = causal_metrics.Scored(kl=loss, loss=np.full(45, 6.0), base_loss=loss, top=np.zeros(45, int), same_top=loss < 0, targets=np.zeros(45, int), documents=owners,
-                             positions=np.arange(45), right=(loss < 3, loss < 0), passage_documents=owners, continued=(np.zeros((16, 4)), np.ones((16, 4))), full=loss,
-                             speeds=({"prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0},) * 2)  # fmt: skip
+        flat = causal_metrics.Scored(
+            kl=loss,
+            loss=np.full(45, 6.0),
+            base_loss=loss,
+            top=np.zeros(45, int),
+            same_top=loss < 0,
+            targets=np.zeros(45, int),
+            documents=owners,
+            positions=np.arange(45),
+            right=(loss < 3, loss < 0),
+            passage_documents=owners,
+            continued=(np.zeros((16, 4)), np.ones((16, 4))),
+            full=loss,
+            speeds=({"prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0},) * 2,
+        )
         assert scored["loss_pearson"]["value"] == pytest.approx(1)
         return causal_metrics.metrics(flat)
     return FAMILIES[family](before, np.tile(np.eye(24)[0], (45, 1)), owners)
@@ -146,7 +193,11 @@ def test_a_candidate_that_collapsed_fails_with_the_figures_that_there_are(family
         assert rows[name]["value"] is None and rows[name]["why"]
         gate = {"metric": name, "op": ">=", "threshold": 0.9}
         verdict = gates.judge_gate(gate, "c", rows[name])
-        assert verdict["verdict"] == "FAIL" and gates.grade([verdict]) == "F" and verdict["bound"] is None
+        assert (
+            verdict["verdict"] == "FAIL"
+            and gates.grade([verdict]) == "F"
+            and verdict["bound"] is None
+        )
         assert "undefined" in reason(explained(verdict, {"metrics": [rows[name]]}))
     assert sum(row["value"] is not None for row in rows.values()) >= len(rows) - 2
 
@@ -155,7 +206,10 @@ def test_a_baseline_that_collapsed_fails_no_candidate():
     owners, flat = np.repeat(np.arange(15), 3), np.tile(np.eye(24)[0], (45, 1))
     row = fidelity.similarities(flat, embeddings(owners, 0)[0], owners)[0]
     assert row["value"] is row["baseline"] is None
-    assert gates.judge_gate({"metric": row["name"], "op": ">=", "threshold": 0.9}, "c", row)["verdict"] == "INCONCLUSIVE"
+    assert (
+        gates.judge_gate({"metric": row["name"], "op": ">=", "threshold": 0.9}, "c", row)["verdict"]
+        == "INCONCLUSIVE"
+    )
 
 
 def test_a_perplexity_beyond_any_number_is_undefined_and_fails():
@@ -163,19 +217,40 @@ def test_a_perplexity_beyond_any_number_is_undefined_and_fails():
     drawn = ks.Documents(owners)
     with np.errstate(over="ignore"):
         row = fidelity.drawn("perplexity", drawn.means(np.full(45, 1e4)).map(np.exp), 20.0, 45)
-    assert row["value"] is None and gates.judge_gate({"metric": "perplexity", "op": "<=", "threshold": 1e300}, "c", row)["verdict"] == "FAIL"
+    assert (
+        row["value"] is None
+        and gates.judge_gate({"metric": "perplexity", "op": "<=", "threshold": 1e300}, "c", row)[
+            "verdict"
+        ]
+        == "FAIL"
+    )
 
 
 def test_check_says_that_a_text_has_too_few_documents(tmp_path, capsys):
-    lines = [" ".join(f"Number {j} of {i} tells about {7 * i + j} and about {100 * j + i}." for i in range(60)) for j in range(12)]
+    lines = [
+        " ".join(
+            f"Number {j} of {i} tells about {7 * i + j} and about {100 * j + i}." for i in range(60)
+        )
+        for j in range(12)
+    ]
     (tmp_path / "few.txt").write_text("\n".join(lines))
     path = tmp_path / "few.yaml"
-    path.write_text(json.dumps({"model": str(write_model(tmp_path / "encoder")), "calibration": {"texts": "news", "samples": 8},
-                                "evaluation": {"texts": str(tmp_path / "few.txt"), "sentences": 40, "passages": 40},
-                                "candidates": {"a": [{"quantize": {"bits": 8}}]}}))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                "model": str(write_model(tmp_path / "encoder")),
+                "calibration": {"texts": "news", "samples": 8},
+                "evaluation": {"texts": str(tmp_path / "few.txt"), "sentences": 40, "passages": 40},
+                "candidates": {"a": [{"quantize": {"bits": 8}}]},
+            }
+        )
+    )
     assert main(["check", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "independent documents; with fewer than 12 there are no intervals, and gates stay INCONCLUSIVE" in said
+    assert (
+        "independent documents; with fewer than 12 there are no intervals, and gates stay INCONCLUSIVE"
+        in said
+    )
 
 
 def test_a_conclusion_of_a_collapsed_candidate_is_said_and_drawn():
@@ -184,11 +259,21 @@ def test_a_conclusion_of_a_collapsed_candidate_is_said_and_drawn():
     rows = {row["name"]: row for row in encoder(before, flat, owners)}
     pairs = {"rated": (np.arange(40), np.arange(1, 41), np.arange(40.0))}
     rows |= {row["name"]: row for row in fidelity.human(pairs, {"rated": before}, {"rated": flat})}
-    assert rows["human_spearman"]["value"] is None and rows["human_spearman_rated"]["baseline"] is not None
+    assert (
+        rows["human_spearman"]["value"] is None
+        and rows["human_spearman_rated"]["baseline"] is not None
+    )
     said = kind_of_encoder.conclusion(rows, {})
-    assert "Agreement with people cannot be judged: difference undefined (undefined for these scores" in said
+    assert (
+        "Agreement with people cannot be judged: difference undefined (undefined for these scores"
+        in said
+    )
     ranked = {row["name"]: row for row in reranker(before, flat, owners)}
     assert "Spearman of the scores undefined" in kind_of_reranker.conclusion(ranked, {})
-    spoken = {row["name"]: row for row in collapsed("causal")} | {"perplexity": {**fidelity.row("perplexity", np.inf, None, None, 20.0, 45)}}
-    assert "to beyond any number" in kind_of_causal.conclusion(spoken, {"storage": {"tokens": 1, "kept": 0.0, "whole": 0.0}})
+    spoken = {row["name"]: row for row in collapsed("causal")} | {
+        "perplexity": {**fidelity.row("perplexity", np.inf, None, None, 20.0, 45)}
+    }
+    assert "to beyond any number" in kind_of_causal.conclusion(
+        spoken, {"storage": {"tokens": 1, "kept": 0.0, "whole": 0.0}}
+    )
     kind_of_encoder._histograms(before, flat)

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from kerf.evaluate import gates
+
 from kerf.core.errors import InputError
 from kerf.core.paths import root
+from kerf.evaluate import gates
 
 
 def row(value, low, high, name="cosine_mean", n=100):
@@ -49,7 +50,9 @@ def test_needed_n_decides_when_that_many_are_measured():
     assert undecided["verdict"] == "INCONCLUSIVE"
     needed = undecided["needed_n"]
     assert gates.judge_gate(gate(0.8), "c", measured(needed + 1))["verdict"] == "PASS"
-    assert gates.judge_gate(gate(0.8), "c", measured(int(needed * 0.9)))["verdict"] == "INCONCLUSIVE"
+    assert (
+        gates.judge_gate(gate(0.8), "c", measured(int(needed * 0.9)))["verdict"] == "INCONCLUSIVE"
+    )
 
 
 def test_a_value_that_fails_but_not_surely_says_how_many_would_show_it():
@@ -58,7 +61,9 @@ def test_a_value_that_fails_but_not_surely_says_how_many_would_show_it():
 
 
 def test_a_missing_bound_asks_for_the_number_that_has_one():
-    undecided = gates.judge_gate(gate(0.9, metric="cosine_p01"), "c", row(0.95, None, 0.97, "cosine_p01"))
+    undecided = gates.judge_gate(
+        gate(0.9, metric="cosine_p01"), "c", row(0.95, None, 0.97, "cosine_p01")
+    )
     assert undecided["verdict"] == "INCONCLUSIVE" and undecided["needed_n"] == 368
 
 
@@ -68,10 +73,14 @@ def test_what_was_not_measured_decides_nothing():
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
-    [(["PASS", "NOT MEASURED", "FAIL", "INCONCLUSIVE"], "FAIL"), (["PASS", "INCONCLUSIVE"], "INCONCLUSIVE"),
-     (["INCONCLUSIVE", "NOT MEASURED", "PASS"], "NOT MEASURED"),
-     (["PASS"], "PASS"), ([], "INCONCLUSIVE")],
-)  # fmt: skip
+    [
+        (["PASS", "NOT MEASURED", "FAIL", "INCONCLUSIVE"], "FAIL"),
+        (["PASS", "INCONCLUSIVE"], "INCONCLUSIVE"),
+        (["INCONCLUSIVE", "NOT MEASURED", "PASS"], "NOT MEASURED"),
+        (["PASS"], "PASS"),
+        ([], "INCONCLUSIVE"),
+    ],
+)
 def test_the_worst_gate_decides_and_no_gate_decides_nothing(verdicts, expected):
     assert gates.overall(verdicts) == expected
 
@@ -98,7 +107,13 @@ def test_a_gate_applies_by_parameters_and_by_name():
 
 
 def test_a_broken_release_candidate_is_not_measured_and_hides_no_failure():
-    verdicts = [("a", "ok", "PASS"), ("b", "failed", "FAIL"), ("c", "ok", "FAIL"), ("d", "ok", "INCONCLUSIVE"), ("e", "skipped", "NOT MEASURED")]
+    verdicts = [
+        ("a", "ok", "PASS"),
+        ("b", "failed", "FAIL"),
+        ("c", "ok", "FAIL"),
+        ("d", "ok", "INCONCLUSIVE"),
+        ("e", "skipped", "NOT MEASURED"),
+    ]
     candidates = [dict(zip(("name", "status", "verdict"), each, strict=True)) for each in verdicts]
     assert gates.run_verdict(candidates, ["a"]) == "PASS"
     for released in (["a", "b"], ["b", "d"], ["e", "d", "a"]):
@@ -107,7 +122,9 @@ def test_a_broken_release_candidate_is_not_measured_and_hides_no_failure():
 
 
 def test_what_broke_has_no_verdict_and_no_grade():
-    found = gates.judge("a", [], [], {}, {"c": {"gates": [gate(0.8)]}, "d": {"gates": [gate(0.9)]}}, broken=True)
+    found = gates.judge(
+        "a", [], [], {}, {"c": {"gates": [gate(0.8)]}, "d": {"gates": [gate(0.9)]}}, broken=True
+    )
     assert found["verdict"] == "NOT MEASURED" and found["grade"] is None
     assert [each["verdict"] for each in [*found["gates"], *found["claims"]]] == ["NOT MEASURED"] * 2
     whole = gates.judge("a", [], [], {}, {"c": {"gates": [gate(0.8)]}})

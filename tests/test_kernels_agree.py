@@ -1,22 +1,36 @@
 """Every kernel of every family answers a text alone as beside longer and shorter ones, as the float model does, and in numbers."""
 
-import kerf
 import numpy as np
 import pytest
 import torch
-from kerf import backends, pipeline
-from kerf.calibration import activations
-from kerf.models import registry
-from kerf.backends import mixed, openvino_, serve
-from kerf.core.finite import check_finite
-from kerf.models.families import encoder
-from kerf.config import Calibration
 from small import FAMILIES, write_family
 
+import kerf
+from kerf import backends, pipeline
+from kerf.backends import mixed, openvino_, serve
+from kerf.calibration import activations
+from kerf.config import Calibration
+from kerf.core.finite import check_finite
+from kerf.models import registry
+from kerf.models.families import encoder
+
 SPEC = Calibration(samples=16, max_length=64)
-MIXED = ["a", "", "A short question?", "and one more line of a few words", "some longer text of many words " * 12, "word " * 600]
-KERNELS = [{"method": "rtn"}, {"method": "weight_only"}, {"method": "static"}, {"method": "bfloat16"}, {"method": "dynamic"},
-           {"method": "bfloat16", "backend": "torch"}]  # fmt: skip
+MIXED = [
+    "a",
+    "",
+    "A short question?",
+    "and one more line of a few words",
+    "some longer text of many words " * 12,
+    "word " * 600,
+]
+KERNELS = [
+    {"method": "rtn"},
+    {"method": "weight_only"},
+    {"method": "static"},
+    {"method": "bfloat16"},
+    {"method": "dynamic"},
+    {"method": "bfloat16", "backend": "torch"},
+]
 ONNX = [{"method": "weight_only", "backend": "onnxruntime"}]
 
 
@@ -27,7 +41,13 @@ def folder(tmp_path_factory):
 
 def answers(opened, asked):
     """(texts, features) of all texts together, of each alone; rerankers are asked pairs."""
-    ask = opened.encode if hasattr(opened, "encode") else lambda texts, **more: opened.predict([("a query", text) for text in texts], **more)[:, None]
+    ask = (
+        opened.encode
+        if hasattr(opened, "encode")
+        else lambda texts, **more: opened.predict([("a query", text) for text in texts], **more)[
+            :, None
+        ]
+    )
     return ask(asked, batch_size=len(asked)), np.concatenate([ask([each]) for each in asked])
 
 
@@ -37,22 +57,33 @@ def check(model, steps):
     scale = np.linalg.norm(wanted, axis=1).max()
     assert np.linalg.norm(beside - wanted, axis=1).max() < 1e-3 * scale
     for step in steps:
-        together, alone = answers(kerf.load(pipeline.build(str(model), [{"quantize": step}], SPEC)), MIXED)
+        together, alone = answers(
+            kerf.load(pipeline.build(str(model), [{"quantize": step}], SPEC)), MIXED
+        )
         assert np.isfinite(together).all() and np.isfinite(alone).all(), step
         rounded = step["method"] in ("static", "dynamic", "bfloat16")
-        assert np.linalg.norm(together - alone, axis=1).max() < (mixed.ROUNDED if rounded else mixed.SAME) * scale, step
+        assert (
+            np.linalg.norm(together - alone, axis=1).max()
+            < (mixed.ROUNDED if rounded else mixed.SAME) * scale
+        ), step
         if step["method"] != "static":  # whose ranges are of 16 sentences
             assert np.linalg.norm(alone - wanted, axis=1).max() < 0.15 * scale, step
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encoders_answer_any_mix_of_lengths(folder, family):
-    check(write_family(folder / family, family), KERNELS + (ONNX if family in ("ModernBert", "Qwen3") else []))
+    check(
+        write_family(folder / family, family),
+        KERNELS + (ONNX if family in ("ModernBert", "Qwen3") else []),
+    )
 
 
 @pytest.mark.parametrize("family", ["Bert", "ModernBert", "Qwen3"])
 def test_rerankers_answer_any_mix_of_lengths(folder, family):
-    check(write_family(folder / f"{family}-reranker", family, reranker=True), [{"method": "rtn"}, {"method": "weight_only"}, {"method": "dynamic"}])
+    check(
+        write_family(folder / f"{family}-reranker", family, reranker=True),
+        [{"method": "rtn"}, {"method": "weight_only"}, {"method": "dynamic"}],
+    )
 
 
 def test_without_finite_masks_the_candidate_is_not_made(folder, monkeypatch):
@@ -74,13 +105,18 @@ def test_a_kernel_that_answers_otherwise_in_a_batch_is_no_candidate(folder, monk
     monkeypatch.setattr("kerf.backends.step.check_shapes", lambda *_: None)
     monkeypatch.setenv("KERF_FRESH", "9999")
     monkeypatch.setattr(openvino_, "run", shifted)
-    with pytest.raises(ValueError, match=r"a text of \d+ tokens otherwise alone than beside one of 256: \d\.\d+ of the longest answer apart"):
+    with pytest.raises(
+        ValueError,
+        match=r"a text of \d+ tokens otherwise alone than beside one of 256: \d\.\d+ of the longest answer apart",
+    ):
         pipeline.build(str(model), [{"quantize": {"method": "static"}}], SPEC)
 
 
 def test_batches_end_where_the_positions_do():
     ids, mask = serve.padded([[5] * 9, [6] * 50], pad=1, most=50)
-    assert ids.shape == (2, 50) and ids[0, 9:].tolist() == [1] * 41 and mask.sum(1).tolist() == [9, 50]
+    assert (
+        ids.shape == (2, 50) and ids[0, 9:].tolist() == [1] * 41 and mask.sum(1).tolist() == [9, 50]
+    )
     assert serve.padded([[]])[0].shape == (1, 8)
 
 
@@ -89,21 +125,38 @@ def test_what_is_no_number_is_an_error_with_its_text():
     check_finite(rows, ["a", "b", "c"])
     check_finite(rows[:0], [])
     rows[1, 2] = np.nan
-    with pytest.raises(ValueError, match="gives NaN or infinity for 1 of 3 texts, first for number 1: 'b'"):
+    with pytest.raises(
+        ValueError, match="gives NaN or infinity for 1 of 3 texts, first for number 1: 'b'"
+    ):
         check_finite(rows, ["a", "b", "c"])
 
 
 def test_a_served_answer_that_is_no_number_is_an_error(folder, monkeypatch):
-    made = pipeline.build(str(write_family(folder / "served", "Bert")), [{"quantize": {"method": "static"}}], SPEC)
+    made = pipeline.build(
+        str(write_family(folder / "served", "Bert")), [{"quantize": {"method": "static"}}], SPEC
+    )
     opened = kerf.load(made)
     whole = opened.run
-    monkeypatch.setattr(opened, "run", lambda **batch: np.where(batch["attention_mask"].sum(1, keepdims=True) > 5, whole(**batch), np.inf))
-    with pytest.raises(ValueError, match="NaN or infinity for 1 of 2 texts, first for number 1: 'a'"):
+    monkeypatch.setattr(
+        opened,
+        "run",
+        lambda **batch: np.where(
+            batch["attention_mask"].sum(1, keepdims=True) > 5, whole(**batch), np.inf
+        ),
+    )
+    with pytest.raises(
+        ValueError, match="NaN or infinity for 1 of 2 texts, first for number 1: 'a'"
+    ):
         opened.encode(["some longer text of many words", "a"])
 
 
 def test_calibration_that_meets_no_numbers_names_the_layer(folder):
     opened = registry.open_model(str(write_family(folder / "calibrated", "Bert")))
-    encoder.network(opened).get_submodule("encoder.layer.1.attention.self.query").weight.data[0] = torch.inf
-    with pytest.raises(ValueError, match="NaN or infinity for calibration text, first in the inputs of encoder.layer.1"):
+    encoder.network(opened).get_submodule("encoder.layer.1.attention.self.query").weight.data[0] = (
+        torch.inf
+    )
+    with pytest.raises(
+        ValueError,
+        match="NaN or infinity for calibration text, first in the inputs of encoder.layer.1",
+    ):
         list(activations.collect(encoder.network(opened), encoder.batches(opened, SPEC)))

@@ -9,11 +9,12 @@ import time
 
 import nbformat
 import pytest
+
 from kerf.core import child_process, timeouts
-from kerf.data import downloads
-from kerf.models import registry
 from kerf.core.errors import InputError
+from kerf.data import downloads
 from kerf.evaluate import measure
+from kerf.models import registry
 from kerf.workbench.run import kernel_forkserver, notebook_stage
 
 HAND_OVER = 'from kerf.core.cache import artifact, hand_over\nhand_over(artifact("made", {"n": 1}, lambda folder: None))'
@@ -21,10 +22,18 @@ TRIES = "import os, pathlib, signal\ntries = pathlib.Path(tries)\ntries.write_te
 KILL_KERNEL = "os.kill(os.getpid(), signal.SIGKILL)"
 SCENES = {  # what the notebook does, how often it is run, and what its message says (None: it ends well)
     "the kernel is killed once": (f"if tries.read_text() == 'x':\n    {KILL_KERNEL}", 2, None),
-    "the kernel is asked to end once": ("if tries.read_text() == 'x':\n    os.kill(os.getpid(), signal.SIGTERM)", 2, None),
+    "the kernel is asked to end once": (
+        "if tries.read_text() == 'x':\n    os.kill(os.getpid(), signal.SIGTERM)",
+        2,
+        None,
+    ),
     "the kernel is killed each time": (KILL_KERNEL, 2, "died twice"),
     "the kernel server is killed": ("os.kill(os.getppid(), signal.SIGKILL)", 1, None),
-    "kernel and server are killed once": (f"if tries.read_text() == 'x':\n    os.kill(os.getppid(), signal.SIGKILL)\n    {KILL_KERNEL}", 2, None),
+    "kernel and server are killed once": (
+        f"if tries.read_text() == 'x':\n    os.kill(os.getppid(), signal.SIGKILL)\n    {KILL_KERNEL}",
+        2,
+        None,
+    ),
     "a cell fails": ("1 / 0", 1, "ZeroDivisionError"),
 }
 
@@ -38,11 +47,20 @@ def staged(tmp_path, monkeypatch):
     tries.write_text("")
 
     def run(code: str):
-        first = nbformat.v4.new_code_cell(f"tries = {str(tries)!r}", metadata={"tags": ["parameters"]})
-        cells = [first, nbformat.v4.new_code_cell(TRIES), nbformat.v4.new_code_cell(code), nbformat.v4.new_code_cell(HAND_OVER)]
+        first = nbformat.v4.new_code_cell(
+            f"tries = {str(tries)!r}", metadata={"tags": ["parameters"]}
+        )
+        cells = [
+            first,
+            nbformat.v4.new_code_cell(TRIES),
+            nbformat.v4.new_code_cell(code),
+            nbformat.v4.new_code_cell(HAND_OVER),
+        ]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "tiny.ipynb")
         try:
-            return notebook_stage.run_stage("tiny", {}, {}, tmp_path / "tiny.partial.ipynb"), len(tries.read_text())
+            return notebook_stage.run_stage("tiny", {}, {}, tmp_path / "tiny.partial.ipynb"), len(
+                tries.read_text()
+            )
         except notebook_stage.StageFailed as failure:
             return failure.error["message"], len(tries.read_text())
 
@@ -85,7 +103,15 @@ def test_who_asks_a_silent_server_for_a_kernel_ends(tmp_path):
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "silent"))
         silent.listen()
-        command = [sys.executable, "-S", kernel_forkserver.__file__, "join", str(tmp_path / "silent"), "x", "0.2"]
+        command = [
+            sys.executable,
+            "-S",
+            kernel_forkserver.__file__,
+            "join",
+            str(tmp_path / "silent"),
+            "x",
+            "0.2",
+        ]
         done = subprocess.run(command, timeout=60, stderr=subprocess.DEVNULL, check=False)
     assert done.returncode == 1
 
@@ -97,7 +123,9 @@ nursery = Nursery()
 nursery.kernel_command()
 print(nursery.process.pid, nursery.folder, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)"""
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False
+    )
     pid, folder = done.stdout.split()
     assert gone(int(pid)) and not os.path.exists(folder)
 
@@ -121,11 +149,16 @@ from kerf import tether
 child = subprocess.Popen(tether.tied([sys.executable, "-c", "import time; time.sleep(300)"]))
 print(child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)"""
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False
+    )
     assert gone(int(done.stdout))
 
 
-@pytest.mark.parametrize(("number", "times", "tries"), [("SIGKILL", 1, 2), ("SIGTERM", 1, 2), ("SIGKILL", 9, 2), ("SIGSEGV", 9, 1)])
+@pytest.mark.parametrize(
+    ("number", "times", "tries"),
+    [("SIGKILL", 1, 2), ("SIGTERM", 1, 2), ("SIGKILL", 9, 2), ("SIGSEGV", 9, 1)],
+)
 def test_a_measured_process_that_is_killed_is_run_once_more(tmp_path, number, times, tries):
     count = tmp_path / "count"
     code = f"""import os, signal
@@ -178,7 +211,11 @@ def test_a_hub_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path):
 
 def test_an_index_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path):
     monkeypatch.delenv("PIP_DEFAULT_TIMEOUT", raising=False)  # whoever sets it wants to wait
-    for key, value in {"INDEX_URL": f"{silence}/simple", "CONFIG_FILE": os.devnull, "NO_INPUT": "1"}.items():
+    for key, value in {
+        "INDEX_URL": f"{silence}/simple",
+        "CONFIG_FILE": os.devnull,
+        "NO_INPUT": "1",
+    }.items():
         monkeypatch.setenv(f"PIP_{key}", value)
     monkeypatch.delenv("PIP_DEFAULT_TIMEOUT", raising=False)  # what a machine sets goes first
     clock = time.monotonic()
@@ -187,7 +224,9 @@ def test_an_index_that_does_not_answer_is_refused(silence, monkeypatch, tmp_path
     assert time.monotonic() - clock < 60 and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
 def test_a_run_that_is_asked_to_end_says_one_line(number, code):
     program = """import signal, sys, time
 from kerf.workbench import cli
@@ -197,8 +236,14 @@ def check(_):
 cli.check = check
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(cli.main(["check", "minilm"]))"""
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "here\n"
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == code and len(said.splitlines()) == 1 and "what was finished is kept" in said
+    assert (
+        process.returncode == code
+        and len(said.splitlines()) == 1
+        and "what was finished is kept" in said
+    )

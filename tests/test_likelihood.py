@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax, rel_entr, softmax
+
 from kerf.evaluate import likelihood as lk
 from kerf.evaluate.stats import weighted_quantiles
-from scipy.special import log_softmax, rel_entr, softmax
 
 
 def logits(seed, tokens=150, vocabulary=500, scale=3.0):
@@ -34,7 +35,11 @@ def test_with_some_kept_it_is_a_lower_bound_that_grows(top):
     base, other = logits(0), logits(0) + 0.3 * logits(1)
     found = lk.against(lk.keep(base, targets(), top), other, targets())["kl"].numpy()
     more = lk.against(lk.keep(base, targets(), top + 50), other, targets())["kl"].numpy()
-    assert (found <= exact(base, other) + 1e-5).all() and found.mean() < more.mean() and (found >= 0).all()
+    assert (
+        (found <= exact(base, other) + 1e-5).all()
+        and found.mean() < more.mean()
+        and (found >= 0).all()
+    )
 
 
 def test_the_remainder_is_one_outcome():
@@ -47,24 +52,38 @@ def test_losses_and_top_tokens_follow_their_definition_across_slices():
     base, other, wanted = logits(2), logits(3), targets()
     found = lk.against(lk.keep(base, wanted), other, wanted)
     rows = np.arange(len(wanted))
-    assert np.allclose(found["base_loss"], -log_softmax(base.double().numpy(), 1)[rows, wanted], rtol=1e-5)
-    assert np.allclose(found["loss"], -log_softmax(other.double().numpy(), 1)[rows, wanted], rtol=1e-5)
-    assert torch.equal(found["top"], other.argmax(1)) and torch.equal(found["same_top"], base.argmax(1) == other.argmax(1))
+    assert np.allclose(
+        found["base_loss"], -log_softmax(base.double().numpy(), 1)[rows, wanted], rtol=1e-5
+    )
+    assert np.allclose(
+        found["loss"], -log_softmax(other.double().numpy(), 1)[rows, wanted], rtol=1e-5
+    )
+    assert torch.equal(found["top"], other.argmax(1)) and torch.equal(
+        found["same_top"], base.argmax(1) == other.argmax(1)
+    )
 
 
 def test_the_model_against_itself_has_no_divergence():
     base = logits(4)
     found = lk.against(lk.keep(base, targets()), base, targets())
-    assert float(found["kl"].max()) < 1e-6 and found["same_top"].all() and torch.equal(found["loss"], found["base_loss"])
+    assert (
+        float(found["kl"].max()) < 1e-6
+        and found["same_top"].all()
+        and torch.equal(found["loss"], found["base_loss"])
+    )
 
 
 def test_known_noise_gives_the_divergence_of_its_closed_form():
     """Two outcomes, log-odds z against z + d: KL = p log(p/q) + (1-p) log((1-p)/(1-q)), and d^2 p(1-p)/2 for small d."""
     z, d = torch.linspace(-3, 3, 60), 0.05
     base, other = (torch.stack([each, torch.zeros(60)], 1) for each in (z, z + d))
-    found = lk.against(lk.keep(base, torch.zeros(60, dtype=int)), other, torch.zeros(60, dtype=int))["kl"].double()
+    found = lk.against(
+        lk.keep(base, torch.zeros(60, dtype=int)), other, torch.zeros(60, dtype=int)
+    )["kl"].double()
     p, q = z.double().sigmoid(), (z + d).double().sigmoid()
-    assert torch.allclose(found, p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log(), rtol=1e-3, atol=5e-7)  # float32
+    assert torch.allclose(
+        found, p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log(), rtol=1e-3, atol=5e-7
+    )  # float32
     assert torch.allclose(found, d**2 * p * (1 - p) / 2, rtol=0.05)
 
 
@@ -98,4 +117,7 @@ def test_weighted_quantiles_are_those_of_the_repeated_values(q):
 def test_a_refusal_need_not_wait_for_torch():
     """The command line imports the runner; what reads models is imported when there is a model to read."""
     command = "import sys, kerf.workbench.run.runner; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout == "False\n"
+    assert (
+        subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout
+        == "False\n"
+    )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from kerf.calibration.sequential import in_lockstep
 
 GROUPS = [["left", "right"], ["never"], ["middle"], ["head"]]
@@ -16,7 +17,11 @@ class Net(torch.nn.Module):
         torch.manual_seed(0)
         self.words = torch.nn.Embedding(20, 6)
         self.left, self.right = torch.nn.Linear(6, 5), torch.nn.Linear(6, 5)
-        self.never, self.middle, self.head = torch.nn.Linear(5, 5), torch.nn.Linear(5, 4), torch.nn.Linear(4, 3)
+        self.never, self.middle, self.head = (
+            torch.nn.Linear(5, 5),
+            torch.nn.Linear(5, 4),
+            torch.nn.Linear(4, 3),
+        )
 
     def forward(self, input_ids, attention_mask):
         x = self.words(input_ids)
@@ -30,13 +35,18 @@ def make_batches():
     generator = torch.Generator().manual_seed(1)
     masks = [[[1, 1, 1, 0], [1, 1, 0, 0]], [[0, 1, 1], [1, 1, 1], [0, 0, 1]], [[1, 1, 1, 1, 1]]]
     masks = [torch.tensor(mask) for mask in masks]
-    return [{"input_ids": torch.randint(20, m.shape, generator=generator), "attention_mask": m} for m in masks]
+    return [
+        {"input_ids": torch.randint(20, m.shape, generator=generator), "attention_mask": m}
+        for m in masks
+    ]
 
 
 def plain(net, batches, name):
     """Inputs of one layer in a forward pass with nothing but a hook: a tensor a batch, padding left out."""
     seen = []
-    hook = dict(net.named_modules())[name].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    hook = dict(net.named_modules())[name].register_forward_pre_hook(
+        lambda _, args: seen.append(args[0])
+    )
     with torch.no_grad():
         for batch in batches:
             net(**batch)
@@ -50,7 +60,9 @@ def plain(net, batches, name):
 
 def equal(found, expected):
     found = list(found)
-    return len(found) == len(expected) and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    return len(found) == len(expected) and all(
+        torch.equal(a, b) for a, b in zip(found, expected, strict=True)
+    )
 
 
 def hooked(net):
@@ -135,7 +147,9 @@ def stopped_by_the_network(net):
         list(in_lockstep(net, GROUPS, batches))
 
 
-@pytest.mark.parametrize("stop", [stopped_by_an_exception, stopped_by_close, stopped_by_break, stopped_by_the_network])
+@pytest.mark.parametrize(
+    "stop", [stopped_by_an_exception, stopped_by_close, stopped_by_break, stopped_by_the_network]
+)
 def test_after_an_early_stop_no_hook_is_left_and_the_network_works(stop):
     net, batches = Net(), make_batches()
     stop(net)

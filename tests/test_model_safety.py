@@ -12,11 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-import kerf
 import pytest
 from attacks import ATTACKS, CODE, FAMILIES, IGNORED, OPENED, put, special
-from kerf.models import families, registry
+
+import kerf
 from kerf.core.errors import InputError
+from kerf.models import families, registry
 from kerf.models.safety import check_folder
 
 pytestmark = pytest.mark.timeout(60)  # seconds; an attack that hangs is one that succeeded
@@ -59,10 +60,14 @@ def unharmed(started):
     """Nothing ran, nothing was asked for, and it did not take long."""
     assert not Path(os.environ["CANARY"]).exists(), "code of the model ran"
     assert sys.stdin.tell() == 0, "standard input was read"
-    assert time.perf_counter() - started < 30, "no answer within seconds, which a busy machine takes too"
+    assert time.perf_counter() - started < 30, (
+        "no answer within seconds, which a busy machine takes too"
+    )
 
 
-@pytest.mark.parametrize(("family", "attack"), [(family, name) for family, tried in ATTACKS.items() for name in tried])
+@pytest.mark.parametrize(
+    ("family", "attack"), [(family, name) for family, tried in ATTACKS.items() for name in tried]
+)
 def test_an_attack_neither_runs_nor_hangs(hostile, family, attack):
     expected = ATTACKS[family][attack]
     folder = hostile(family, expected[0] if expected else OPENED[attack])
@@ -70,7 +75,9 @@ def test_an_attack_neither_runs_nor_hangs(hostile, family, attack):
     if expected:
         with pytest.raises(InputError, match=expected[1]) as caught:
             opened(folder)
-        assert str(caught.value).startswith(f"model = {str(folder)!r}: ") and "\n" not in str(caught.value)
+        assert str(caught.value).startswith(f"model = {str(folder)!r}: ") and "\n" not in str(
+            caught.value
+        )
     else:
         opened(folder)
         ignored = check_folder(str(folder), folder)
@@ -84,14 +91,22 @@ def test_there_are_forty_attacks_on_each_family():
 
 def test_what_is_not_run_is_described(hostile):
     folder = hostile("causal", IGNORED["auto_map of the model"])
-    assert registry.describe(str(folder))["ignored_code"] == ["evil.Evil (config.json)", "evil.py (a file)"]
+    assert registry.describe(str(folder))["ignored_code"] == [
+        "evil.Evil (config.json)",
+        "evil.py (a file)",
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_snapshot_of_the_hub_opens_by_its_path(sound, tmp_path, family):
-    snapshot, blobs = tmp_path / "models--org--name" / "snapshots" / ("0" * 40), tmp_path / "models--org--name" / "blobs"
+    snapshot, blobs = (
+        tmp_path / "models--org--name" / "snapshots" / ("0" * 40),
+        tmp_path / "models--org--name" / "blobs",
+    )
     blobs.mkdir(parents=True)
-    for number, path in enumerate(path for path in sorted(sound[family].rglob("*")) if path.is_file()):
+    for number, path in enumerate(
+        path for path in sorted(sound[family].rglob("*")) if path.is_file()
+    ):
         link = snapshot / path.relative_to(sound[family])
         link.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, blobs / f"{number:064}")
@@ -142,7 +157,10 @@ def test_a_name_that_no_directory_can_have_is_refused(name):
 
 
 def test_names_of_a_directory_reach_no_terminal_raw(hostile):
-    folder = hostile("causal", put("config.json", model_type="evil", auto_map={"AutoModel": "\x1b[2Jevil\n" + "x" * 500}))
+    folder = hostile(
+        "causal",
+        put("config.json", model_type="evil", auto_map={"AutoModel": "\x1b[2Jevil\n" + "x" * 500}),
+    )
     with pytest.raises(InputError, match="would run") as caught:
         registry.resolve(str(folder))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 400 + len(str(folder))
@@ -155,6 +173,12 @@ def test_a_candidate_is_held_against_the_same(hostile):
 
 
 def test_only_one_function_opens_what_lies_in_a_directory():
-    calls = re.compile(r"from_pretrained\(|\b(SentenceTransformer|CrossEncoder)\(|torch\.load\(|pickle\.load|allow_pickle=True|trust_remote_code")
-    found = [path for path in Path(kerf.__file__).parent.rglob("*.py") if calls.search(re.sub(r'(?s)""".*?"""', "", path.read_text()))]
+    calls = re.compile(
+        r"from_pretrained\(|\b(SentenceTransformer|CrossEncoder)\(|torch\.load\(|pickle\.load|allow_pickle=True|trust_remote_code"
+    )
+    found = [
+        path
+        for path in Path(kerf.__file__).parent.rglob("*.py")
+        if calls.search(re.sub(r'(?s)""".*?"""', "", path.read_text()))
+    ]
     assert [path.name for path in found] == ["opening.py"]

@@ -6,18 +6,23 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
-from kerf.models import registry
-from kerf.core.errors import InputError
-from kerf.models.families import encoder
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
+
+from kerf.core.errors import InputError
+from kerf.models import registry
+from kerf.models.families import encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
 MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
 ]
-POOLING = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+POOLING = {
+    "word_embedding_dimension": 32,
+    "pooling_mode_mean_tokens": True,
+    "pooling_mode_cls_token": False,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +36,15 @@ def tiny(tmp_path_factory):
     """A sentence-transformers directory with a random BERT of two layers."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **size)).save_pretrained(folder)
+    size = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    BertModel(
+        BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **size)
+    ).save_pretrained(folder)
     (folder / "1_Pooling").mkdir()
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     for name, value in {
@@ -70,8 +82,12 @@ def test_a_directory_is_described(tiny):
     assert (found["id"], found["kind"]) == (str(tiny), "encoder")
     assert found["parameters"] == sum(weight.numel() for weight in weights.values())
     assert found["bytes"] == (tiny / "model.safetensors").stat().st_size
-    assert found["bytes"] + found["other_bytes"] == sum(p.stat().st_size for p in tiny.rglob("*") if p.is_file())
-    matrices = {name.removesuffix(".weight"): list(w.shape) for name, w in weights.items() if w.ndim == 2}
+    assert found["bytes"] + found["other_bytes"] == sum(
+        p.stat().st_size for p in tiny.rglob("*") if p.is_file()
+    )
+    matrices = {
+        name.removesuffix(".weight"): list(w.shape) for name, w in weights.items() if w.ndim == 2
+    }
     linear = {name: shape for name, shape in matrices.items() if "embeddings" not in name}
     assert found["linears"] == linear and len(linear) == 13
     assert found["embeddings"] == {"embeddings.word_embeddings": [len(WORDS), 32]}
@@ -93,7 +109,12 @@ def test_batches_go_from_short_to_long_and_are_cut_at_the_longest_allowed(tiny):
 
 @pytest.mark.parametrize(
     ("name", "accepted"),
-    [("minilmm", "did you mean minilm"), ("bert", "minilm"), ("a/b/c", "a hub id"), ("../no such folder/", "a directory")],
+    [
+        ("minilmm", "did you mean minilm"),
+        ("bert", "minilm"),
+        ("a/b/c", "a hub id"),
+        ("../no such folder/", "a directory"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(name, accepted):
     assert accepted in refusal(registry.resolve, name)
@@ -105,7 +126,9 @@ def test_a_hub_that_is_offline_is_one_clear_line(monkeypatch):
     assert "the hub could not provide it" in message and "a local directory works" in message
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), TimeoutError(), OSError("x" * 5000)])
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no route\nto host"), TimeoutError(), OSError("x" * 5000)]
+)
 def test_whatever_the_hub_raises_is_one_clear_line(monkeypatch, error):
     def fail(*_, **__):
         raise error
@@ -125,7 +148,9 @@ def test_of_a_hub_model_pickles_are_never_asked_for(monkeypatch, tiny):
     assert registry.resolve("somebody/something") == tiny
     assert asked["hub_id"] == "somebody/something"
     unsafe = ["pytorch_model.bin", "model.pt", "model.pkl", "modeling_mine.py"]
-    assert not [name for name in unsafe for pattern in asked["allow_patterns"] if fnmatch(name, pattern)]
+    assert not [
+        name for name in unsafe for pattern in asked["allow_patterns"] if fnmatch(name, pattern)
+    ]
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path):
@@ -195,7 +220,9 @@ def test_an_auto_map_of_null_is_no_code(mine):
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["encoder.layer.1.output.dense.weight", "embeddings.LayerNorm.bias"])
+@pytest.mark.parametrize(
+    "name", ["encoder.layer.1.output.dense.weight", "embeddings.LayerNorm.bias"]
+)
 def test_weights_that_are_not_finite_are_refused_by_name(mine, name, wrong):
     weights = load_file(mine / "model.safetensors")
     weights[name].view(-1)[3] = wrong

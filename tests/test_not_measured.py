@@ -5,15 +5,16 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from kerf.workbench import cli
-from kerf.workbench.report import junit, leaderboard
-from kerf.workbench.run import notebook_stage, results, runner
-from kerf.workbench.report.known_issues import issues
-from kerf.workbench.report.page import render_report
-from kerf.workbench.report.text_format import answer
 from small import write_model
 from test_exports import BROKEN, entry, gate
 from test_exports import run as run_of
+
+from kerf.workbench import cli
+from kerf.workbench.report import junit, leaderboard
+from kerf.workbench.report.known_issues import issues
+from kerf.workbench.report.page import render_report
+from kerf.workbench.report.text_format import answer
+from kerf.workbench.run import notebook_stage, results, runner
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,10 @@ def test_a_broken_baseline_leaves_every_candidate_not_measured(broken):
     content = json.loads((out / "reports/small/results.json").read_text())
     assert code == 3 and content["verdict"] == "NOT MEASURED"
     assert [(each["status"], each["verdict"], each["grade"]) for each in content["candidates"]] == [
-        ("failed", "NOT MEASURED", None), ("skipped", "NOT MEASURED", None), ("skipped", "NOT MEASURED", None)]  # fmt: skip
+        ("failed", "NOT MEASURED", None),
+        ("skipped", "NOT MEASURED", None),
+        ("skipped", "NOT MEASURED", None),
+    ]
     assert all(each["error"] == content["candidates"][0]["error"] for each in content["candidates"])
     gates = [each for candidate in content["candidates"] for each in candidate["gates"]]
     assert gates and {each["verdict"] for each in gates} == {"NOT MEASURED"}
@@ -53,30 +57,46 @@ def test_a_broken_baseline_is_nowhere_called_a_failure_of_the_candidates(broken,
     _, out = broken
     report = out / "reports/small"
     cases = list(ElementTree.parse(report / "gates.xml").getroot().iter("testcase"))
-    assert len(cases) == 3 and all(case.find("error") is not None and case.find("failure") is None for case in cases)
+    assert len(cases) == 3 and all(
+        case.find("error") is not None and case.find("failure") is None for case in cases
+    )
     for page in (report / "index.html", out / "reports/index.html", report / "release.md"):
         text = page.read_text()
         assert "not measured" in text.lower() and "FAIL" not in text and "✕" not in text, page
     assert not list(report.glob("*/README.md"))
-    assert cli.main(["list", "runs", "--out", str(out)]) == 0 and "NOT MEASURED" in capsys.readouterr().out
+    assert (
+        cli.main(["list", "runs", "--out", str(out)]) == 0
+        and "NOT MEASURED" in capsys.readouterr().out
+    )
     assert cli.main(["ab", "small/int8", "small/int4", "--out", str(out)]) == 2
-    assert "a candidate that was measured; it was skipped: the kernel died" in capsys.readouterr().err
+    assert (
+        "a candidate that was measured; it was skipped: the kernel died" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("status", ["failed", "skipped"])
 def test_what_broke_is_an_error_and_no_failure(tmp_path, status):
-    bad = entry("bad", [], status=status, error=BROKEN, metrics=[], verdict="FAIL", grade=None)  # as older files have it
+    bad = entry(
+        "bad", [], status=status, error=BROKEN, metrics=[], verdict="FAIL", grade=None
+    )  # as older files have it
     content = run_of(entry("good", [gate("PASS")]), bad, release=["good", "bad"])
     assert content["verdict"] == "NOT MEASURED"
     found = ElementTree.fromstring(junit.junit(content).encode())
-    assert not list(found.iter("failure")) and [each.get("type") for each in found.iter("error")] == ["NOT MEASURED"]
+    assert not list(found.iter("failure")) and [
+        each.get("type") for each in found.iter("error")
+    ] == ["NOT MEASURED"]
     assert answer(bad, [])["answer"] == "not measured" and "It was not measured" in issues(bad)[0]
     (tmp_path / "small").mkdir()
-    text = render_report({**content, "verdict": "FAIL", "grade_rule": "", "texts": []}, tmp_path / "small", {}).read_text()
+    text = render_report(
+        {**content, "verdict": "FAIL", "grade_rule": "", "texts": []}, tmp_path / "small", {}
+    ).read_text()
     assert "1 may be used and 1 could not be measured" in text
     (tmp_path / "small" / "results.json").write_text(json.dumps({**content, "verdict": "FAIL"}))
     (run,) = leaderboard.runs(tmp_path)
-    assert run["verdict"] == "NOT MEASURED" and [row["verdict"] for row in run["rows"]][1:] == ["PASS", "NOT MEASURED"]
+    assert run["verdict"] == "NOT MEASURED" and [row["verdict"] for row in run["rows"]][1:] == [
+        "PASS",
+        "NOT MEASURED",
+    ]
 
 
 def test_a_run_that_ends_while_it_writes_leaves_no_history(tmp_path, monkeypatch):
@@ -84,7 +104,9 @@ def test_a_run_that_ends_while_it_writes_leaves_no_history(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(results.shutil, "copyfile", interrupted)
-    run = SimpleNamespace(out=tmp_path, name="small", id=lambda: "run-1", report=tmp_path / "reports/small")
+    run = SimpleNamespace(
+        out=tmp_path, name="small", id=lambda: "run-1", report=tmp_path / "reports/small"
+    )
     measured = SimpleNamespace(name="baseline", compared=SimpleNamespace(result=tmp_path))
     with pytest.raises(KeyboardInterrupt):
         results.write(run, {}, [measured, measured])

@@ -4,17 +4,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kerf import pipeline
-from kerf.calibration import activations
-from kerf.models import architecture, registry
-from kerf.tensors import parquet
-from kerf.core.errors import InputError
-from kerf.quantize.compress import compress
-from kerf.tensors.quantized import Quantized
-from kerf.config import Calibration
-from kerf.config.quantize import Gptq
 from small import write_model
 from transformers.pytorch_utils import Conv1D
+
+from kerf import pipeline
+from kerf.calibration import activations
+from kerf.config import Calibration
+from kerf.config.quantize import Gptq
+from kerf.core.errors import InputError
+from kerf.models import architecture, registry
+from kerf.quantize.compress import compress
+from kerf.tensors import parquet
+from kerf.tensors.quantized import Quantized
 
 WIDTH, OPTIONS = 16, {"method": "gptq", "group_size": 8}
 
@@ -49,12 +50,16 @@ def batches(tokens, count=1, seed=0):
 
 def quantize(net, text, step, reference=None):
     """name -> (weight before, weight after, note); the net is changed."""
-    before = {name: layer.weight.detach().clone() for name, layer in architecture.linears(net).items()}
+    before = {
+        name: layer.weight.detach().clone() for name, layer in architecture.linears(net).items()
+    }
     groups = activations.groups_of(net, text[0])
     copy = reference or type(net)()
     copy.load_state_dict(net.state_dict())
     found = {name: note for name, _, note, _ in compress(net, copy, step, groups, {}, text)}
-    return {name: (before[name], architecture.linears(net)[name].weight, found[name]) for name in before}
+    return {
+        name: (before[name], architecture.linears(net)[name].weight, found[name]) for name in before
+    }
 
 
 INPUTS = {
@@ -70,14 +75,28 @@ INPUTS = {
 
 @settings(max_examples=120, deadline=None, database=None)
 @given(
-    st.sampled_from(sorted(INPUTS)), st.sampled_from([1e-30, 1e-5, 1.0, 1e4, 1e30]), st.sampled_from([1.6, 2, 3, 4, 8]),
-    st.sampled_from([1, 2, 40]), st.sampled_from(["float16", "float32"]), st.sampled_from(["none", "mse", "hessian"]),
-    st.booleans(), st.integers(0, 3),
-)  # fmt: skip
-def test_weights_are_finite_and_close_or_the_layer_is_named(inputs, size, bits, tokens, dtype, clip, whole, seed):
+    st.sampled_from(sorted(INPUTS)),
+    st.sampled_from([1e-30, 1e-5, 1.0, 1e4, 1e30]),
+    st.sampled_from([1.6, 2, 3, 4, 8]),
+    st.sampled_from([1, 2, 40]),
+    st.sampled_from(["float16", "float32"]),
+    st.sampled_from(["none", "mse", "hessian"]),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_weights_are_finite_and_close_or_the_layer_is_named(
+    inputs, size, bits, tokens, dtype, clip, whole, seed
+):
     net = Net(seed, size)
     net.words.weight.data = INPUTS[inputs](net.words.weight.data)
-    step = Gptq(**OPTIONS, bits=bits, clip=clip, scale_dtype=dtype, embeddings=32, asymmetric_calibration=whole)
+    step = Gptq(
+        **OPTIONS,
+        bits=bits,
+        clip=clip,
+        scale_dtype=dtype,
+        embeddings=32,
+        asymmetric_calibration=whole,
+    )
     try:
         found = quantize(net, batches(tokens, seed=seed), step)
     except InputError as refusal:
@@ -104,7 +123,10 @@ def test_layers_that_are_one_tensor_stay_one():
     net = Tied()
     found = quantize(net, batches(30), Gptq(**OPTIONS, bits=3, embeddings=32), reference=Tied())
     assert net.last.weight is net.left.weight and torch.equal(found["last"][1], found["left"][1])
-    assert found["last"][2] == "the same tensor as another layer's" and len(found["left"][1].unique()) > 8
+    assert (
+        found["last"][2] == "the same tensor as another layer's"
+        and len(found["left"][1].unique()) > 8
+    )
 
 
 def test_a_weight_that_is_not_contiguous_gives_the_codes_of_its_copy():
@@ -112,7 +134,9 @@ def test_a_weight_that_is_not_contiguous_gives_the_codes_of_its_copy():
     for layer in architecture.linears(strided).values():
         layer.weight.data = layer.weight.data.T.contiguous().T
     step = Gptq(**OPTIONS, bits=3, clip="hessian", embeddings=32)
-    for one, other in zip(*(quantize(net, batches(30), step).values() for net in (plain, strided)), strict=True):
+    for one, other in zip(
+        *(quantize(net, batches(30), step).values() for net in (plain, strided)), strict=True
+    ):
         assert torch.equal(one[1], other[1])
 
 
@@ -121,7 +145,9 @@ def test_a_layer_called_twice_is_quantized_once():
         def forward(self, input_ids, attention_mask):
             return self.left(torch.tanh(self.left(self.words(input_ids))))
 
-    found = quantize(Twice(), batches(30, count=3), Gptq(**OPTIONS, bits=3, embeddings=32), reference=Twice())
+    found = quantize(
+        Twice(), batches(30, count=3), Gptq(**OPTIONS, bits=3, embeddings=32), reference=Twice()
+    )
     assert found["left"][2] == "" and found["left"][1].isfinite().all()
     assert "no calibration text reached it" in found["right"][2]
 
@@ -145,21 +171,34 @@ def test_half_precision_sources_are_read_as_what_they_are(model, dtype, tmp_path
 
     half = tmp_path / dtype
     shutil.copytree(model, half)
-    weights = {name: value.to(getattr(torch, dtype)) for name, value in load_file(model / "model.safetensors").items()}
+    weights = {
+        name: value.to(getattr(torch, dtype))
+        for name, value in load_file(model / "model.safetensors").items()
+    }
     save_file(weights, half / "model.safetensors", metadata={"format": "pt"})
     step = {"quantize": {"method": "gptq", "bits": 8, "embeddings": 8}}
     folder = pipeline.build(str(half), [step], Calibration(samples=8, max_length=16))
     for name, value in parquet.read_tensors(folder / parquet.WEIGHTS):
         if isinstance(value, Quantized):
-            assert (value.dequantize() - weights[name].float()).norm() < 0.03 * weights[name].float().norm()
+            assert (value.dequantize() - weights[name].float()).norm() < 0.03 * weights[
+                name
+            ].float().norm()
         else:
             assert torch.equal(value, weights[name].float())
 
 
 def test_one_sentence_is_enough_and_the_same_seed_gives_the_same_bytes(model, monkeypatch):
     step = {"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian"}}
-    first = pipeline.build(str(model), [step], Calibration(samples=1, max_length=4)) / parquet.WEIGHTS
+    first = (
+        pipeline.build(str(model), [step], Calibration(samples=1, max_length=4)) / parquet.WEIGHTS
+    )
     before = first.read_bytes()
-    assert all(t.dequantize().isfinite().all() for _, t in parquet.read_tensors(first) if isinstance(t, Quantized))
+    assert all(
+        t.dequantize().isfinite().all()
+        for _, t in parquet.read_tensors(first)
+        if isinstance(t, Quantized)
+    )
     monkeypatch.setenv("KERF_FRESH", "9999")
-    assert (pipeline.build(str(model), [step], Calibration(samples=1, max_length=4)) / parquet.WEIGHTS).read_bytes() == before
+    assert (
+        pipeline.build(str(model), [step], Calibration(samples=1, max_length=4)) / parquet.WEIGHTS
+    ).read_bytes() == before

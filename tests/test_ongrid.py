@@ -1,26 +1,31 @@
 """On-grid weights: found with their bits and groups, and nothing found where there is no grid."""
 
-import kerf
 import pytest
 import torch
-from kerf import pipeline
-from kerf.models import registry
-from kerf.core.cache import meta
-from kerf.models.grid_detection import grid_of
-from kerf.quantize.rtn import rtn
-from kerf.config import Calibration
 from safetensors.torch import load_file, save_file
 from small import write_causal
+
+import kerf
+from kerf import pipeline
+from kerf.config import Calibration
+from kerf.core.cache import meta
+from kerf.models import registry
+from kerf.models.grid_detection import grid_of
+from kerf.quantize.rtn import rtn
 
 
 def weight(rows=96, columns=192, seed=0):
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-HALVES = [(bits, torch.float16) for bits in (2, 3, 4, 5)]  # more bits, and float16 rounds values off their grid
+HALVES = [
+    (bits, torch.float16) for bits in (2, 3, 4, 5)
+]  # more bits, and float16 rounds values off their grid
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [*((bits, torch.float32) for bits in (2, 3, 4, 5, 8)), *HALVES])
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [*((bits, torch.float32) for bits in (2, 3, 4, 5, 8)), *HALVES]
+)
 @pytest.mark.parametrize("group_size", [16, 32, 64, 192])
 def test_a_grid_is_found_with_its_groups(bits, group_size, dtype):
     cut = rtn(weight(), bits, group_size).dequantize().to(dtype).float()
@@ -30,7 +35,9 @@ def test_a_grid_is_found_with_its_groups(bits, group_size, dtype):
 def test_values_that_only_come_near_a_grid_lie_on_none():
     codes = torch.randint(16, (96, 192), generator=torch.Generator().manual_seed(0))
     assert grid_of(codes.float()) == (4, 192)
-    assert grid_of(torch.arange(16.0)[codes] ** 1.5) is None  # a codebook of uneven steps, as NF4 has
+    assert (
+        grid_of(torch.arange(16.0)[codes] ** 1.5) is None
+    )  # a codebook of uneven steps, as NF4 has
 
 
 def test_few_levels_are_a_grid():
@@ -55,7 +62,8 @@ def test_no_grid_is_found_in_floats(dtype):
 def test_the_language_model_that_its_package_ships_lies_on_the_grids_it_was_stored_in():
     described = registry.describe("smollm2")
     assert {name: described["on_grid"][name] for name in described["linears"]} == dict.fromkeys(
-        described["linears"], {"bits": 4, "group_size": 32}  # Q4_1
+        described["linears"],
+        {"bits": 4, "group_size": 32},  # Q4_1
     )
     assert described["on_grid"]["model.embed_tokens"] == {"bits": 8, "group_size": 32}  # Q8_0
 

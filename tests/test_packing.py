@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kerf.tensors import packing
 from kerf.tensors.packing import pack, unpack
 
 
 @settings(deadline=None, database=None)
-@given(st.integers(2, 8), st.integers(0, 200), st.integers(0, 2**32 - 1), st.sampled_from([8, 24, 64]))
+@given(
+    st.integers(2, 8), st.integers(0, 200), st.integers(0, 2**32 - 1), st.sampled_from([8, 24, 64])
+)
 def test_codes_come_back_from_the_fewest_bytes_across_chunks(bits, count, seed, chunk):
     codes = np.random.default_rng(seed).integers(0, 2**bits, count, np.uint8)
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +48,9 @@ def test_a_matrix_is_packed_row_by_row_whatever_its_strides():
     assert pack(codes.T, 4) == pack(codes.T.ravel(), 4) != pack(codes, 4)
 
 
-@pytest.mark.parametrize(("code", "bits"), [(4, 2), (8, 3), (128, 7), (255, 2), (256, 8), (-1, 8), (3, 1.6)])
+@pytest.mark.parametrize(
+    ("code", "bits"), [(4, 2), (8, 3), (128, 7), (255, 2), (256, 8), (-1, 8), (3, 1.6)]
+)
 def test_a_code_that_does_not_fit_is_an_error(code, bits):
     with pytest.raises(ValueError, match=f"{code} does not fit {bits} bits"):
         pack(np.array([0, code, 1]), bits)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from kerf.calibration import offload
+from kerf.calibration.offload import park, trim
 from kerf.calibration.sequential import in_lockstep
 from kerf.core.memory import anonymous_bytes as anonymous
-from kerf.calibration.offload import park, trim
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 5), (0, 3), ()])
@@ -16,7 +17,10 @@ def test_values_shape_and_dtype_stay(shape, dtype):
     tensor = torch.randn(shape).to(dtype)
     before = tensor.clone()
     assert park(tensor) is tensor
-    assert torch.equal(tensor, before) and (tensor.dtype, tensor.shape) == (before.dtype, before.shape)
+    assert torch.equal(tensor, before) and (tensor.dtype, tensor.shape) == (
+        before.dtype,
+        before.shape,
+    )
 
 
 def test_a_transposed_tensor_keeps_its_values():
@@ -36,7 +40,9 @@ def test_pages_are_not_given_out_while_a_view_of_them_lives():
     assert third.data_ptr() == place and second[0] == 2
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart"
+)
 def test_what_is_parked_takes_no_anonymous_memory():
     before, kept = anonymous(), []
     for _ in range(40):
@@ -45,7 +51,9 @@ def test_what_is_parked_takes_no_anonymous_memory():
     assert anonymous() - before < 24e6
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart"
+)
 def test_batches_that_wait_take_no_anonymous_memory():
     net = torch.nn.ModuleDict({"a": torch.nn.Linear(256, 256), "b": torch.nn.Linear(256, 256)})
 
@@ -55,7 +63,9 @@ def test_batches_that_wait_take_no_anonymous_memory():
 
     net.forward = forward
     rows = [torch.full((1, 512), index % 7) for index in range(128)]
-    batches = [{"x": torch.randn(1, 512, 256), "attention_mask": torch.ones_like(row)} for row in rows]  # 64 MiB
+    batches = [
+        {"x": torch.randn(1, 512, 256), "attention_mask": torch.ones_like(row)} for row in rows
+    ]  # 64 MiB
     for batch in batches:
         park(batch["x"])
     before, peak = anonymous(), 0

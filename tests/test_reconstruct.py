@@ -4,31 +4,37 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small import write_causal, write_model
+
 from kerf import pipeline
-from kerf.models import architecture, registry
-from kerf.tensors import parquet
+from kerf.config import Calibration
 from kerf.core.cache import meta
 from kerf.core.errors import InputError
 from kerf.evaluate.likelihood import full_divergence, log_probabilities
+from kerf.models import architecture, registry
 from kerf.models.families import causal, encoder
-from kerf.tensors.quantized import Quantized
 from kerf.quantize.rtn import rtn
+from kerf.tensors import parquet
+from kerf.tensors.quantized import Quantized
 from kerf.training import blockwise
 from kerf.training.blocks import Hidden, Stage
 from kerf.training.learnable_quantizer import Learned
 from kerf.training.training_data import gather, spliced, splices
-from kerf.config import Calibration
-from small import write_causal, write_model
 
 SPEC = Calibration(samples=32, max_length=32)
-START = {"quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian", "embeddings": 4}}
+START = {
+    "quantize": {"method": "gptq", "bits": 2, "group_size": 32, "clip": "hessian", "embeddings": 4}
+}
 LEARN = {"reconstruct": {"steps": 40, "joint_steps": 40, "minutes": 5, "augmentation_factor": 2}}
 
 GRIDS = [
-    {"bits": 2, "group_size": 8}, {"bits": 3, "group_size": 24}, {"bits": 4, "group_size": 8, "symmetric": True},
-    {"bits": 1.6, "group_size": 24}, {"bits": 3, "group_size": 24, "per_tensor": True},
+    {"bits": 2, "group_size": 8},
+    {"bits": 3, "group_size": 24},
+    {"bits": 4, "group_size": 8, "symmetric": True},
+    {"bits": 1.6, "group_size": 24},
+    {"bits": 3, "group_size": 24, "per_tensor": True},
     {"bits": 2, "group_size": 8, "scale_dtype": torch.float32},
-]  # fmt: skip
+]
 
 
 def quantized(**grid):
@@ -36,14 +42,18 @@ def quantized(**grid):
 
 
 def same(a, b):
-    return all(torch.equal(getattr(a, part), getattr(b, part)) for part in ("codes", "scale", "zero_point"))
+    return all(
+        torch.equal(getattr(a, part), getattr(b, part)) for part in ("codes", "scale", "zero_point")
+    )
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("rows", [None, torch.tensor([1, 4])])
 def test_what_is_learned_starts_exactly_at_the_quantized_weight(grid, rows):
     start = quantized(**grid)
-    learned = Learned(start, rows if len(start.scale) > 1 else None)  # rows of one shared grid cannot part
+    learned = Learned(
+        start, rows if len(start.scale) > 1 else None
+    )  # rows of one shared grid cannot part
     rows = learned.rows
     assert torch.equal(learned(), start.dequantize()[rows])
     assert same(learned.result(), start) and learned.result().symmetric == start.symmetric
@@ -63,7 +73,10 @@ def test_what_is_stored_is_what_was_computed_with(grid):
     assert float((learned() - target).detach().square().sum()) < 0.8 * before
     found = learned.result()
     assert torch.equal(found.dequantize(), learned().detach())
-    assert found.scale.dtype == learned.start.scale.dtype and found.stored_bits() == learned.start.stored_bits()
+    assert (
+        found.scale.dtype == learned.start.scale.dtype
+        and found.stored_bits() == learned.start.stored_bits()
+    )
 
 
 @pytest.mark.parametrize("rows", [None, torch.tensor([1, 4])])
@@ -91,7 +104,9 @@ def test_splices_begin_like_one_sentence_and_end_like_another():
     sequences = [[101, *range(start, start + 10), 102] for start in (200, 300, 400)]
     found = splices(sequences, 5, torch.Generator().manual_seed(0))
     assert found[:3] == sequences and len(found) == 15
-    assert all(s[0] == 101 and s[-1] == 102 and s.count(102) == 1 and 4 < len(s) <= 12 for s in found)
+    assert all(
+        s[0] == 101 and s[-1] == 102 and s.count(102) == 1 and 4 < len(s) <= 12 for s in found
+    )
     assert any(s not in sequences for s in found)
     assert found == splices(sequences, 5, torch.Generator().manual_seed(0))
 
@@ -116,8 +131,12 @@ def test_what_a_language_model_makes_of_its_last_states_is_what_it_says(language
         for block in architecture.blocks(opened).values():
             states.advance(block)
         wanted = opened(**{**batch, "logits_to_keep": 0}).logits
-        assert torch.allclose(architecture.after_blocks(opened, batch, states.states[0]), wanted, atol=1e-5)
-        assert torch.equal(opened(**{**batch, "logits_to_keep": 0}).logits, wanted)  # nothing stays changed
+        assert torch.allclose(
+            architecture.after_blocks(opened, batch, states.states[0]), wanted, atol=1e-5
+        )
+        assert torch.equal(
+            opened(**{**batch, "logits_to_keep": 0}).logits, wanted
+        )  # nothing stays changed
 
 
 def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_stay(language):
@@ -125,28 +144,55 @@ def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_sta
     start = pipeline.build(language, [START], spec)
     made = pipeline.build(language, [START, LEARN], spec)
     held = meta(made)["result"]["held_back"]
-    assert held["loss"] == "mean KL divergence" and held["kept"] and held["after"] < 0.99 * held["before"]
+    assert (
+        held["loss"] == "mean KL divergence"
+        and held["kept"]
+        and held["after"] < 0.99 * held["before"]
+    )
     original, learned = registry.open_model(language), registry.load(made)
     losses = []
     for batch in causal.held_batches(original, spec):
         with torch.no_grad():
-            said, aim = (each(**{**batch, "logits_to_keep": 0}).logits[:, :-1].flatten(0, 1) for each in (learned, original))
+            said, aim = (
+                each(**{**batch, "logits_to_keep": 0}).logits[:, :-1].flatten(0, 1)
+                for each in (learned, original)
+            )
             losses.append(full_divergence(log_probabilities(aim), said))
-    assert float(torch.cat(losses).mean()) == pytest.approx(held["after"], rel=1e-3)  # a vocabulary of 400 is kept whole
+    assert float(torch.cat(losses).mean()) == pytest.approx(
+        held["after"], rel=1e-3
+    )  # a vocabulary of 400 is kept whole
     name = "model.embed_tokens.weight"
-    assert same(*(dict(parquet.read_tensors(folder / parquet.WEIGHTS))[name] for folder in (start, made)))
-    assert [block["block"] for block in meta(made)["result"]["blocks"]] == ["model.layers.0", "model.layers.1", "all blocks"]
+    assert same(
+        *(dict(parquet.read_tensors(folder / parquet.WEIGHTS))[name] for folder in (start, made))
+    )
+    assert [block["block"] for block in meta(made)["result"]["blocks"]] == [
+        "model.layers.0",
+        "model.layers.1",
+        "all blocks",
+    ]
     with pytest.raises(InputError, match="calibration.samples = .*: at most"):
-        gather(original, Calibration(samples=len(causal._drawn(causal.tokenizer(language), spec)), max_length=32), 1)
+        gather(
+            original,
+            Calibration(
+                samples=len(causal._drawn(causal.tokenizer(language), spec)), max_length=32
+            ),
+            1,
+        )
 
 
-def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learning(model, language):
+def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learning(
+    model, language
+):
     for name in (model, language):
         opened = registry.open_model(name)
         batch = gather(opened, Calibration(samples=8, max_length=16), 1).judge[0]
         net = registry.network(opened)
         architecture.check_blocks(net, batch)
-        inside, body, last = [False], getattr(net, "model", net), list(architecture.blocks(net).values())[-1]
+        inside, body, last = (
+            [False],
+            getattr(net, "model", net),
+            list(architecture.blocks(net).values())[-1],
+        )
 
         def whole(*args, forward=body.forward, inside=inside, **kwargs):
             inside[0] = True
@@ -156,7 +202,9 @@ def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learn
                 inside[0] = False
 
         body.forward = whole
-        last.register_forward_pre_hook(lambda _, args, inside=inside: (2 * args[0], *args[1:]) if inside[0] else None)  # between two blocks
+        last.register_forward_pre_hook(
+            lambda _, args, inside=inside: (2 * args[0], *args[1:]) if inside[0] else None
+        )  # between two blocks
         with pytest.raises(InputError, match="a network whose blocks all take the same arguments"):
             architecture.check_blocks(net, batch)
 
@@ -165,10 +213,15 @@ def test_pruned_weights_stay_0_while_the_rest_is_learned(model):
     chain = [{"prune": {"method": "magnitude", "sparsity": 0.4}}, START, LEARN]
     first, made = (pipeline.build(model, chain[:count], SPEC) for count in (2, 3))
     assert meta(made)["result"]["held_back"]["kept"]
-    before, after = (dict(parquet.read_tensors(folder / parquet.WEIGHTS)) for folder in (first, made))
+    before, after = (
+        dict(parquet.read_tensors(folder / parquet.WEIGHTS)) for folder in (first, made)
+    )
     for name, value in before.items():
         if isinstance(value, Quantized) and value.kept is not None:
-            assert torch.equal(after[name].kept, value.kept) and (after[name].dequantize()[~value.kept] == 0).all()
+            assert (
+                torch.equal(after[name].kept, value.kept)
+                and (after[name].dequantize()[~value.kept] == 0).all()
+            )
 
 
 def test_a_pruned_model_learns_with_the_weights_it_has_left(model):
@@ -178,7 +231,10 @@ def test_a_pruned_model_learns_with_the_weights_it_has_left(model):
     assert held["kept"] and held["after"] < 0.9 * held["before"]
     before, after = (parquet.read_weights(folder / parquet.WEIGHTS) for folder in (first, made))
     linear = [f"{name}.weight" for name in registry.describe(model)["linears"] if "layer" in name]
-    assert all((after[name][before[name] == 0] == 0).all() and not torch.equal(after[name], before[name]) for name in linear)
+    assert all(
+        (after[name][before[name] == 0] == 0).all() and not torch.equal(after[name], before[name])
+        for name in linear
+    )
     assert meta(made)["result"]["sparsity"] == meta(first)["result"]["sparsity"]
 
 
@@ -186,13 +242,19 @@ def test_all_blocks_together_put_out_what_the_network_does(model):
     """The joint stage runs embeddings and blocks itself: before it learns, its output is the network's."""
     opened = registry.open_model(model)
     net = registry.network(opened)
-    batch = encoder.tokenized(opened, ["a short sentence", "another, which is longer than the first"], 2, 32)
+    batch = encoder.tokenized(
+        opened, ["a short sentence", "another, which is longer than the first"], 2, 32
+    )
     fit, target = Hidden(net, batch), Hidden(net, batch)
     names = list(architecture.blocks(net))
     for name in names:
         target.advance(net.get_submodule(name))
     grids = {"bits": 8, "group_size": 32}
-    weights = {name: rtn(layer.weight.data, **grids) for name, layer in architecture.linears(net).items() if "layer" in name}
+    weights = {
+        name: rtn(layer.weight.data, **grids)
+        for name, layer in architecture.linears(net).items()
+        if "layer" in name
+    }
     for name, quantized in weights.items():
         net.get_submodule(name).weight.data = quantized.dequantize()
     stage = Stage(net, names, weights, fit)
@@ -200,7 +262,9 @@ def test_all_blocks_together_put_out_what_the_network_does(model):
         wanted = net(**batch[0]).last_hidden_state
         mask = batch[0]["attention_mask"].bool()
         assert torch.allclose(stage.forward(fit, 0)[mask], wanted[mask], atol=1e-5)
-    assert stage.whole and len(stage.learned) == len(weights) and 0 < stage.error(fit, target) < 0.01
+    assert (
+        stage.whole and len(stage.learned) == len(weights) and 0 < stage.error(fit, target) < 0.01
+    )
     assert {id(p) for p in stage.floats} == {id(p) for p in net.parameters() if p.ndim == 1}
 
 
@@ -216,10 +280,16 @@ def pair(model):
 
 def test_learning_lowers_the_error_on_text_held_back_and_loads_as_it_was_measured(model, pair):
     made = meta(pair[1])["result"]
-    assert made["held_back"]["kept"] and made["held_back"]["after"] < 0.98 * made["held_back"]["before"]
+    assert (
+        made["held_back"]["kept"]
+        and made["held_back"]["after"] < 0.98 * made["held_back"]["before"]
+    )
     assert [block["block"] for block in made["blocks"]] == [
-        "embeddings", "encoder.layer.0", "encoder.layer.1", "all blocks"
-    ]  # fmt: skip
+        "embeddings",
+        "encoder.layer.0",
+        "encoder.layer.1",
+        "all blocks",
+    ]
     assert all(block["after"] <= block["before"] for block in made["blocks"])
     loaded = registry.network(registry.load(pair[1])).state_dict()
     for name, tensor in parquet.read_tensors(pair[1] / parquet.WEIGHTS):
@@ -250,14 +320,20 @@ def test_a_result_that_is_worse_on_held_back_text_is_dropped(model, pair, monkey
         return weights
 
     monkeypatch.setattr(blockwise, "reconstruct", spoil)
-    found = pipeline.build(model, [START, {"reconstruct": {**LEARN["reconstruct"], "steps": 41}}], SPEC)
+    found = pipeline.build(
+        model, [START, {"reconstruct": {**LEARN["reconstruct"], "steps": 41}}], SPEC
+    )
     held = meta(found)["result"]["held_back"]
     assert not held["kept"] and held["after"] > held["before"]
     assert (found / parquet.WEIGHTS).read_bytes() == (pair[0] / parquet.WEIGHTS).read_bytes()
 
 
 def test_the_time_budget_ends_it_early(model):
-    hurried = pipeline.build(model, [START, {"reconstruct": {"steps": 100_000, "minutes": 0.05, "augmentation_factor": 1}}], SPEC)
+    hurried = pipeline.build(
+        model,
+        [START, {"reconstruct": {"steps": 100_000, "minutes": 0.05, "augmentation_factor": 1}}],
+        SPEC,
+    )
     assert all(block["steps"] < 100_000 for block in meta(hurried)["result"]["blocks"])
 
 

@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 import torch
-from kerf.data import corpora
-from kerf.workbench.run import runner
-from kerf.workbench.cli import main
 from safetensors.torch import load_file, save_file
 from small import write_causal, write_family, write_model
+
+from kerf.data import corpora
+from kerf.workbench.cli import main
+from kerf.workbench.run import runner
 
 FILE = "model: {model}\ncandidates: {{a: {chain}}}\nevaluation: {evaluation}\n"
 CHAIN = "[{quantize: {bits: 4}}]"
@@ -36,10 +37,15 @@ def refused(tmp_path, capsys, model):
 
 def test_text_that_overlaps_the_evaluation_text(refused, tmp_path):
     copied = corpora.evaluation_sentences("news", 30)[0]
-    lines = [f"{number} The sentence that leaks follows this one here. {s}" for number, s in enumerate(copied)]
+    lines = [
+        f"{number} The sentence that leaks follows this one here. {s}"
+        for number, s in enumerate(copied)
+    ]
     part = [line for line in lines if corpora.part_of(line) == "calibration"]
     (tmp_path / "leak.txt").write_text("\n".join(part))
-    error = refused("-p", f"calibration.texts={tmp_path / 'leak.txt'}", "-p", "calibration.samples=10")
+    error = refused(
+        "-p", f"calibration.texts={tmp_path / 'leak.txt'}", "-p", "calibration.samples=10"
+    )
     assert "calibration.texts" in error and "overlap" in error
 
 
@@ -90,32 +96,60 @@ def test_a_hub_that_cannot_be_reached(refused, monkeypatch):
 @pytest.mark.parametrize(
     ("first", "then", "said"),
     [
-        ("{method: neurons, sparsity: 0.25}", "{quantize: {group_size: 64}}",
-         "a.2.group_size = 64: a divisor of the 96 columns of model.layers.0.mlp.down_proj; these divide: 4, 8, 16, 32"),
-        ("{method: heads, sparsity: 0.5}", "{prune: {pattern: '32:64'}}",
-         "a.2.pattern = '32:64': N:M with M a divisor of the 32 columns of model.layers.0.self_attn.o_proj"),
-        ("{method: heads, sparsity: 0.5}", "{prune: {method: heads, sparsity: 0.5}}",
-         "a.2.sparsity = 0.5: a share that leaves some of the 1 key and value heads"),
+        (
+            "{method: neurons, sparsity: 0.25}",
+            "{quantize: {group_size: 64}}",
+            "a.2.group_size = 64: a divisor of the 96 columns of model.layers.0.mlp.down_proj; these divide: 4, 8, 16, 32",
+        ),
+        (
+            "{method: heads, sparsity: 0.5}",
+            "{prune: {pattern: '32:64'}}",
+            "a.2.pattern = '32:64': N:M with M a divisor of the 32 columns of model.layers.0.self_attn.o_proj",
+        ),
+        (
+            "{method: heads, sparsity: 0.5}",
+            "{prune: {method: heads, sparsity: 0.5}}",
+            "a.2.sparsity = 0.5: a share that leaves some of the 1 key and value heads",
+        ),
     ],
-)  # fmt: skip
-def test_a_step_that_the_smaller_matrices_before_it_cannot_take(refused, tmp_path, first, then, said):
+)
+def test_a_step_that_the_smaller_matrices_before_it_cannot_take(
+    refused, tmp_path, first, then, said
+):
     model = write_causal(tmp_path / "causal")
     assert said in refused(model=model, chain=f"[{{prune: {first}}}, {then}]")
 
 
-@pytest.mark.parametrize(("asked", "said"), [
-    (["calibration.max_length=64"], "evaluation.seq_len = 512: at most 256, the positions of this model"),
-    (["calibration.max_length=400", "evaluation.seq_len=128"], "calibration.max_length = 400: at most 256, the positions of this model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ["calibration.max_length=64"],
+            "evaluation.seq_len = 512: at most 256, the positions of this model",
+        ),
+        (
+            ["calibration.max_length=400", "evaluation.seq_len=128"],
+            "calibration.max_length = 400: at most 256, the positions of this model",
+        ),
+    ],
+)
 def test_chunks_longer_than_the_positions_of_a_language_model(refused, tmp_path, asked, said):
     model = write_causal(tmp_path / "causal", max_position_embeddings=256)
-    assert said in refused("-p", "calibration.samples=8", *(part for each in asked for part in ("-p", each)), model=model, evaluation="{}")
+    assert said in refused(
+        "-p",
+        "calibration.samples=8",
+        *(part for each in asked for part in ("-p", each)),
+        model=model,
+        evaluation="{}",
+    )
 
 
 @pytest.mark.parametrize("reranker", [False, True])
 def test_texts_longer_than_the_positions(refused, tmp_path, reranker):
     model = write_family(tmp_path / "model", "XLMRoberta", reranker=reranker)
-    assert "calibration.max_length = 301: at most 300, the positions of this model" in refused("-p", "calibration.max_length=301", model=model, evaluation="{passages: 30}")
+    assert "calibration.max_length = 301: at most 300, the positions of this model" in refused(
+        "-p", "calibration.max_length=301", model=model, evaluation="{passages: 30}"
+    )
 
 
 def test_a_file_in_the_place_of_the_output_directory(refused, tmp_path):
@@ -135,6 +169,8 @@ def test_a_full_output_directory(refused, monkeypatch):
 
 def test_a_good_experiment_is_not_refused(tmp_path, model, capsys):
     path = tmp_path / "mine.yaml"
-    path.write_text(FILE.format(model=model, chain=CHAIN, evaluation="{sentences: 30, passages: 30}"))
+    path.write_text(
+        FILE.format(model=model, chain=CHAIN, evaluation="{sentences: 30, passages: 30}")
+    )
     assert main(["check", str(path), "--out", str(tmp_path / "out")]) == 0
     assert "ready to run" in capsys.readouterr().out

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 from conftest import BROWSER
-from kerf.evaluate.metrics import METRICS, SYMBOLS
+
 from kerf.charts import svg
+from kerf.evaluate.metrics import METRICS, SYMBOLS
 from kerf.workbench.report.junit import junit
 from kerf.workbench.report.known_issues import issues
 from kerf.workbench.report.page import render_index, render_report
@@ -16,63 +17,177 @@ needs_browser = pytest.mark.skipif(not CHROMIUM, reason=BROWSER)
 
 
 def metric(name, value, low, high, baseline=1.0):
-    return {"name": name, "value": value, "low": low, "high": high, "baseline": baseline, "n": 400, "unit": "",
-            "noise": {"low": 1.0, "high": 1.0}}  # fmt: skip
+    return {
+        "name": name,
+        "value": value,
+        "low": low,
+        "high": high,
+        "baseline": baseline,
+        "n": 400,
+        "unit": "",
+        "noise": {"low": 1.0, "high": 1.0},
+    }
 
 
 def gate(verdict, bound, needed=None):
-    return {"criteria": "encoder", "metric": "cosine_mean", "op": ">=", "threshold": 0.7, "bound": bound,
-            "verdict": verdict, "needed_n": needed, "source": "Kerf", "reason": "because"}  # fmt: skip
+    return {
+        "criteria": "encoder",
+        "metric": "cosine_mean",
+        "op": ">=",
+        "threshold": 0.7,
+        "bound": bound,
+        "verdict": verdict,
+        "needed_n": needed,
+        "source": "Kerf",
+        "reason": "because",
+    }
 
 
 def entry(name, verdict, value, **more):
     half = 0.03
     return {
-        "name": name, "status": "ok", "error": None, "reused": False, "steps": [{"quantize": {"bits": 2}}],
-        "parameters": {"bits": {"value": 2, "from": "experiment"}}, "bytes_on_disk": 9_000_000, "other_bytes": 700_000,
-        "bits_per_weight": 3.2, "linear_bits": 2.28, "compression_ratio": 10.1, "sparsity": 0.0,
-        "compress_seconds": 8.1, "compress_peak_rss_bytes": 900_000_000, "kernel": "dequantized", "backend": "torch",
+        "name": name,
+        "status": "ok",
+        "error": None,
+        "reused": False,
+        "steps": [{"quantize": {"bits": 2}}],
+        "parameters": {"bits": {"value": 2, "from": "experiment"}},
+        "bytes_on_disk": 9_000_000,
+        "other_bytes": 700_000,
+        "bits_per_weight": 3.2,
+        "linear_bits": 2.28,
+        "compression_ratio": 10.1,
+        "sparsity": 0.0,
+        "compress_seconds": 8.1,
+        "compress_peak_rss_bytes": 900_000_000,
+        "kernel": "dequantized",
+        "backend": "torch",
         "metrics": [metric("cosine_mean", value, value - half, value + half)],
-        "gates": [gate(verdict, value - half, 900 if verdict == "INCONCLUSIVE" else None)], "claims": [],
-        "verdict": verdict, "grade": "B", "notebooks": {"compare": f"{name}/compare.ipynb"},
-        "layers": [{"name": f"encoder.layer.{i}.output.dense", "bits": 2, "error": 0.01 * (i + 1)} for i in range(6)],
-    } | more  # fmt: skip
+        "gates": [gate(verdict, value - half, 900 if verdict == "INCONCLUSIVE" else None)],
+        "claims": [],
+        "verdict": verdict,
+        "grade": "B",
+        "notebooks": {"compare": f"{name}/compare.ipynb"},
+        "layers": [
+            {"name": f"encoder.layer.{i}.output.dense", "bits": 2, "error": 0.01 * (i + 1)}
+            for i in range(6)
+        ],
+    } | more
 
 
-VECTORS = [{"precision": "int8", "rescored": True, "bytes": 384e6, "recall": 0.99, "low": 0.98, "high": 1.0, "milliseconds": 0.1}]
+VECTORS = [
+    {
+        "precision": "int8",
+        "rescored": True,
+        "bytes": 384e6,
+        "recall": 0.99,
+        "low": 0.98,
+        "high": 1.0,
+        "milliseconds": 0.1,
+    }
+]
 
 
 def taken(recommended="good", **more):
     def row(model, measure, value, ratio, unit="s", width=0.1):
-        return {"model": model, "measure": measure, "unit": unit, "value": value, "low": value, "high": value, "ratio": ratio,
-                "ratio_low": width and ratio - width, "ratio_high": width and ratio + width}  # fmt: skip
+        return {
+            "model": model,
+            "measure": measure,
+            "unit": unit,
+            "value": value,
+            "low": value,
+            "high": value,
+            "ratio": ratio,
+            "ratio_low": width and ratio - width,
+            "ratio_high": width and ratio + width,
+        }
 
-    rows = [row(model, measure, value * ratio, ratio, unit) for model, ratio in (("baseline", 1), ("baseline again", 1.02), ("good", 0.25))
-            for measure, value, unit in (("until the first answer", 8, "s"), ("resident memory", 800e6, "bytes"), ("latency, 1 x 16 tokens", 0.02, "s"))]  # fmt: skip
-    rows += [row("good", "throughput, 32 x 64 tokens", 300, 4.46, "texts a second"), row("good", "energy, 1 x 16 tokens", 0.5, 0.5, "J a text", None),
-             {"model": "bad", "measure": "failed", "note": "the process ended with -11: <b>no message</b>"}]  # fmt: skip
-    return {"rows": rows, "vectors": [], "noisy": ["import"], "memory_limit": None, "threads": 2, "rounds": 6, "recommended": recommended, "run": "20260101T000000Z-abc",
-            "error": None} | more  # fmt: skip
+    rows = [
+        row(model, measure, value * ratio, ratio, unit)
+        for model, ratio in (("baseline", 1), ("baseline again", 1.02), ("good", 0.25))
+        for measure, value, unit in (
+            ("until the first answer", 8, "s"),
+            ("resident memory", 800e6, "bytes"),
+            ("latency, 1 x 16 tokens", 0.02, "s"),
+        )
+    ]
+    rows += [
+        row("good", "throughput, 32 x 64 tokens", 300, 4.46, "texts a second"),
+        row("good", "energy, 1 x 16 tokens", 0.5, 0.5, "J a text", None),
+        {
+            "model": "bad",
+            "measure": "failed",
+            "note": "the process ended with -11: <b>no message</b>",
+        },
+    ]
+    return {
+        "rows": rows,
+        "vectors": [],
+        "noisy": ["import"],
+        "memory_limit": None,
+        "threads": 2,
+        "rounds": 6,
+        "recommended": recommended,
+        "run": "20260101T000000Z-abc",
+        "error": None,
+    } | more
 
 
 @pytest.fixture
 def page(tmp_path):
-    failed = entry("broken", "FAIL", 0.5, status="failed", metrics=[], gates=[], layers=[], grade=None,
-                   error={"notebook": "quantize.ipynb", "cell": 7, "message": "ValueError: <img src=x onerror=alert(1)>"})  # fmt: skip
+    failed = entry(
+        "broken",
+        "FAIL",
+        0.5,
+        status="failed",
+        metrics=[],
+        gates=[],
+        layers=[],
+        grade=None,
+        error={
+            "notebook": "quantize.ipynb",
+            "cell": 7,
+            "message": "ValueError: <img src=x onerror=alert(1)>",
+        },
+    )
     candidates = [
         entry("baseline", "PASS", 1.0, steps=[], gates=[], kernel="real", parameters={}, layers=[]),
-        entry("good", "PASS", 0.85), entry("bad", "FAIL", 0.13), entry("unsure", "INCONCLUSIVE", 0.71), failed,
-    ]  # fmt: skip
+        entry("good", "PASS", 0.85),
+        entry("bad", "FAIL", 0.13),
+        entry("unsure", "INCONCLUSIVE", 0.71),
+        failed,
+    ]
     results = {
-        "schema": 1, "experiment": "page", "verdict": "FAIL", "release": ["good", "bad"], "criteria": ["encoder"],
-        "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376,
-                  "ignored_code": ["evil.<b>Evil</b> (config.json)"]},
-        "grade_rule": "The rule.", "candidates": candidates, "texts": [], "resources": taken(vectors=VECTORS),
+        "schema": 1,
+        "experiment": "page",
+        "verdict": "FAIL",
+        "release": ["good", "bad"],
+        "criteria": ["encoder"],
+        "model": {
+            "id": "minilm",
+            "kind": "encoder",
+            "parameters": 22_713_216,
+            "bytes": 90_868_376,
+            "ignored_code": ["evil.<b>Evil</b> (config.json)"],
+        },
+        "grade_rule": "The rule.",
+        "candidates": candidates,
+        "texts": [],
+        "resources": taken(vectors=VECTORS),
         "settings": {"calibration.samples": {"value": 256, "from": "command line"}},
-        "manifest": {"run": "20260101T000000Z-abc", "kerf": "0", "python": "3.11", "packages": {"torch": "2"},
-                     "cpu": {"model": "x", "flags": [], "threads": 2}, "seed": 0, "data": {"weights": "00"},
-                     "started": "2026-01-01T00:00:00+00:00", "seconds": 12.0, "stages": []},
-    }  # fmt: skip
+        "manifest": {
+            "run": "20260101T000000Z-abc",
+            "kerf": "0",
+            "python": "3.11",
+            "packages": {"torch": "2"},
+            "cpu": {"model": "x", "flags": [], "threads": 2},
+            "seed": 0,
+            "data": {"weights": "00"},
+            "started": "2026-01-01T00:00:00+00:00",
+            "seconds": 12.0,
+            "stages": [],
+        },
+    }
     picture = {"edges": [0, 0.5, 1], "baseline": [3, 4], "candidate": [5, 2]}
     path = render_report(results, tmp_path / "page", {"similarities": {"good": picture}})
     (tmp_path / "page" / "results.json").write_text(json.dumps(results))
@@ -82,21 +197,52 @@ def page(tmp_path):
 def test_the_page_says_what_may_be_used_and_why(page):
     text = page.read_text()
     assert len(text) < 1_500_000
-    for word in ("came with code of its own, which was not run: evil.&lt;b&gt;Evil", "calibration.samples", "command line", "not decided", "900", "quantize.ipynb", "claims no speed"):
+    for word in (
+        "came with code of its own, which was not run: evil.&lt;b&gt;Evil",
+        "calibration.samples",
+        "command line",
+        "not decided",
+        "900",
+        "quantize.ipynb",
+        "claims no speed",
+    ):
         assert word in text
     assert "<img src=x" not in text and "&lt;img src=x" in text
     assert "<script" not in text
 
 
-def test_a_value_that_is_undefined_and_an_interval_that_is_missing_are_said_with_why(page, tmp_path):
+def test_a_value_that_is_undefined_and_an_interval_that_is_missing_are_said_with_why(
+    page, tmp_path
+):
     results = json.loads((page.parent / "results.json").read_text())
     results["release"] = ["undefined", "few"]
-    undefined = {**metric("cosine_mean", None, None, None), "why": "undefined for these scores", "needed_n": None}
-    few = {**metric("cosine_mean", 0.9, None, None), "why": "too few independent documents for an interval: 3, at least 12 are needed", "needed_n": 1600}
-    results["candidates"] += [entry("undefined", "FAIL", 0.5, metrics=[undefined], gates=[gate("FAIL", None)], grade="F"),
-                              entry("few", "INCONCLUSIVE", 0.9, metrics=[few], gates=[gate("INCONCLUSIVE", None, 1600)], grade="C")]  # fmt: skip
+    undefined = {
+        **metric("cosine_mean", None, None, None),
+        "why": "undefined for these scores",
+        "needed_n": None,
+    }
+    few = {
+        **metric("cosine_mean", 0.9, None, None),
+        "why": "too few independent documents for an interval: 3, at least 12 are needed",
+        "needed_n": 1600,
+    }
+    results["candidates"] += [
+        entry("undefined", "FAIL", 0.5, metrics=[undefined], gates=[gate("FAIL", None)], grade="F"),
+        entry(
+            "few",
+            "INCONCLUSIVE",
+            0.9,
+            metrics=[few],
+            gates=[gate("INCONCLUSIVE", None, 1600)],
+            grade="C",
+        ),
+    ]
     text = render_report(results, page.parent, {}).read_text()
-    assert "it is undefined for these scores" in text and "at least 12 are needed; about 1,600 items would decide" in text and "exact" not in text
+    assert (
+        "it is undefined for these scores" in text
+        and "at least 12 are needed; about 1,600 items would decide" in text
+        and "exact" not in text
+    )
     (page.parent / "results.json").write_text(json.dumps(results))
     assert "undefined" in render_index(tmp_path).read_text()
     for candidate in results["candidates"][-2:]:
@@ -147,8 +293,12 @@ def test_every_picture_has_words_and_every_table_a_caption(page):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         tab = browser.new_page(java_script_enabled=True)
         tab.goto(page.as_uri())
-        pictures = tab.evaluate("[...document.querySelectorAll('svg[role=img]')].map(s => s.getAttribute('aria-label') || s.querySelector('title')?.textContent || '')")
-        captions = tab.evaluate("[...document.querySelectorAll('table')].map(t => t.caption?.textContent.trim() || '')")
+        pictures = tab.evaluate(
+            "[...document.querySelectorAll('svg[role=img]')].map(s => s.getAttribute('aria-label') || s.querySelector('title')?.textContent || '')"
+        )
+        captions = tab.evaluate(
+            "[...document.querySelectorAll('table')].map(t => t.caption?.textContent.trim() || '')"
+        )
         heads = tab.evaluate("[...document.querySelectorAll('th')].every(h => h.scope)")
         browser.close()
     assert len(pictures) >= 3 and all(len(words) > 20 for words in pictures)
@@ -156,11 +306,19 @@ def test_every_picture_has_words_and_every_table_a_caption(page):
 
 
 def test_sparsity_by_layer_is_drawn_where_something_is_gone():
-    rows = [{"name": f"encoder.layer.{block}.output.dense", "error": 0.1, "sparsity": share} for block, share in enumerate((0.3, 0.6))]
-    drawn = svg.by_layer({"pruned": rows, "whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity")
+    rows = [
+        {"name": f"encoder.layer.{block}.output.dense", "error": 0.1, "sparsity": share}
+        for block, share in enumerate((0.3, 0.6))
+    ]
+    drawn = svg.by_layer(
+        {"pruned": rows, "whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity"
+    )
     assert "Share that is gone of each layer. pruned: largest 0.6; whole: largest 0." in drawn
     assert svg.by_layer({"whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity") == ""
-    assert svg.by_layer({"old": [{"name": row["name"], "error": 0.1} for row in rows]}, "sparsity") == ""
+    assert (
+        svg.by_layer({"old": [{"name": row["name"], "error": 0.1} for row in rows]}, "sparsity")
+        == ""
+    )
 
 
 def test_who_is_faster_says_how_much_and_is_not_called_slow(page, tmp_path):
@@ -169,7 +327,10 @@ def test_who_is_faster_says_how_much_and_is_not_called_slow(page, tmp_path):
     results["candidates"][1]["metrics"].append(metric("speedup", 3.125, 2.75, 3.5))
     text = render_report(results, tmp_path / "again", {}).read_text()
     assert "Times faster" in text and "3.12×" in text and "2.75 to 3.50" in text
-    assert "good, bad" not in text and text.count('class="dagger"') == page.read_text().count('class="dagger"') - 1
+    assert (
+        "good, bad" not in text
+        and text.count('class="dagger"') == page.read_text().count('class="dagger"') - 1
+    )
 
 
 def test_every_metric_has_its_formula_on_the_page(page):
@@ -178,14 +339,44 @@ def test_every_metric_has_its_formula_on_the_page(page):
     assert METRICS["cosine_mean"].formula in text and all(symbol in text for symbol in SYMBOLS)
 
 
-@pytest.mark.parametrize(("found", "said", "never"), [
-    (taken(), ["take good: 4.5 times as many texts a second as the baseline, 0.25 times its memory, 0.25 times its time to the first answer.", "200.0", "0.25× (0.15 to 0.35)",
-               "&lt;b&gt;no message", "on 1 of 5 figures: import."], ["Vectors made small", "<b>no"]),
-    (taken(recommended=None, memory_limit=300, noisy=[str(n) for n in range(9)]), ["in 300 MB, no candidate that met its thresholds answers sooner", "on 9 of 5 figures; the last row"], []),
-    (taken(vectors=VECTORS), ["int8, rescored", "384.0 MB", "0.980 to 1.000"], []),
-    ({"error": {"notebook": "resources.ipynb", "cell": 6, "message": "RuntimeError: <i>gone"}}, ["not measured: resources.ipynb, cell 6: RuntimeError: &lt;i&gt;gone"], ["What a service would feel"]),
-    (None, [], ["As a service"]),
-], ids=["measured", "nothing to take", "vectors", "failed", "not asked for"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("found", "said", "never"),
+    [
+        (
+            taken(),
+            [
+                "take good: 4.5 times as many texts a second as the baseline, 0.25 times its memory, 0.25 times its time to the first answer.",
+                "200.0",
+                "0.25× (0.15 to 0.35)",
+                "&lt;b&gt;no message",
+                "on 1 of 5 figures: import.",
+            ],
+            ["Vectors made small", "<b>no"],
+        ),
+        (
+            taken(recommended=None, memory_limit=300, noisy=[str(n) for n in range(9)]),
+            [
+                "in 300 MB, no candidate that met its thresholds answers sooner",
+                "on 9 of 5 figures; the last row",
+            ],
+            [],
+        ),
+        (taken(vectors=VECTORS), ["int8, rescored", "384.0 MB", "0.980 to 1.000"], []),
+        (
+            {
+                "error": {
+                    "notebook": "resources.ipynb",
+                    "cell": 6,
+                    "message": "RuntimeError: <i>gone",
+                }
+            },
+            ["not measured: resources.ipynb, cell 6: RuntimeError: &lt;i&gt;gone"],
+            ["What a service would feel"],
+        ),
+        (None, [], ["As a service"]),
+    ],
+    ids=["measured", "nothing to take", "vectors", "failed", "not asked for"],
+)
 def test_what_candidates_take_as_a_service_stands_in_the_report(page, tmp_path, found, said, never):
     results = json.loads((page.parent / "results.json").read_text()) | {"resources": found}
     text = render_report(results, tmp_path / "again", {}).read_text()

@@ -9,14 +9,15 @@ import sys
 import time
 from pathlib import Path
 
-import kerf
 import nbformat
 import psutil
 import pytest
-from kerf.models import manifest
-from kerf.core.paths import data_folder, root
-from kerf.core.digests import sha256
 from small import write_model
+
+import kerf
+from kerf.core.digests import sha256
+from kerf.core.paths import data_folder, root
+from kerf.models import manifest
 
 EXPERIMENT = """
 model: {model}
@@ -80,9 +81,17 @@ def kill_kernel_of(process, notebook, after, timeout=300):
     """kill -9 both kernels that try `notebook` once the file `after` is there and the second cell of the first has run."""
     until, killed = time.time() + timeout, set()
     while time.time() < until and process.poll() is None:
-        running = list((data_folder() / "cache").glob(f".stage-*/{notebook}.ipynb")) if after.exists() else []
+        running = (
+            list((data_folder() / "cache").glob(f".stage-*/{notebook}.ipynb"))
+            if after.exists()
+            else []
+        )
         if running and '"execution_count": 2' in running[0].read_text():
-            alive = [c for c in psutil.Process(process.pid).children() if c.status() != psutil.STATUS_ZOMBIE]
+            alive = [
+                c
+                for c in psutil.Process(process.pid).children()
+                if c.status() != psutil.STATUS_ZOMBIE
+            ]
             nursery = next(child for child in alive if "serve" in child.cmdline())
             for kernel in {each.pid for each in nursery.children()} - killed:
                 os.kill(kernel, signal.SIGKILL)
@@ -108,7 +117,10 @@ def test_a_killed_kernel_stops_its_candidate_alone(first):
     assert broken["status"] == "failed" and broken["error"]["notebook"] == "quantize.ipynb"
     assert "died" in broken["error"]["message"] and broken["error"]["message"] in killed["text"]
     assert whole["status"] == "ok" and whole["metrics"]
-    assert killed["results"]["verdict"] == broken["verdict"] == "NOT MEASURED" and broken["grade"] is None
+    assert (
+        killed["results"]["verdict"] == broken["verdict"] == "NOT MEASURED"
+        and broken["grade"] is None
+    )
 
 
 def test_a_killed_kernel_leaves_a_marked_partial_notebook(first):
@@ -144,8 +156,14 @@ def family_commands(family) -> list[list[str]]:
 def test_the_next_run_goes_on_from_the_last_finished_stage(first, place):
     assert first["code"] == 0
     stages = first["results"]["manifest"]["stages"]
-    run, earlier = first["results"]["manifest"]["run"], first["killed"]["results"]["manifest"]["run"]
-    assert {stage["run"] for stage in stages} == {run, earlier}  # every number names the run that made it
+    run, earlier = (
+        first["results"]["manifest"]["run"],
+        first["killed"]["results"]["manifest"]["run"],
+    )
+    assert {stage["run"] for stage in stages} == {
+        run,
+        earlier,
+    }  # every number names the run that made it
     reused = {stage["name"]: stage["reused"] for stage in stages}
     assert reused.pop("int8/quantize") is False and reused.pop("int8/compare") is False
     assert reused and all(reused.values())
@@ -154,28 +172,47 @@ def test_the_next_run_goes_on_from_the_last_finished_stage(first, place):
 
 def test_results_hold_the_contract(first, place):
     content = first["results"]
-    assert content["schema"] == 1 and content["experiment"] == "small" and content["verdict"] == "PASS"
+    assert (
+        content["schema"] == 1 and content["experiment"] == "small" and content["verdict"] == "PASS"
+    )
     assert [each["name"] for each in content["candidates"]] == ["baseline", "int8", "int2"]
     assert content["candidates"][0]["steps"] == [] and content["candidates"][0]["verdict"] == "PASS"
     int8 = candidate(content, "int8")
     folder = place / "out/data/runs/small/int8"
     sizes = manifest.size(folder)
-    assert int8["bytes_on_disk"] == sizes["bytes_on_disk"] == (folder / "weights.parquet").stat().st_size
-    assert int8["bits_per_weight"] == pytest.approx(8 * sizes["bytes_on_disk"] / content["model"]["parameters"])
-    assert int8["compression_ratio"] == pytest.approx(content["model"]["bytes"] / sizes["bytes_on_disk"])
+    assert (
+        int8["bytes_on_disk"]
+        == sizes["bytes_on_disk"]
+        == (folder / "weights.parquet").stat().st_size
+    )
+    assert int8["bits_per_weight"] == pytest.approx(
+        8 * sizes["bytes_on_disk"] / content["model"]["parameters"]
+    )
+    assert int8["compression_ratio"] == pytest.approx(
+        content["model"]["bytes"] / sizes["bytes_on_disk"]
+    )
     assert int8["parameters"]["bits"] == {"value": 8, "from": "experiment"}
     assert int8["parameters"]["clip"] == {"value": "none", "from": "default"}
     assert int8["kernel"] == "dequantized" and int8["compress_seconds"] > 0
     for metric in int8["metrics"]:
         assert {"name", "value", "low", "high", "baseline", "n", "unit", "noise"} <= set(metric)
     names = {metric["name"] for metric in int8["metrics"]}
-    assert {"cosine_mean", "cosine_p01", "human_spearman_loss", "retrieval_mrr", "rss_peak_bytes", "load_seconds"} <= names
+    assert {
+        "cosine_mean",
+        "cosine_p01",
+        "human_spearman_loss",
+        "retrieval_mrr",
+        "rss_peak_bytes",
+        "load_seconds",
+    } <= names
     (gate,) = int8["gates"]
     assert gate["verdict"] == "PASS" and gate["bound"] >= gate["threshold"]
     assert candidate(content, "int2")["verdict"] == "FAIL"
     assert content["settings"]["calibration.samples"] == {"value": 24, "from": "experiment"}
     assert content["settings"]["calibration.seed"] == {"value": 0, "from": "default"}
-    assert {"kerf", "python", "packages", "cpu", "seed", "data", "started", "seconds"} <= set(content["manifest"])
+    assert {"kerf", "python", "packages", "cpu", "seed", "data", "started", "seconds"} <= set(
+        content["manifest"]
+    )
 
 
 def test_every_stage_has_its_notebook_and_page(first, place):
@@ -185,7 +222,10 @@ def test_every_stage_has_its_notebook_and_page(first, place):
             assert (report / path).is_file() and (report / path).with_suffix(".html").is_file()
     page = (report / "index.html").read_text()
     for each in first["results"]["candidates"]:
-        assert all(Path(path).with_suffix(".html").as_posix() in page for path in each["notebooks"].values())
+        assert all(
+            Path(path).with_suffix(".html").as_posix() in page
+            for path in each["notebooks"].values()
+        )
     assert "small/index.html" in (place / "out/reports/index.html").read_text()
 
 
@@ -205,7 +245,9 @@ def test_what_others_take_lies_beside_the_report(first, place):
 
 def test_candidates_of_a_run_are_paired_with_each_other_and_with_the_baseline(first, place):
     for other in ("int2", "baseline"):
-        found = json.loads(kerf_output("ab", f"small/{other}", "small/int8", "--json", "--out", place / "out"))
+        found = json.loads(
+            kerf_output("ab", f"small/{other}", "small/int8", "--json", "--out", place / "out")
+        )
         winners = {row["name"]: row["winner"] for row in found["metrics"]}
         assert winners["similarity_spearman"] == {"int2": "b", "baseline": "a"}[other]
 
@@ -218,11 +260,15 @@ def test_load_gives_the_class_of_the_baseline_and_its_embeddings(first, place):
     assert (loaded.encode(texts) * baseline.encode(texts)).sum(1) == pytest.approx([1, 1], abs=0.02)
 
 
-def test_nothing_changed_means_nothing_is_measured_again_and_the_gate_decides_the_exit_code(first, place):
+def test_nothing_changed_means_nothing_is_measured_again_and_the_gate_decides_the_exit_code(
+    first, place
+):
     code, text = kerf_run(place / "small.yaml", "--out", place / "out", "--gate")
     assert code == 0 and "7 of 7 stages reused" in text
     assert all(each["reused"] for each in results(place)["candidates"])
-    code, text = kerf_run(place / "small.yaml", "--out", place / "out", "--gate", "-p", "release=[int2]")
+    code, text = kerf_run(
+        place / "small.yaml", "--out", place / "out", "--gate", "-p", "release=[int2]"
+    )
     assert code == 1 and "FAIL" in text
     code, _ = kerf_run(place / "small.yaml", "--out", place / "out", "-p", "release=[int2]")
     assert code == 0
@@ -231,13 +277,17 @@ def test_nothing_changed_means_nothing_is_measured_again_and_the_gate_decides_th
 def test_fresh_makes_the_same_bytes_again(first, place):
     weights = place / "out/data/runs/small/int2/weights.parquet"
     before, metrics = sha256(weights), candidate(first["results"], "int2")["metrics"]
-    code, text = kerf_run(place / "small.yaml", "--out", place / "fresh", "--fresh", "-p", "release=[int2]")
+    code, text = kerf_run(
+        place / "small.yaml", "--out", place / "fresh", "--fresh", "-p", "release=[int2]"
+    )
     assert code == 0 and "0 of 7 stages reused" in text
     assert sha256(place / "fresh/data/runs/small/int2/weights.parquet") == before
     again = json.loads((place / "fresh/reports/small/results.json").read_text())
     quality = [m for m in metrics if m["name"] not in ("rss_peak_bytes", "load_seconds")]
     for old, new in zip(quality, candidate(again, "int2")["metrics"], strict=False):
-        assert {k: old[k] for k in ("name", "value", "low", "high")} == {k: new[k] for k in ("name", "value", "low", "high")}
+        assert {k: old[k] for k in ("name", "value", "low", "high")} == {
+            k: new[k] for k in ("name", "value", "low", "high")
+        }
 
 
 def test_a_notebook_run_by_hand_gives_the_numbers_of_the_run(first, place, tmp_path, monkeypatch):
@@ -253,16 +303,30 @@ def test_a_notebook_run_by_hand_gives_the_numbers_of_the_run(first, place, tmp_p
     (tmp_path / "data/sources").symlink_to(sources)
     parameters = {"model": str(place / "model"), "samples": 24, "step": step}
     notebook = root() / "notebooks/quantize.ipynb"
-    papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, progress_bar=False, kernel_name="python3")
+    papermill.execute_notebook(
+        notebook, tmp_path / "out.ipynb", parameters, progress_bar=False, kernel_name="python3"
+    )
     made = Path(json.loads(handover.read_text())["artifact"])
-    assert sha256(made / "weights.parquet") == sha256(place / "out/data/runs/small/int2/weights.parquet")
+    assert sha256(made / "weights.parquet") == sha256(
+        place / "out/data/runs/small/int2/weights.parquet"
+    )
 
 
 def test_model_on_the_command_line_gets_a_folder_of_its_own(first, place):
     other = write_model(place / "other", seed=1)
-    code, _ = kerf_run(place / "small.yaml", "--out", place / "out", "--model", other, "-p", "evaluation.sentences=30")
+    code, _ = kerf_run(
+        place / "small.yaml",
+        "--out",
+        place / "out",
+        "--model",
+        other,
+        "-p",
+        "evaluation.sentences=30",
+    )
     assert code == 0
-    (folder,) = [path for path in (place / "out/reports").iterdir() if path.name.startswith("small@")]
+    (folder,) = [
+        path for path in (place / "out/reports").iterdir() if path.name.startswith("small@")
+    ]
     content = json.loads((folder / "results.json").read_text())
     assert content["model"]["id"] == str(other) and content["experiment"] == folder.name
 
@@ -270,6 +334,8 @@ def test_model_on_the_command_line_gets_a_folder_of_its_own(first, place):
 def test_a_refusal_leaves_the_report_as_it_was(first, place):
     before = (place / "out/reports/small/index.html").read_bytes()
     code, text = kerf_run(place / "small.yaml", "--out", place / "out", "-p", "int2.group_size=50")
-    assert code == 2 and "int2.1.group_size = 50" in text and "these divide: 4, 8, 16, 32, 64" in text
+    assert (
+        code == 2 and "int2.1.group_size = 50" in text and "these divide: 4, 8, 16, 32, 64" in text
+    )
     assert "Traceback" not in text
     assert (place / "out/reports/small/index.html").read_bytes() == before

@@ -4,9 +4,10 @@ import subprocess
 import zipfile
 
 import pytest
-from kerf.data import downloads
+
 from kerf.core.digests import sha256
 from kerf.core.errors import InputError
+from kerf.data import downloads
 
 
 @pytest.fixture
@@ -15,7 +16,9 @@ def source(tmp_path, monkeypatch):
     monkeypatch.setenv("KERF_DATA", str(tmp_path / "data"))
     (tmp_path / "right").write_text("right")
     digest = sha256(tmp_path / "right")
-    return downloads.Source("mine", "package==1.0", "CC0", "a test", {"text.txt": (digest, "inside/text.txt")})
+    return downloads.Source(
+        "mine", "package==1.0", "CC0", "a test", {"text.txt": (digest, "inside/text.txt")}
+    )
 
 
 def pip_brings(monkeypatch, content):
@@ -26,7 +29,9 @@ def pip_brings(monkeypatch, content):
             return subprocess.CompletedProcess(command, 0, "", "")  # the index, which answers
         if content is None:
             return subprocess.CompletedProcess(command, 1, "", "no network")
-        with zipfile.ZipFile(f"{command[command.index('--dest') + 1]}/package-1.0-py3-none-any.whl", "w") as wheel:
+        with zipfile.ZipFile(
+            f"{command[command.index('--dest') + 1]}/package-1.0-py3-none-any.whl", "w"
+        ) as wheel:
             wheel.writestr("inside/text.txt", content)
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -53,7 +58,9 @@ def test_an_edited_file_is_fetched_again(source, monkeypatch):
     assert (downloads.fetch(source) / "text.txt").read_text() == "right"
 
 
-def test_without_a_network_the_message_names_the_file_and_how_to_provide_it(source, monkeypatch, tmp_path):
+def test_without_a_network_the_message_names_the_file_and_how_to_provide_it(
+    source, monkeypatch, tmp_path
+):
     pip_brings(monkeypatch, None)
     with pytest.raises(InputError) as refusal:
         downloads.fetch(source)

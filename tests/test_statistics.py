@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kerf.evaluate import stats as ks
 from scipy import stats
+
+from kerf.evaluate import stats as ks
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=40))
@@ -19,7 +20,11 @@ def test_spearman_is_scipys_and_a_draw_correlates_the_ranks_of_the_whole_sample(
     assert ours.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
     for weights, rho in zip(drawn.weights[1:4].astype(int), ours.replicates, strict=True):
         a, b = (np.repeat(stats.rankdata(each), weights) for each in (x, y))
-        assert np.isnan(rho) if min(np.ptp(a), np.ptp(b)) == 0 else rho == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-9)
+        assert (
+            np.isnan(rho)
+            if min(np.ptp(a), np.ptp(b)) == 0
+            else rho == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-9)
+        )
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))

@@ -5,12 +5,13 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
-from kerf.models import manifest
-from kerf.tensors import parquet
+
 from kerf.core.cache import digest
 from kerf.core.errors import InputError
-from kerf.tensors.quantized import Quantized
+from kerf.models import manifest
 from kerf.quantize.rtn import rtn
+from kerf.tensors import parquet
+from kerf.tensors.quantized import Quantized
 
 
 def quantized(bits=4, group_size=4, symmetric=False, dtype=torch.float16, per_tensor=False):
@@ -34,27 +35,46 @@ def weights(tmp_path):
 def candidate(tmp_path):
     """A small candidate's directory."""
     model, folder = tmp_path / "model", tmp_path / "candidate"
-    for name in ("config.json", "vocab.txt", "1_Pooling/config.json", "2_Dense/model.safetensors", "model.safetensors"):
+    for name in (
+        "config.json",
+        "vocab.txt",
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+        "model.safetensors",
+    ):
         (model / name).parent.mkdir(parents=True, exist_ok=True)
         (model / name).write_text(f"content of {name}")
-    (model / "modules.json").write_text(json.dumps([{"path": path} for path in ("", "1_Pooling", "2_Dense")]))
+    (model / "modules.json").write_text(
+        json.dumps([{"path": path} for path in ("", "1_Pooling", "2_Dense")])
+    )
     folder.mkdir()
-    manifest.write_candidate(folder, model, {"layer.weight": quantized()}, {"model": "m", "steps": []})
+    manifest.write_candidate(
+        folder, model, {"layer.weight": quantized()}, {"model": "m", "steps": []}
+    )
     return folder
 
 
 @pytest.mark.parametrize("bits", [1.6, *range(2, 9)])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(
-    "grid", [{"group_size": 12}, {"group_size": 4}, {"per_tensor": True}, {"dtype": torch.float32}], ids=str
+    "grid",
+    [{"group_size": 12}, {"group_size": 4}, {"per_tensor": True}, {"dtype": torch.float32}],
+    ids=str,
 )
 def test_quantized_tensors_come_back_exactly(bits, symmetric, grid, tmp_path):
     value = quantized(bits, symmetric=symmetric, **grid)
     parquet.write_weights(tmp_path / "w", {"a": value})
     found = dict(parquet.read_tensors(tmp_path / "w"))["a"]
     assert isinstance(found, Quantized)
-    assert all(same(getattr(found, part), getattr(value, part)) for part in ("codes", "scale", "zero_point"))
-    assert (found.bits, found.group_size, found.symmetric) == (bits, value.group_size, value.symmetric)
+    assert all(
+        same(getattr(found, part), getattr(value, part))
+        for part in ("codes", "scale", "zero_point")
+    )
+    assert (found.bits, found.group_size, found.symmetric) == (
+        bits,
+        value.group_size,
+        value.symmetric,
+    )
     assert same(parquet.read_weights(tmp_path / "w")["a"], value.dequantize())
 
 
@@ -70,7 +90,16 @@ def test_quantized_tensors_come_back_exactly(bits, symmetric, grid, tmp_path):
         torch.randn(4, 3).T,
         torch.nn.Parameter(torch.ones(2)),
     ],
-    ids=["special values", "half", "integers", "bool", "scalar", "empty", "transposed", "parameter"],
+    ids=[
+        "special values",
+        "half",
+        "integers",
+        "bool",
+        "scalar",
+        "empty",
+        "transposed",
+        "parameter",
+    ],
 )
 def test_float_tensors_come_back_bit_for_bit(value, tmp_path):
     parquet.write_weights(tmp_path / "w", {"a": value})
@@ -107,7 +136,9 @@ def test_an_edited_byte_of_the_weights_never_gives_other_weights(weights):
         except InputError as refusal:
             assert parquet.WEIGHTS in str(refusal)
         else:
-            assert after.keys() == before.keys() and all(same(after[name], before[name]) for name in before)
+            assert after.keys() == before.keys() and all(
+                same(after[name], before[name]) for name in before
+            )
 
 
 def test_a_newer_schema_and_a_foreign_table_are_refused(weights):
@@ -126,15 +157,25 @@ def test_missing_weights_are_refused(tmp_path):
 def test_a_candidate_holds_the_models_small_files_but_not_its_weights(candidate):
     card = manifest.verify(candidate)
     assert set(card["files"]) == {
-        "config.json", "vocab.txt", "modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors", parquet.WEIGHTS
-    }  # fmt: skip
+        "config.json",
+        "vocab.txt",
+        "modules.json",
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+        parquet.WEIGHTS,
+    }
     assert (card["model"], card["steps"], card["schema"]) == ("m", [], parquet.SCHEMA)
 
 
 def test_size_tells_weight_files_from_the_rest(candidate):
     sizes = {path: path.stat().st_size for path in candidate.rglob("*") if path.is_file()}
-    weight_bytes = sizes[candidate / parquet.WEIGHTS] + sizes[candidate / "2_Dense/model.safetensors"]
-    assert manifest.size(candidate) == {"bytes_on_disk": weight_bytes, "other_bytes": sum(sizes.values()) - weight_bytes}
+    weight_bytes = (
+        sizes[candidate / parquet.WEIGHTS] + sizes[candidate / "2_Dense/model.safetensors"]
+    )
+    assert manifest.size(candidate) == {
+        "bytes_on_disk": weight_bytes,
+        "other_bytes": sum(sizes.values()) - weight_bytes,
+    }
 
 
 @pytest.mark.parametrize("name", [parquet.WEIGHTS, "config.json", "1_Pooling/config.json"])
@@ -144,7 +185,9 @@ def test_a_file_that_changed_is_refused_by_name(candidate, name, change):
     whole = path.read_bytes()
     path.unlink()
     if change != "missing":
-        path.write_bytes({"truncated": whole[:-1], "edited": whole[:-1] + b"\0", "longer": whole + b"\0"}[change])
+        path.write_bytes(
+            {"truncated": whole[:-1], "edited": whole[:-1] + b"\0", "longer": whole + b"\0"}[change]
+        )
     with pytest.raises(InputError, match=name):
         manifest.verify(candidate)
 
@@ -158,7 +201,9 @@ def test_every_edited_byte_of_the_weights_is_found_by_verify(candidate):
             manifest.verify(candidate)
 
 
-@pytest.mark.parametrize("change", [{"model": "other"}, {"files": {}}, {"steps": [1]}, {"schema": 4}, {"new": 1}])
+@pytest.mark.parametrize(
+    "change", [{"model": "other"}, {"files": {}}, {"steps": [1]}, {"schema": 4}, {"new": 1}]
+)
 def test_an_edited_card_is_refused(candidate, change):
     card = json.loads((candidate / manifest.CARD).read_text())
     (candidate / manifest.CARD).write_text(json.dumps({**card, **change}))
@@ -175,7 +220,9 @@ def test_a_card_of_a_newer_schema_is_refused_as_such(candidate):
         manifest.verify(candidate)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"3", b"null", b"{}", b'"sha256"', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b"3", b"null", b"{}", b'"sha256"', b"\xff\xfe"]
+)
 def test_a_card_that_is_missing_or_no_card_is_refused(candidate, content):
     (candidate / manifest.CARD).unlink()
     if content is not None:

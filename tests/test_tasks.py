@@ -6,11 +6,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from small import write_causal, write_model
+
 from kerf import config, pipeline
-from kerf.models import families, registry
 from kerf.core.errors import InputError
 from kerf.evaluate import causal, tasks
-from small import write_causal, write_model
+from kerf.models import families, registry
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +25,22 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def answers(place):
     model = str(place / "model")
-    candidate = pipeline.build(model, [{"quantize": {"bits": 2, "group_size": 32}}], config.Calibration(samples=8, max_length=64))
+    candidate = pipeline.build(
+        model,
+        [{"quantize": {"bits": 2, "group_size": 32}}],
+        config.Calibration(samples=8, max_length=64),
+    )
     return [tasks.run(model, which, ["last_words"], place / "files") for which in ("", candidate)]
 
 
 def test_scores_are_those_of_an_obvious_loop(place, answers):
-    net, reader = registry.open_model(str(place / "model")), families.causal.tokenizer(place / "model")
-    for line, row in zip((place / "files" / "last_words.jsonl").read_text().splitlines(), answers[0], strict=True):
+    net, reader = (
+        registry.open_model(str(place / "model")),
+        families.causal.tokenizer(place / "model"),
+    )
+    for line, row in zip(
+        (place / "files" / "last_words.jsonl").read_text().splitlines(), answers[0], strict=True
+    ):
         document = json.loads(line)
         before = reader(document["before"])["input_ids"]
         scores = []
@@ -38,7 +48,9 @@ def test_scores_are_those_of_an_obvious_loop(place, answers):
             ids = reader(f"{document['before']} {choice}")["input_ids"]
             with torch.no_grad():
                 logs = net(torch.tensor([ids])).logits[0].log_softmax(-1)
-            scores.append(sum(float(logs[place - 1, ids[place]]) for place in range(len(before), len(ids))))
+            scores.append(
+                sum(float(logs[place - 1, ids[place]]) for place in range(len(before), len(ids)))
+            )
         assert row["value"] == (int(np.argmax(scores)) == document["answer"])
 
 
@@ -53,7 +65,10 @@ def test_answers_are_paired(answers):
 
 
 def test_a_metric_that_is_no_yes_or_no_has_no_flips():
-    rows = [{"task": "t", "metric": "loss", "document": i, "value": value} for i, value in enumerate((1.5, 2.0, 0.0) * 4)]
+    rows = [
+        {"task": "t", "metric": "loss", "document": i, "value": value}
+        for i, value in enumerate((1.5, 2.0, 0.0) * 4)
+    ]
     (row,) = tasks.compare(rows, [{**each, "value": each["value"] + 1} for each in rows])
     assert "lost" not in row
     assert row["difference"] == row["low"] == row["high"] == pytest.approx(1.0)
@@ -78,9 +93,18 @@ def test_refusals_come_before_a_model_is_opened(place, tmp_path, monkeypatch, ca
     monkeypatch.setattr(registry, "open_source", lambda *_: pytest.fail("a model was opened"))
     model = str(place / "model")
     asked = {
-        "unknown": (lambda: tasks.run(model, "", ["last_word"], place / "files"), "tasks = 'last_word'.*last_words"),
-        "encoder": (lambda: tasks.run(str(write_model(tmp_path / "e")), "", ["last_words"]), "model = .*causal"),
-        "missing": (lambda: tasks.run(model, "", ["last_words"], place / "files"), r"pip install -e 'lib\[lm-eval\]'"),
+        "unknown": (
+            lambda: tasks.run(model, "", ["last_word"], place / "files"),
+            "tasks = 'last_word'.*last_words",
+        ),
+        "encoder": (
+            lambda: tasks.run(str(write_model(tmp_path / "e")), "", ["last_words"]),
+            "model = .*causal",
+        ),
+        "missing": (
+            lambda: tasks.run(model, "", ["last_words"], place / "files"),
+            r"pip install -e 'lib\[lm-eval\]'",
+        ),
         "few": (lambda: tasks.last_words(tmp_path, count=10**6), "passages = 1000000: 1 to"),
     }
     if case == "missing":

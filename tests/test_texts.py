@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from kerf.data import corpora, segmentation
+
 from kerf.core.errors import InputError
+from kerf.data import corpora, segmentation
 
 
 @pytest.mark.parametrize("name", corpora.NAMES)
@@ -20,7 +21,7 @@ def test_the_part_of_a_document_does_not_depend_on_the_others(tmp_path):
     lines = [f"Document number {i}." for i in range(50)]
     for kept in (lines, lines[::-1], lines[::3]):
         (tmp_path / "t.txt").write_text("\n".join(kept))
-        found = {line for line in corpora.documents(str(tmp_path / "t.txt"), "calibration")}
+        found = set(corpora.documents(str(tmp_path / "t.txt"), "calibration"))
         assert found == {line for line in kept if corpora.part_of(line) == "calibration"}
 
 
@@ -31,7 +32,9 @@ def test_evaluation_shares_no_text_with_calibration(name):
     assert len(evaluation) == len(set(evaluation)) == len(numbers) == 400
     corpora.check_overlap(calibration, evaluation)
     words = [f" {' '.join(re.findall(r'[a-z0-9_]+', text.lower()))} " for text in evaluation]
-    grams = {tuple(text.split()[i : i + 12]) for text in words for i in range(len(text.split()) - 11)}
+    grams = {
+        tuple(text.split()[i : i + 12]) for text in words for i in range(len(text.split()) - 11)
+    }
     for text in calibration:
         found = re.findall(r"[a-z0-9_]+", text.lower())
         assert not any(tuple(found[i : i + 12]) in grams for i in range(len(found) - 11))
@@ -40,7 +43,10 @@ def test_evaluation_shares_no_text_with_calibration(name):
 @pytest.mark.parametrize("name", corpora.NAMES)
 def test_a_sentence_comes_from_the_document_it_names(name):
     documents = corpora.documents(name, "evaluation")
-    assert all(text in documents[number] for text, number in zip(*corpora.evaluation_sentences(name, 400), strict=True))
+    assert all(
+        text in documents[number]
+        for text, number in zip(*corpora.evaluation_sentences(name, 400), strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", corpora.NAMES)
@@ -55,10 +61,18 @@ def test_calibration_text_overlaps_no_human_pair_and_no_passage_of_the_other_sou
 @pytest.mark.parametrize("seed", [0, 7])
 def test_a_seed_gives_the_same_sentences_again_and_another_seed_others(seed):
     first = corpora.calibration_sentences("news", 64, seed)
-    assert first == corpora.calibration_sentences("news", 64, seed) != corpora.calibration_sentences("news", 64, seed + 1)
+    assert (
+        first
+        == corpora.calibration_sentences("news", 64, seed)
+        != corpora.calibration_sentences("news", 64, seed + 1)
+    )
     assert len(set(first)) == 64
-    assert corpora.evaluation_sentences("news", 64, seed) == corpora.evaluation_sentences("news", 64, seed)
-    assert corpora.evaluation_sentences("news", 64, seed) != corpora.evaluation_sentences("news", 64, seed + 1)
+    assert corpora.evaluation_sentences("news", 64, seed) == corpora.evaluation_sentences(
+        "news", 64, seed
+    )
+    assert corpora.evaluation_sentences("news", 64, seed) != corpora.evaluation_sentences(
+        "news", 64, seed + 1
+    )
 
 
 LONG = "Nobody in the village had ever seen so many birds at once over the harbour before the storm came in."
@@ -67,12 +81,26 @@ WORDS = LONG.split()
 
 @pytest.mark.parametrize(
     "calibration",
-    [LONG, LONG.upper(), " ".join(WORDS[3:15]), f"And so, {' '.join(WORDS[3:15])}, it seems.", " ".join(WORDS[4:11])],
-    ids=["copied", "other case", "12 words of it", "12 words inside another", "a whole text of 7 words inside it"],
+    [
+        LONG,
+        LONG.upper(),
+        " ".join(WORDS[3:15]),
+        f"And so, {' '.join(WORDS[3:15])}, it seems.",
+        " ".join(WORDS[4:11]),
+    ],
+    ids=[
+        "copied",
+        "other case",
+        "12 words of it",
+        "12 words inside another",
+        "a whole text of 7 words inside it",
+    ],
 )
 def test_overlapping_text_is_refused(calibration):
     with pytest.raises(InputError, match="overlap"):
-        corpora.check_overlap(["Something else entirely, as it should be.", calibration], ["Another text.", LONG])
+        corpora.check_overlap(
+            ["Something else entirely, as it should be.", calibration], ["Another text.", LONG]
+        )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +134,10 @@ def test_cloze_pairs_are_consecutive_words_of_evaluation_articles():
     documents = [" ".join(document.split()) for document in corpora.documents("wiki", "evaluation")]
     assert len(queries) == len(set(passages)) == len(numbers) == 500
     for query, passage, number in zip(queries, passages, numbers, strict=True):
-        assert (len(query.split()), len(passage.split())) == (corpora.QUERY_WORDS, corpora.PASSAGE_WORDS)
+        assert (len(query.split()), len(passage.split())) == (
+            corpora.QUERY_WORDS,
+            corpora.PASSAGE_WORDS,
+        )
         assert f"{query} {passage}" in documents[number]
     assert len(set(numbers)) >= 40
 
@@ -118,19 +149,30 @@ def test_human_pairs_are_all_there_on_their_scale(name, pairs, highest):
     items, left, right, scores = corpora.human_pairs()[name]
     assert len(left) == len(right) == len(scores) == pairs
     assert all(items[a] != items[b] for a, b in zip(left, right, strict=True)) or name == "wordsim"
-    assert np.isfinite(scores).all() and 0 <= min(scores) < 0.3 * highest and 0.8 * highest < max(scores) <= highest
+    assert (
+        np.isfinite(scores).all()
+        and 0 <= min(scores) < 0.3 * highest
+        and 0.8 * highest < max(scores) <= highest
+    )
 
 
 def test_a_text_file_with_one_document_a_line_works(tmp_path):
     path = tmp_path / "mine.txt"
-    path.write_text("\n\n".join(f"  Sentence {i} is about the number {i * i}, é.  " for i in range(40)), "utf-8")
+    path.write_text(
+        "\n\n".join(f"  Sentence {i} is about the number {i * i}, é.  " for i in range(40)), "utf-8"
+    )
     assert len(corpora._all_documents(str(path))) == 40
     found = corpora.calibration_sentences(str(path), 5, seed=0)
-    assert all(sentence.startswith("Sentence") and corpora.part_of(sentence) == "calibration" for sentence in found)
+    assert all(
+        sentence.startswith("Sentence") and corpora.part_of(sentence) == "calibration"
+        for sentence in found
+    )
     assert len(corpora.evaluation_sentences(str(path), 5)[0]) == 5
 
 
-@pytest.mark.parametrize("content", [bytes(range(256)), b"\x1f\x8b\x08", b"PAR1\0\n"], ids=["bytes", "gzip", "nul"])
+@pytest.mark.parametrize(
+    "content", [bytes(range(256)), b"\x1f\x8b\x08", b"PAR1\0\n"], ids=["bytes", "gzip", "nul"]
+)
 def test_a_binary_file_is_refused(tmp_path, content):
     (tmp_path / "binary").write_bytes(content)
     with pytest.raises(InputError, match=r"^texts = .*binary.*: a UTF-8 text file"):
@@ -178,7 +220,9 @@ SCRIPTS = {  # two sentences of 30 columns or more, and where the language write
 
 @pytest.mark.parametrize("language", SCRIPTS)
 def test_every_script_has_sentences_samples_and_passages(language, tmp_path):
-    documents = [" ".join(SCRIPTS[language].format(n=100 * i + j) for j in range(9)) for i in range(12)]
+    documents = [
+        " ".join(SCRIPTS[language].format(n=100 * i + j) for j in range(9)) for i in range(12)
+    ]
     assert all(len(corpora.sentences(SCRIPTS[language].format(n=n))) == 2 for n in (7, 1990))
     path = tmp_path / "own.txt"
     path.write_text("\n".join(documents), "utf-8")
@@ -196,17 +240,25 @@ def test_text_of_any_script_that_stands_in_both_parts_is_found(language):
 
 
 def test_a_sentence_of_a_dense_script_is_short_in_characters():
-    assert segmentation.columns("今天天气") == 8 and segmentation.columns("क्या") == 3 and segmentation.columns("cafe\u0301") == 4
+    assert (
+        segmentation.columns("今天天气") == 8
+        and segmentation.columns("क्या") == 3
+        and segmentation.columns("cafe\u0301") == 4
+    )
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
 def test_only_an_end_of_line_divides_documents(mark, tmp_path):
-    (tmp_path / "own.txt").write_bytes(f"\ufeffOne document{mark}and its second half.\r\nAnother one.\rA third.\n".encode())
+    (tmp_path / "own.txt").write_bytes(
+        f"\ufeffOne document{mark}and its second half.\r\nAnother one.\rA third.\n".encode()
+    )
     found = corpora._all_documents(str(tmp_path / "own.txt"))
     assert found == [f"One document{mark}and its second half.", "Another one.", "A third."]
 
 
-@pytest.mark.parametrize("content", ["A text.\n".encode("utf-16"), b"a lone surrogate \xed\xa0\x80\n", b"caf\xe9\n"])
+@pytest.mark.parametrize(
+    "content", ["A text.\n".encode("utf-16"), b"a lone surrogate \xed\xa0\x80\n", b"caf\xe9\n"]
+)
 def test_bytes_that_are_not_utf_8_are_refused(content, tmp_path):
     (tmp_path / "own.txt").write_bytes(content)
     with pytest.raises(InputError, match=r"^texts = .*own.txt.*: a UTF-8 text file"):
@@ -224,6 +276,10 @@ def test_a_name_that_cannot_be_written_down_is_refused(tmp_path):
 def test_one_giant_line_is_refused_with_what_it_has(tmp_path):
     (tmp_path / "own.txt").write_text("A sentence that is long enough for all of it. " * 20000)
     part = corpora.part_of(corpora._all_documents(str(tmp_path / "own.txt"))[0])
-    ask = corpora.evaluation_sentences if part == "calibration" else lambda name, n: corpora.calibration_sentences(name, n, 0)
+    ask = (
+        corpora.evaluation_sentences
+        if part == "calibration"
+        else lambda name, n: corpora.calibration_sentences(name, n, 0)
+    )
     with pytest.raises(InputError, match=r"has 0 in documents of its part$"):
         ask(str(tmp_path / "own.txt"), 10)

@@ -28,28 +28,61 @@ def recipe(asked: dict):
     if asked["method"] != "gptq":
         cut = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}[asked["method"]]
         return cut(sparsity=asked["sparsity"], targets=["Linear"], ignore=["re:.*lm_head"])
-    weights = {"num_bits": asked["bits"], "type": "int", "strategy": "group", "group_size": asked["group_size"]}
+    weights = {
+        "num_bits": asked["bits"],
+        "type": "int",
+        "strategy": "group",
+        "group_size": asked["group_size"],
+    }
     weights |= {key: SETTINGS[key] for key in ("symmetric", "observer")}
-    return GPTQModifier(config_groups={"all": {"targets": ["Linear"], "weights": weights}},
-                        ignore=["lm_head"], actorder=SETTINGS["actorder"])  # fmt: skip
+    return GPTQModifier(
+        config_groups={"all": {"targets": ["Linear"], "weights": weights}},
+        ignore=["lm_head"],
+        actorder=SETTINGS["actorder"],
+    )
 
 
 def main() -> None:
     """Compress in running order; the modifier leaves the dequantized weight in each layer."""
     asked, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(asked["threads"])
-    net = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True, trust_remote_code=False).eval()
+    net = AutoModelForCausalLM.from_pretrained(
+        asked["model"], dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    ).eval()
     head = net.get_output_embeddings()
-    linears = {name: m for name, m in net.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    linears = {
+        name: m
+        for name, m in net.named_modules()
+        if isinstance(m, torch.nn.Linear) and m is not head
+    }
     tokens = torch.tensor(asked["tokens"])
-    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in tokens.split(4)]
+    batches = [
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in tokens.split(4)
+    ]
     clock = time.perf_counter()
-    oneshot(model=net, tokenizer=AutoTokenizer.from_pretrained(asked["model"], local_files_only=True, trust_remote_code=False),
-            dataset=DataLoader(batches, batch_size=None), num_calibration_samples=len(batches), recipe=recipe(asked),
-            pipeline="sequential")  # fmt: skip
+    oneshot(
+        model=net,
+        tokenizer=AutoTokenizer.from_pretrained(
+            asked["model"], local_files_only=True, trust_remote_code=False
+        ),
+        dataset=DataLoader(batches, batch_size=None),
+        num_calibration_samples=len(batches),
+        recipe=recipe(asked),
+        pipeline="sequential",
+    )
     seconds = time.perf_counter() - clock
-    save_file({f"{name}.weight": layer.weight.detach().float().contiguous() for name, layer in linears.items()}, out / "weights.safetensors")
-    figures = {"seconds": seconds, "version": version("llmcompressor"), "settings": SETTINGS if asked["method"] == "gptq" else {}}
+    save_file(
+        {
+            f"{name}.weight": layer.weight.detach().float().contiguous()
+            for name, layer in linears.items()
+        },
+        out / "weights.safetensors",
+    )
+    figures = {
+        "seconds": seconds,
+        "version": version("llmcompressor"),
+        "settings": SETTINGS if asked["method"] == "gptq" else {},
+    }
     (out / "figures.json").write_text(json.dumps(figures))
 
 

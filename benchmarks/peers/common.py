@@ -25,23 +25,48 @@ class Job:
         request, self.out = Path(sys.argv[1]), Path(sys.argv[2])
         self.asked = asked = json.loads(request.read_text())
         self.bits, self.group_size = asked.get("bits"), asked.get("group_size")
-        self.net = AutoModel.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True, trust_remote_code=False).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(asked["model"], local_files_only=True, trust_remote_code=False)
-        self.linears = {name: m for name, m in self.net.named_modules() if isinstance(m, torch.nn.Linear)}
+        self.net = AutoModel.from_pretrained(
+            asked["model"], dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        ).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            asked["model"], local_files_only=True, trust_remote_code=False
+        )
+        self.linears = {
+            name: m for name, m in self.net.named_modules() if isinstance(m, torch.nn.Linear)
+        }
         self.clock = time.perf_counter()
         texts, size = sorted(asked["texts"], key=len), asked["batch_size"]
-        options = {"padding": True, "truncation": True, "max_length": asked["max_length"], "return_tensors": "pt"}
-        self.batches = [dict(self.tokenizer(texts[i : i + size], **options)) for i in range(0, len(texts), size)]
+        options = {
+            "padding": True,
+            "truncation": True,
+            "max_length": asked["max_length"],
+            "return_tensors": "pt",
+        }
+        self.batches = [
+            dict(self.tokenizer(texts[i : i + size], **options)) for i in range(0, len(texts), size)
+        ]
 
-    def answer(self, peer: str, weights: dict[str, torch.Tensor], stored_bits: int, settings: dict) -> None:
+    def answer(
+        self, peer: str, weights: dict[str, torch.Tensor], stored_bits: int, settings: dict
+    ) -> None:
         """Write weights (name of a linear layer -> dequantized) and figures; stored_bits is of all layers."""
         if missing := self.linears.keys() - weights.keys():
             raise SystemExit(f"{peer} left out {sorted(missing)}")
-        figures = self.figures(peer, settings) | {"linear_bits": stored_bits / sum(weight.numel() for weight in weights.values())}
-        tensors = {f"{name}.weight": weight.detach().float().contiguous() for name, weight in weights.items()}
+        figures = self.figures(peer, settings) | {
+            "linear_bits": stored_bits / sum(weight.numel() for weight in weights.values())
+        }
+        tensors = {
+            f"{name}.weight": weight.detach().float().contiguous()
+            for name, weight in weights.items()
+        }
         save_file(tensors, self.out / "weights.safetensors")
         (self.out / "figures.json").write_text(json.dumps(figures))
 
     def figures(self, peer: str, settings: dict) -> dict:
         """Who it was, how it was set, and seconds since the texts were there."""
-        return {"peer": peer, "version": version(peer), "settings": settings, "seconds": time.perf_counter() - self.clock}
+        return {
+            "peer": peer,
+            "version": version(peer),
+            "settings": settings,
+            "seconds": time.perf_counter() - self.clock,
+        }

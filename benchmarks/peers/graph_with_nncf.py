@@ -17,10 +17,18 @@ import openvino as ov
 def main() -> None:
     """Post-training quantization with the library's defaults for transformers."""
     asked, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    batches = [{name: np.array(rows, np.int64) for name, rows in batch.items()} for batch in asked["batches"]]
+    batches = [
+        {name: np.array(rows, np.int64) for name, rows in batch.items()}
+        for batch in asked["batches"]
+    ]
     clock = time.perf_counter()
-    found = nncf.quantize(ov.Core().read_model(asked["graph"]), nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER,
-                          preset=nncf.QuantizationPreset(asked["preset"]), subset_size=len(batches))  # fmt: skip
+    found = nncf.quantize(
+        ov.Core().read_model(asked["graph"]),
+        nncf.Dataset(batches),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset(asked["preset"]),
+        subset_size=len(batches),
+    )
     seconds = time.perf_counter() - clock
     ov.save_model(found, out / "openvino_model.xml", compress_to_fp16=False)
     (out / "figures.json").write_text(json.dumps({"seconds": seconds, "version": nncf.__version__}))

@@ -11,11 +11,19 @@ import os
 import torch
 from common import SCALE_BITS, Job
 
-os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # read on import; with its default it dies on two cores
-from gptqmodel import QuantizeConfig  # noqa: E402
-from gptqmodel.quantization.gptq import GPTQ  # noqa: E402
+os.environ.setdefault(
+    "GPTQMODEL_CPU_WORKERS", "2"
+)  # read on import; with its default it dies on two cores
+from gptqmodel import QuantizeConfig
+from gptqmodel.quantization.gptq import GPTQ
 
-SETTINGS = {"sym": False, "desc_act": True, "act_group_aware": False, "static_groups": True, "mse": 2.0}
+SETTINGS = {
+    "sym": False,
+    "desc_act": True,
+    "act_group_aware": False,
+    "static_groups": True,
+    "mse": 2.0,
+}
 PARTS = (
     ["attention.self.query", "attention.self.key", "attention.self.value"],
     ["attention.output.dense"],
@@ -56,7 +64,9 @@ def quantize(job: Job, layers: list, run) -> int:
 
     def look(_, inputs):
         mask = next(masks)
-        rows = inputs[0][mask] if inputs[0].dim() == 3 else inputs[0]  # the pooler reads one token a sentence
+        rows = (
+            inputs[0][mask] if inputs[0].dim() == 3 else inputs[0]
+        )  # the pooler reads one token a sentence
         for task in tasks:
             task.add_batch(rows, None)
 
@@ -67,7 +77,9 @@ def quantize(job: Job, layers: list, run) -> int:
     for layer, task in zip(layers, tasks, strict=True):
         layer.weight.data, scale, zero, *_ = task.quantize()
         # Codes are packed without a gap at 2, 3 and 4 bits; zero points as codes; static groups need no order.
-        stored += layer.weight.numel() * job.bits + scale.numel() * SCALE_BITS + zero.numel() * job.bits
+        stored += (
+            layer.weight.numel() * job.bits + scale.numel() * SCALE_BITS + zero.numel() * job.bits
+        )
     return stored
 
 
@@ -80,13 +92,19 @@ def main() -> None:
     for layer in job.net.encoder.layer:
 
         def run(layer=layer, hidden=hidden):
-            return [layer(h, *args, **options) for h, (args, options) in zip(hidden, rest, strict=True)]
+            return [
+                layer(h, *args, **options) for h, (args, options) in zip(hidden, rest, strict=True)
+            ]
 
-        stored += sum(quantize(job, [layer.get_submodule(name) for name in names], run) for names in PARTS)
+        stored += sum(
+            quantize(job, [layer.get_submodule(name) for name in names], run) for names in PARTS
+        )
         hidden = run()
     stored += quantize(job, [job.net.pooler.dense], lambda: [job.net.pooler(h) for h in hidden])
     done = {name: layer.weight for name, layer in job.linears.items()}
-    job.answer("gptqmodel", done, stored, {"bits": job.bits, "group_size": job.group_size, **SETTINGS})
+    job.answer(
+        "gptqmodel", done, stored, {"bits": job.bits, "group_size": job.group_size, **SETTINGS}
+    )
 
 
 if __name__ == "__main__":

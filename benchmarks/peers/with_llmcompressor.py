@@ -24,10 +24,16 @@ def stored_bits(layer, bits: int) -> int:
 def main() -> None:
     """Quantize in running order; the modifier leaves the dequantized weight in each layer."""
     job = Job()
-    weights = {"num_bits": job.bits, "type": "int", "strategy": "group", "group_size": job.group_size}
+    weights = {
+        "num_bits": job.bits,
+        "type": "int",
+        "strategy": "group",
+        "group_size": job.group_size,
+    }
     weights |= {key: SETTINGS[key] for key in ("symmetric", "observer")}
     recipe = GPTQModifier(
-        config_groups={"all": {"targets": ["Linear"], "weights": weights}}, actorder=SETTINGS["actorder"]
+        config_groups={"all": {"targets": ["Linear"], "weights": weights}},
+        actorder=SETTINGS["actorder"],
     )
     oneshot(
         model=job.net,
@@ -40,7 +46,9 @@ def main() -> None:
     )
     stored = sum(stored_bits(layer, job.bits) for layer in job.linears.values())
     done = {name: layer.weight for name, layer in job.linears.items()}
-    job.answer("llmcompressor", done, stored, {"bits": job.bits, "group_size": job.group_size, **SETTINGS})
+    job.answer(
+        "llmcompressor", done, stored, {"bits": job.bits, "group_size": job.group_size, **SETTINGS}
+    )
 
 
 if __name__ == "__main__":

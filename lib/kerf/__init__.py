@@ -13,7 +13,7 @@ _PUBLIC = {
     "open_model": "kerf.models.registry",
     "reranker": "kerf.backends.service",
 }
-__all__ = [*_PUBLIC]
+__all__ = ["embedder", "load", "open_model", "reranker"]
 
 
 def __getattr__(name: str):

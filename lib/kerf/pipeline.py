@@ -19,7 +19,10 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
     """
     check_chain(steps, "steps")
     pairs = [pair for step in steps for pair in step.items()]
-    parsed = [(kind, parse(STEPS[kind], values, f"{number}.{kind}")) for number, (kind, values) in enumerate(pairs, 1)]
+    parsed = [
+        (kind, parse(STEPS[kind], values, f"{number}.{kind}"))
+        for number, (kind, values) in enumerate(pairs, 1)
+    ]
     source: Path | str = ""
     for kind, step in parsed:
         check(model, kind, step, manifest.verify(Path(source))["steps"] if source else [])
@@ -40,11 +43,15 @@ def check(model: str, kind: str, step: Parameters, before: list[dict]) -> None:
             import_module(METHODS[step.method].kernel).check(model, step)
 
 
-def _make(model: str, kind: str, step: Parameters, calibration: Calibration, source: Path | str) -> Path:
+def _make(
+    model: str, kind: str, step: Parameters, calibration: Calibration, source: Path | str
+) -> Path:
     from kerf.prune.step import prune
     from kerf.quantize.step import quantize
     from kerf.training.step import reconstruct
 
     if kind == "quantize" and METHODS[step.method].kernel:
         return import_module(METHODS[step.method].kernel).prepare(model, step, calibration, source)
-    return {"quantize": quantize, "reconstruct": reconstruct, "prune": prune}[kind](model, step, calibration, source)
+    return {"quantize": quantize, "reconstruct": reconstruct, "prune": prune}[kind](
+        model, step, calibration, source
+    )

@@ -19,7 +19,9 @@ from unittest.mock import patch
 from kerf.config.backends import BACKENDS
 from kerf.core.errors import refuse
 
-MASKED = -1e9  # a score of what is not attended to: exp of it is 0, and it is finite in bfloat16 too
+MASKED = (
+    -1e9
+)  # a score of what is not attended to: exp of it is 0, and it is finite in bfloat16 too
 
 
 def backend(name: str) -> ModuleType:
@@ -47,10 +49,20 @@ def conversion(name: str, opened) -> Iterator[tuple]:
     from kerf.models import families
 
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
-    example = dict(zip(families.of_opened(opened).inputs(opened), (ids, (ids > 0).long(), torch.zeros_like(ids)), strict=False))
+    example = dict(
+        zip(
+            families.of_opened(opened).inputs(opened),
+            (ids, (ids > 0).long(), torch.zeros_like(ids)),
+            strict=False,
+        )
+    )
     told, disabled = logging.get_verbosity(), python_logging.root.manager.disable
     try:
-        with attending(), warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch's exporter prints the whole graph beside its error
+        with (
+            attending(),
+            warnings.catch_warnings(),
+            redirect_stderr(StringIO()),
+        ):  # torch's exporter prints the whole graph beside its error
             warnings.simplefilter("ignore")
             logging.set_verbosity_error()
             python_logging.disable()
@@ -60,7 +72,9 @@ def conversion(name: str, opened) -> Iterator[tuple]:
         while cause.__cause__:  # exporters say which operator it was in the first of a chain
             cause = cause.__cause__
         said = " ".join(str(cause).split()) or type(cause).__name__
-        raise refuse("backend", name, f"a model whose operators and shapes it takes ({said[:240]})") from error
+        raise refuse(
+            "backend", name, f"a model whose operators and shapes it takes ({said[:240]})"
+        ) from error
     finally:
         logging.set_verbosity(told)
         python_logging.disable(disabled)
@@ -76,7 +90,9 @@ def attending() -> Iterator[None]:
 
     def finite(query, key, value, attn_mask=None, *rest, **options):
         if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, MASKED)
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(
+                ~attn_mask, MASKED
+            )
         elif attn_mask is not None:
             attn_mask = attn_mask.clamp(min=MASKED)
         return attention(query, key, value, attn_mask, *rest, **options)

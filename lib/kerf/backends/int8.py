@@ -23,10 +23,9 @@ from dataclasses import dataclass
 
 import torch
 
-from kerf.models import architecture
+from kerf.calibration.hessian import act_order, corrected, inverse_factor, moments, ordered
 from kerf.calibration.sequential import in_lockstep
-from kerf.calibration.hessian import moments
-from kerf.calibration.hessian import act_order, corrected, inverse_factor, ordered
+from kerf.models import architecture
 from kerf.quantize.gptq import gptq
 
 TOP_INPUT, ZERO = 255, 128  # of an input
@@ -65,7 +64,14 @@ def rounded(x: torch.Tensor, low: torch.Tensor | None, delta: torch.Tensor | Non
 
 
 @torch.no_grad()
-def integers(net, reference, groups: list[list[str]], batches: list[dict], dynamic: bool = False, bits: int = 8) -> dict[str, Int8Linear]:
+def integers(
+    net,
+    reference,
+    groups: list[list[str]],
+    batches: list[dict],
+    dynamic: bool = False,
+    bits: int = 8,
+) -> dict[str, Int8Linear]:
     """Every linear layer that the calibration text reaches, by name.
 
     net, reference: the same network twice; the first computes as the integer one would while it is looked at.
@@ -78,7 +84,14 @@ def integers(net, reference, groups: list[list[str]], batches: list[dict], dynam
         pairs = zip(*(in_lockstep(each, groups, batches) for each in (net, reference)), strict=True)
         for (names, inputs), (_, originals) in pairs:
             weights = [layers[name].weight.data for name in names]
-            made = _group(weights, [layers[name].bias for name in names], torch.cat(list(inputs)), torch.cat(list(originals)), dynamic, bits)
+            made = _group(
+                weights,
+                [layers[name].bias for name in names],
+                torch.cat(list(inputs)),
+                torch.cat(list(originals)),
+                dynamic,
+                bits,
+            )
             found |= dict(zip(names, made, strict=True))
     return found
 
@@ -94,7 +107,9 @@ def computing(layers: dict, found: dict[str, Int8Linear]) -> Iterator[None]:
         here = found[name]
         if name not in weights:
             weights[name] = here.weight()
-        return torch.nn.functional.linear(rounded(x, here.low, here.delta), weights[name], here.bias)
+        return torch.nn.functional.linear(
+            rounded(x, here.low, here.delta), weights[name], here.bias
+        )
 
     for name, layer in layers.items():
         layer.forward = lambda x, name=name, layer=layer: forward(name, layer, x)
@@ -117,15 +132,17 @@ def _group(weights, biases, X, F, dynamic: bool = False, bits: int = 8) -> list[
     order = act_order(H)
     factor = inverse_factor(ordered(H, order))
     made, rows = [], [len(each) for each in weights]
-    for weight, aim, bias in zip(weights, aim.split(rows), biases, strict=True):
-        scale = (aim.abs().amax(1) / _top(bits)).clamp(min=1e-12)
-        codes = _codes(aim, H, scale, order, factor, bits)
+    for weight, target, bias in zip(weights, aim.split(rows), biases, strict=True):
+        scale = (target.abs().amax(1) / _top(bits)).clamp(min=1e-12)
+        codes = _codes(target, H, scale, order, factor, bits)
         whole = codes.float() * scale[:, None] / unit
         mean = weight @ there - whole @ here
         wanted = _some(F) @ weight.T
         off = _some(inputs) @ whole.T + mean - wanted
         error = float(off.square().sum() / wanted.square().sum().clamp(min=1e-20))
-        made.append(Int8Linear(low, delta, codes, scale, mean if bias is None else bias.data + mean, error))
+        made.append(
+            Int8Linear(low, delta, codes, scale, mean if bias is None else bias.data + mean, error)
+        )
     return made
 
 
@@ -137,13 +154,25 @@ def _top(bits: int) -> int:
 def _codes(aim, H, scale, order, factor, bits: int) -> torch.Tensor:
     """int8 (rows, columns) by GPTQ, rounded to nearest where its numbers do not hold."""
     zero = _top(bits) + 1
-    found, _ = gptq(aim, H, scale[:, None], torch.full((len(aim), 1), float(zero)), bits, order, True, factor, sweeps=1)
+    found, _ = gptq(
+        aim,
+        H,
+        scale[:, None],
+        torch.full((len(aim), 1), float(zero)),
+        bits,
+        order,
+        True,
+        factor,
+        sweeps=1,
+    )
     if found is None:
         return (aim / scale[:, None]).round().clamp(1 - zero, zero - 1).to(torch.int8)
     return (found.codes.short() - zero).to(torch.int8)
 
 
-def grid(weight: torch.Tensor, X: torch.Tensor, top: int = 127) -> tuple[torch.Tensor, torch.Tensor]:
+def grid(
+    weight: torch.Tensor, X: torch.Tensor, top: int = 127
+) -> tuple[torch.Tensor, torch.Tensor]:
     """low and delta (columns,) of least output error, weights rounded to nearest. weight: (rows, columns); X: (tokens, columns).
 
     top: largest code of a weight.
@@ -152,14 +181,21 @@ def grid(weight: torch.Tensor, X: torch.Tensor, top: int = 127) -> tuple[torch.T
     wanted, largest = some @ weight.T, weight.abs().amax(0).clamp(min=1e-8)
     best = (torch.inf, None, None)
     for tail in TAILS:
-        low, high = (X.amin(0), X.amax(0)) if not tail else torch.quantile(some, torch.tensor([tail, 1 - tail]), dim=0)
+        low, high = (
+            (X.amin(0), X.amax(0))
+            if not tail
+            else torch.quantile(some, torch.tensor([tail, 1 - tail]), dim=0)
+        )
         span = (high - low).clamp(min=1e-6)
         for alpha in ALPHAS:
             shape = span.pow(alpha) / largest.pow(1 - alpha)
             delta = shape * (span / shape).max() / TOP_INPUT
             scaled = weight * delta
             scale = scaled.abs().amax(1, keepdim=True).clamp(min=1e-12) / top
-            off = rounded(some, low, delta) @ ((scaled / scale).round_().mul_(scale) / delta).T - wanted
+            off = (
+                rounded(some, low, delta) @ ((scaled / scale).round_().mul_(scale) / delta).T
+                - wanted
+            )
             lost = float((off - off.mean(0)).square().sum())
             if lost < best[0]:
                 best = (lost, low, delta)

@@ -11,7 +11,10 @@ from kerf.core.finite import check_finite
 # shape of a batch; where inputs are rounded to bytes or bfloat16, one that is rounded up and not down grows from layer to layer, up
 # to what rounding costs at all: 0.05 was seen in MiniLM. A graph in float is held against the model itself, far closer (`check_shapes`).
 SAME, ROUNDED = 0.02, 0.2
-LONG, LONGEST = 256, 1024  # tokens of the longest text, at least where the model takes them, and at most
+LONG, LONGEST = (
+    256,
+    1024,
+)  # tokens of the longest text, at least where the model takes them, and at most
 
 
 def sequences(opened) -> list[list[int]]:
@@ -19,10 +22,16 @@ def sequences(opened) -> list[list[int]]:
     from kerf.models import families
 
     net = families.of_opened(opened).network(opened)
-    windows = [getattr(net.config, name, None) or 0 for name in ("local_attention", "sliding_window", "attention_window")]
+    windows = [
+        getattr(net.config, name, None) or 0
+        for name in ("local_attention", "sliding_window", "attention_window")
+    ]
     window = max(value if isinstance(value, int) else max(value) for value in windows)
     longest = min(max(LONG, 2 * window + 16), LONGEST, opened.max_seq_length or LONGEST)
-    known = np.setdiff1d(np.arange(min(len(opened.tokenizer), net.get_input_embeddings().num_embeddings)), opened.tokenizer.all_special_ids)
+    known = np.setdiff1d(
+        np.arange(min(len(opened.tokenizer), net.get_input_embeddings().num_embeddings)),
+        opened.tokenizer.all_special_ids,
+    )
     lengths = dict.fromkeys([1, min(3, longest), min(9, longest), longest // 2 or 1, longest])
     generator = np.random.default_rng(0)
     return [generator.choice(known, length).tolist() for length in lengths]
@@ -34,7 +43,13 @@ def batch(tokens: list[list[int]], pad: int, most: int | None) -> dict[str, np.n
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
-def check(run: Callable[..., np.ndarray], tokens: list[list[int]], pad: int, most: int | None, same: float = SAME) -> None:
+def check(
+    run: Callable[..., np.ndarray],
+    tokens: list[list[int]],
+    pad: int,
+    most: int | None,
+    same: float = SAME,
+) -> None:
     """Raise ValueError for a kernel that answers a text alone otherwise than beside the others, or with NaN or infinity."""
     together = run(**batch(tokens, pad, most))
     alone = np.concatenate([run(**batch([each], pad, most)) for each in tokens])
@@ -43,5 +58,7 @@ def check(run: Callable[..., np.ndarray], tokens: list[list[int]], pad: int, mos
     off = np.linalg.norm(together - alone, axis=1) / np.linalg.norm(alone, axis=1).max().clip(1e-12)
     worst = int(off.argmax())
     if off[worst] > same:
-        raise ValueError(f"the kernel answers a text of {len(tokens[worst])} tokens otherwise alone than beside one of {len(tokens[-1])}: "
-                         f"{off[worst]:.3f} of the longest answer apart, where {same} is accepted")  # fmt: skip
+        raise ValueError(
+            f"the kernel answers a text of {len(tokens[worst])} tokens otherwise alone than beside one of {len(tokens[-1])}: "
+            f"{off[worst]:.3f} of the longest answer apart, where {same} is accepted"
+        )

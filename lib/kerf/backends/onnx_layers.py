@@ -20,8 +20,14 @@ def weights(graph) -> dict[str, list]:
             source = node.inputs[0 if node.op_type == "Gather" else 1]
             if source.producer() is not None and source.producer().op_type == "Transpose":
                 source = source.producer().inputs[0]
-            if source.is_initializer() and source.name.startswith("net.") and source.name.endswith(".weight"):
-                found.setdefault(source.name.removeprefix("net.").removesuffix(".weight"), []).append(node)
+            if (
+                source.is_initializer()
+                and source.name.startswith("net.")
+                and source.name.endswith(".weight")
+            ):
+                found.setdefault(
+                    source.name.removeprefix("net.").removesuffix(".weight"), []
+                ).append(node)
     return found
 
 
@@ -36,11 +42,21 @@ def put_integers(graph, found: dict) -> None:
         codes = constant(tape, f"{name}.codes", whole.T)
         if layer.low is not None:
             bias = (layer.bias + layer.weight() @ layer.low).numpy()
-            parts = constant(tape, f"{name}.scale", scale), zero, None, constant(tape, f"{name}.added", bias)
+            parts = (
+                constant(tape, f"{name}.scale", scale),
+                zero,
+                None,
+                constant(tape, f"{name}.added", bias),
+            )
         else:
             parts = constant(tape, f"{name}.scale", scale), zero
-            sums, bias = (constant(tape, f"{name}.{part}", value) for part, value in
-                          (("sums", whole.sum(1, dtype=np.float32) * scale), ("added", layer.bias.numpy())))  # fmt: skip
+            sums, bias = (
+                constant(tape, f"{name}.{part}", value)
+                for part, value in (
+                    ("sums", whole.sum(1, dtype=np.float32) * scale),
+                    ("added", layer.bias.numpy()),
+                )
+            )
         for node in there[name]:
             x = node.inputs[0]
             key = x, id(layer.low)
@@ -61,11 +77,20 @@ def _rounded(tape, name: str, x, layer, one, zero) -> tuple:
 
     if layer.low is not None:
         units = tape.op("Mul", [x, constant(tape, f"{name}.units", 1 / layer.delta.numpy())])
-        units, low, delta = tape.op("Add", [units, constant(tape, f"{name}.low", -(layer.low / layer.delta).numpy())]), None, None
+        units, low, delta = (
+            tape.op(
+                "Add", [units, constant(tape, f"{name}.low", -(layer.low / layer.delta).numpy())]
+            ),
+            None,
+            None,
+        )
     else:
         last = constant(tape, f"{name}.last", np.array([-1]))
         low, high = (tape.op(kind, [x, last]) for kind in ("ReduceMin", "ReduceMax"))
-        delta = tape.op("Div", [tape.op("Sub", [high, low]), constant(tape, f"{name}.top", np.float32(TOP_INPUT))])
+        delta = tape.op(
+            "Div",
+            [tape.op("Sub", [high, low]), constant(tape, f"{name}.top", np.float32(TOP_INPUT))],
+        )
         delta = tape.op("Max", [delta, constant(tape, f"{name}.smallest", np.float32(SMALLEST))])
         units = tape.op("Div", [tape.op("Sub", [x, low]), delta])
     return tape.op("QuantizeLinear", [units, one, zero]), low, delta
@@ -82,21 +107,41 @@ def put_packed(graph, found: dict) -> None:
         bits = value.bits if value.bits in (2, 4, 8) else 8
         block = _block(columns // value.scale.shape[1])
         blocks = -(-columns // block)
-        scale, zero = (part.float().expand(rows, -1).repeat_interleave(blocks // part.shape[1], 1).numpy()
-                       for part in (value.scale, value.zero_point))  # fmt: skip
+        scale, zero = (
+            part.float().expand(rows, -1).repeat_interleave(blocks // part.shape[1], 1).numpy()
+            for part in (value.scale, value.zero_point)
+        )
         zero = np.pad(zero.astype(np.uint8), ((0, 0), (0, -blocks % (8 // bits))))
         codes = np.pad(value.codes.numpy(), ((0, 0), (0, blocks * block - columns)))
         for node in there[name]:
             looked_up = node.op_type == "Gather"
             whole = _bytes(codes[:, :columns] if looked_up else codes, bits)
-            parts = [constant(tape, f"{name}.codes", whole if looked_up else whole.reshape(rows, blocks, -1)),
-                     constant(tape, f"{name}.scale", scale), constant(tape, f"{name}.zero", _bytes(zero, bits))]  # fmt: skip
+            parts = [
+                constant(
+                    tape, f"{name}.codes", whole if looked_up else whole.reshape(rows, blocks, -1)
+                ),
+                constant(tape, f"{name}.scale", scale),
+                constant(tape, f"{name}.zero", _bytes(zero, bits)),
+            ]
             if looked_up:
                 options = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
-                made = tape.op("GatherBlockQuantized", [parts[0], node.inputs[1], *parts[1:]], options, domain=OWN)
+                made = tape.op(
+                    "GatherBlockQuantized",
+                    [parts[0], node.inputs[1], *parts[1:]],
+                    options,
+                    domain=OWN,
+                )
             else:
-                options = {"K": columns, "N": rows, "bits": bits, "block_size": block, "accuracy_level": 1}  # 1: inputs stay float32
-                bias = [None, node.inputs[2]] if len(node.inputs) > 2 else []  # a Gemm has its own, a MatMul an Add behind it
+                options = {
+                    "K": columns,
+                    "N": rows,
+                    "bits": bits,
+                    "block_size": block,
+                    "accuracy_level": 1,
+                }  # 1: inputs stay float32
+                bias = (
+                    [None, node.inputs[2]] if len(node.inputs) > 2 else []
+                )  # a Gemm has its own, a MatMul an Add behind it
                 made = tape.op("MatMulNBits", [node.inputs[0], *parts, *bias], options, domain=OWN)
             replace(node.outputs[0], made)
     graph.graph.sort()

@@ -39,9 +39,15 @@ def convert(opened):
     with conversion("onnxruntime", opened) as (whole, example):
         free = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)  # texts and tokens
         program = torch.onnx.export(
-            whole, tuple(example.values()), input_names=list(example), output_names=["answers"],
-            dynamic_shapes=dict.fromkeys(example, free), dynamo=True, optimize=False, verbose=False,
-        )  # fmt: skip
+            whole,
+            tuple(example.values()),
+            input_names=list(example),
+            output_names=["answers"],
+            dynamic_shapes=dict.fromkeys(example, free),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
     program.model.opset_imports[OWN] = 1
     return program.model
 
@@ -83,11 +89,19 @@ def run(folder: Path, card: dict, threads: int):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
-    options.add_session_config_entry("session.x64quantprecision", "0" if adds_bytes_exactly() else "1")
+    options.add_session_config_entry(
+        "session.x64quantprecision", "0" if adds_bytes_exactly() else "1"
+    )
     try:
-        session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(folder / MODEL), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # the library raises a dozen kinds, none with a base of its own
-        raise refuse("backend", "onnxruntime", f"a model that it loads ({str(error).strip().splitlines()[-1][-160:]})") from None
+        raise refuse(
+            "backend",
+            "onnxruntime",
+            f"a model that it loads ({str(error).strip().splitlines()[-1][-160:]})",
+        ) from None
 
     taken = [each.name for each in session.get_inputs()]
 

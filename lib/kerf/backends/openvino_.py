@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.core.cache import machine
 from kerf.backends import adds_bytes_exactly
+from kerf.core.cache import machine
 from kerf.core.errors import refuse
 
 MODEL = "openvino_model.xml"
@@ -32,9 +32,13 @@ def convert(opened):
 
     from kerf.backends import conversion
 
-    frontend = FrontEndManager().load_by_framework("pytorch")  # convert_model of the library would send telemetry
+    frontend = FrontEndManager().load_by_framework(
+        "pytorch"
+    )  # convert_model of the library would send telemetry
     with conversion("openvino", opened) as (whole, example):
-        traced = TorchScriptPythonDecoder(whole, example_input=example)  # the library keeps no reference of its own
+        traced = TorchScriptPythonDecoder(
+            whole, example_input=example
+        )  # the library keeps no reference of its own
         return frontend.convert(frontend.load(traced))
 
 
@@ -45,7 +49,11 @@ def weights(graph) -> dict[str, tuple]:
         for place in range(2) if node.get_type_name() in ("MatMul", "Gather") else ():
             source = node.input(place).get_source_output().get_node()
             name = source.get_friendly_name()
-            if source.get_type_name() == "Constant" and name.startswith("self.net.") and name.endswith(".weight"):
+            if (
+                source.get_type_name() == "Constant"
+                and name.startswith("self.net.")
+                and name.endswith(".weight")
+            ):
                 found[name.removeprefix("self.net.").removesuffix(".weight")] = (node, place)
     return found
 
@@ -81,17 +89,26 @@ def put_packed(graph, found: dict) -> None:
     for name, quantized in found.items():
         node, place = there[name]
         rows, groups = quantized.codes.shape[0], quantized.scale.shape[1]
-        shape = [rows, groups, quantized.codes.shape[1] // groups] if groups > 1 else list(quantized.codes.shape)
+        shape = (
+            [rows, groups, quantized.codes.shape[1] // groups]
+            if groups > 1
+            else list(quantized.codes.shape)
+        )
         codes = quantized.codes.numpy().reshape(shape)
         if quantized.bits == 4:
             codes = ops.constant(ov.Tensor(_nibbles(codes), shape, ov.Type.u4), shared_memory=False)
         else:
             codes = ops.constant(codes)
-        parts = [each.float().expand(rows, -1).numpy().reshape(*shape[:-1], 1) for each in (quantized.zero_point, quantized.scale)]
+        parts = [
+            each.float().expand(rows, -1).numpy().reshape(*shape[:-1], 1)
+            for each in (quantized.zero_point, quantized.scale)
+        ]
         value = ops.subtract(ops.convert(codes, "f32"), _constant(parts[0]))
         value = ops.multiply(value, _constant(parts[1]))
         if groups > 1:
-            value = ops.reshape(value, ops.constant(np.array(quantized.codes.shape, np.int64)), False)
+            value = ops.reshape(
+                value, ops.constant(np.array(quantized.codes.shape, np.int64)), False
+            )
         node.input(place).replace_source_output(value.output(0))
 
 
@@ -142,19 +159,31 @@ def run(folder: Path, card: dict, threads: int):
     import openvino as ov
 
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **card["settings"]}
-    if not any("bf16" in flag for flag in machine()["flags"]):  # it would be emulated, a hundred times slower; OpenVINO says it has it
+    if not any(
+        "bf16" in flag for flag in machine()["flags"]
+    ):  # it would be emulated, a hundred times slower; OpenVINO says it has it
         options["INFERENCE_PRECISION_HINT"] = "f32"
     if card.get("code_bits") == 8 and not adds_bytes_exactly():
-        raise refuse("path", str(folder), "a processor with VNNI or AMX, as it was made on; sums of its bytes saturate here, so make it again on this one")
+        raise refuse(
+            "path",
+            str(folder),
+            "a processor with VNNI or AMX, as it was made on; sums of its bytes saturate here, so make it again on this one",
+        )
     try:
         compiled = ov.Core().compile_model(str(folder / MODEL), "CPU", options)
     except RuntimeError as error:
-        raise refuse("backend", "openvino", f"a model that it compiles ({str(error).strip().splitlines()[-1][:160]})") from None
+        raise refuse(
+            "backend",
+            "openvino",
+            f"a model that it compiles ({str(error).strip().splitlines()[-1][:160]})",
+        ) from None
     own, taken = local(), {port.any_name for port in compiled.inputs}
 
     def answer(**given: np.ndarray) -> np.ndarray:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        return own.request.infer({name: given[name] for name in taken}, share_inputs=True, share_outputs=False)[0]
+        return own.request.infer(
+            {name: given[name] for name in taken}, share_inputs=True, share_outputs=False
+        )[0]
 
     return answer

@@ -65,20 +65,30 @@ class Encoder(_Served):
     """`encode` as SentenceTransformer has it, for texts in and a float32 array out."""
 
     def encode(
-        self, sentences: str | list[str], batch_size: int = 32, show_progress_bar: bool | None = None,
-        convert_to_numpy: bool = True, normalize_embeddings: bool = False,
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        sentences: str | list[str],
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        normalize_embeddings: bool = False,
+    ) -> np.ndarray:
         """Embeddings (texts, features) in the order of the texts; (features,) for one text.
 
         Longer texts than max_seq_length tokens are cut; no bar is ever shown. Raises TypeError for what is not text and
         for options of SentenceTransformer.encode that are not here, ValueError for a batch_size below 1 and for tensors.
         """
         if isinstance(sentences, str):
-            return self.encode([sentences], batch_size, show_progress_bar, convert_to_numpy, normalize_embeddings)[0]
+            return self.encode(
+                [sentences], batch_size, show_progress_bar, convert_to_numpy, normalize_embeddings
+            )[0]
         _no_tensors(convert_to_numpy)
         _check_texts("sentences", sentences)
         found = self._rows(sentences, batch_size)
-        return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12) if normalize_embeddings else found
+        return (
+            found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)
+            if normalize_embeddings
+            else found
+        )
 
     def get_sentence_embedding_dimension(self) -> int:
         """Features of an embedding."""
@@ -89,8 +99,13 @@ class Reranker(_Served):
     """`predict` and `rank` as CrossEncoder has them, for pairs of texts in and float32 scores out."""
 
     def predict(
-        self, inputs: Sequence, *, batch_size: int = 32, show_progress_bar: bool | None = None, convert_to_numpy: bool = True,
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        inputs: Sequence,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+    ) -> np.ndarray:
         """Scores (pairs,) of (query, passage) pairs, in their order; one number for one pair.
 
         Of a pair longer than max_seq_length tokens the longer text is cut. Raises TypeError for what is no pair of texts and for
@@ -106,20 +121,30 @@ class Reranker(_Served):
         return self._rows([tuple(pair) for pair in inputs], batch_size)[:, 0]
 
     def rank(
-        self, query: str, documents: list[str], top_k: int | None = None, return_documents: bool = False, *,
-        batch_size: int = 32, show_progress_bar: bool | None = None,
-    ) -> list[dict]:  # fmt: skip
+        self,
+        query: str,
+        documents: list[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+    ) -> list[dict]:
         """The `top_k` documents (None: all) by their score, the best first: corpus_id, score and, where asked for, text."""
         scores = self.predict([(query, document) for document in documents], batch_size=batch_size)
         rows = [{"corpus_id": number, "score": float(score)} for number, score in enumerate(scores)]
         if return_documents:
-            rows = [{**row, "text": document} for row, document in zip(rows, documents, strict=True)]
+            rows = [
+                {**row, "text": document} for row, document in zip(rows, documents, strict=True)
+            ]
         return sorted(rows, key=lambda row: row["score"], reverse=True)[:top_k]
 
 
 def _no_tensors(convert_to_numpy: bool) -> None:
     if not convert_to_numpy:
-        raise ValueError(f"convert_to_numpy = {convert_to_numpy!r}: true, since there is no torch here")
+        raise ValueError(
+            f"convert_to_numpy = {convert_to_numpy!r}: true, since there is no torch here"
+        )
 
 
 def _check_texts(name: str, texts: Sequence) -> None:
@@ -132,7 +157,11 @@ def check(model: str, folder: Path) -> None:
     """Refuse a model that puts a prompt before its texts, which an Encoder would not do."""
     path = folder / "config_sentence_transformers.json"
     if path.is_file() and (value := json.loads(path.read_text()).get("default_prompt_name")):
-        raise refuse("model", model, f"a model without default_prompt_name for a real kernel; {path.name} says {value!r}")
+        raise refuse(
+            "model",
+            model,
+            f"a model without default_prompt_name for a real kernel; {path.name} says {value!r}",
+        )
 
 
 def opened(folder: Path, card: dict) -> Encoder | Reranker:

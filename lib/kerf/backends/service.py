@@ -62,7 +62,15 @@ def _asked_for(model: str, candidates: str | Path | None, kind: str, experiment:
         raise refuse("QUANTIZATION_CONFIG", name, f"a candidate in {folder.parent}; {made}")
     card = manifest.verify(folder)
     if card["kind"] != kind:
-        raise refuse("candidates", str(folder.parent), f"candidates of {families.FAMILIES[kind].CALLED}; these are of {families.FAMILIES[card['kind']].CALLED}")
-    if card["model"] != model and card.get("origin") != registry.weights_digest(registry.resolve(model)):
-        raise refuse("candidates", str(folder.parent), f"candidates of {model}; these are of {card['model']}")
+        raise refuse(
+            "candidates",
+            str(folder.parent),
+            f"candidates of {families.FAMILIES[kind].CALLED}; these are of {families.FAMILIES[card['kind']].CALLED}",
+        )
+    if card["model"] != model and card.get("origin") != registry.weights_digest(
+        registry.resolve(model)
+    ):
+        raise refuse(
+            "candidates", str(folder.parent), f"candidates of {model}; these are of {card['model']}"
+        )
     return registry.load(folder)

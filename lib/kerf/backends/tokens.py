@@ -11,12 +11,26 @@ import numpy as np
 
 from kerf.core.errors import refuse
 
-FILE, STEP = "tokenizer.json", 8  # tokens: lengths of batches are multiples of it, so that kernels see few shapes
+FILE, STEP = (
+    "tokenizer.json",
+    8,
+)  # tokens: lengths of batches are multiples of it, so that kernels see few shapes
 ODD = (
-    "The Capital of FRANCE is Paris.", "café naïve Ångström ÇA İstanbul straße ﬁne", "你好，世界。 こんにちは 안녕하세요",
-    "emoji 👩‍👩‍👧 and 🏳️‍🌈 done", "  two  spaces,\ttab\nline\r\n end ", "", " ", "a", "don't, won't; e-mail@x.org #1,234.56%",
-    "Ещё один текст", "مرحبا بالعالم", "x\u200by\u00adz\ufeff\x00 control", "word " * 5000, "Wort" * 3000,
-)  # fmt: skip
+    "The Capital of FRANCE is Paris.",
+    "café naïve Ångström ÇA İstanbul straße ﬁne",
+    "你好，世界。 こんにちは 안녕하세요",
+    "emoji 👩‍👩‍👧 and 🏳️‍🌈 done",
+    "  two  spaces,\ttab\nline\r\n end ",
+    "",
+    " ",
+    "a",
+    "don't, won't; e-mail@x.org #1,234.56%",
+    "Ещё один текст",
+    "مرحبا بالعالم",
+    "x\u200by\u00adz\ufeff\x00 control",
+    "word " * 5000,
+    "Wort" * 3000,
+)
 
 
 def write(opened, folder: Path) -> dict:
@@ -26,14 +40,22 @@ def write(opened, folder: Path) -> dict:
 
     reader = opened.tokenizer
     if not getattr(reader, "is_fast", False):
-        raise refuse("model", opened.model_card_data.model_id or type(reader).__name__, "a fast tokenizer for a real kernel")
+        raise refuse(
+            "model",
+            opened.model_card_data.model_id or type(reader).__name__,
+            "a fast tokenizer for a real kernel",
+        )
     alone = Tokenizer.from_str(reader.backend_tokenizer.to_str())
     alone.no_truncation()
     alone.no_padding()
     alone.save(str(folder / FILE))
     longest = opened.max_seq_length
-    return {"max_length": longest if longest and longest < 10**6 else None, "cut": reader.truncation_side,
-            "pad": reader.pad_token_id or 0, "plain": reader.split_special_tokens}  # fmt: skip
+    return {
+        "max_length": longest if longest and longest < 10**6 else None,
+        "cut": reader.truncation_side,
+        "pad": reader.pad_token_id or 0,
+        "plain": reader.split_special_tokens,
+    }
 
 
 def read(folder: Path, told: dict):
@@ -43,7 +65,9 @@ def read(folder: Path, told: dict):
     try:
         found = Tokenizer.from_file(str(folder / FILE))
     except Exception as error:  # the library raises no kind of its own
-        raise refuse("path", str(folder), f"a {FILE} that tokenizers opens ({str(error)[:160]})") from None
+        raise refuse(
+            "path", str(folder), f"a {FILE} that tokenizers opens ({str(error)[:160]})"
+        ) from None
     found.no_padding()
     found.no_truncation()
     found.encode_special_tokens = told["plain"]
@@ -57,20 +81,32 @@ def told_by(folder: Path, card: dict) -> dict:
     if "tokens" in card:
         return card["tokens"]
     positions = _read(folder / "config.json").get("max_position_embeddings") or 512
-    asked = _read(folder / "sentence_bert_config.json").get("max_seq_length") or _read(folder / "tokenizer_config.json").get("model_max_length")
-    return {"max_length": min(positions, asked or positions), "cut": "right", "pad": 0, "plain": False}
+    asked = _read(folder / "sentence_bert_config.json").get("max_seq_length") or _read(
+        folder / "tokenizer_config.json"
+    ).get("model_max_length")
+    return {
+        "max_length": min(positions, asked or positions),
+        "cut": "right",
+        "pad": 0,
+        "plain": False,
+    }
 
 
 def _read(path: Path) -> dict:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def padded(tokens: list[list[int]], pad: int = 0, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def padded(
+    tokens: list[list[int]], pad: int = 0, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Token numbers and mask, int64 (texts, tokens), the length a multiple of STEP where that is no more than `most`."""
     longest = max(map(len, tokens))
     length = -(-max(longest, 1) // STEP) * STEP
     length = max(min(length, most or length), longest)
-    ids, mask = np.full((len(tokens), length), pad, np.int64), np.zeros((len(tokens), length), np.int64)
+    ids, mask = (
+        np.full((len(tokens), length), pad, np.int64),
+        np.zeros((len(tokens), length), np.int64),
+    )
     for row, each in enumerate(tokens):
         ids[row, : len(each)] = each
         mask[row, : len(each)] = 1
@@ -89,7 +125,11 @@ def check(opened, tokenizer) -> None:
         found = tokenizer.encode(*text) if pairs else tokenizer.encode(text)
         if found.ids and found.ids != (wanted := _of_model(opened, text)):
             said = f"a model whose texts are tokenized by its tokenizer alone; {str(text)[:40]!r} is {len(wanted)} tokens for it"
-            raise refuse("model", str(opened[0].tokenizer.name_or_path), f"{said}, and {len(found.ids)} other ones for a real kernel")
+            raise refuse(
+                "model",
+                str(opened[0].tokenizer.name_or_path),
+                f"{said}, and {len(found.ids)} other ones for a real kernel",
+            )
 
 
 def _of_model(opened, text) -> list[int]:

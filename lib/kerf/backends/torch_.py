@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kerf.core.cache import machine
 from kerf.backends.int8 import SMALLEST, TOP_INPUT, ZERO
+from kerf.core.cache import machine
 from kerf.core.errors import refuse
 
 MODEL = "layers.safetensors"
@@ -38,21 +38,43 @@ def weights(graph) -> dict[str, torch.nn.Module]:
 
 def put_integers(graph, found: dict) -> None:
     """Put the layers of `found` (name -> `kerf.backends.int8.Int8Linear`) on integer kernels, in place."""
-    _put(graph, {name: {"codes": layer.codes, "scale": layer.scale, "bias": layer.bias, "low": layer.low, "delta": layer.delta}
-                 for name, layer in found.items()})  # fmt: skip
+    _put(
+        graph,
+        {
+            name: {
+                "codes": layer.codes,
+                "scale": layer.scale,
+                "bias": layer.bias,
+                "low": layer.low,
+                "delta": layer.delta,
+            }
+            for name, layer in found.items()
+        },
+    )
 
 
 def put_packed(graph, found: dict) -> None:
     """Keep the word embeddings of `found` (name -> Quantized) in bytes."""
-    _put(graph, {name: {"codes": value.codes, "scale": value.scale.float(), "zero_point": value.zero_point.float()}
-                 for name, value in found.items()})  # fmt: skip
+    _put(
+        graph,
+        {
+            name: {
+                "codes": value.codes,
+                "scale": value.scale.float(),
+                "zero_point": value.zero_point.float(),
+            }
+            for name, value in found.items()
+        },
+    )
 
 
 def _put(graph, found: dict[str, dict]) -> None:
     from kerf.models import registry
 
     for name, parts in found.items():
-        registry.network(graph).set_submodule(name, (Embedding if "zero_point" in parts else Integers)(parts))
+        registry.network(graph).set_submodule(
+            name, (Embedding if "zero_point" in parts else Integers)(parts)
+        )
 
 
 class Integers(torch.nn.Module):
@@ -68,7 +90,11 @@ class Integers(torch.nn.Module):
         self._sums, self._added = sums, self.bias
         if not self.per_token:
             self._units, self._offset = 1 / self.delta, -self.low / self.delta - ZERO
-            self._added = self.bias + (self.codes * (self.scale[:, None] / self.delta)) @ self.low + ZERO * sums
+            self._added = (
+                self.bias
+                + (self.codes * (self.scale[:, None] / self.delta)) @ self.low
+                + ZERO * sums
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., columns) to (..., rows)."""
@@ -78,7 +104,11 @@ class Integers(torch.nn.Module):
             delta = ((high - low) / TOP_INPUT).clamp_(min=SMALLEST)
             units = flat.sub(low).div_(delta).round_().sub_(ZERO)
         else:
-            units = torch.addcmul(self._offset, flat, self._units).round_().clamp_(-ZERO, TOP_INPUT - ZERO)
+            units = (
+                torch.addcmul(self._offset, flat, self._units)
+                .round_()
+                .clamp_(-ZERO, TOP_INPUT - ZERO)
+            )
         y = torch._int_mm(units.to(torch.int8), self._turned) * self.scale
         if self.per_token:
             y.mul_(delta).addcmul_(low + ZERO * delta, self._sums)
@@ -110,10 +140,22 @@ def save(graph, folder: Path, half: bool) -> None:
     from kerf.models import registry
 
     net = registry.network(graph)
-    small = {name for name, module in net.named_modules() if isinstance(module, Integers | Embedding)}
-    tensors = {name: value.half() if half and value.is_floating_point() and name.rpartition(".")[0] not in small else value
-               for name, value in net.state_dict().items()}  # fmt: skip
-    save_file({name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}, folder / MODEL)
+    small = {
+        name for name, module in net.named_modules() if isinstance(module, Integers | Embedding)
+    }
+    tensors = {
+        name: value.half()
+        if half and value.is_floating_point() and name.rpartition(".")[0] not in small
+        else value
+        for name, value in net.state_dict().items()
+    }
+    save_file(
+        {
+            name: value.clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
+        },
+        folder / MODEL,
+    )
 
 
 def run(folder: Path, card: dict, threads: int):
@@ -132,15 +174,23 @@ def run(folder: Path, card: dict, threads: int):
     parts: dict[str, dict] = {}
     for name in [name for name in tensors if name.endswith(".codes")]:
         owner = name.removesuffix("codes")
-        parts[owner[:-1]] = {key.removeprefix(owner): tensors.pop(key) for key in list(tensors) if key.startswith(owner)}
-        tensors[f"{owner}weight"] = torch.empty(parts[owner[:-1]]["codes"].shape)  # until the layer is put in its place
+        parts[owner[:-1]] = {
+            key.removeprefix(owner): tensors.pop(key)
+            for key in list(tensors)
+            if key.startswith(owner)
+        }
+        tensors[f"{owner}weight"] = torch.empty(
+            parts[owner[:-1]]["codes"].shape
+        )  # until the layer is put in its place
         if "bias" in parts[owner[:-1]]:
             tensors[f"{owner}bias"] = parts[owner[:-1]]["bias"]
     opened = families.FAMILIES[card["kind"]].with_weights(folder, card["class"], tensors)
     torch.set_num_threads(threads)
     _put(opened, parts)
     whole, taken = families.whole(opened), families.of_opened(opened).inputs(opened)
-    if card["settings"]["compute"] == "bfloat16" and any("bf16" in flag for flag in machine()["flags"]):  # else it would be emulated
+    if card["settings"]["compute"] == "bfloat16" and any(
+        "bf16" in flag for flag in machine()["flags"]
+    ):  # else it would be emulated
         whole.net.to(torch.bfloat16)
 
     def answer(**given: np.ndarray) -> np.ndarray:
@@ -155,4 +205,8 @@ def _check_products() -> None:
     large = torch.full((32, 64), 127, dtype=torch.int8)
     for sign in (1, -1):
         if (torch._int_mm(large, sign * large.T) != sign * 64 * 127**2).any():
-            raise refuse("backend", "torch", "a processor with whole sums of bytes (VNNI); openvino and onnxruntime have others")
+            raise refuse(
+                "backend",
+                "torch",
+                "a processor with whole sums of bytes (VNNI); openvino and onnxruntime have others",
+            )

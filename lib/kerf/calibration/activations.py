@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kerf.data import corpora
-from kerf.models import architecture, families, registry
-from kerf.core.cache import artifact, meta
 from kerf.calibration.hessian import add_second_moments, complete
 from kerf.calibration.sequential import in_lockstep
 from kerf.config import Calibration
+from kerf.core.cache import artifact, meta
+from kerf.data import corpora
+from kerf.models import architecture, families, registry
+
 
 @dataclass
 class Moments:
@@ -35,7 +36,9 @@ class Moments:
         import torch
 
         zeros = torch.zeros(features)
-        return cls(names, torch.zeros(features, features), zeros, zeros + torch.inf, zeros - torch.inf)
+        return cls(
+            names, torch.zeros(features, features), zeros, zeros + torch.inf, zeros - torch.inf
+        )
 
     def add(self, inputs) -> None:
         """Take in inputs (tokens, features)."""
@@ -58,7 +61,9 @@ class Moments:
         return {
             "features": len(power),
             "peak_over_rms": peak / mean_square**0.5 if mean_square else 0.0,
-            "kurtosis": float(self.fourth.mean()) / self.tokens / mean_square**2 if mean_square else 0.0,
+            "kurtosis": float(self.fourth.mean()) / self.tokens / mean_square**2
+            if mean_square
+            else 0.0,
             "top_1_percent_share": float(top.sum() / power.sum()) if mean_square else 0.0,
             "dead": int((power == 0).sum()),
         }
@@ -70,7 +75,9 @@ def calibrate(model: str, spec: Calibration, device: str = "cpu") -> Path:
     A safetensors file a group holds second/<group>, minimum/<group> and maximum/<group>; meta.json's
     result lists the groups in the order they run. Raises InputError for text or models that cannot be used.
     """
-    return artifact("calibration", key_of(model, spec), lambda folder: _make(folder, model, spec, device))
+    return artifact(
+        "calibration", key_of(model, spec), lambda folder: _make(folder, model, spec, device)
+    )
 
 
 def key_of(model: str, spec: Calibration) -> dict:
@@ -80,18 +87,24 @@ def key_of(model: str, spec: Calibration) -> dict:
 
 
 def _make(folder: Path, model: str, spec: Calibration, device: str) -> dict:
-    import sentence_transformers  # noqa: F401  imports are not what calibrating costs
+    import sentence_transformers  # noqa: F401  imports are not what is measured
     from safetensors.torch import save_file
 
     clock, found = time.perf_counter(), []
     opened = registry.open_model(model, device)
-    for group in collect(registry.network(opened), families.of_opened(opened).batches(opened, spec)):
+    for group in collect(
+        registry.network(opened), families.of_opened(opened).batches(opened, spec)
+    ):
         name = group.names[0]
         tensors = {f"second/{name}": group.second / group.tokens}
         tensors |= {f"minimum/{name}": group.minimum, f"maximum/{name}": group.maximum}
         save_file(tensors, folder / f"{len(found):04}.safetensors")
         found.append({"names": group.names, "tokens": group.tokens, **group.figures()})
-    return {"groups": found, "texts": spec.samples, "calibrate_seconds": time.perf_counter() - clock}
+    return {
+        "groups": found,
+        "texts": spec.samples,
+        "calibrate_seconds": time.perf_counter() - clock,
+    }
 
 
 def collect(net, batches: list[dict]) -> Iterator[Moments]:
@@ -121,7 +134,10 @@ def groups_of(net, batch: dict) -> list[list[str]]:
             found.append([name])
         last[0] = inputs
 
-    hooks = [m.register_forward_pre_hook(lambda _, a, n=n: look(n, a[0])) for n, m in architecture.linears(net).items()]
+    hooks = [
+        m.register_forward_pre_hook(lambda _, a, n=n: look(n, a[0]))
+        for n, m in architecture.linears(net).items()
+    ]
     try:
         with torch.no_grad():
             net(**batch)
@@ -145,5 +161,3 @@ def second_moments(folder: Path) -> dict[str, object]:
     """Second moments of the input of every layer, by its name."""
     groups, tensors = read(folder)
     return {name: tensors[f"second/{group[0]}"] for group in groups for name in group}
-
-

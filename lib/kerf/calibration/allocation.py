@@ -10,7 +10,9 @@ import numpy as np
 _MILLION = 1e6  # the sums are brought to this size, far above the solver's absolute tolerances
 
 
-def allocate(costs: np.ndarray, sizes: np.ndarray, budget: float | None = None, most: float | None = None):
+def allocate(
+    costs: np.ndarray, sizes: np.ndarray, budget: float | None = None, most: float | None = None
+):
     """Index of the width of each layer, and the sums of cost and bytes; None when there is no answer.
 
     costs, sizes: (layers, widths). budget: the bytes allowed, for the least cost; or most: the cost
@@ -41,4 +43,6 @@ def frontier(costs: np.ndarray, sizes: np.ndarray, points: int = 24) -> list[dic
     """Best sums of cost over budgets between the smallest and the largest assignment."""
     budgets = np.geomspace(sizes.min(1).sum(), sizes.max(1).sum(), points)
     found = [allocate(costs, sizes, budget=float(budget) * (1 + 1e-9)) for budget in budgets]
-    return [{"cost": cost, "bytes": size, "chosen": chosen.tolist()} for chosen, cost, size in found]
+    return [
+        {"cost": cost, "bytes": size, "chosen": chosen.tolist()} for chosen, cost, size in found
+    ]

@@ -2,10 +2,10 @@
 
 import torch
 
+from kerf.config import Calibration
 from kerf.data import corpora
 from kerf.models import architecture, families
 from kerf.models.families import causal, encoder
-from kerf.config import Calibration
 
 SENTENCES, CHUNKS = 32, 1  # that are asked about a layer alone
 
@@ -13,7 +13,9 @@ SENTENCES, CHUNKS = 32, 1  # that are asked about a layer alone
 @torch.no_grad()
 def embed(opened, batches: list[dict]) -> torch.Tensor:
     """Embeddings (texts, features) of tokenized batches, rows of length one."""
-    return torch.nn.functional.normalize(torch.cat([encoder.answers(opened, batch) for batch in batches]), dim=-1)
+    return torch.nn.functional.normalize(
+        torch.cat([encoder.answers(opened, batch) for batch in batches]), dim=-1
+    )
 
 
 def fidelity(embeddings: torch.Tensor, aim: torch.Tensor) -> float:
@@ -27,7 +29,11 @@ class Sentences:
     def __init__(self, opened, spec: Calibration):
         """Raises InputError when the calibration text leaves none."""
         held = corpora.held_back(spec.texts, spec.samples, spec.seed)[:SENTENCES]
-        self.opened, self.count, self.batches = opened, len(held), encoder.tokenized(opened, held, encoder.BATCH_SIZE, spec.max_length)
+        self.opened, self.count, self.batches = (
+            opened,
+            len(held),
+            encoder.tokenized(opened, held, encoder.BATCH_SIZE, spec.max_length),
+        )
         self.aim = embed(opened, self.batches)
 
     def lost(self, _) -> float:
@@ -43,13 +49,19 @@ class Chunks:
         """Raises InputError when the calibration text leaves none."""
         whole = causal.held_batches(opened, spec)[0]
         self.net, self.count, self.states = opened, CHUNKS, {}
-        self.batch = {"use_cache": False, **{key: whole[key][:CHUNKS] for key in ("input_ids", "attention_mask")}}
+        self.batch = {
+            "use_cache": False,
+            **{key: whole[key][:CHUNKS] for key in ("input_ids", "attention_mask")},
+        }
 
         def look(name, output):
             self.states[name] = output[0] if isinstance(output, tuple) else output
 
         blocks = architecture.blocks(opened)
-        hooks = [block.register_forward_hook(lambda _, __, output, name=name: look(name, output)) for name, block in blocks.items()]
+        hooks = [
+            block.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+            for name, block in blocks.items()
+        ]
         try:
             self.aim = opened(**self.batch).logits.log_softmax(-1)
         finally:
@@ -59,12 +71,22 @@ class Chunks:
     @torch.no_grad()
     def lost(self, layer: str) -> float:
         """Mean KL divergence (nats) from what it was, where nothing before `layer` has changed: blocks before it are not run."""
-        place = next((number for number, name in enumerate(self.states) if layer.startswith(f"{name}.")), 0)
+        place = next(
+            (number for number, name in enumerate(self.states) if layer.startswith(f"{name}.")), 0
+        )
         if place:
-            logits = architecture.after_blocks(self.net, self.batch, list(self.states.values())[place - 1], place)
+            logits = architecture.after_blocks(
+                self.net, self.batch, list(self.states.values())[place - 1], place
+            )
         else:
             logits = self.net(**self.batch).logits
-        return float(torch.nn.functional.kl_div(logits.log_softmax(-1), self.aim, log_target=True, reduction="none").sum(-1).mean())
+        return float(
+            torch.nn.functional.kl_div(
+                logits.log_softmax(-1), self.aim, log_target=True, reduction="none"
+            )
+            .sum(-1)
+            .mean()
+        )
 
 
 def held(opened, spec: Calibration) -> Sentences | Chunks:

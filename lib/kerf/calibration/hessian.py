@@ -4,7 +4,6 @@ GPTQ, SparseGPT and the learned targets of structured pruning and INT8 stand on 
 layer's squared output error is 2 H, for every row of its weight (Hassibi and Stork 1993; Frantar et al. 2022).
 """
 
-
 import torch
 
 from kerf.tensors.matmul_precision import rounded_products
@@ -24,7 +23,9 @@ def add_second_moments(total, inputs) -> None:
 def complete(total, name: str = "a layer") -> None:
     """Copy the upper triangle onto the lower one. Raises ValueError for sums that are NaN or infinite, with the layer's name."""
     if not total.diagonal().isfinite().all():
-        raise ValueError(f"the model gives NaN or infinity for calibration text, first in the inputs of {name}")
+        raise ValueError(
+            f"the model gives NaN or infinity for calibration text, first in the inputs of {name}"
+        )
     for start in range(TRIANGLE, len(total), TRIANGLE):
         total[start:, start - TRIANGLE : start] = total[start - TRIANGLE : start, start:].T
 
@@ -98,7 +99,9 @@ def ordered(H: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return H.index_select(0, order).index_select(1, order)
 
 
-def corrected(weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, tokens: int) -> torch.Tensor:
+def corrected(
+    weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, tokens: int
+) -> torch.Tensor:
     """The weight whose output on the compressed model's inputs X is closest to W's on the float model's, F.
 
     Least squares: W + W D (H + ridge)^-1 with H = X^T X and drift D = (F - X)^T X, both (columns,

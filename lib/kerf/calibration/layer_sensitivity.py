@@ -8,11 +8,15 @@ from kerf.config import Calibration
 from kerf.models import families, registry
 
 
-def second_moments(opened, model: str, source: str | Path, calibration: Calibration, device: str = "cpu") -> dict[str, object]:
+def second_moments(
+    opened, model: str, source: str | Path, calibration: Calibration, device: str = "cpu"
+) -> dict[str, object]:
     """Second moments of the input of every layer, by its name, in the float model or in a candidate that was opened."""
     if not source:
         return activations.second_moments(activations.calibrate(model, calibration, device))
-    groups = activations.collect(registry.network(opened), families.of_opened(opened).batches(opened, calibration))
+    groups = activations.collect(
+        registry.network(opened), families.of_opened(opened).batches(opened, calibration)
+    )
     return {name: group.second / group.tokens for group in groups for name in group.names}
 
 

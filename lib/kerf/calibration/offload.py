@@ -25,7 +25,9 @@ def park(tensor: torch.Tensor) -> torch.Tensor:
     """Move the values of `tensor` into a mapped file, in place: whoever holds it sees the same values."""
     if tensor.numel() == 0 or getattr(tensor, "parked", False):
         return tensor
-    copy = torch.frombuffer(_pages(tensor.numel() * tensor.element_size()), dtype=tensor.dtype).view(tensor.shape)
+    copy = torch.frombuffer(
+        _pages(tensor.numel() * tensor.element_size()), dtype=tensor.dtype
+    ).view(tensor.shape)
     tensor.data = copy.copy_(tensor)
     tensor.parked = True
     return tensor

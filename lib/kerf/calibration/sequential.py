@@ -19,7 +19,9 @@ from kerf.calibration.offload import park, trim
 from kerf.tensors.matmul_precision import rounded_products
 
 
-def in_lockstep(net, groups: list[list[str]], batches: list[dict], rounded: bool = False) -> Iterator[tuple[list[str], Iterator]]:
+def in_lockstep(
+    net, groups: list[list[str]], batches: list[dict], rounded: bool = False
+) -> Iterator[tuple[list[str], Iterator]]:
     """Yield (names, inputs) for each group of layers that share an input, in the order they run.
 
     groups: names of linear layers, as `calibrate` found them. inputs: an iterator over (tokens,
@@ -35,7 +37,9 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict], rounded: bool
         net(**batch)  # what it returns is dropped
 
     def remember(_, args):  # what a layer reads may be needed again after it, as a residual
-        seen.setdefault(getcurrent(), []).extend(weakref.ref(a) for a in args if isinstance(a, torch.Tensor))
+        seen.setdefault(getcurrent(), []).extend(
+            weakref.ref(a) for a in args if isinstance(a, torch.Tensor)
+        )
 
     def wait(name, inputs):
         for tensor in (reference() for reference in seen.pop(getcurrent(), ())):
@@ -45,10 +49,16 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict], rounded: bool
 
     leaves = [module for module in modules.values() if not any(module.children())]
     hooks = [module.register_forward_pre_hook(remember) for module in leaves]
-    stops = {n: modules[n].register_forward_pre_hook(lambda _, args, n=n: wait(n, args[0])) for n in order}
+    stops = {
+        n: modules[n].register_forward_pre_hook(lambda _, args, n=n: wait(n, args[0]))
+        for n in order
+    }
 
     def advance(run, *batch):
-        with torch.no_grad(), rounded_products(rounded):  # around the model alone: the caller's loop may want gradients
+        with (
+            torch.no_grad(),
+            rounded_products(rounded),
+        ):  # around the model alone: the caller's loop may want gradients
             return run.switch(*batch)
 
     try:
@@ -57,7 +67,10 @@ def in_lockstep(net, groups: list[list[str]], batches: list[dict], rounded: bool
         while waiting := {run: stop for run, stop in waiting.items() if not run.dead}:
             first = min((stop[0] for stop, _ in waiting.values()), key=order.__getitem__)
             here = {run: stop for run, stop in waiting.items() if stop[0][0] == first}
-            yield groups[order[first]], (rows(stop[1], batch["attention_mask"]) for stop, batch in here.values())
+            yield (
+                groups[order[first]],
+                (rows(stop[1], batch["attention_mask"]) for stop, batch in here.values()),
+            )
             stops[first].remove()
             waiting.update({run: (advance(run), batch) for run, (_, batch) in here.items()})
             trim()
@@ -70,5 +83,9 @@ def rows(inputs: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Inputs of a layer as (tokens, features) without padding; one row a text where there is no length."""
     if inputs.ndim == 3 and inputs.shape[:2] == attention_mask.shape:
         flat = inputs.flatten(0, 1)  # picking whole rows by number is much faster than by a mask
-        return flat if attention_mask.all() else flat.index_select(0, attention_mask.flatten().nonzero()[:, 0])
+        return (
+            flat
+            if attention_mask.all()
+            else flat.index_select(0, attention_mask.flatten().nonzero()[:, 0])
+        )
     return inputs.reshape(-1, inputs.shape[-1])

@@ -7,5 +7,21 @@ from kerf.config.methods import METHODS, PRUNING_METHODS, STEPS
 from kerf.config.prune import STRUCTURES, UNITS, Reconstruct
 from kerf.config.text import Calibration, Evaluation, Resources
 
-__all__ = ["BACKENDS", "METHODS", "PRUNING_METHODS", "STEPS", "STRUCTURES", "UNITS", "Calibration", "Evaluation", "Parameters", "Reconstruct",
-           "Resources", "check_chain", "check_divides", "check_pattern", "check_value", "parse"]  # fmt: skip
+__all__ = [
+    "BACKENDS",
+    "METHODS",
+    "PRUNING_METHODS",
+    "STEPS",
+    "STRUCTURES",
+    "UNITS",
+    "Calibration",
+    "Evaluation",
+    "Parameters",
+    "Reconstruct",
+    "Resources",
+    "check_chain",
+    "check_divides",
+    "check_pattern",
+    "check_value",
+    "parse",
+]

@@ -7,7 +7,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kerf.core.errors import CONTROL, refuse
 
-MOST = 1_000_000  # of whatever is counted: more than any text here has, little enough to be multiplied
+MOST = (
+    1_000_000  # of whatever is counted: more than any text here has, little enough to be multiplied
+)
 
 
 class Parameters(BaseModel):
@@ -32,12 +34,18 @@ def whole(least: int, most: int, about: str = ""):
 
 def _width(bits: object) -> object:
     """2 to 8, or 1.6: five ternary codes in a byte; 16 is method bfloat16's alone."""
-    if isinstance(bits, bool) or not (bits == 1.6 or isinstance(bits, int) and (2 <= bits <= 8 or bits == 16)):
+    if isinstance(bits, bool) or not (
+        bits == 1.6 or isinstance(bits, int) and (2 <= bits <= 8 or bits == 16)
+    ):
         raise ValueError
     return bits
 
 
-Bits = Annotated[int | float, BeforeValidator(_width), Field(description="a whole number from 2 to 8, or 1.6 (ternary)")]
+Bits = Annotated[
+    int | float,
+    BeforeValidator(_width),
+    Field(description="a whole number from 2 to 8, or 1.6 (ternary)"),
+]
 
 
 def of_pattern(values):
@@ -48,7 +56,9 @@ def of_pattern(values):
             raise refuse("pattern", values["pattern"], "N:M, as in 2:4, with N below M")
         share = 1 - int(found[1]) / int(found[2])
         if values.get("sparsity") not in (None, share):
-            raise refuse("sparsity", values["sparsity"], f"{share:g}, which the pattern says, or none")
+            raise refuse(
+                "sparsity", values["sparsity"], f"{share:g}, which the pattern says, or none"
+            )
         values = {**values, "sparsity": share}
     return values
 
@@ -59,6 +69,8 @@ def nm_pattern(self) -> tuple[int, int] | None:
 
 
 Sparsity = Annotated[float, Field(gt=0, lt=1, description="a share between 0 and 1, both apart")]
-Pattern = Annotated[str | None, Field(description="N:M, as in 2:4, with N below M; it decides the sparsity")]
+Pattern = Annotated[
+    str | None, Field(description="N:M, as in 2:4, with N below M; it decides the sparsity")
+]
 Sweeps = Annotated[int, whole(0, 20)]
 Flag = Annotated[StrictBool, Field(description="true or false")]

@@ -8,8 +8,14 @@ from kerf.config.base import Parameters
 from kerf.core.errors import listed, nearest, refuse
 
 # Names that keys and methods had in experiments; manifests and the history still have them.
-OLD_KEYS = {"floor": "min_cosine", "compute": "compute_dtype", "floats": "unquantized_dtype", "splices": "augmentation_factor",
-            "contexts": "num_chunks", "context": "seq_len"}  # fmt: skip
+OLD_KEYS = {
+    "floor": "min_cosine",
+    "compute": "compute_dtype",
+    "floats": "unquantized_dtype",
+    "splices": "augmentation_factor",
+    "contexts": "num_chunks",
+    "context": "seq_len",
+}
 OLD_METHODS = {"weights": "weight_only"}
 
 
@@ -35,23 +41,35 @@ class ByMethod:
             raise refuse(at, method, f"{OLD_METHODS[method]}, which it is called now")
         if not isinstance(method, str) or method not in self.methods:
             close = nearest(str(method)[:80], self.methods)
-            raise refuse(at, method, listed(self.methods) + (f"; {close}" if close.startswith("did") else ""))
+            raise refuse(
+                at, method, listed(self.methods) + (f"; {close}" if close.startswith("did") else "")
+            )
         return self.methods[method].parameters
 
     def model_fields_of(self, values: object) -> Mapping[str, FieldInfo]:
         """Keys of a step with these values; of an unknown method, none but `method`."""
         method = values.get("method", self.default) if isinstance(values, dict) else self.default
         known = isinstance(method, str) and method in self.methods
-        return self.methods[method].parameters.model_fields if known else {"method": self.model_fields["method"]}
+        return (
+            self.methods[method].parameters.model_fields
+            if known
+            else {"method": self.model_fields["method"]}
+        )
 
     @property
     def model_fields(self) -> dict[str, FieldInfo]:
         """Every key that any method has."""
-        return {key: field for entry in reversed(list(self.methods.values())) for key, field in entry.parameters.model_fields.items()}
+        return {
+            key: field
+            for entry in reversed(list(self.methods.values()))
+            for key, field in entry.parameters.model_fields.items()
+        }
 
     def methods_with(self, key: str) -> list[str]:
         """Methods that have a key."""
-        return [name for name, entry in self.methods.items() if key in entry.parameters.model_fields]
+        return [
+            name for name, entry in self.methods.items() if key in entry.parameters.model_fields
+        ]
 
     def unknown(self, key: str, type_: type[Parameters]) -> str:
         """What is accepted in the place of a key that `type_` does not have."""
@@ -63,5 +81,10 @@ class ByMethod:
 
 def renamed(step: dict) -> dict:
     """A step of a manifest or of the history, {kind: values}, with today's names of keys and methods."""
-    return {kind: {OLD_KEYS.get(key, key): OLD_METHODS.get(value, value) if key == "method" else value for key, value in (values or {}).items()}
-            for kind, values in step.items()}  # fmt: skip
+    return {
+        kind: {
+            OLD_KEYS.get(key, key): OLD_METHODS.get(value, value) if key == "method" else value
+            for key, value in (values or {}).items()
+        }
+        for kind, values in step.items()
+    }

@@ -17,18 +17,41 @@ def check_chain(steps: list[dict], path: str) -> None:
     """Refuse a chain whose steps, each one kind with its values, cannot follow one another."""
     for number, step in enumerate(steps, 1):
         if not isinstance(step, dict) or not step or not set(step) <= set(STEPS):
-            raise refuse(f"{path}.{number}", step, f"one kind of step with its values, as in {{quantize: {{bits: 4}}}}; kinds: {', '.join(STEPS)}")
+            raise refuse(
+                f"{path}.{number}",
+                step,
+                f"one kind of step with its values, as in {{quantize: {{bits: 4}}}}; kinds: {', '.join(STEPS)}",
+            )
     pairs = [pair for step in steps for pair in step.items()]
     for number, (kind, values) in enumerate(pairs, 1):
         values = values if isinstance(values, dict) else {}
         method = str(values.get("method"))
         if number < len(pairs) and kind == "prune" and method == "depth":
-            raise refuse(f"{path}.{number}.method", "depth", "the last step: what comes after would not find the blocks by their names")
+            raise refuse(
+                f"{path}.{number}.method",
+                "depth",
+                "the last step: what comes after would not find the blocks by their names",
+            )
         if number > 1 and kind == "quantize" and values.get("sparsity") is not None:
-            raise refuse(f"{path}.{number}.sparsity", values["sparsity"], "none: `sparsity` is only allowed in the first step; add a prune step instead")
-        if number < len(pairs) and kind == "quantize" and method in METHODS and METHODS[method].kernel:
-            raise refuse(f"{path}.{number}.method", method, "the last step: what a kernel runs is not changed any more")
-        if kind == "reconstruct" and not {"quantize", "prune"} & {kind for kind, _ in pairs[: number - 1]}:
+            raise refuse(
+                f"{path}.{number}.sparsity",
+                values["sparsity"],
+                "none: `sparsity` is only allowed in the first step; add a prune step instead",
+            )
+        if (
+            number < len(pairs)
+            and kind == "quantize"
+            and method in METHODS
+            and METHODS[method].kernel
+        ):
+            raise refuse(
+                f"{path}.{number}.method",
+                method,
+                "the last step: what a kernel runs is not changed any more",
+            )
+        if kind == "reconstruct" and not {"quantize", "prune"} & {
+            kind for kind, _ in pairs[: number - 1]
+        }:
             raise refuse(f"{path}.{number}", kind, "a step after quantize or prune")
 
 
@@ -50,12 +73,18 @@ def _unknown(key: str, kind: type[Parameters] | ByMethod, chosen: type[Parameter
     """What is accepted in the place of a key that is none."""
     if OLD_KEYS.get(key) in kind.model_fields:
         return f"{OLD_KEYS[key]}, which it is called now"
-    return kind.unknown(key, chosen) if isinstance(kind, ByMethod) else f"no such key; {nearest(key, chosen.model_fields)}"
+    return (
+        kind.unknown(key, chosen)
+        if isinstance(kind, ByMethod)
+        else f"no such key; {nearest(key, chosen.model_fields)}"
+    )
 
 
 def fields_of(key: str) -> list[FieldInfo]:
     """The fields of a key, of every kind of step and every method that has it."""
-    types = [entry.parameters for methods in (METHODS, PRUNING_METHODS) for entry in methods.values()]
+    types = [
+        entry.parameters for methods in (METHODS, PRUNING_METHODS) for entry in methods.values()
+    ]
     types += [kind for kind in STEPS.values() if not isinstance(kind, ByMethod)]
     return [each.model_fields[key] for each in types if key in each.model_fields]
 
@@ -65,11 +94,17 @@ def check_value(key: str, value: object, path: str) -> None:
     fields = fields_of(key)
     if not fields:
         known = {name for kind in STEPS.values() for name in kind.model_fields}
-        accepted = f"{OLD_KEYS[key]}, which it is called now" if key in OLD_KEYS else f"no such key of a step; {nearest(key, {*known, 'candidate'})}"
+        accepted = (
+            f"{OLD_KEYS[key]}, which it is called now"
+            if key in OLD_KEYS
+            else f"no such key of a step; {nearest(key, {*known, 'candidate'})}"
+        )
         raise refuse(path, value, accepted)
     for field in fields:
         try:
-            return TypeAdapter(Annotated[field.annotation, field]).validate_python(value, strict=True)
+            return TypeAdapter(Annotated[field.annotation, field]).validate_python(
+                value, strict=True
+            )
         except ValidationError:
             continue
     said = dict.fromkeys(field.description for field in fields if field.description)
@@ -93,13 +128,21 @@ def check_divides(group_size: int, linears: dict[str, list[int]], path: str) -> 
     bad = next((name for name, (_, columns) in linears.items() if columns % group_size), None)
     if bad:
         columns = {columns for _, columns in linears.values()}
-        fits = [size for size in range(4, min(columns) + 1, 2) if not any(c % size for c in columns)]
+        fits = [
+            size for size in range(4, min(columns) + 1, 2) if not any(c % size for c in columns)
+        ]
         offered = ", ".join(map(str, fits)) or "none: use granularity channel"
-        raise refuse(path, group_size, f"a divisor of the {linears[bad][1]} columns of {bad}; these divide: {offered}")
+        raise refuse(
+            path,
+            group_size,
+            f"a divisor of the {linears[bad][1]} columns of {bad}; these divide: {offered}",
+        )
 
 
 def check_pattern(step: Quantize | Prune, linears: dict[str, list[int]]) -> None:
     """Refuse a pattern N:M whose M does not divide every layer's columns."""
     for name, (_, columns) in linears.items():
         if step.pattern and columns % step.nm_pattern()[1]:
-            raise refuse("pattern", step.pattern, f"N:M with M a divisor of the {columns} columns of {name}")
+            raise refuse(
+                "pattern", step.pattern, f"N:M with M a divisor of the {columns} columns of {name}"
+            )

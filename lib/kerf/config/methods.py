@@ -40,30 +40,92 @@ class Method:
 METHODS = Registry(
     "kerf.methods",
     Method("rtn", "round to nearest", quantize.Rtn, "kerf.quantize.rtn:layer", "moments"),
-    Method("gptq", "column by column with error feedback (Frantar et al. 2022)", quantize.Gptq,
-           "kerf.quantize.gptq:layer", "sequential", "kerf.quantize.gptq:factor"),
-    Method("checkpoint", "a GPTQ checkpoint of this language model", quantize.Checkpoint, imported="kerf.formats.imported"),
-    Method("gptqmodel", "GPTQModel, after `make peers`", quantize.Gptqmodel, imported="kerf.formats.imported"),
-    Method("static", "weights and inputs in INT8 on a real kernel, ranges from calibration text; encoders, rerankers",
-           quantize.Static, kernel="kerf.backends.step"),
-    Method("dynamic", "weights and inputs in INT8 on a real kernel, ranges of every token as it comes; encoders, rerankers",
-           quantize.Dynamic, kernel="kerf.backends.step"),
-    Method("weight_only", "8 or 4 bits that a real kernel unpacks as it multiplies; encoders, rerankers",
-           quantize.WeightOnly, kernel="kerf.backends.step"),
-    Method("bfloat16", "a real kernel in half the bits; encoders, rerankers", quantize.Bfloat16, kernel="kerf.backends.step"),
-)  # fmt: skip
+    Method(
+        "gptq",
+        "column by column with error feedback (Frantar et al. 2022)",
+        quantize.Gptq,
+        "kerf.quantize.gptq:layer",
+        "sequential",
+        "kerf.quantize.gptq:factor",
+    ),
+    Method(
+        "checkpoint",
+        "a GPTQ checkpoint of this language model",
+        quantize.Checkpoint,
+        imported="kerf.formats.imported",
+    ),
+    Method(
+        "gptqmodel",
+        "GPTQModel, after `make peers`",
+        quantize.Gptqmodel,
+        imported="kerf.formats.imported",
+    ),
+    Method(
+        "static",
+        "weights and inputs in INT8 on a real kernel, ranges from calibration text; encoders, rerankers",
+        quantize.Static,
+        kernel="kerf.backends.step",
+    ),
+    Method(
+        "dynamic",
+        "weights and inputs in INT8 on a real kernel, ranges of every token as it comes; encoders, rerankers",
+        quantize.Dynamic,
+        kernel="kerf.backends.step",
+    ),
+    Method(
+        "weight_only",
+        "8 or 4 bits that a real kernel unpacks as it multiplies; encoders, rerankers",
+        quantize.WeightOnly,
+        kernel="kerf.backends.step",
+    ),
+    Method(
+        "bfloat16",
+        "a real kernel in half the bits; encoders, rerankers",
+        quantize.Bfloat16,
+        kernel="kerf.backends.step",
+    ),
+)
 
 PRUNING_METHODS = Registry(
     "kerf.pruning_methods",
     Method("magnitude", "the smallest weights go", prune.Magnitude, "kerf.prune.magnitude:layer"),
-    Method("wanda", "the smallest by weight and input go (Sun et al. 2023)", prune.Wanda, "kerf.prune.wanda:layer", "sequential"),
-    Method("sparsegpt", "column by column with error feedback (Frantar and Alistarh 2023)", prune.SparseGPT,
-           "kerf.prune.sparsegpt:layer", "sequential", "kerf.prune.sparsegpt:factor"),
-    Method("neurons", "whole feed-forward neurons, by least squares: smaller matrices", prune.Neurons, network="kerf.prune.structured"),
-    Method("heads", "whole key and value heads with their query heads, by least squares", prune.Heads, network="kerf.prune.structured"),
-    Method("depth", "whole blocks, those that change their input least", prune.Depth, network="kerf.prune.depth"),
-)  # fmt: skip
+    Method(
+        "wanda",
+        "the smallest by weight and input go (Sun et al. 2023)",
+        prune.Wanda,
+        "kerf.prune.wanda:layer",
+        "sequential",
+    ),
+    Method(
+        "sparsegpt",
+        "column by column with error feedback (Frantar and Alistarh 2023)",
+        prune.SparseGPT,
+        "kerf.prune.sparsegpt:layer",
+        "sequential",
+        "kerf.prune.sparsegpt:factor",
+    ),
+    Method(
+        "neurons",
+        "whole feed-forward neurons, by least squares: smaller matrices",
+        prune.Neurons,
+        network="kerf.prune.structured",
+    ),
+    Method(
+        "heads",
+        "whole key and value heads with their query heads, by least squares",
+        prune.Heads,
+        network="kerf.prune.structured",
+    ),
+    Method(
+        "depth",
+        "whole blocks, those that change their input least",
+        prune.Depth,
+        network="kerf.prune.depth",
+    ),
+)
 
 STEPS: dict[str, ByMethod | type[Parameters]] = {
-    "quantize": ByMethod(METHODS), "reconstruct": prune.Reconstruct, "prune": ByMethod(PRUNING_METHODS),
-}  # fmt: skip
+    "quantize": ByMethod(METHODS),
+    "reconstruct": prune.Reconstruct,
+    "prune": ByMethod(PRUNING_METHODS),
+}

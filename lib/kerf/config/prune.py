@@ -4,15 +4,28 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from kerf.config.base import MOST, Flag, Parameters, Pattern, Sparsity, Sweeps, nm_pattern, of_pattern, whole
+from kerf.config.base import (
+    MOST,
+    Flag,
+    Parameters,
+    Pattern,
+    Sparsity,
+    Sweeps,
+    nm_pattern,
+    of_pattern,
+    whole,
+)
 from kerf.core.errors import refuse
 
 UNITS = ("neurons", "heads")  # methods that take part of every block
 STRUCTURES = (*UNITS, "depth")  # methods that leave a smaller model, not zeros
 Allocation = Annotated[
-    Literal["uniform", "sensitivity"], Field(description="uniform, or sensitivity: by what each layer costs; not for rerankers")
+    Literal["uniform", "sensitivity"],
+    Field(description="uniform, or sensitivity: by what each layer costs; not for rerankers"),
 ]
-Saliency = Annotated[Literal["second-order", "activation"], Field(description="second-order or activation")]
+Saliency = Annotated[
+    Literal["second-order", "activation"], Field(description="second-order or activation")
+]
 
 
 class Prune(Parameters):
@@ -34,7 +47,11 @@ class Unstructured(Prune):
     @model_validator(mode="after")
     def _shares(self):
         if self.allocation == "sensitivity" and (self.pattern or self.scope == "global"):
-            raise refuse("allocation", self.allocation, "uniform, or sensitivity with scope layer and no pattern")
+            raise refuse(
+                "allocation",
+                self.allocation,
+                "uniform, or sensitivity with scope layer and no pattern",
+            )
         return self
 
 
@@ -101,5 +118,7 @@ class Reconstruct(Parameters):
 
     steps: Annotated[int, whole(1, MOST)] = 400
     joint_steps: Annotated[int, whole(0, MOST, " (0: none)")] = 500
-    minutes: Annotated[float, Field(gt=0, le=1440, description="more than 0, at most 1440 minutes")] = 9.0
+    minutes: Annotated[
+        float, Field(gt=0, le=1440, description="more than 0, at most 1440 minutes")
+    ] = 9.0
     augmentation_factor: Annotated[int, whole(1, 100)] = 8

@@ -4,20 +4,44 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from kerf.config.base import MOST, Bits, Flag, Name, Parameters, Pattern, Sparsity, Sweeps, nm_pattern, of_pattern, whole
 from kerf.config.backends import libraries
+from kerf.config.base import (
+    MOST,
+    Bits,
+    Flag,
+    Name,
+    Parameters,
+    Pattern,
+    Sparsity,
+    Sweeps,
+    nm_pattern,
+    of_pattern,
+    whole,
+)
 from kerf.core.errors import listed, refuse
 from kerf.tensors.granularity import Granularity, PerChannel, PerGroup, PerTensor
 
-GroupSize = Annotated[int | None, Field(ge=2, le=MOST, description=f"2 to {MOST}, a divisor of every layer's columns")]
-Clip = Annotated[Literal["none", "mse", "hessian"], Field(description="none, mse or hessian")]
-Embeddings = Annotated[Bits | Literal[32, "same"], Field(description="2 to 8, 32 (left in float) or same (as bits)")]
-ScaleDtype = Annotated[Literal["float16", "float32"], Field(description="float16 or float32")]
-UnquantizedDtype = Annotated[Literal["float32", "float16"], Field(description="float32 or float16, of what is not quantized")]
-ComputeDtype = Annotated[
-    Literal["float32", "bfloat16"], Field(description="float32 or bfloat16, of what a real kernel does not compute in bytes; openvino has both")
+GroupSize = Annotated[
+    int | None, Field(ge=2, le=MOST, description=f"2 to {MOST}, a divisor of every layer's columns")
 ]
-MinCosine = Annotated[float | None, Field(gt=0, lt=1, description="a mean cosine between 0 and 1 that is met on held-back text")]
+Clip = Annotated[Literal["none", "mse", "hessian"], Field(description="none, mse or hessian")]
+Embeddings = Annotated[
+    Bits | Literal[32, "same"], Field(description="2 to 8, 32 (left in float) or same (as bits)")
+]
+ScaleDtype = Annotated[Literal["float16", "float32"], Field(description="float16 or float32")]
+UnquantizedDtype = Annotated[
+    Literal["float32", "float16"], Field(description="float32 or float16, of what is not quantized")
+]
+ComputeDtype = Annotated[
+    Literal["float32", "bfloat16"],
+    Field(
+        description="float32 or bfloat16, of what a real kernel does not compute in bytes; openvino has both"
+    ),
+]
+MinCosine = Annotated[
+    float | None,
+    Field(gt=0, lt=1, description="a mean cosine between 0 and 1 that is met on held-back text"),
+]
 
 
 class Quantize(Parameters):
@@ -39,7 +63,9 @@ class Quantize(Parameters):
 class Grouped(Quantize):
     """Weights on a grid a row, or a group of columns of a row."""
 
-    granularity: Annotated[Literal["channel", "group"], Field(description="channel or group")] = "channel"
+    granularity: Annotated[Literal["channel", "group"], Field(description="channel or group")] = (
+        "channel"
+    )
     group_size: GroupSize = None
     symmetric: Flag = False
     clip: Clip = "none"
@@ -51,28 +77,46 @@ class Grouped(Quantize):
     @classmethod
     def _implied(cls, values):
         if isinstance(values, dict) and values.get("granularity") is None:
-            values = {**values, "granularity": "channel" if values.get("group_size") is None else "group"}
+            values = {
+                **values,
+                "granularity": "channel" if values.get("group_size") is None else "group",
+            }
         return values
 
     @model_validator(mode="after")
     def _agree(self):
         if (self.granularity == "group") != (self.group_size is not None):
-            raise refuse("granularity", self.granularity, "group together with a group_size, or another without one")
+            raise refuse(
+                "granularity",
+                self.granularity,
+                "group together with a group_size, or another without one",
+            )
         return self
 
 
 class Mixed(Grouped):
     """One width for all layers, or a width for each under a limit."""
 
-    bits: Annotated[Bits | Literal["mixed"], Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed")] = 8
-    granularity: Annotated[Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")] = "channel"
-    budget_bytes: Annotated[int | None, whole(1, 10**15, ", bytes of the weight file; with bits: mixed")] = None
+    bits: Annotated[
+        Bits | Literal["mixed"],
+        Field(description="a whole number from 2 to 8, 1.6 (ternary) or mixed"),
+    ] = 8
+    granularity: Annotated[
+        Literal["tensor", "channel", "group"], Field(description="tensor, channel or group")
+    ] = "channel"
+    budget_bytes: Annotated[
+        int | None, whole(1, 10**15, ", bytes of the weight file; with bits: mixed")
+    ] = None
     min_cosine: MinCosine = None
 
     @model_validator(mode="before")
     @classmethod
     def _take_part(cls, values):
-        return {"embeddings": "same", **values} if isinstance(values, dict) and values.get("bits") == "mixed" else values
+        return (
+            {"embeddings": "same", **values}
+            if isinstance(values, dict) and values.get("bits") == "mixed"
+            else values
+        )
 
     @model_validator(mode="after")
     def _limit(self):
@@ -81,7 +125,11 @@ class Mixed(Grouped):
                 raise refuse(key, 16, type(self).model_fields[key].description)
         limits = [each for each in (self.budget_bytes, self.min_cosine) if each is not None]
         if (self.bits == "mixed") != (len(limits) == 1):
-            raise refuse("bits", self.bits, "mixed together with either budget_bytes or min_cosine, or a width without them")
+            raise refuse(
+                "bits",
+                self.bits,
+                "mixed together with either budget_bytes or min_cosine, or a width without them",
+            )
         return self
 
 
@@ -108,7 +156,9 @@ class Gptq(Mixed):
     @model_validator(mode="after")
     def _one_width(self):
         if self.sparsity is not None and self.bits == "mixed":
-            raise refuse("sparsity", self.sparsity, "none with mixed bits; use a prune step instead")
+            raise refuse(
+                "sparsity", self.sparsity, "none with mixed bits; use a prune step instead"
+            )
         return self
 
 
@@ -138,7 +188,11 @@ def _check_kernel(step):
     known = libraries(step.method)
     if step.backend not in known:
         raise refuse("backend", step.backend, f"{listed(known)} with method {step.method}")
-    if step.compute_dtype == "bfloat16" and step.method != "bfloat16" and step.backend != "openvino":
+    if (
+        step.compute_dtype == "bfloat16"
+        and step.method != "bfloat16"
+        and step.backend != "openvino"
+    ):
         accepted = f"float32, or bfloat16 with backend openvino; {step.backend} computes the rest in float32"
         raise refuse("compute_dtype", step.compute_dtype, accepted)
     return step
@@ -164,7 +218,9 @@ class Static(WholeRows):
     embeddings: Embeddings = 8
     unquantized_dtype: UnquantizedDtype = "float32"
     min_cosine: MinCosine = None
-    backend: Annotated[Name, Field(description="openvino, onnxruntime or torch with method static")] = "openvino"
+    backend: Annotated[
+        Name, Field(description="openvino, onnxruntime or torch with method static")
+    ] = "openvino"
     compute_dtype: ComputeDtype = "float32"
 
     _runs = model_validator(mode="after")(_check_kernel)
@@ -179,7 +235,9 @@ class Dynamic(WholeRows):
     embeddings: Embeddings = 8
     unquantized_dtype: UnquantizedDtype = "float32"
     min_cosine: MinCosine = None
-    backend: Annotated[Name, Field(description="torch or onnxruntime with method dynamic")] = "torch"
+    backend: Annotated[Name, Field(description="torch or onnxruntime with method dynamic")] = (
+        "torch"
+    )
 
     _runs = model_validator(mode="after")(_check_kernel)
 
@@ -192,13 +250,19 @@ class WeightOnly(Grouped):
     pattern: ClassVar[None] = None
     method: Literal["weight_only"] = "weight_only"
     bits: Annotated[Literal[4, 8], Field(description="4 or 8 with method weight_only")] = 8
-    backend: Annotated[Name, Field(description="openvino or onnxruntime with method weight_only")] = "openvino"
+    backend: Annotated[
+        Name, Field(description="openvino or onnxruntime with method weight_only")
+    ] = "openvino"
     compute_dtype: ComputeDtype = "float32"
 
     @model_validator(mode="before")
     @classmethod
     def _whole_rows(cls, values):
-        return {"symmetric": values.get("bits", 8) != 4, **values} if isinstance(values, dict) else values
+        return (
+            {"symmetric": values.get("bits", 8) != 4, **values}
+            if isinstance(values, dict)
+            else values
+        )
 
     @model_validator(mode="after")
     def _runs(self):
@@ -221,6 +285,8 @@ class Bfloat16(WholeRows):
     method: Literal["bfloat16"] = "bfloat16"
     bits: Annotated[Literal[16], Field(description="16 with method bfloat16")] = 16
     unquantized_dtype: UnquantizedDtype = "float16"
-    backend: Annotated[Name, Field(description="openvino or torch with method bfloat16")] = "openvino"
+    backend: Annotated[Name, Field(description="openvino or torch with method bfloat16")] = (
+        "openvino"
+    )
 
     _runs = model_validator(mode="after")(_check_kernel)

@@ -30,12 +30,26 @@ NOTICE = "kerf: cache: "  # how a line on standard error begins that names what 
 PARTS = {"kind", "key", "run", "started", "finished", "seconds", "result", "files"}  # of meta.json
 
 # Packages that can change a number.
-PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "scipy", "pyarrow", "openvino", "onnxruntime")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "pyarrow",
+    "openvino",
+    "onnxruntime",
+)
 
 
 def artifact(
-    kind: str, key: dict, make: Callable[[Path], dict | None], code: list[Path] | None = None, anywhere: bool = False,
-) -> Path:  # fmt: skip
+    kind: str,
+    key: dict,
+    make: Callable[[Path], dict | None],
+    code: list[Path] | None = None,
+    anywhere: bool = False,
+) -> Path:
     """Folder of the artifact, made by `make(folder)` unless it is there.
 
     `key`: everything the content depends on, as JSON. `code`: source files that matter, default all of
@@ -55,7 +69,11 @@ def artifact(
         result = make(aside)
         run = os.environ.get("KERF_RUN", "by hand")
         stamp = {"kind": kind, "key": key, "run": run, "started": started, "finished": now()}
-        stamp |= {"seconds": time.perf_counter() - clock, "result": result or {}, "files": digests.digests(aside)}
+        stamp |= {
+            "seconds": time.perf_counter() - clock,
+            "result": result or {},
+            "files": digests.digests(aside),
+        }
         stamp = json.loads(json.dumps(stamp))
         write_json(aside / META, {**stamp, "sha256": digest(stamp)})
         if not _is_made(folder):  # by another process meanwhile, which may be reading it
@@ -96,7 +114,9 @@ def _damage(folder: Path) -> tuple[Path, int | None, str] | None:
         said = meta(folder)
         if not _is_fresh(folder):
             return None  # it is not served in any case
-        wrong = "is that of another artifact" if _name(said["kind"], said["key"]) != folder.name else ""
+        wrong = (
+            "is that of another artifact" if _name(said["kind"], said["key"]) != folder.name else ""
+        )
         wrong = wrong and f"{META} {wrong}" or digests.damage(folder, said["files"], [META])
         handed = None if wrong or HANDOVER not in said["files"] else handed_over(folder)
     except InputError as refusal:
@@ -125,7 +145,7 @@ def meta(folder: Path) -> dict:
             raise OSError
         said = digests.read_json(path)
         own = said.pop("sha256")
-        whole = own == digest(said) and PARTS <= said.keys()
+        whole = own == digest(said) and said.keys() >= PARTS
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         raise InputError(f"{path} is missing or damaged") from None
     if not whole:
@@ -208,7 +228,9 @@ def machine() -> dict:
             if name.strip() == "model name":
                 model = value.strip()
             if name.strip() == "flags":
-                flags = sorted(f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4")))
+                flags = sorted(
+                    f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4"))
+                )
                 break
     return {"node": platform.node(), "model": model, "flags": flags, "threads": threads()}
 

@@ -11,7 +11,10 @@ import os
 import signal
 import sys
 
-FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # what a system out of memory, or somebody, sends; a crash is another
+FROM_OUTSIDE = (
+    signal.SIGKILL,
+    signal.SIGTERM,
+)  # what a system out of memory, or somebody, sends; a crash is another
 
 
 def tied(command: list) -> list[str]:

@@ -41,7 +41,11 @@ def read_json(path: Path, constant: Callable[[str], object] | None = None) -> ob
 
 def entries(folder: Path, but: Iterable[str] = ()) -> dict[str, Path]:
     """Everything below `folder` that is no directory, by its relative name; links and devices included."""
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()}
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or not path.is_dir()
+    }
     return {name: path for name, path in found.items() if name not in but}
 
 
@@ -63,7 +67,9 @@ def differing(path: Path, expected: object) -> str:
 def damage(folder: Path, expected: dict[str, str], but: Iterable[str] = ()) -> str:
     """The first file that is missing, differs or was added, and what is wrong with it; empty when all are as `expected`."""
     for name, digest in expected.items():
-        wrong = "became a link" if (folder / name).is_symlink() else differing(folder / name, digest)
+        wrong = (
+            "became a link" if (folder / name).is_symlink() else differing(folder / name, digest)
+        )
         if wrong:
             return f"{name} {wrong}"
     added = next((name for name in entries(folder, but) if name not in expected), "")

@@ -27,7 +27,11 @@ class _Shortened(reprlib.Repr):
         self.maxstring = self.maxother = SHOWN
 
     def repr_int(self, number: int, level: int) -> str:
-        return repr(number) if number.bit_length() <= 400 else f"an integer of {number.bit_length()} bits"
+        return (
+            repr(number)
+            if number.bit_length() <= 400
+            else f"an integer of {number.bit_length()} bits"
+        )
 
 
 _shortened = _Shortened()
@@ -45,20 +49,28 @@ def of_page(text: str) -> str:
 
 def printable(text: object, most: int | None = None) -> str:
     """`text` with everything as escapes that is no letter, mark or single space; cut after `most` characters."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)[:most])
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)[:most]
+    )
     return shown if most is None or len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def refuse(parameter: str, value: object, accepted: str) -> "InputError":
     """Build the refusal `parameter = value: accepted`; the caller raises it."""
-    return InputError(f"{printable(parameter, SHOWN)} = {printable(_shortened.repr(value), SHOWN)}: {accepted}")
+    return InputError(
+        f"{printable(parameter, SHOWN)} = {printable(_shortened.repr(value), SHOWN)}: {accepted}"
+    )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The accepted words, the closest to `word` first when one is close."""
     known = sorted(known)
     close = difflib.get_close_matches(str(word)[:SHOWN], known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"accepted: {', '.join(known) or 'none, there is nothing yet'}"
+    return (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"accepted: {', '.join(known) or 'none, there is nothing yet'}"
+    )
 
 
 def listed(names: Iterable[object], joint: str = "or") -> str:

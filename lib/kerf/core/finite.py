@@ -11,4 +11,6 @@ def check_finite(rows: np.ndarray, asked: Sequence, what: str = "the model") -> 
     if not good.all():
         place = int(np.argmin(good))
         shown = " ".join(repr(asked[place]).split())[:80]
-        raise ValueError(f"{what} gives NaN or infinity for {(~good).sum()} of {len(good)} texts, first for number {place}: {shown}")
+        raise ValueError(
+            f"{what} gives NaN or infinity for {(~good).sum()} of {len(good)} texts, first for number {place}: {shown}"
+        )

@@ -1,5 +1,6 @@
 """Peak resident memory of this process."""
 
+import contextlib
 import resource
 import sys
 import threading
@@ -11,10 +12,8 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def reset_peak_rss() -> None:
     """Start the peak anew where the system can (Linux); elsewhere it is of the whole process."""
     if _CLEAR.exists():
-        try:
+        with contextlib.suppress(OSError):
             _CLEAR.write_text("5")
-        except OSError:
-            pass
 
 
 def anonymous_bytes() -> int:

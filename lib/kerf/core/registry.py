@@ -1,7 +1,7 @@
 """Registries: entries by name, Kerf's own and those that other packages bring by an entry point.
 
-    [project.entry-points."kerf.methods"]
-    mine = "my_package.my_method:METHOD"
+[project.entry-points."kerf.methods"]
+mine = "my_package.my_method:METHOD"
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -65,7 +65,9 @@ def _load(point: EntryPoint) -> object:
     try:
         return point.load()
     except Exception as error:  # another package's code may raise anything
-        raise InputError(f"entry point {point.group}, {point.name} = {point.value}: it does not load ({error})") from error
+        raise InputError(
+            f"entry point {point.group}, {point.name} = {point.value}: it does not load ({error})"
+        ) from error
 
 
 def resolved(target: Callable | str) -> Callable:

@@ -17,5 +17,9 @@ def bound_hub() -> None:
 
 
 def _bound(request) -> None:
-    limits = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
-    request.extensions["timeout"] = {key: SECONDS if limit is None else limit for key, limit in limits.items()}
+    limits = request.extensions.get("timeout") or dict.fromkeys(
+        ("connect", "read", "write", "pool")
+    )
+    request.extensions["timeout"] = {
+        key: SECONDS if limit is None else limit for key, limit in limits.items()
+    }

@@ -39,7 +39,11 @@ def read_text(parameter: str, path: Path, most: int = SMALL) -> str:
             if not stat.S_ISREG(status.st_mode):
                 raise refuse(parameter, str(path), "a regular file")
             # Room is taken for what is asked, and some files say that they are empty and are not.
-            content = file.read(min(most, max(status.st_size, SMALL)) + 1) if status.st_size <= most else None
+            content = (
+                file.read(min(most, max(status.st_size, SMALL)) + 1)
+                if status.st_size <= most
+                else None
+            )
     except OSError as error:
         raise refuse(parameter, str(path), f"a file that can be read ({error.strerror})") from None
     if content is None or len(content) > most:
@@ -57,4 +61,6 @@ def check_writable(parameter: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise refuse(parameter, str(folder), f"a directory that can be written ({error.strerror})") from None
+        raise refuse(
+            parameter, str(folder), f"a directory that can be written ({error.strerror})"
+        ) from None

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.data import downloads, segmentation
 from kerf.core.cache import artifact
 from kerf.core.digests import sha256
 from kerf.core.errors import nearest, refuse
 from kerf.core.user_files import given_path, read_text
+from kerf.data import downloads, segmentation
 from kerf.data.segmentation import sentences
 
 NAMES = ("news", "wiki")
@@ -90,7 +90,9 @@ def _articles(file) -> list[str]:
     found = []
     try:
         for _, element in ElementTree.iterparse(file):
-            if element.tag.endswith("}text") and not (element.text or "").lower().startswith("#redirect"):
+            if element.tag.endswith("}text") and not (element.text or "").lower().startswith(
+                "#redirect"
+            ):
                 found.append(element.text or "")
     except ElementTree.ParseError:
         pass
@@ -137,23 +139,37 @@ def held_back(texts: str, samples: int, seed: int, count: int = HELD_BACK) -> li
     order = _drawn(texts, samples, seed)
     if len(order) - samples < count // 4:
         most = len(order) - count
-        raise refuse("calibration.samples", samples, f"at most {most}: a step needs sentences held back from the sample")
+        raise refuse(
+            "calibration.samples",
+            samples,
+            f"at most {most}: a step needs sentences held back from the sample",
+        )
     return order[samples:][:count]
 
 
 def _within(least: int, most: int, what: str, texts: str) -> str:
     if most >= least:
         return f"{least} to {most}, the {what} that {texts} has for it"
-    return f"a text with at least {least} {what} for it; {texts} has {most} in documents of its part"
+    return (
+        f"a text with at least {least} {what} for it; {texts} has {most} in documents of its part"
+    )
 
 
 def _drawn(texts: str, samples: int, seed: int) -> list[str]:
     """All sentences of the calibration part in a random order. Raises InputError when there are fewer than `samples`."""
-    pool = list(dict.fromkeys(s for document in documents(texts, "calibration") for s in sentences(document)))
+    pool = list(
+        dict.fromkeys(
+            s for document in documents(texts, "calibration") for s in sentences(document)
+        )
+    )
     if samples > len(pool) or samples < 1:
         raise refuse("calibration.samples", samples, _within(1, len(pool), "sentences", texts))
     chosen = np.random.default_rng(seed).choice(len(pool), samples, replace=False).tolist()
-    rest = np.random.default_rng(seed).permutation(sorted(set(range(len(pool))) - set(chosen))).tolist()
+    rest = (
+        np.random.default_rng(seed)
+        .permutation(sorted(set(range(len(pool))) - set(chosen)))
+        .tolist()
+    )
     return [pool[index] for index in chosen + rest]
 
 
@@ -209,9 +225,17 @@ def stretches(texts: str, part: str) -> list[tuple[str, str, int]]:
     rows = []
     for number, document in enumerate(documents(texts, part)):
         units, joint, per_word = segmentation.units(document)
-        cut, length = (int(count * per_word) for count in (QUERY_WORDS, QUERY_WORDS + PASSAGE_WORDS))
+        cut, length = (
+            int(count * per_word) for count in (QUERY_WORDS, QUERY_WORDS + PASSAGE_WORDS)
+        )
         for turn, start in enumerate(range(0, len(units) - length + 1, length)):
-            rows.append((turn, number, *(joint.join(units[start:][own]) for own in (slice(cut), slice(cut, length)))))
+            rows.append(
+                (
+                    turn,
+                    number,
+                    *(joint.join(units[start:][own]) for own in (slice(cut), slice(cut, length))),
+                )
+            )
     rows.sort(key=lambda row: row[:2])
     return [(query.strip(), passage.strip(), number) for _, number, query, passage in rows]
 
@@ -228,7 +252,10 @@ def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float
     found = {"lee": (items, left.tolist(), right.tolist(), scores[left, right].tolist())}
     for name, file in (("wordsim", "wordsim353.tsv"), ("simlex", "simlex999.tsv")):
         rows = [line.split("\t") for line in _lines(folder / file) if not line.startswith("#")]
-        number = {word: index for index, word in enumerate(dict.fromkeys(w for row in rows for w in row[:2]))}
+        number = {
+            word: index
+            for index, word in enumerate(dict.fromkeys(w for row in rows for w in row[:2]))
+        }
         found[name] = (
             list(number),
             [number[row[0]] for row in rows],
@@ -243,7 +270,11 @@ def check_overlap(calibration: list[str], evaluation: list[str]) -> None:
     known = _by_length(calibration)
     for other in evaluation:
         if text := _shared(other, known):
-            raise refuse("calibration.texts", text, "text that does not overlap the evaluation text; this one does")
+            raise refuse(
+                "calibration.texts",
+                text,
+                "text that does not overlap the evaluation text; this one does",
+            )
 
 
 def digest(texts: str) -> str:

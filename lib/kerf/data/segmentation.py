@@ -19,7 +19,10 @@ _UNMARKED = regex.compile(r"[\p{Thai}\p{Lao}\p{Tibetan}]")
 _UNSPACED = regex.compile(f"{_DENSE.pattern}|{_PHRASED.pattern}")
 _WORD = regex.compile(rf"({_UNSPACED.pattern})\p{{M}}*|((?!{_UNSPACED.pattern})\w)+")
 _AT_THE_END = regex.compile(r"""[[\s.!?"']||[\p{P}--[\x00-\x7f]]]+$""", regex.V1)
-_LANGUAGES = {"el": r"\p{Greek}", "ru": r"\p{Cyrillic}"}  # whose marks or abbreviations are their own
+_LANGUAGES = {
+    "el": r"\p{Greek}",
+    "ru": r"\p{Cyrillic}",
+}  # whose marks or abbreviations are their own
 
 
 def _mostly(text: str, script: str | regex.Pattern) -> bool:
@@ -38,7 +41,12 @@ def columns(text: str) -> int:
     """Width of a text in columns."""
     if text.isascii():
         return len(text)
-    return sum(0 if unicodedata.combining(c) or unicodedata.category(c) == "Mn" else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+    return sum(
+        0
+        if unicodedata.combining(c) or unicodedata.category(c) == "Mn"
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
 
 
 def sentences(document: str) -> list[str]:
@@ -49,10 +57,20 @@ def sentences(document: str) -> list[str]:
 def _pieces(document: str) -> list[str]:
     if document.isascii() or _mostly(document, r"\p{Latin}"):
         return _LATIN_END.split(document)
-    language = next((name for name, script in _LANGUAGES.items() if _mostly(document, script)), "en")
+    language = next(
+        (name for name, script in _LANGUAGES.items() if _mostly(document, script)), "en"
+    )
     # A digit behind an ideographic full stop begins a sentence; sentencex takes it for the rest of a number.
-    found = [part for piece in sentencex.segment(language, document) for part in regex.split(r"(?<=[。！？])(?=\p{Nd})", piece)]
-    return [phrase for piece in found for phrase in _phrases(piece)] if _mostly(document, _UNMARKED) else found
+    found = [
+        part
+        for piece in sentencex.segment(language, document)
+        for part in regex.split(r"(?<=[。！？])(?=\p{Nd})", piece)
+    ]
+    return (
+        [phrase for piece in found for phrase in _phrases(piece)]
+        if _mostly(document, _UNMARKED)
+        else found
+    )
 
 
 def _phrases(piece: str) -> list[str]:
@@ -76,7 +94,11 @@ def words(text: str) -> list[str]:
 def units(text: str) -> tuple[list[str], str, float]:
     """What a text is cut into to take so many words of it: the units, what joins them, and how many make a word."""
     per_word = letters_per_word(text)
-    return (regex.findall(r"\X", " ".join(text.split())), "", per_word) if per_word else (text.split(), " ", 1)
+    return (
+        (regex.findall(r"\X", " ".join(text.split())), "", per_word)
+        if per_word
+        else (text.split(), " ", 1)
+    )
 
 
 def last_word(text: str) -> tuple[str, str]:

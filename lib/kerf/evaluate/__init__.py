@@ -10,19 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.models import families, registry
-from kerf.evaluate import stats as st
+from kerf.config import Evaluation
 from kerf.core.cache import artifact, meta, threads
 from kerf.evaluate import fidelity, latency
+from kerf.evaluate import stats as st
+from kerf.evaluate.by_family import kind, of_family
 from kerf.evaluate.measured_process import run_measured
 from kerf.evaluate.metrics import brought
-from kerf.evaluate.by_family import kind, of_family
-from kerf.config import Evaluation
+from kerf.models import families, registry
 
 __all__ = ["compare", "encode", "kind", "of_family", "read"]
 
 
-def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:
+def encode(
+    model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu"
+) -> Path:
     """Artifact with a model's answers and the figures of `kerf.evaluate.measure`.
 
     `again` is the noise floor: the same model with other batches, another order and another number of
@@ -56,7 +58,9 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = Fa
     return artifact("encoding", key, make)
 
 
-def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu") -> Path:
+def compare(
+    model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu"
+) -> Path:
     """Artifact with the metrics of `candidate` (a directory; empty: the baseline) against the baseline.
 
     metrics.json: rows of name, value, low, high, baseline, n, unit. items.parquet: scores of every item.
@@ -69,18 +73,43 @@ def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = F
     key["restored"] = spec.restored
     key["metrics"] = [metric.name for metric in brought(families.name_of(registry.resolve(model)))]
     key["when"] = [meta(base)["finished"], meta(other)["finished"]]
-    return artifact("comparison", key, lambda folder: _compare(folder, model, candidate, spec, base, other, device))
+    return artifact(
+        "comparison",
+        key,
+        lambda folder: _compare(folder, model, candidate, spec, base, other, device),
+    )
 
 
-def _compare(folder: Path, model: str, candidate: str | Path, spec: Evaluation, base: Path, other: Path, device: str) -> dict:
+def _compare(
+    folder: Path,
+    model: str,
+    candidate: str | Path,
+    spec: Evaluation,
+    base: Path,
+    other: Path,
+    device: str,
+) -> dict:
     how = kind(model)
     rows, pictures = how.compare(folder, how.gather(model, spec), base, other)
     rows += _brought(families.name_of(registry.resolve(model)), folder)
     pictures["restored"] = how.restored(model, candidate, spec, base) if candidate else []
     rows += _resources(meta(base)["result"], meta(other)["result"])
     if candidate and latency.is_faster(candidate):
-        asked = {"model": model, "candidate": str(Path(candidate).resolve()), "kind": families.name_of(registry.resolve(model))}
-        rows.append(latency.metric({**asked, "threads": threads(), "device": device, "asked": how.sample(how.gather(model, spec))}))
+        asked = {
+            "model": model,
+            "candidate": str(Path(candidate).resolve()),
+            "kind": families.name_of(registry.resolve(model)),
+        }
+        rows.append(
+            latency.metric(
+                {
+                    **asked,
+                    "threads": threads(),
+                    "device": device,
+                    "asked": how.sample(how.gather(model, spec)),
+                }
+            )
+        )
     (folder / "metrics.json").write_text(json.dumps(rows))
     (folder / "pictures.json").write_text(json.dumps(pictures))
     return {"encode_seconds": meta(other)["result"]["encode_seconds"]}
@@ -107,4 +136,6 @@ def _resources(base: dict, other: dict) -> list[dict]:
 
 def read(comparison: Path) -> tuple[list[dict], dict]:
     """Metric rows and histograms of a comparison."""
-    return tuple(json.loads((comparison / name).read_text()) for name in ("metrics.json", "pictures.json"))
+    return tuple(
+        json.loads((comparison / name).read_text()) for name in ("metrics.json", "pictures.json")
+    )

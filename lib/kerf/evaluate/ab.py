@@ -12,15 +12,22 @@ import math
 
 from kerf.evaluate import gates
 from kerf.evaluate import stats as st
-from kerf.evaluate.item_diffs import changed
-from kerf.evaluate.fidelity import UNDEFINED, without_interval
 from kerf.evaluate.bootstrap import MEANS, QUANTILES, RIGHT, Resampled
-from kerf.evaluate.comparison_inputs import Side, check
 from kerf.evaluate.causal_metrics import detectable
+from kerf.evaluate.comparison_inputs import Side, check
+from kerf.evaluate.fidelity import UNDEFINED, without_interval
+from kerf.evaluate.item_diffs import changed
 from kerf.evaluate.metrics import METRICS
 
 EXACT = ("bytes_on_disk", "bits_per_weight", "linear_bits", "compression_ratio")
-RESTATED = ("human_spearman_loss", "retrieval_mrr_loss", "ndcg_10_loss", "mrr_loss", "bits_per_weight", "compression_ratio")  # of what another row says
+RESTATED = (
+    "human_spearman_loss",
+    "retrieval_mrr_loss",
+    "ndcg_10_loss",
+    "mrr_loss",
+    "bits_per_weight",
+    "compression_ratio",
+)  # of what another row says
 SPREAD = ("probability_change_p95",)  # grows with damage as with gain, so nobody wins by it
 APART = ("rss_peak_bytes", "load_seconds", "speedup")
 ALPHA = 1 - st.LEVEL
@@ -35,18 +42,44 @@ def compare(a: Side, b: Side) -> dict:
     """
     check(a, b)
     drawn = [Resampled(side.items) for side in (a, b)]
-    names = [name for name in {**a.rows, **a.figures} if name in {**b.rows, **b.figures} and name in METRICS]
+    names = [
+        name
+        for name in {**a.rows, **a.figures}
+        if name in {**b.rows, **b.figures} and name in METRICS
+    ]
     rows = [_row(name, a, b, drawn) for name in names]
-    told = {key: {"name": side.name, "model": side.model, "steps": side.steps, "run": side.origin.get("run")}
-            for key, side in (("a", a), ("b", b))}  # fmt: skip
+    told = {
+        key: {
+            "name": side.name,
+            "model": side.model,
+            "steps": side.steps,
+            "run": side.origin.get("run"),
+        }
+        for key, side in (("a", a), ("b", b))
+    }
     return {**told, "metrics": rows, "changed": changed(a.items, b.items)}
 
 
 def _row(name: str, a: Side, b: Side, drawn: list[Resampled]) -> dict:
-    before, after = ({**side.figures, **{key: row["value"] for key, row in side.rows.items()}}[name] for side in (a, b))
+    before, after = (
+        {**side.figures, **{key: row["value"] for key, row in side.rows.items()}}[name]
+        for side in (a, b)
+    )
     difference = None if None in (before, after) else after - before
-    row = {"name": name, "better": METRICS[name].better, "a": before, "b": after, "difference": difference, "low": None,
-           "high": None, "n": b.rows.get(name, {}).get("n"), "how": "", "why": "", "winner": None, "needed_n": None}  # fmt: skip
+    row = {
+        "name": name,
+        "better": METRICS[name].better,
+        "a": before,
+        "b": after,
+        "difference": difference,
+        "low": None,
+        "high": None,
+        "n": b.rows.get(name, {}).get("n"),
+        "how": "",
+        "why": "",
+        "winner": None,
+        "needed_n": None,
+    }
     if difference is None:
         return row | {"why": UNDEFINED}
     if name in EXACT:
@@ -60,7 +93,11 @@ def _row(name: str, a: Side, b: Side, drawn: list[Resampled]) -> dict:
 
 def _paired(row: dict, a: Side, b: Side, drawn: list[Resampled]) -> dict:
     name, n = row["name"], row["n"]
-    least = max(n, st.items_for_percentile(min(QUANTILES[name][2], 1 - QUANTILES[name][2]))) if name in QUANTILES else n
+    least = (
+        max(n, st.items_for_percentile(min(QUANTILES[name][2], 1 - QUANTILES[name][2])))
+        if name in QUANTILES
+        else n
+    )
     if least > n:
         return {"how": "paired", "why": "too few items for a percentile", "needed_n": least}
     sides = [side.of(name) for side in drawn]
@@ -73,7 +110,9 @@ def _paired(row: dict, a: Side, b: Side, drawn: list[Resampled]) -> dict:
     found = row | {"how": "paired", "low": low, "high": high, "winner": _winner(row, low, high)}
     if low <= 0 <= high:
         zero = {"metric": name, "op": ">" if row["difference"] > 0 else "<", "threshold": 0}
-        found["needed_n"] = gates.judge_gate(zero, "", found | {"value": row["difference"]})["needed_n"]
+        found["needed_n"] = gates.judge_gate(zero, "", found | {"value": row["difference"]})[
+            "needed_n"
+        ]
     return found | (_flips(found, a, b) if name in RIGHT else {})
 
 
@@ -89,7 +128,12 @@ def _flips(row: dict, a: Side, b: Side) -> dict:
     right = [score(side.items[side.items.metric == table]).to_numpy(bool) for side in (a, b)]
     only_a, only_b, p = st.mcnemar(*right)
     n = len(right[0])
-    told = {"a_only": only_a, "b_only": only_b, "mcnemar_p": p, "detectable": detectable(n, only_a + only_b)}
+    told = {
+        "a_only": only_a,
+        "b_only": only_b,
+        "mcnemar_p": p,
+        "detectable": detectable(n, only_a + only_b),
+    }
     if p <= ALPHA:
         return told
     needed = None if only_a == only_b else max(_needed(n, only_a, only_b), row["needed_n"] or 0)
@@ -119,7 +163,9 @@ def _span(row: dict) -> tuple[float, float] | None:
     noise = row.get("noise") or {}
     if noise.get("low") is None or noise.get("high") is None:
         return None
-    return row["value"] - (noise["high"] - noise["low"]), row["value"] + (noise["high"] - noise["low"])
+    return row["value"] - (noise["high"] - noise["low"]), row["value"] + (
+        noise["high"] - noise["low"]
+    )
 
 
 def conclusion(found: dict) -> str:
@@ -128,10 +174,16 @@ def conclusion(found: dict) -> str:
     lines = []
     for side in ("a", "b"):
         won = [METRICS[row["name"]].label for row in rows if row["winner"] == side]
-        lines.append(f"{side.upper()} ({found[side]['name']}) wins on {'; '.join(won) or 'nothing that could be told'}.")
+        lines.append(
+            f"{side.upper()} ({found[side]['name']}) wins on {'; '.join(won) or 'nothing that could be told'}."
+        )
     paired = [row for row in rows if row["how"] == "paired"]
-    lines += [f"{METRICS[row['name']].label}: {undecided(row)}." for row in paired if not row["winner"]]
-    lines.append(f"Of {len(paired)} paired metrics, {len(paired) * ALPHA:.1f} would seem to differ by chance if the two were the same.")
+    lines += [
+        f"{METRICS[row['name']].label}: {undecided(row)}." for row in paired if not row["winner"]
+    ]
+    lines.append(
+        f"Of {len(paired)} paired metrics, {len(paired) * ALPHA:.1f} would seem to differ by chance if the two were the same."
+    )
     return "\n".join(lines)
 
 

@@ -22,7 +22,9 @@ class Kept:
             (folder / ABOUT).write_text(json.dumps({"top": top}))
             self.path.touch()
         self.top = json.loads((folder / ABOUT).read_text())["top"]
-        self.record = np.dtype([("ids", "<i4", (self.top,)), ("logp", "<f4", (self.top,)), ("target", "<f4")])
+        self.record = np.dtype(
+            [("ids", "<i4", (self.top,)), ("logp", "<f4", (self.top,)), ("target", "<f4")]
+        )
 
     def write(self, start: int, kept: dict) -> None:
         """Write records from number `start` on; kept: tensors ids and logp (tokens, top), target (tokens,)."""
@@ -38,4 +40,7 @@ class Kept:
         import torch
 
         records = np.fromfile(self.path, self.record, count, offset=start * self.record.itemsize)
-        return {name: torch.from_numpy(np.ascontiguousarray(records[name])) for name in self.record.names}
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(records[name]))
+            for name in self.record.names
+        }

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from kerf.evaluate import stats as st
+from kerf.evaluate.causal_metrics import REPLICATES
 from kerf.evaluate.fidelity import RANK_REPLICATES
 from kerf.evaluate.ranking import ndcg_10
-from kerf.evaluate.causal_metrics import REPLICATES
 
 # Metric: the rows of the table that it is made of, and what of a row counts.
 RIGHT: dict[str, tuple[str, Callable]] = {  # yes or no
@@ -28,7 +28,10 @@ MEANS: dict[str, tuple[str, Callable]] = RIGHT | {
     "retrieval_mrr": ("reciprocal_rank", lambda rows: rows.candidate),
     "retrieval_mrr_loss": ("reciprocal_rank", lambda rows: rows.baseline - rows.candidate),
     "ndcg_10": ("shortlist", lambda rows: ndcg_10(1 / rows.candidate)),
-    "ndcg_10_loss": ("shortlist", lambda rows: ndcg_10(1 / rows.baseline) - ndcg_10(1 / rows.candidate)),
+    "ndcg_10_loss": (
+        "shortlist",
+        lambda rows: ndcg_10(1 / rows.baseline) - ndcg_10(1 / rows.candidate),
+    ),
     "mrr": ("shortlist", lambda rows: rows.candidate),
     "mrr_loss": ("shortlist", lambda rows: rows.baseline - rows.candidate),
     "top_3_kept": ("first_3", lambda rows: rows.candidate),
@@ -42,10 +45,18 @@ MEANS: dict[str, tuple[str, Callable]] = RIGHT | {
     "probability_change_rms": ("kl", lambda rows: _change(rows) ** 2),
     "continuation_prefix": ("continuation", lambda rows: rows.candidate),
 }
-OF_MEANS = {"perplexity": np.exp, "perplexity_ratio": np.exp, "probability_change_rms": np.sqrt, "score_change_rms": np.sqrt}
+OF_MEANS = {
+    "perplexity": np.exp,
+    "perplexity_ratio": np.exp,
+    "probability_change_rms": np.sqrt,
+    "score_change_rms": np.sqrt,
+}
 QUANTILES: dict[str, tuple[str, Callable, float]] = {
     "cosine_p01": ("cosine", lambda rows: rows.candidate, 0.01),
-    **{name: ("kl", lambda rows: rows.kl, q) for name, q in (("kl_median", 0.5), ("kl_p90", 0.9), ("kl_p99", 0.99), ("kl_p999", 0.999))},
+    **{
+        name: ("kl", lambda rows: rows.kl, q)
+        for name, q in (("kl_median", 0.5), ("kl_p90", 0.9), ("kl_p99", 0.99), ("kl_p999", 0.999))
+    },
     "probability_change_p05": ("kl", lambda rows: _change(rows), 0.05),
     "probability_change_p95": ("kl", lambda rows: _change(rows), 0.95),
 }
@@ -62,7 +73,7 @@ class Resampled:
 
     def __init__(self, items) -> None:
         """items: a DataFrame, the rows of items.parquet."""
-        floats = items.astype({name: float for name in items.select_dtypes("float32")})
+        floats = items.astype(dict.fromkeys(items.select_dtypes("float32"), float))
         self.tables = {str(name): rows for name, rows in floats.groupby("metric", observed=True)}
         self.draws: dict[str, st.Documents] = {}
 
@@ -83,7 +94,9 @@ class Resampled:
             return self._documents(table).quantiles(_numbers(score(self.tables[table])), q)
         if metric == "loss_pearson":
             rows = self.tables["kl"]
-            return self._documents("kl").correlations(_numbers(rows.candidate), _numbers(rows.baseline))
+            return self._documents("kl").correlations(
+                _numbers(rows.candidate), _numbers(rows.baseline)
+            )
         if metric == "similarity_spearman":
             return self._similarity()
         if metric == "score_spearman":
@@ -97,19 +110,29 @@ class Resampled:
         return self.draws[table]
 
     def _similarity(self) -> st.Draws:
-        return _spearman(st.Documents(self.tables["cosine"].document.to_numpy(int), RANK_REPLICATES), self.tables["similarity"], "baseline")
+        return _spearman(
+            st.Documents(self.tables["cosine"].document.to_numpy(int), RANK_REPLICATES),
+            self.tables["similarity"],
+            "baseline",
+        )
 
     def _scores(self) -> st.Draws:
         rows = self.tables["score"]
         drawn = st.Documents(rows.document.to_numpy(int), RANK_REPLICATES)
-        return drawn.spearman(_numbers(rows.baseline), _numbers(rows.candidate), np.arange(len(rows)))
+        return drawn.spearman(
+            _numbers(rows.baseline), _numbers(rows.candidate), np.arange(len(rows))
+        )
 
     def _human(self, metric: str) -> st.Draws:
         name = metric.removeprefix("human_spearman").strip("_")
         if name in HUMAN:
             return self._rated(name, "candidate")
         after = st.average([self._rated(each, "candidate") for each in HUMAN])
-        return st.average([self._rated(each, "baseline") for each in HUMAN]) - after if name == "loss" else after
+        return (
+            st.average([self._rated(each, "baseline") for each in HUMAN]) - after
+            if name == "loss"
+            else after
+        )
 
     def _rated(self, name: str, side: str) -> st.Draws:
         rows = self.tables[f"human_{name}"]
@@ -118,7 +141,9 @@ class Resampled:
 
 
 def _spearman(drawn: st.Documents, rows, x: str, y: str = "candidate") -> st.Draws:
-    return drawn.spearman(_numbers(rows[x]), _numbers(rows[y]), rows.left.to_numpy(int), rows.right.to_numpy(int))
+    return drawn.spearman(
+        _numbers(rows[x]), _numbers(rows[y]), rows.left.to_numpy(int), rows.right.to_numpy(int)
+    )
 
 
 def _numbers(values) -> np.ndarray:

@@ -11,19 +11,35 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.data import corpora, segmentation
-from kerf.models import registry
+from kerf.config import Evaluation
 from kerf.core.errors import refuse
+from kerf.data import corpora, segmentation
 from kerf.evaluate import per_item_scores
 from kerf.evaluate.causal_inference import CONTINUED, PROMPTS, answer
-from kerf.evaluate.fidelity import told
 from kerf.evaluate.causal_metrics import Scored, metrics, pictures
+from kerf.evaluate.fidelity import told
+from kerf.models import registry
 from kerf.models.families import causal, lengths
-from kerf.config import Evaluation
 
-__all__ = ["about", "answer", "ask", "compare", "conclusion", "documents", "draw", "gather", "request", "restored", "sample", "stretches", "worst"]
+__all__ = [
+    "about",
+    "answer",
+    "ask",
+    "compare",
+    "conclusion",
+    "documents",
+    "draw",
+    "gather",
+    "request",
+    "restored",
+    "sample",
+    "stretches",
+    "worst",
+]
 READS = ("texts", "passages", "num_chunks", "seq_len", "restored")  # keys of `evaluation`
-NEEDS_BASE = True  # a candidate's probabilities are compared as they come; only the baseline's are kept
+NEEDS_BASE = (
+    True  # a candidate's probabilities are compared as they come; only the baseline's are kept
+)
 WORDS = 40  # of a passage whose last word is asked for, at least
 BATCH_TOKENS = 1024
 
@@ -48,7 +64,9 @@ class Texts:
 
 def gather(model: str, spec: Evaluation) -> Texts:
     """Chunks and passages of the evaluation part. Raises InputError for too few."""
-    return _gather(model, registry.weights_digest(registry.resolve(model)), spec, corpora.digest(spec.texts))
+    return _gather(
+        model, registry.weights_digest(registry.resolve(model)), spec, corpora.digest(spec.texts)
+    )
 
 
 @lru_cache(maxsize=2)
@@ -62,15 +80,30 @@ def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
     first = causal.begins_with(reader)
     found = causal.chunks(tokens, spec.seq_len, first)
     if spec.num_chunks > len(found):
-        accepted = f"1 to {len(found)}, the chunks of {spec.seq_len} tokens that {spec.texts} has for it"
+        accepted = (
+            f"1 to {len(found)}, the chunks of {spec.seq_len} tokens that {spec.texts} has for it"
+        )
         raise refuse("evaluation.num_chunks", spec.num_chunks, accepted)
     chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: spec.num_chunks])
     owned = causal.chunks(owners, spec.seq_len, None if first is None else -1)[chosen]
-    passages = [(number, passage, *_last_word(reader, passage)) for number, d in enumerate(documents) for passage in stretches(d)]
-    passages = [each for each in passages if each[3] and len(each[2]) <= (most or len(each[2]))][: spec.passages]
+    passages = [
+        (number, passage, *_last_word(reader, passage))
+        for number, d in enumerate(documents)
+        for passage in stretches(d)
+    ]
+    passages = [each for each in passages if each[3] and len(each[2]) <= (most or len(each[2]))][
+        : spec.passages
+    ]
     left_out = lengths.with_tokens(reader, documents, special=False).count(False)
-    return Texts(found[chosen], owned, [(ids, last) for *_, ids, last in passages],
-                 np.array([number for number, *_ in passages], int), [_end(passage) for _, passage, *_ in passages], documents, left_out)  # fmt: skip
+    return Texts(
+        found[chosen],
+        owned,
+        [(ids, last) for *_, ids, last in passages],
+        np.array([number for number, *_ in passages], int),
+        [_end(passage) for _, passage, *_ in passages],
+        documents,
+        left_out,
+    )
 
 
 def stretches(document: str) -> list[str]:
@@ -94,15 +127,20 @@ def _last_word(reader, passage: str) -> tuple[list[int], int]:
     before, last = segmentation.last_word(passage)
     if not last:
         return [], 0
-    ids, word = reader(before)["input_ids"], reader(f" {last}", add_special_tokens=False)["input_ids"]
+    ids, word = (
+        reader(before)["input_ids"],
+        reader(f" {last}", add_special_tokens=False)["input_ids"],
+    )
     return (ids + word, len(word)) if ids else ([], 0)
 
 
 def about(everything: Texts) -> str:
     """What is measured on, in a line for a reader."""
     count, context = everything.chunks.shape
-    return (f"{count} chunks of {context} tokens, the second half of each scored; {len(everything.passages)} passages "
-            f"whose last word is asked for; {min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens{lengths.said(everything.left_out)}")  # fmt: skip
+    return (
+        f"{count} chunks of {context} tokens, the second half of each scored; {len(everything.passages)} passages "
+        f"whose last word is asked for; {min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens{lengths.said(everything.left_out)}"
+    )
 
 
 def documents(everything: Texts) -> int:
@@ -144,7 +182,11 @@ def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) ->
     from kerf.evaluate.layer_ablation import by_layer
 
     everything = gather(model, spec)
-    return by_layer(model, candidate, everything.chunks[: spec.restored], base) if spec.restored else []
+    return (
+        by_layer(model, candidate, everything.chunks[: spec.restored], base)
+        if spec.restored
+        else []
+    )
 
 
 def draw(folder: Path, picture: dict) -> list[tuple]:
@@ -165,17 +207,27 @@ def worst(model: str, folder: Path, picture: dict):
 
     reader = causal.tokenizer(registry.resolve(model))
     rows = [{"mean KL": each["kl"], "text": _marked(reader, each)} for each in picture["worst"]]
-    return pd.DataFrame(rows).style.format({"mean KL": "{:.3f}"}).hide(axis="index").set_caption(
-        "Where the models differ most; marked: the most probable token is another one now, given in brackets")  # fmt: skip
+    return (
+        pd.DataFrame(rows)
+        .style.format({"mean KL": "{:.3f}"})
+        .hide(axis="index")
+        .set_caption(
+            "Where the models differ most; marked: the most probable token is another one now, given in brackets"
+        )
+    )
 
 
 def _marked(reader, stretch: dict) -> str:
     from html import escape
 
     pieces = []
-    for token, said, changed in zip(stretch["tokens"], stretch["said"], stretch["changed"], strict=True):
+    for token, said, changed in zip(
+        stretch["tokens"], stretch["said"], stretch["changed"], strict=True
+    ):
         text = escape(reader.decode([token]))
-        pieces.append(f"<mark>{text} [{escape(reader.decode([said]).strip())}]</mark>" if changed else text)
+        pieces.append(
+            f"<mark>{text} [{escape(reader.decode([said]).strip())}]</mark>" if changed else text
+        )
     return "".join(pieces)
 
 
@@ -193,16 +245,24 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
         f"the same token comes first for {same['value']:.1%}.",
     ]
     if row := values.get("last_word_accuracy"):
-        lines.append(f"Last words: {row['lost']} lost, {row['gained']} gained of {row['n']} (McNemar p = {row['mcnemar_p']:.3f}); "
-                     f"a difference under {row['detectable']:.3f} would have gone unseen.")  # fmt: skip
+        lines.append(
+            f"Last words: {row['lost']} lost, {row['gained']} gained of {row['n']} (McNemar p = {row['mcnemar_p']:.3f}); "
+            f"a difference under {row['detectable']:.3f} would have gone unseen."
+        )
     layers = picture.get("restored") or []
     best = min(layers, key=lambda row: row["kl"], default=None)
     if best and best["layer"] != "none":
-        lines.append(f"Most is won by layer {best['layer']}: in float, it leaves {best['kl']:.4f} of {layers[0]['kl']:.4f} on "
-                     f"{layers[0]['contexts']} contexts, too few for an interval.")  # fmt: skip
+        lines.append(
+            f"Most is won by layer {best['layer']}: in float, it leaves {best['kl']:.4f} of {layers[0]['kl']:.4f} on "
+            f"{layers[0]['contexts']} contexts, too few for an interval."
+        )
     if cache := picture.get("cache"):
-        lines.append(f"Keys and values of {cache[-1]['tokens']} tokens take {cache[-1]['bytes'] / 1e6:.1f} MB, as the baseline's do.")
+        lines.append(
+            f"Keys and values of {cache[-1]['tokens']} tokens take {cache[-1]['bytes'] / 1e6:.1f} MB, as the baseline's do."
+        )
     cost = picture["storage"]
-    lines.append(f"Only the most probable tokens of the baseline are kept: on {cost['tokens']} tokens that gives a mean "
-                 f"KL of {cost['kept']:.5f}, over the whole vocabulary it is {cost['whole']:.5f}.")  # fmt: skip
+    lines.append(
+        f"Only the most probable tokens of the baseline are kept: on {cost['tokens']} tokens that gives a mean "
+        f"KL of {cost['kept']:.5f}, over the whole vocabulary it is {cost['whole']:.5f}."
+    )
     return "\n".join(lines)

@@ -20,16 +20,32 @@ def answer(opened, request: dict, folder: Path) -> dict:
     order = np.random.default_rng(request["seed"]).permutation(len(chunks))
     with torch.inference_mode():
         clock, forward = time.perf_counter(), []
-        found = score(opened, chunks, order, max(1, request["batch_tokens"] // chunks.shape[1]), base or folder, base is None, forward)
+        found = score(
+            opened,
+            chunks,
+            order,
+            max(1, request["batch_tokens"] // chunks.shape[1]),
+            base or folder,
+            base is None,
+            forward,
+        )
         seconds = time.perf_counter() - clock
         found["right"] = _last_words(opened, request["passages"], request["batch_tokens"])
         clock = time.perf_counter()
         found["continued"] = _continue(opened, chunks[:PROMPTS, :PROMPT])
         decode = time.perf_counter() - clock
-        cache = [_cache(opened, chunks[:1, :length]) for length in np.linspace(0, chunks.shape[1], 5, dtype=int)[1:].tolist()]
+        cache = [
+            _cache(opened, chunks[:1, :length])
+            for length in np.linspace(0, chunks.shape[1], 5, dtype=int)[1:].tolist()
+        ]
     save_file(found, folder / "answers.safetensors")
-    return {"encode_seconds": seconds, "forward_seconds": sum(forward), "prefill_tokens_per_second": chunks.numel() / sum(forward),
-            "decode_tokens_per_second": found["continued"].numel() / decode, "cache": cache}  # fmt: skip
+    return {
+        "encode_seconds": seconds,
+        "forward_seconds": sum(forward),
+        "prefill_tokens_per_second": chunks.numel() / sum(forward),
+        "decode_tokens_per_second": found["continued"].numel() / decode,
+        "cache": cache,
+    }
 
 
 def score(opened, chunks, order, size, base, first, forward) -> dict:
@@ -46,14 +62,20 @@ def score(opened, chunks, order, size, base, first, forward) -> dict:
 
     half = chunks.shape[1] // 2
     scored, found = chunks.shape[1] - half, [None] * len(chunks)
-    kept = Kept(base, min(likelihood.TOP, len(opened.get_output_embeddings().weight))) if first else Kept(base)
+    kept = (
+        Kept(base, min(likelihood.TOP, len(opened.get_output_embeddings().weight)))
+        if first
+        else Kept(base)
+    )
     for start in range(0, len(order), size):
         here = order[start : start + size].tolist()
         clock = time.perf_counter()
         logits = opened(chunks[here], use_cache=False, logits_to_keep=scored + 1).logits[:, :-1]
         forward.append(time.perf_counter() - clock)
         if not logits.isfinite().all():
-            raise ValueError(f"the model gives NaN or infinity, from {_broken(opened, chunks[here])} on")
+            raise ValueError(
+                f"the model gives NaN or infinity, from {_broken(opened, chunks[here])} on"
+            )
         for place, each in zip(here, logits, strict=True):
             targets = chunks[place, half:]
             own = keep(each, targets, kept.top) if first else kept.read(place * scored, scored)
@@ -75,11 +97,20 @@ def _broken(opened, ids) -> str:
 
     def look(name, output):
         output = output[0] if isinstance(output, tuple) else output
-        if isinstance(output, torch.Tensor) and output.is_floating_point() and not output.isfinite().all():
+        if (
+            isinstance(output, torch.Tensor)
+            and output.is_floating_point()
+            and not output.isfinite().all()
+        ):
             found.append(name)
 
-    leaves = [(name, module) for name, module in opened.named_modules() if not any(module.children())]
-    hooks = [module.register_forward_hook(lambda _, __, output, name=name: look(name, output)) for name, module in leaves]
+    leaves = [
+        (name, module) for name, module in opened.named_modules() if not any(module.children())
+    ]
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+        for name, module in leaves
+    ]
     try:
         opened(ids, use_cache=False, logits_to_keep=1)
     finally:
@@ -112,12 +143,26 @@ def _continue(opened, prompts):
     most = positions(opened.config) or PROMPT + CONTINUED
     prompts = prompts[:, : most // 2]
     count = min(CONTINUED, most - prompts.shape[1])
-    options = {"do_sample": False, "max_new_tokens": count, "min_new_tokens": count, "pad_token_id": 0}
-    return opened.generate(prompts, attention_mask=prompts.new_ones(prompts.shape), **options)[:, prompts.shape[1] :].clone()
+    options = {
+        "do_sample": False,
+        "max_new_tokens": count,
+        "min_new_tokens": count,
+        "pad_token_id": 0,
+    }
+    return opened.generate(prompts, attention_mask=prompts.new_ones(prompts.shape), **options)[
+        :, prompts.shape[1] :
+    ].clone()
 
 
 def _cache(opened, ids) -> dict:
     """Bytes of the keys and values that a text of so many tokens leaves behind."""
     kept = opened(ids, use_cache=True, logits_to_keep=1).past_key_values
-    parts = [getattr(layer, name, None) for layer in getattr(kept, "layers", []) for name in ("keys", "values")]
-    return {"tokens": ids.shape[1], "bytes": sum(part.numel() * part.element_size() for part in parts if part is not None)}
+    parts = [
+        getattr(layer, name, None)
+        for layer in getattr(kept, "layers", [])
+        for name in ("keys", "values")
+    ]
+    return {
+        "tokens": ids.shape[1],
+        "bytes": sum(part.numel() * part.element_size() for part in parts if part is not None),
+    }

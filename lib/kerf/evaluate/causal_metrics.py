@@ -12,8 +12,8 @@ from textwrap import shorten
 import numpy as np
 from scipy import stats
 
-from kerf.evaluate import stats as st
 from kerf.core.cache import meta
+from kerf.evaluate import stats as st
 from kerf.evaluate.fidelity import drawn, row
 from kerf.evaluate.per_item_scores import KNOWN_BY, group
 
@@ -49,7 +49,9 @@ class Scored:
         scored = everything.scored
         places = np.broadcast_to(np.arange(everything.chunks.shape[1]), everything.chunks.shape)
         return cls(
-            **{name: after[name] for name in ("kl", "loss", "base_loss", "top", "same_top", "full")},
+            **{
+                name: after[name] for name in ("kl", "loss", "base_loss", "top", "same_top", "full")
+            },
             targets=everything.chunks[:, scored].ravel(),
             documents=everything.owners[:, scored].ravel(),
             positions=places[:, scored].ravel(),
@@ -64,21 +66,47 @@ class Scored:
 
         everything: the texts that were asked; a token is known by the document it stands in.
         """
-        known = np.array([shorten(document, KNOWN_BY, placeholder=" …") for document in everything.all])
+        known = np.array(
+            [shorten(document, KNOWN_BY, placeholder=" …") for document in everything.all]
+        )
         prefix, length = _alike(self.continued)
         return [
-            group("kl", document=self.documents, position=self.positions, text=known[self.documents], kl=self.kl,
-                  candidate=self.loss, baseline=self.base_loss, same_top=self.same_top),
-            group("last_word", document=self.passage_documents, text=everything.asked, candidate=self.right[1], baseline=self.right[0]),
-            group("continuation", document=np.arange(len(prefix)), candidate=prefix, baseline=np.full(len(prefix), length)),
-        ]  # fmt: skip
+            group(
+                "kl",
+                document=self.documents,
+                position=self.positions,
+                text=known[self.documents],
+                kl=self.kl,
+                candidate=self.loss,
+                baseline=self.base_loss,
+                same_top=self.same_top,
+            ),
+            group(
+                "last_word",
+                document=self.passage_documents,
+                text=everything.asked,
+                candidate=self.right[1],
+                baseline=self.right[0],
+            ),
+            group(
+                "continuation",
+                document=np.arange(len(prefix)),
+                candidate=prefix,
+                baseline=np.full(len(prefix), length),
+            ),
+        ]
 
 
 def metrics(scored: Scored) -> list[dict]:
     """Every metric of a candidate as a row: name, value, low, high, baseline, n."""
     documents = st.Documents(scored.documents, REPLICATES)
-    return [*_likelihood(scored, documents), *_divergence(scored, documents), *_probability(scored, documents), *_last_word(scored),
-            *_continuations(scored)]  # fmt: skip
+    return [
+        *_likelihood(scored, documents),
+        *_divergence(scored, documents),
+        *_probability(scored, documents),
+        *_last_word(scored),
+        *_continuations(scored),
+    ]
 
 
 def _likelihood(scored, documents) -> list[dict]:
@@ -86,8 +114,11 @@ def _likelihood(scored, documents) -> list[dict]:
     with np.errstate(over="ignore"):  # beyond the largest float: the row says that it is undefined
         own, ratio = (documents.means(each).map(np.exp) for each in (loss, loss - base))
         usual = float(np.exp(base.mean()))
-    return [drawn("perplexity", own, usual, n), drawn("perplexity_ratio", ratio, 1.0, n),
-            drawn("loss_pearson", documents.correlations(loss, base), 1.0 if np.ptp(base) else None, n)]  # fmt: skip
+    return [
+        drawn("perplexity", own, usual, n),
+        drawn("perplexity_ratio", ratio, 1.0, n),
+        drawn("loss_pearson", documents.correlations(loss, base), 1.0 if np.ptp(base) else None, n),
+    ]
 
 
 def _quantiles(documents, values, of: dict, n: int) -> list[dict]:
@@ -96,17 +127,27 @@ def _quantiles(documents, values, of: dict, n: int) -> list[dict]:
 
 def _divergence(scored, documents) -> list[dict]:
     kl, n = scored.kl.astype(float), len(scored.kl)
-    return [drawn("kl_mean", documents.means(kl), 0.0, n), *_quantiles(documents, kl, QUANTILES, n),
-            row("kl_max", float(kl.max()), None, None, 0.0, n),
-            drawn("same_top", documents.means(scored.same_top.astype(float)), 1.0, n)]  # fmt: skip
+    return [
+        drawn("kl_mean", documents.means(kl), 0.0, n),
+        *_quantiles(documents, kl, QUANTILES, n),
+        row("kl_max", float(kl.max()), None, None, 0.0, n),
+        drawn("same_top", documents.means(scored.same_top.astype(float)), 1.0, n),
+    ]
 
 
 def _probability(scored, documents) -> list[dict]:
     """Change of the correct token's probability: mean, root mean square, 5th and 95th percentile."""
-    change, n = np.exp(-scored.loss.astype(float)) - np.exp(-scored.base_loss.astype(float)), len(scored.loss)
-    return [drawn("probability_change_mean", documents.means(change), 0.0, n),
-            drawn("probability_change_rms", documents.means(change**2).map(np.sqrt), 0.0, n),
-            *_quantiles(documents, change, {"probability_change_p05": 0.05, "probability_change_p95": 0.95}, n)]  # fmt: skip
+    change, n = (
+        np.exp(-scored.loss.astype(float)) - np.exp(-scored.base_loss.astype(float)),
+        len(scored.loss),
+    )
+    return [
+        drawn("probability_change_mean", documents.means(change), 0.0, n),
+        drawn("probability_change_rms", documents.means(change**2).map(np.sqrt), 0.0, n),
+        *_quantiles(
+            documents, change, {"probability_change_p05": 0.05, "probability_change_p95": 0.95}, n
+        ),
+    ]
 
 
 def _last_word(scored) -> list[dict]:
@@ -117,8 +158,17 @@ def _last_word(scored) -> list[dict]:
     n = len(before)
     means = st.Documents(scored.passage_documents, REPLICATES).means(after.astype(float))
     accuracy = drawn("last_word_accuracy", means, float(before.mean()), n)
-    told = {"lost": lost, "gained": gained, "mcnemar_p": p_value, "detectable": detectable(n, lost + gained)}
-    return [accuracy | told, row("flips_lost", lost, None, None, 0, n), row("flips_gained", gained, None, None, 0, n)]
+    told = {
+        "lost": lost,
+        "gained": gained,
+        "mcnemar_p": p_value,
+        "detectable": detectable(n, lost + gained),
+    }
+    return [
+        accuracy | told,
+        row("flips_lost", lost, None, None, 0, n),
+        row("flips_gained", gained, None, None, 0, n),
+    ]
 
 
 def detectable(n: int, flips: int) -> float:
@@ -132,12 +182,20 @@ def detectable(n: int, flips: int) -> float:
 
 def _continuations(scored) -> list[dict]:
     prefix, length = _alike(scored.continued)
-    prompts, whole = st.Documents(np.arange(len(prefix)), REPLICATES), (prefix == length).astype(float)
+    prompts, whole = (
+        st.Documents(np.arange(len(prefix)), REPLICATES),
+        (prefix == length).astype(float),
+    )
     before, after = scored.speeds
-    speeds = [row(name, after[name], None, None, before[name], 1)
-              for name in ("prefill_tokens_per_second", "decode_tokens_per_second")]  # fmt: skip
-    return [drawn("continuation_prefix", prompts.means(prefix), float(length), len(prefix)),
-            drawn("continuation_exact", prompts.means(whole), 1.0, len(prefix)), *speeds]  # fmt: skip
+    speeds = [
+        row(name, after[name], None, None, before[name], 1)
+        for name in ("prefill_tokens_per_second", "decode_tokens_per_second")
+    ]
+    return [
+        drawn("continuation_prefix", prompts.means(prefix), float(length), len(prefix)),
+        drawn("continuation_exact", prompts.means(whole), 1.0, len(prefix)),
+        *speeds,
+    ]
 
 
 def _alike(continued) -> tuple[np.ndarray, int]:
@@ -157,15 +215,28 @@ def pictures(scored: Scored) -> dict:
     rarity = np.digitize(counts[inverse], [2, 4, 16, 64, 256])
     names = ["once", "2 to 3 times", "4 to 15", "16 to 63", "64 to 255", "256 and more"]
     return {
-        "by_position": [{"from": int(edges[i]), "kl": float(scored.kl[place == i].mean())}
-                        for i in range(16) if (place == i).any()],
-        "by_frequency": [{"count": names[i], "tokens": int((rarity == i).sum()), "kl": float(scored.kl[rarity == i].mean())}
-                         for i in range(6) if (rarity == i).any()],
+        "by_position": [
+            {"from": int(edges[i]), "kl": float(scored.kl[place == i].mean())}
+            for i in range(16)
+            if (place == i).any()
+        ],
+        "by_frequency": [
+            {
+                "count": names[i],
+                "tokens": int((rarity == i).sum()),
+                "kl": float(scored.kl[rarity == i].mean()),
+            }
+            for i in range(6)
+            if (rarity == i).any()
+        ],
         "worst": _worst(scored),
         "cache": scored.speeds[1].get("cache", []),
-        "storage": {"tokens": len(scored.full), "kept": float(scored.kl[: len(scored.full)].mean()),
-                    "whole": float(scored.full.mean())},
-    }  # fmt: skip
+        "storage": {
+            "tokens": len(scored.full),
+            "kept": float(scored.kl[: len(scored.full)].mean()),
+            "whole": float(scored.full.mean()),
+        },
+    }
 
 
 def _worst(scored) -> list[dict]:
@@ -175,7 +246,13 @@ def _worst(scored) -> list[dict]:
     rows = []
     for start in starts[np.argsort(-means)[:WORST]]:
         here = slice(start, start + WINDOW)
-        rows.append({"kl": float(scored.kl[here].mean()), "document": int(scored.documents[start]),
-                     "tokens": scored.targets[here].tolist(), "said": scored.top[here].tolist(),
-                     "changed": (~scored.same_top[here].astype(bool)).tolist()})  # fmt: skip
+        rows.append(
+            {
+                "kl": float(scored.kl[here].mean()),
+                "document": int(scored.documents[start]),
+                "tokens": scored.targets[here].tolist(),
+                "said": scored.top[here].tolist(),
+                "changed": (~scored.same_top[here].astype(bool)).tolist(),
+            }
+        )
     return rows

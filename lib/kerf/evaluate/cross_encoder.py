@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.data import corpora
-from kerf.evaluate import first_stage
-from kerf.models import registry
-from kerf.core.cache import artifact
-from kerf.evaluate import fidelity, per_item_scores, ranking
-from kerf.core.finite import check_finite
-from kerf.models.families import causal, lengths
 from kerf.config import Evaluation
+from kerf.core.cache import artifact
+from kerf.core.finite import check_finite
+from kerf.data import corpora
+from kerf.evaluate import fidelity, first_stage, per_item_scores, ranking
+from kerf.models import registry
+from kerf.models.families import causal, lengths
 
 BATCH_SIZE, GLANCED_AT = 32, 64
 READS = ("texts", "passages")  # keys of `evaluation`
@@ -45,27 +44,50 @@ class Texts:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Every query with every passage of its shortlist."""
-        return [(query, self.passages[index]) for query, row in zip(self.queries, self.shortlists, strict=True) for index in row]
+        return [
+            (query, self.passages[index])
+            for query, row in zip(self.queries, self.shortlists, strict=True)
+            for index in row
+        ]
 
 
 def gather(model: str, spec: Evaluation) -> Texts:
     """Queries and their shortlists, of the evaluation part of `spec.texts`. Raises InputError for too few passages."""
     folder = registry.resolve(model)
-    return _gather(str(lengths.inner(folder)), registry.weights_digest(folder), spec.texts, corpora.digest(spec.texts), spec.passages)
+    return _gather(
+        str(lengths.inner(folder)),
+        registry.weights_digest(folder),
+        spec.texts,
+        corpora.digest(spec.texts),
+        spec.passages,
+    )
 
 
 @lru_cache(maxsize=2)
 def _gather(reader: str, _weights: str, source: str, _texts: str, asked: int) -> Texts:
-    queries, passages, documents = lengths.known(causal.tokenizer(reader), "evaluation.passages", *corpora.cloze_pairs(asked, source))
+    queries, passages, documents = lengths.known(
+        causal.tokenizer(reader), "evaluation.passages", *corpora.cloze_pairs(asked, source)
+    )
     count = len(queries)
     encoder, size = registry.resolve(FIRST_STAGE), min(SHORTLIST, count)
-    key = {"encoder": registry.weights_digest(encoder), "queries": queries, "passages": passages, "shortlist": size}
+    key = {
+        "encoder": registry.weights_digest(encoder),
+        "queries": queries,
+        "passages": passages,
+        "shortlist": size,
+    }
 
     def make(folder: Path) -> None:
         found = first_stage.others(encoder, queries, passages, size - 1)
         np.save(folder / "shortlists.npy", np.concatenate([np.arange(count)[:, None], found], 1))
 
-    return Texts(queries, passages, np.load(artifact("shortlists", key, make) / "shortlists.npy"), np.array(documents), asked - count)
+    return Texts(
+        queries,
+        passages,
+        np.load(artifact("shortlists", key, make) / "shortlists.npy"),
+        np.array(documents),
+        asked - count,
+    )
 
 
 def about(everything: Texts) -> str:
@@ -81,7 +103,10 @@ def documents(everything: Texts) -> int:
 
 def request(everything: Texts, again: bool) -> dict:
     """What the measured process is asked; `again`: other batches."""
-    return {"pairs": everything.pairs, "batch_size": BATCH_SIZE if not again else BATCH_SIZE * 3 // 2}
+    return {
+        "pairs": everything.pairs,
+        "batch_size": BATCH_SIZE if not again else BATCH_SIZE * 3 // 2,
+    }
 
 
 def answer(opened, request: dict, folder: Path) -> dict:
@@ -90,7 +115,11 @@ def answer(opened, request: dict, folder: Path) -> dict:
 
     order = np.random.default_rng(request["seed"]).permutation(len(request["pairs"]))
     clock = time.perf_counter()
-    found = opened.predict([request["pairs"][index] for index in order], batch_size=request["batch_size"], show_progress_bar=False)
+    found = opened.predict(
+        [request["pairs"][index] for index in order],
+        batch_size=request["batch_size"],
+        show_progress_bar=False,
+    )
     seconds = time.perf_counter() - clock
     scores = np.empty(len(found), np.float32)
     scores[order] = found
@@ -101,7 +130,10 @@ def answer(opened, request: dict, folder: Path) -> dict:
 
 def sample(everything: Texts) -> dict:
     """A query and its shortlist, for `ask`."""
-    return {"query": everything.queries[0], "documents": [everything.passages[index] for index in everything.shortlists[0]]}
+    return {
+        "query": everything.queries[0],
+        "documents": [everything.passages[index] for index in everything.shortlists[0]],
+    }
 
 
 def ask(opened, asked: dict) -> None:
@@ -113,7 +145,9 @@ def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[l
     """Metric rows and scores; what every query and pair got goes to items.parquet."""
     before, after = (_scores(path).reshape(everything.shortlists.shape) for path in (base, other))
     _write_items(folder / "items.parquet", everything, before, after)
-    return ranking.metrics(before, after, everything.documents), {"scores": {"baseline": before.tolist(), "candidate": after.tolist()}}
+    return ranking.metrics(before, after, everything.documents), {
+        "scores": {"baseline": before.tolist(), "candidate": after.tolist()}
+    }
 
 
 def _scores(path: Path) -> np.ndarray:
@@ -129,32 +163,67 @@ def _write_items(path: Path, everything: Texts, before: np.ndarray, after: np.nd
     old, new = (1 / fidelity.ranks(scores, scores[:, :1]) for scores in (before, after))
     known = {"document": everything.documents, "text": everything.queries}
     query, place = (each.ravel() for each in np.indices(before.shape))
-    per_item_scores.write(path, [
-        per_item_scores.group("shortlist", candidate=new, baseline=old, **known),
-        per_item_scores.group("same_first", candidate=before.argmax(1) == after.argmax(1), baseline=np.ones(len(old)), **known),
-        per_item_scores.group("first_3", candidate=ranking.first_kept(before, after), baseline=np.ones(len(old)), **known),
-        per_item_scores.group("order", candidate=ranking.kendall(before, after), baseline=np.ones(len(old)), **known),
-        per_item_scores.group("score", candidate=after.ravel(), baseline=before.ravel(), document=everything.documents[query], left=query, right=place),
-    ])  # fmt: skip
+    per_item_scores.write(
+        path,
+        [
+            per_item_scores.group("shortlist", candidate=new, baseline=old, **known),
+            per_item_scores.group(
+                "same_first",
+                candidate=before.argmax(1) == after.argmax(1),
+                baseline=np.ones(len(old)),
+                **known,
+            ),
+            per_item_scores.group(
+                "first_3",
+                candidate=ranking.first_kept(before, after),
+                baseline=np.ones(len(old)),
+                **known,
+            ),
+            per_item_scores.group(
+                "order",
+                candidate=ranking.kendall(before, after),
+                baseline=np.ones(len(old)),
+                **known,
+            ),
+            per_item_scores.group(
+                "score",
+                candidate=after.ravel(),
+                baseline=before.ravel(),
+                document=everything.documents[query],
+                left=query,
+                right=place,
+            ),
+        ],
+    )
 
 
 def glance(before, after, source: str) -> dict[str, float]:
     """A first look at an opened candidate beside the opened baseline, on a few pairs of the evaluation part."""
     queries, passages, _ = zip(*corpora.stretches(source, "evaluation")[:GLANCED_AT], strict=True)
     pairs = [*zip(queries, passages, strict=True), *zip(queries, passages[1:], strict=False)]
-    scores = [opened.predict(pairs, show_progress_bar=False).astype(float) for opened in (before, after)]
+    scores = [
+        opened.predict(pairs, show_progress_bar=False).astype(float) for opened in (before, after)
+    ]
     for each in scores:
         check_finite(each, pairs)
     alike = float(np.corrcoef(*scores)[0, 1]) if min(map(np.ptp, scores)) else 0.0
-    return {"correlation of scores": alike, "largest change": float(np.abs(scores[1] - scores[0]).max()),
-            "least score": float(scores[0].min()), "greatest score": float(scores[0].max()), "pairs": len(pairs)}  # fmt: skip
+    return {
+        "correlation of scores": alike,
+        "largest change": float(np.abs(scores[1] - scores[0]).max()),
+        "least score": float(scores[0].min()),
+        "greatest score": float(scores[0].max()),
+        "pairs": len(pairs),
+    }
 
 
 def first_stage_scores(everything: Texts) -> np.ndarray:
     """The scores (queries, passages) that the encoder itself gives the shortlists: what a reranker has to beat."""
     opened = registry.open_model(FIRST_STAGE)
     options = {"batch_size": BATCH_SIZE, "normalize_embeddings": True, "show_progress_bar": False}
-    scores = opened.encode(everything.queries, **options) @ opened.encode(everything.passages, **options).T
+    scores = (
+        opened.encode(everything.queries, **options)
+        @ opened.encode(everything.passages, **options).T
+    )
     return np.take_along_axis(scores, everything.shortlists, 1).astype(float)
 
 
@@ -177,9 +246,20 @@ def worst(model: str, folder: Path, picture: dict):
 
     found = pd.read_parquet(folder / "items.parquet")
     found = found[found.metric == "shortlist"]
-    ranked = pd.DataFrame({"rank before": 1 / found.baseline, "rank after": 1 / found.candidate, "query": found.text})
-    fell = (ranked["rank after"] - ranked["rank before"]).sort_values(ascending=False, kind="stable").index[:5]
-    return ranked.loc[fell].style.format(precision=1).hide(axis="index").set_caption("Five queries whose own passage fell farthest")
+    ranked = pd.DataFrame(
+        {"rank before": 1 / found.baseline, "rank after": 1 / found.candidate, "query": found.text}
+    )
+    fell = (
+        (ranked["rank after"] - ranked["rank before"])
+        .sort_values(ascending=False, kind="stable")
+        .index[:5]
+    )
+    return (
+        ranked.loc[fell]
+        .style.format(precision=1)
+        .hide(axis="index")
+        .set_caption("Five queries whose own passage fell farthest")
+    )
 
 
 def conclusion(values: dict[str, dict], picture: dict) -> str:
@@ -187,9 +267,13 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
     lines = []
     for what, name in (("nDCG@10", "ndcg_10"), ("MRR", "mrr")):
         row, whole = values[f"{name}_loss"], values[name]
-        lines.append(f"{what} {fidelity.direction(row)}: from {whole['baseline']:.4f} to {whole['value']:.4f}, "
-                     f"difference {fidelity.told(row, -1, plus=True)}.")  # fmt: skip
+        lines.append(
+            f"{what} {fidelity.direction(row)}: from {whole['baseline']:.4f} to {whole['value']:.4f}, "
+            f"difference {fidelity.told(row, -1, plus=True)}."
+        )
     same, score = values["same_first"], values["score_spearman"]
-    lines.append(f"The same passage comes first for {same['value']:.1%} of {same['n']} queries: {same['lost']} right ones lost, {same['gained']} "
-                 f"gained (McNemar p = {same['mcnemar_p']:.3f}). Spearman of the scores {fidelity.told(score)}.")  # fmt: skip
+    lines.append(
+        f"The same passage comes first for {same['value']:.1%} of {same['n']} queries: {same['lost']} right ones lost, {same['gained']} "
+        f"gained (McNemar p = {same['mcnemar_p']:.3f}). Spearman of the scores {fidelity.told(score)}."
+    )
     return "\n".join(lines)

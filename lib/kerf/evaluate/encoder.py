@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.data import corpora
-from kerf.models import registry
-from kerf.evaluate import fidelity, per_item_scores
-from kerf.core.finite import check_finite
-from kerf.models.families import causal, lengths
 from kerf.config import Evaluation
+from kerf.core.finite import check_finite
+from kerf.data import corpora
+from kerf.evaluate import fidelity, per_item_scores
+from kerf.models import registry
+from kerf.models.families import causal, lengths
 
 BATCH_SIZE, GLANCED_AT = 32, 64
 READS = ("texts", "sentences", "passages")  # keys of `evaluation`
@@ -34,13 +34,21 @@ def gather(model: str, spec: Evaluation) -> Texts:
     """Sentences, retrieval queries and passages, and every human-rated text, of which the model's tokenizer knows something.
     Raises InputError for too few."""
     folder = registry.resolve(model)
-    return _gather(str(lengths.inner(folder)), registry.weights_digest(folder), spec, corpora.digest(spec.texts))
+    return _gather(
+        str(lengths.inner(folder)),
+        registry.weights_digest(folder),
+        spec,
+        corpora.digest(spec.texts),
+    )
 
 
 @lru_cache(maxsize=2)
 def _gather(reader: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
     tokenizer = causal.tokenizer(reader)
-    asked, found = corpora.evaluation_sentences(spec.texts, spec.sentences), corpora.cloze_pairs(spec.passages)
+    asked, found = (
+        corpora.evaluation_sentences(spec.texts, spec.sentences),
+        corpora.cloze_pairs(spec.passages),
+    )
     sentences, sentence_documents = lengths.known(tokenizer, "evaluation.sentences", *asked)
     queries, passages, passage_documents = lengths.known(tokenizer, "evaluation.passages", *found)
     left_out = len(asked[0]) - len(sentences) + len(found[0]) - len(passages)
@@ -52,17 +60,25 @@ def _gather(reader: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
         where[name] = slice(len(all_texts), len(all_texts) + len(own))
         all_texts += own
     documents = {"sentences": np.array(sentence_documents), "passages": np.array(passage_documents)}
-    human = {n: (np.array(left), np.array(right), score) for n, (_, left, right, score) in pairs.items()}
+    human = {
+        n: (np.array(left), np.array(right), score) for n, (_, left, right, score) in pairs.items()
+    }
     return Texts(all_texts, where, documents, human, left_out)
 
 
-def _known_pairs(tokenizer, rated: list[str], left: list[int], right: list[int], scores: list[float]) -> tuple:
+def _known_pairs(
+    tokenizer, rated: list[str], left: list[int], right: list[int], scores: list[float]
+) -> tuple:
     """Human-rated pairs of texts that have a token, numbered anew."""
     good = np.array(lengths.with_tokens(tokenizer, rated))
     if good.all():
         return rated, left, right, scores
     both, place = good[left] & good[right], np.cumsum(good) - 1
-    kept = (place[left][both].tolist(), place[right][both].tolist(), np.array(scores)[both].tolist())
+    kept = (
+        place[left][both].tolist(),
+        place[right][both].tolist(),
+        np.array(scores)[both].tolist(),
+    )
     return [text for text, known in zip(rated, good, strict=True) if known], *kept
 
 
@@ -89,7 +105,9 @@ def answer(opened, request: dict, folder: Path) -> dict:
     order = np.random.default_rng(request["seed"]).permutation(len(request["texts"]))
     shuffled = [request["texts"][index] for index in order]
     clock = time.perf_counter()
-    rows = opened.encode(shuffled, batch_size=request["batch_size"], show_progress_bar=False, convert_to_numpy=True)
+    rows = opened.encode(
+        shuffled, batch_size=request["batch_size"], show_progress_bar=False, convert_to_numpy=True
+    )
     seconds = time.perf_counter() - clock
     embeddings = np.empty_like(rows)
     embeddings[order] = rows
@@ -144,11 +162,18 @@ def _histograms(before: np.ndarray, after: np.ndarray) -> dict:
 def glance(before, after, source: str) -> dict[str, float]:
     """A first look at an opened candidate beside the opened baseline, on a few sentences of the evaluation part."""
     sentences = corpora.evaluation_sentences(source, GLANCED_AT)[0]
-    rows = [opened.encode(sentences, normalize_embeddings=True, show_progress_bar=False) for opened in (before, after)]
+    rows = [
+        opened.encode(sentences, normalize_embeddings=True, show_progress_bar=False)
+        for opened in (before, after)
+    ]
     for each in rows:
         check_finite(each, sentences)
     cosine = (rows[0] * rows[1]).sum(1)
-    return {"mean cosine": float(cosine.mean()), "lowest": float(cosine.min()), "sentences": len(cosine)}
+    return {
+        "mean cosine": float(cosine.mean()),
+        "lowest": float(cosine.min()),
+        "sentences": len(cosine),
+    }
 
 
 def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) -> list[dict]:
@@ -165,7 +190,10 @@ def draw(folder: Path, picture: dict) -> list[tuple]:
     scores = pd.read_parquet(folder / "items.parquet")
     cosine = scores[scores.metric == "cosine"].candidate.tolist()
     return [
-        (plots.similarity_distributions(picture), "Histogram: cosine similarity of all pairs of sentences, baseline and candidate."),
+        (
+            plots.similarity_distributions(picture),
+            "Histogram: cosine similarity of all pairs of sentences, baseline and candidate.",
+        ),
         (plots.cosines(cosine), "Line: cosine of every sentence to the baseline, sorted."),
     ]
 
@@ -175,15 +203,26 @@ def worst(model: str, folder: Path, picture: dict):
     import pandas as pd
 
     scores = pd.read_parquet(folder / "items.parquet")
-    moved = scores[scores.metric == "cosine"].sort_values("candidate").head(5)[["candidate", "text"]]
-    return moved.style.format({"candidate": "{:.4f}"}).hide(axis="index").set_caption("Five sentences that moved farthest")
+    moved = (
+        scores[scores.metric == "cosine"].sort_values("candidate").head(5)[["candidate", "text"]]
+    )
+    return (
+        moved.style.format({"candidate": "{:.4f}"})
+        .hide(axis="index")
+        .set_caption("Five sentences that moved farthest")
+    )
 
 
 def conclusion(values: dict[str, dict], picture: dict) -> str:
     """What a comparison says, in sentences. values: metric rows by name."""
     mean = values["cosine_mean"]
     lines = [f"Mean cosine {fidelity.told(mean)} on {mean['n']} sentences."]
-    for what, name in (("Agreement with people", "human_spearman_loss"), ("Retrieval (MRR)", "retrieval_mrr_loss")):
+    for what, name in (
+        ("Agreement with people", "human_spearman_loss"),
+        ("Retrieval (MRR)", "retrieval_mrr_loss"),
+    ):
         row = values[name]
-        lines.append(f"{what} {fidelity.direction(row)}: difference {fidelity.told(row, -1, plus=True)}.")
+        lines.append(
+            f"{what} {fidelity.direction(row)}: difference {fidelity.told(row, -1, plus=True)}."
+        )
     return "\n".join(lines)

@@ -14,18 +14,35 @@ RANK_REPLICATES = 600  # of statistics over 80,000 pairs
 UNDEFINED = "undefined for these scores: all are the same, or too large for a number"
 
 
-def row(name: str, value: float, low: float | None, high: float | None, baseline: float | None, n: int) -> dict:
+def row(
+    name: str, value: float, low: float | None, high: float | None, baseline: float | None, n: int
+) -> dict:
     """One metric of one candidate. A value or baseline that is no finite number is None, and `why` says so."""
     defined, known = math.isfinite(value), baseline is not None and math.isfinite(baseline)
-    found = {"name": name, "value": value if defined else None, "low": low, "high": high, "baseline": baseline if known else None, "n": n}
-    return found if defined else found | {"low": None, "high": None, "why": UNDEFINED, "needed_n": None}
+    found = {
+        "name": name,
+        "value": value if defined else None,
+        "low": low,
+        "high": high,
+        "baseline": baseline if known else None,
+        "n": n,
+    }
+    return (
+        found
+        if defined
+        else found | {"low": None, "high": None, "why": UNDEFINED, "needed_n": None}
+    )
 
 
 def drawn(name: str, found: st.Draws, baseline: float | None, n: int) -> dict:
     """The row of a resampled metric; without an interval it carries `why` and needed_n, the items that would have one."""
     low, high = found.interval()
     made = row(name, found.value, low, high, baseline, n)
-    return made if low is not None or "why" in made else made | without_interval(len(found.left_out), n)
+    return (
+        made
+        if low is not None or "why" in made
+        else made | without_interval(len(found.left_out), n)
+    )
 
 
 def without_interval(documents: int, n: int) -> dict:
@@ -38,6 +55,7 @@ def without_interval(documents: int, n: int) -> dict:
 
 def told(found: dict, sign: int = 1, places: int = 4, plus: bool = False) -> str:
     """The value of a row with its interval, or with why it has none, for a conclusion. sign: -1 turns a loss into a change."""
+
     def shown(number: float | None) -> str:
         return "undefined" if number is None else f"{sign * number:{'+' * plus}.{places}f}"
 
@@ -51,22 +69,39 @@ def direction(loss: dict) -> str:
     """What the row of a loss says of what was lost."""
     if loss["low"] is None or loss["high"] is None:
         return "cannot be judged"
-    return "fell" if loss["low"] > 0 else "rose" if loss["high"] < 0 else "did not change by more than chance explains"
+    return (
+        "fell"
+        if loss["low"] > 0
+        else "rose"
+        if loss["high"] < 0
+        else "did not change by more than chance explains"
+    )
 
 
-def percentile(name: str, values: np.ndarray, q: float, documents: np.ndarray, baseline: float) -> dict:
+def percentile(
+    name: str, values: np.ndarray, q: float, documents: np.ndarray, baseline: float
+) -> dict:
     """The row of a percentile with order-statistic bounds, none with too few documents."""
     n, count, least = len(values), len(np.unique(documents)), st.items_for_percentile(q)
     value, low, high = st.percentile_interval(values, q)
     if count >= st.LEAST_DOCUMENTS and (low is not None or high is not None):
         return row(name, value, low, high, baseline, n)
     if count >= st.LEAST_DOCUMENTS:
-        return row(name, value, None, None, baseline, n) | {"why": "too few items for bounds of a percentile", "needed_n": least}
+        return row(name, value, None, None, baseline, n) | {
+            "why": "too few items for bounds of a percentile",
+            "needed_n": least,
+        }
     lacking = without_interval(count, n)
-    return row(name, value, None, None, baseline, n) | lacking | {"needed_n": max(least, lacking["needed_n"])}
+    return (
+        row(name, value, None, None, baseline, n)
+        | lacking
+        | {"needed_n": max(least, lacking["needed_n"])}
+    )
 
 
-def cosines(base: np.ndarray, candidate: np.ndarray, documents: np.ndarray, wiki=None) -> list[dict]:
+def cosines(
+    base: np.ndarray, candidate: np.ndarray, documents: np.ndarray, wiki=None
+) -> list[dict]:
     """Mean, 1st percentile and minimum; `wiki`: (base, candidate, documents) of the other domain."""
     values = (base * candidate).sum(1)
     n = len(values)
@@ -115,7 +150,9 @@ def overlap(base: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     return np.array([len(set(a) & set(b)) / k for a, b in zip(*nearest, strict=True)])
 
 
-def retrieval(base: tuple, candidate: tuple, documents: np.ndarray) -> tuple[list[dict], np.ndarray]:
+def retrieval(
+    base: tuple, candidate: tuple, documents: np.ndarray
+) -> tuple[list[dict], np.ndarray]:
     """Inverse cloze: rank of each query's own passage among all. base, candidate: (queries, passages).
 
     Also returns reciprocal ranks (items, 2), baseline first.
@@ -150,12 +187,20 @@ def human(sets: dict, base: dict, candidate: dict) -> list[dict]:
     found = {}
     for name, (left, right, scores) in sets.items():
         texts = st.Documents(np.arange(len(base[name])), st.REPLICATES // 2)
-        rated = ((embeddings[left] * embeddings[right]).sum(1) for embeddings in (base[name], candidate[name]))
-        found[name] = [texts.spearman(np.array(scores), similarity, left, right) for similarity in rated]
+        rated = (
+            (embeddings[left] * embeddings[right]).sum(1)
+            for embeddings in (base[name], candidate[name])
+        )
+        found[name] = [
+            texts.spearman(np.array(scores), similarity, left, right) for similarity in rated
+        ]
     before, after = (st.average([pair[side] for pair in found.values()]) for side in (0, 1))
     n = sum(len(scores) for _, _, scores in sets.values())
     return [
         drawn("human_spearman", after, before.value, n),
         drawn("human_spearman_loss", before - after, before.value - before.value, n),
-        *(drawn(f"human_spearman_{name}", own[1], own[0].value, len(sets[name][2])) for name, own in found.items()),
+        *(
+            drawn(f"human_spearman_{name}", own[1], own[0].value, len(sets[name][2]))
+            for name, own in found.items()
+        ),
     ]

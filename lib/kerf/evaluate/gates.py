@@ -11,12 +11,12 @@ import json
 import math
 from pathlib import Path
 
+from kerf.config import check_value
 from kerf.core.errors import InputError, nearest, printable, refuse
+from kerf.core.paths import root
 from kerf.core.user_files import given_path, read_text
 from kerf.evaluate.metrics import FIGURES, METRICS
-from kerf.core.paths import root
 from kerf.evaluate.stats import items_for_percentile
-from kerf.config import check_value
 
 PASS, FAIL, INCONCLUSIVE, NOT_MEASURED = "PASS", "FAIL", "INCONCLUSIVE", "NOT MEASURED"
 _WORST_FIRST = (FAIL, NOT_MEASURED, INCONCLUSIVE)
@@ -40,7 +40,9 @@ def find_criteria(name: str) -> Path:
 def read_criteria(path: Path) -> dict:
     """A criteria file, validated. Raises InputError that names the file, the gate and the key."""
     try:
-        criteria = json.loads(read_text("criteria", path), object_pairs_hook=_once, parse_constant=_no_number)
+        criteria = json.loads(
+            read_text("criteria", path), object_pairs_hook=_once, parse_constant=_no_number
+        )
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -76,14 +78,24 @@ def _check_gate(gate: object, where: str) -> None:
         raise refuse(f"{where}.{key}", gate[key], f"no such key; {nearest(key, known)}")
     metric = gate.get("metric")
     if not isinstance(metric, str) or metric not in METRICS:
-        raise refuse(f"{where}.metric", metric, nearest(metric if isinstance(metric, str) else "", METRICS))
+        raise refuse(
+            f"{where}.metric", metric, nearest(metric if isinstance(metric, str) else "", METRICS)
+        )
     if not METRICS[metric].gated:
-        raise refuse(f"{where}.metric", metric, "a metric with an interval; a minimum or maximum has none")
+        raise refuse(
+            f"{where}.metric", metric, "a metric with an interval; a minimum or maximum has none"
+        )
     if gate.get("op") not in _OPS:
         raise refuse(f"{where}.op", gate.get("op"), f"one of {', '.join(_OPS)}")
     threshold = gate.get("threshold")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not abs(threshold) <= LARGEST:
-        raise refuse(f"{where}.threshold", threshold, f"a finite number from {-LARGEST:g} to {LARGEST:g}")
+    if (
+        isinstance(threshold, bool)
+        or not isinstance(threshold, int | float)
+        or not abs(threshold) <= LARGEST
+    ):
+        raise refuse(
+            f"{where}.threshold", threshold, f"a finite number from {-LARGEST:g} to {LARGEST:g}"
+        )
     for key in ("source", "reason"):
         if not isinstance(gate.get(key, ""), str):
             raise refuse(f"{where}.{key}", gate[key], "text")
@@ -107,17 +119,27 @@ def applies(gate: dict, name: str, steps: list[dict]) -> bool:
     if not fnmatch.fnmatchcase(name, wanted.pop("candidate", "*")):
         return False
     flat = [parameters for step in steps for parameters in step.values()]
-    return all(any(parameters.get(key) == value for parameters in flat) for key, value in wanted.items())
+    return all(
+        any(parameters.get(key) == value for parameters in flat) for key, value in wanted.items()
+    )
 
 
 def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict:
     """Verdict of one gate on one metric row (None: it was not measured, so nothing is decided)."""
     fields = {key: gate.get(key, "") for key in ("metric", "op", "threshold", "source", "reason")}
-    verdict = {"criteria": criteria, **fields, "bound": None, "verdict": INCONCLUSIVE, "needed_n": None}
+    verdict = {
+        "criteria": criteria,
+        **fields,
+        "bound": None,
+        "verdict": INCONCLUSIVE,
+        "needed_n": None,
+    }
     if row is None:
         return verdict
     op, threshold, value = gate["op"], gate["threshold"], row["value"]
-    if value is None:  # a candidate whose scores define no value has failed, unless the baseline's define none either
+    if (
+        value is None
+    ):  # a candidate whose scores define no value has failed, unless the baseline's define none either
         return verdict | {"verdict": INCONCLUSIVE if row["baseline"] is None else FAIL}
     if row.get("why"):
         return verdict | {"needed_n": row["needed_n"]}
@@ -135,7 +157,12 @@ def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict:
 
 
 def _holds(value: float, op: str, threshold: float) -> bool:
-    return {">=": value >= threshold, ">": value > threshold, "<=": value <= threshold, "<": value < threshold}[op]
+    return {
+        ">=": value >= threshold,
+        ">": value > threshold,
+        "<=": value <= threshold,
+        "<": value < threshold,
+    }[op]
 
 
 def _needed(row: dict, bound: float | None, threshold: float) -> int | None:
@@ -146,11 +173,22 @@ def _needed(row: dict, bound: float | None, threshold: float) -> int | None:
         return None
     other = row["high"] if bound == row["low"] else row["low"]
     # The side of the interval that reaches over the threshold is the one that has to shrink.
-    reach = max(abs(row["value"] - side) for side in (bound, other) if (side - threshold) * (row["value"] - threshold) <= 0)
+    reach = max(
+        abs(row["value"] - side)
+        for side in (bound, other)
+        if (side - threshold) * (row["value"] - threshold) <= 0
+    )
     return math.ceil(row["n"] * (reach / (row["value"] - threshold)) ** 2)
 
 
-def judge(name: str, steps: list[dict], rows: list[dict], figures: dict, criteria: dict[str, dict], broken: bool = False) -> dict:
+def judge(
+    name: str,
+    steps: list[dict],
+    rows: list[dict],
+    figures: dict,
+    criteria: dict[str, dict],
+    broken: bool = False,
+) -> dict:
     """gates (of the first criteria), claims (of the others), verdict and grade of one candidate.
 
     criteria: name -> content, in order. figures: the candidate's own exact figures. broken: a stage of it did not
@@ -159,7 +197,13 @@ def judge(name: str, steps: list[dict], rows: list[dict], figures: dict, criteri
     by_name = {row["name"]: row for row in rows}
     for figure in FIGURES:
         if figures.get(figure) is not None:
-            by_name[figure] = {"name": figure, "value": figures[figure], "low": None, "high": None, "n": 1}
+            by_name[figure] = {
+                "name": figure,
+                "value": figures[figure],
+                "low": None,
+                "high": None,
+                "n": 1,
+            }
     judged = [
         judge_gate(gate, source, by_name.get(gate["metric"]))
         for source, content in criteria.items()
@@ -168,7 +212,10 @@ def judge(name: str, steps: list[dict], rows: list[dict], figures: dict, criteri
     ]
     first = next(iter(criteria), None)
     if broken:
-        judged = [gate if gate["bound"] is not None else {**gate, "verdict": NOT_MEASURED} for gate in judged]
+        judged = [
+            gate if gate["bound"] is not None else {**gate, "verdict": NOT_MEASURED}
+            for gate in judged
+        ]
     gates = [gate for gate in judged if gate["criteria"] == first]
     return {
         "gates": gates,
@@ -180,7 +227,10 @@ def judge(name: str, steps: list[dict], rows: list[dict], figures: dict, criteri
 
 def overall(verdicts: list[str]) -> str:
     """FAIL if any fails, else NOT MEASURED if any broke, else INCONCLUSIVE if any is or there is none, else PASS."""
-    return next((verdict for verdict in _WORST_FIRST if verdict in verdicts), PASS if verdicts else INCONCLUSIVE)
+    return next(
+        (verdict for verdict in _WORST_FIRST if verdict in verdicts),
+        PASS if verdicts else INCONCLUSIVE,
+    )
 
 
 def grade(gates: list[dict]) -> str | None:

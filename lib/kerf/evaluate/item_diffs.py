@@ -13,22 +13,46 @@ def changed(a, b) -> list[dict]:
 
     a, b: DataFrames of the same items (`kerf.evaluate.per_item_scores`). An item: document, text, a, b (the score of each), better.
     """
-    return [_of(metric, a, b) for metric in LOOKED_AT if all((side.metric == MEANS[metric][0]).any() for side in (a, b))]
+    return [
+        _of(metric, a, b)
+        for metric in LOOKED_AT
+        if all((side.metric == MEANS[metric][0]).any() for side in (a, b))
+    ]
 
 
 def _of(metric: str, a, b) -> dict:
     table, score = MEANS[metric]
     own, other = (side[side.metric == table].reset_index(drop=True) for side in (a, b))
-    pair = own.reindex(columns=["document", "text"]).assign(a=score(own).astype(float), b=score(other).astype(float))
+    pair = own.reindex(columns=["document", "text"]).assign(
+        a=score(own).astype(float), b=score(other).astype(float)
+    )
     if metric in BY_DOCUMENT:
-        pair = pair.groupby("document", sort=False).agg({"text": "first", "a": "mean", "b": "mean"}).reset_index()
+        pair = (
+            pair.groupby("document", sort=False)
+            .agg({"text": "first", "a": "mean", "b": "mean"})
+            .reset_index()
+        )
     gain = (pair.b - pair.a) * (1 if METRICS[metric].better == "higher" else -1)
     order = gain.sort_values(kind="stable")
     apart = [*order[order < 0].head(SHOWN).index, *order[order > 0].tail(SHOWN).index[::-1]]
-    items = [{"document": int(pair.document[i]), "text": _text(pair.text[i]), "a": float(pair.a[i]), "b": float(pair.b[i]),
-              "better": "a" if gain[i] < 0 else "b"} for i in apart]  # fmt: skip
-    return {"metric": metric, "of": "documents" if metric in BY_DOCUMENT else "items", "n": len(pair),
-            "a_better": int((gain < 0).sum()), "b_better": int((gain > 0).sum()), "items": items}  # fmt: skip
+    items = [
+        {
+            "document": int(pair.document[i]),
+            "text": _text(pair.text[i]),
+            "a": float(pair.a[i]),
+            "b": float(pair.b[i]),
+            "better": "a" if gain[i] < 0 else "b",
+        }
+        for i in apart
+    ]
+    return {
+        "metric": metric,
+        "of": "documents" if metric in BY_DOCUMENT else "items",
+        "n": len(pair),
+        "a_better": int((gain < 0).sum()),
+        "b_better": int((gain > 0).sum()),
+        "items": items,
+    }
 
 
 def _text(value) -> str | None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.models import manifest
+from kerf.config import STRUCTURES
+from kerf.core.scratch import scratch
 from kerf.evaluate import stats as st
 from kerf.evaluate.fidelity import row
 from kerf.evaluate.measured_process import run_measured
-from kerf.core.scratch import scratch
-from kerf.config import STRUCTURES
+from kerf.models import manifest
 
 ROUNDS = 15
 
@@ -25,7 +25,9 @@ ROUNDS = 15
 def is_faster(candidate: str | Path) -> bool:
     """Whether a candidate may claim speed: whole structures are gone, or a real kernel runs it."""
     card = manifest.verify(Path(candidate))
-    return "backend" in card or any(step.get("prune", {}).get("method") in STRUCTURES for step in card["steps"])
+    return "backend" in card or any(
+        step.get("prune", {}).get("method") in STRUCTURES for step in card["steps"]
+    )
 
 
 def metric(request: dict) -> dict:
@@ -48,7 +50,10 @@ def measure(request: dict) -> list[float]:
     from kerf.models import registry
 
     ask = of_family(request["kind"]).ask
-    both = [registry.open_source(request["model"], source, request["device"]) for source in ("", request["candidate"])]
+    both = [
+        registry.open_source(request["model"], source, request["device"])
+        for source in ("", request["candidate"])
+    ]
     seconds = np.zeros((ROUNDS + 1, 2))
     for number in range(ROUNDS + 1):
         for place in (0, 1) if number % 2 else (1, 0):

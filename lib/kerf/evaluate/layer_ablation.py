@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.models import architecture, registry
 from kerf.core.errors import InputError
 from kerf.evaluate.baseline_logits import Kept
+from kerf.models import architecture, registry
 
 
 def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) -> list[dict]:
@@ -27,7 +27,10 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
             scored = len(chunk) - len(chunk) // 2
             kl.append(list(_one(opened, original, chunk, kept.read(number * scored, scored))))
     means = np.mean(kl, 0)
-    return [{"layer": name, "kl": float(each), "contexts": len(chunks)} for name, each in zip(names, means, strict=True)]
+    return [
+        {"layer": name, "kl": float(each), "contexts": len(chunks)}
+        for name, each in zip(names, means, strict=True)
+    ]
 
 
 def _one(opened, original, chunk, kept) -> Iterator[float]:
@@ -41,7 +44,10 @@ def _one(opened, original, chunk, kept) -> Iterator[float]:
         inputs[name], whole[name] = args[0], isinstance(output, tuple)
 
     blocks = _blocks(opened)
-    hooks = [block.register_forward_hook(lambda _, args, output, name=name: look(name, args, output)) for name, block in blocks.items()]
+    hooks = [
+        block.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))
+        for name, block in blocks.items()
+    ]
     try:
         yield _divergence(opened, chunk, kept)
     finally:
@@ -53,7 +59,9 @@ def _one(opened, original, chunk, kept) -> Iterator[float]:
             own = {key: parameter.data for key, parameter in block.named_parameters()}
             for key, parameter in original.get_submodule(name).named_parameters():
                 block.get_parameter(key).data = parameter.data
-            hook = block.register_forward_pre_hook(lambda _, args, name=name: (inputs[name], *args[1:]))
+            hook = block.register_forward_pre_hook(
+                lambda _, args, name=name: (inputs[name], *args[1:])
+            )
             yield _divergence(opened, chunk, kept)
             hook.remove()
             for key, parameter in block.named_parameters():
@@ -78,5 +86,7 @@ def _divergence(opened, chunk, kept) -> float:
     from kerf.evaluate.likelihood import against
 
     half = len(chunk) // 2
-    logits = opened(chunk[None], use_cache=False, logits_to_keep=len(chunk) - half + 1).logits[0, :-1]
+    logits = opened(chunk[None], use_cache=False, logits_to_keep=len(chunk) - half + 1).logits[
+        0, :-1
+    ]
     return float(against(kept, logits, chunk[half:])["kl"].mean())

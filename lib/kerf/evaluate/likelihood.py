@@ -35,10 +35,14 @@ def keep(logits: torch.Tensor, targets: torch.Tensor, top: int = TOP) -> dict[st
         logp = log_probabilities(part)
         best = logp.topk(min(top, logp.shape[1]))
         pieces.append((best.indices.int(), best.values, logp.gather(1, wanted[:, None])[:, 0]))
-    return dict(zip(("ids", "logp", "target"), map(torch.cat, zip(*pieces, strict=True)), strict=True))
+    return dict(
+        zip(("ids", "logp", "target"), map(torch.cat, zip(*pieces, strict=True)), strict=True)
+    )
 
 
-def against(kept: dict[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+def against(
+    kept: dict[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Each (tokens,): kl, loss of both models (base_loss, loss), top token of the candidate and whether it is the same."""
     pieces = []
     for start in range(0, len(targets), SLICE):
@@ -47,7 +51,15 @@ def against(kept: dict[str, torch.Tensor], logits: torch.Tensor, targets: torch.
         ids, logp = kept["ids"][here].long(), kept["logp"][here]
         kl = divergence(logp, logq.gather(1, ids))
         top = logq.argmax(1)
-        pieces.append((kl, -kept["target"][here], -logq.gather(1, targets[here, None])[:, 0], top, top == ids[:, 0]))
+        pieces.append(
+            (
+                kl,
+                -kept["target"][here],
+                -logq.gather(1, targets[here, None])[:, 0],
+                top,
+                top == ids[:, 0],
+            )
+        )
     names = ("kl", "base_loss", "loss", "top", "same_top")
     return dict(zip(names, map(torch.cat, zip(*pieces, strict=True)), strict=True))
 
@@ -61,4 +73,6 @@ def divergence(logp: torch.Tensor, logq: torch.Tensor) -> torch.Tensor:
 
 def full_divergence(logp: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """KL (tokens,) from all log-probabilities (tokens, vocabulary) of the baseline and the candidate's logits."""
-    return torch.nn.functional.kl_div(log_probabilities(logits), logp, log_target=True, reduction="none").sum(1)
+    return torch.nn.functional.kl_div(
+        log_probabilities(logits), logp, log_target=True, reduction="none"
+    ).sum(1)

@@ -16,7 +16,18 @@ def run_measured(module: str, request: Path) -> None:
     """
     # A caller's OMP_NUM_THREADS must not decide for the measured process: the request does.
     threads_asked = str(json.loads(request.read_text())["threads"])
-    done = child_process.run([sys.executable, "-m", module, request], env={**os.environ, "OMP_NUM_THREADS": threads_asked})
+    done = child_process.run(
+        [sys.executable, "-m", module, request],
+        env={**os.environ, "OMP_NUM_THREADS": threads_asked},
+    )
     if done.returncode:
-        refusal = done.stderr.strip().rpartition("\n")[2].partition(f"{InputError.__module__}.{InputError.__qualname__}: ")[2]
-        raise InputError(refusal) if refusal else RuntimeError(f"the measured process {child_process.how_it_ended(done)}")
+        refusal = (
+            done.stderr.strip()
+            .rpartition("\n")[2]
+            .partition(f"{InputError.__module__}.{InputError.__qualname__}: ")[2]
+        )
+        raise (
+            InputError(refusal)
+            if refusal
+            else RuntimeError(f"the measured process {child_process.how_it_ended(done)}")
+        )

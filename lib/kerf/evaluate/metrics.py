@@ -37,7 +37,9 @@ class Metric:
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 SYMBOLS: dict[str, str] = _TABLE["symbols"]
-METRICS = Registry("kerf.metrics", *(Metric(name, **fields) for name, fields in _TABLE["metrics"].items()))
+METRICS = Registry(
+    "kerf.metrics", *(Metric(name, **fields) for name, fields in _TABLE["metrics"].items())
+)
 FIGURES = tuple(name for name, fields in _TABLE["metrics"].items() if fields.get("figure"))
 
 

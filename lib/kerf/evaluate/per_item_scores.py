@@ -26,20 +26,59 @@ def write_encoder(path: Path, everything, before: dict, after: dict, ranks: np.n
     cosine, wiki = ((before[name] * after[name]).sum(1) for name in ("sentences", "passages"))
     left, right = np.triu_indices(len(sentences), 1)
     kept = overlap(before["sentences"], after["sentences"])
-    write(path, [
-        group("cosine", candidate=cosine, baseline=np.ones(len(cosine)), document=sentences, text=texts["sentences"]),
-        group("cosine_wiki", candidate=wiki, baseline=np.ones(len(wiki)), document=passages, text=_brief(texts["passages"])),
-        group("neighbours", candidate=kept, baseline=np.ones(len(kept)), document=sentences, text=texts["sentences"]),
-        group("reciprocal_rank", candidate=ranks[:, 1], baseline=ranks[:, 0], document=passages, text=texts["queries"]),
-        _pairs("similarity", before["sentences"], after["sentences"], left, right),
-        *(_pairs(f"human_{name}", before[name], after[name], left, right, score=scores, text=_both(texts[name], left, right))
-          for name, (left, right, scores) in everything.human.items()),
-    ])  # fmt: skip
+    write(
+        path,
+        [
+            group(
+                "cosine",
+                candidate=cosine,
+                baseline=np.ones(len(cosine)),
+                document=sentences,
+                text=texts["sentences"],
+            ),
+            group(
+                "cosine_wiki",
+                candidate=wiki,
+                baseline=np.ones(len(wiki)),
+                document=passages,
+                text=_brief(texts["passages"]),
+            ),
+            group(
+                "neighbours",
+                candidate=kept,
+                baseline=np.ones(len(kept)),
+                document=sentences,
+                text=texts["sentences"],
+            ),
+            group(
+                "reciprocal_rank",
+                candidate=ranks[:, 1],
+                baseline=ranks[:, 0],
+                document=passages,
+                text=texts["queries"],
+            ),
+            _pairs("similarity", before["sentences"], after["sentences"], left, right),
+            *(
+                _pairs(
+                    f"human_{name}",
+                    before[name],
+                    after[name],
+                    left,
+                    right,
+                    score=scores,
+                    text=_both(texts[name], left, right),
+                )
+                for name, (left, right, scores) in everything.human.items()
+            ),
+        ],
+    )
 
 
 def _pairs(metric, before, after, left, right, **more):
     similarity = [np.einsum("pf,pf->p", rows[left], rows[right]) for rows in (before, after)]
-    return group(metric, baseline=similarity[0], candidate=similarity[1], left=left, right=right, **more)
+    return group(
+        metric, baseline=similarity[0], candidate=similarity[1], left=left, right=right, **more
+    )
 
 
 def _brief(texts: list[str]) -> list[str]:
@@ -60,7 +99,9 @@ def group(metric: str, **columns):
         if name == "text":
             made[name] = pa.array(values, pa.string()).dictionary_encode()
         else:
-            made[name] = pa.array(np.asarray(values).astype(np.int32 if name in NUMBERS else np.float32))
+            made[name] = pa.array(
+                np.asarray(values).astype(np.int32 if name in NUMBERS else np.float32)
+            )
     size = len(next(iter(made.values())))
     return pa.table({"metric": pa.array([metric] * size, pa.string()).dictionary_encode(), **made})
 
@@ -70,4 +111,8 @@ def write(path: Path, groups: list) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.concat_tables(groups, promote_options="default").unify_dictionaries(), path, compression="zstd")
+    pq.write_table(
+        pa.concat_tables(groups, promote_options="default").unify_dictionaries(),
+        path,
+        compression="zstd",
+    )

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from kerf.evaluate import stats as st
 from kerf.evaluate import fidelity
+from kerf.evaluate import stats as st
 
 
 def metrics(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> list[dict]:
@@ -22,7 +22,14 @@ def metrics(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> lis
     change = st.Documents(documents).means(((after - before) ** 2).mean(1)).map(np.sqrt)
     rows.append(fidelity.drawn("score_change_rms", change, 0.0, before.size))
     same = (before.argmax(1) == after.argmax(1)).astype(float)
-    rows.append({**mean("same_first", same, documents, 1.0), "lost": lost, "gained": gained, "mcnemar_p": p_value})
+    rows.append(
+        {
+            **mean("same_first", same, documents, 1.0),
+            "lost": lost,
+            "gained": gained,
+            "mcnemar_p": p_value,
+        }
+    )
     return [*rows, _agreement(before, after, documents)]
 
 
@@ -40,11 +47,15 @@ def first_kept(before: np.ndarray, after: np.ndarray, count: int = 3) -> np.ndar
 def kendall(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Kendall's tau-a (queries,) of each shortlist: pairs in the same order less those in the other, over all pairs."""
     left, right = np.triu_indices(before.shape[1], 1)
-    return (np.sign(before[:, left] - before[:, right]) * np.sign(after[:, left] - after[:, right])).mean(1)
+    return (
+        np.sign(before[:, left] - before[:, right]) * np.sign(after[:, left] - after[:, right])
+    ).mean(1)
 
 
 def _agreement(before: np.ndarray, after: np.ndarray, documents: np.ndarray) -> dict:
     """Spearman correlation of both models' scores of all pairs."""
     query = np.repeat(np.arange(len(before)), before.shape[1])
-    found = st.Documents(documents, fidelity.RANK_REPLICATES).spearman(before.ravel(), after.ravel(), query)
+    found = st.Documents(documents, fidelity.RANK_REPLICATES).spearman(
+        before.ravel(), after.ravel(), query
+    )
     return fidelity.drawn("score_spearman", found, 1.0 if np.ptp(before) else None, before.size)

@@ -29,19 +29,31 @@ class Draws:
 
     def map(self, function: Callable) -> "Draws":
         """A function of the statistic."""
-        return Draws(float(function(self.value)), function(self.replicates), function(self.left_out))
+        return Draws(
+            float(function(self.value)), function(self.replicates), function(self.left_out)
+        )
 
     def __sub__(self, other: "Draws") -> "Draws":
         """The difference of two statistics of the same documents: paired, draw by draw."""
-        return Draws(self.value - other.value, self.replicates - other.replicates, self.left_out - other.left_out)
+        return Draws(
+            self.value - other.value,
+            self.replicates - other.replicates,
+            self.left_out - other.left_out,
+        )
 
     def interval(self) -> tuple[float | None, float | None]:
         """BCa bounds, the value always between them; None, None with too few documents, or where most draws are undefined."""
         n, kept = len(self.left_out), self.replicates[np.isfinite(self.replicates)]
-        if n < LEAST_DOCUMENTS or not math.isfinite(self.value) or 2 * len(kept) < len(self.replicates):
+        if (
+            n < LEAST_DOCUMENTS
+            or not math.isfinite(self.value)
+            or 2 * len(kept) < len(self.replicates)
+        ):
             return None, None
         apart = kept - self.value
-        tied = np.abs(apart) <= 1e-6 * np.abs(apart).max()  # rounding of the same sum in another order
+        tied = (
+            np.abs(apart) <= 1e-6 * np.abs(apart).max()
+        )  # rounding of the same sum in another order
         below = ((apart < 0) & ~tied).mean() + tied.mean() / 2
         bias = stats.norm.ppf(np.clip(below, 1 / len(kept), 1 - 1 / len(kept)))
         moved = np.nan_to_num(self.left_out.mean() - self.left_out)
@@ -49,7 +61,9 @@ class Draws:
         acceleration = (moved**3).sum() / (6 * size) if size else 0.0
         # The bootstrap's variance is (n - 1) / n of the sample's, and normal tails are thinner than Student's.
         z = bias + np.array([-1, 1]) * stats.t.ppf(1 - TAIL, n - 1) * math.sqrt(n / (n - 1))
-        low, high = np.quantile(kept, stats.norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-3)))
+        low, high = np.quantile(
+            kept, stats.norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-3))
+        )
         return min(float(low), self.value), max(float(high), self.value)
 
 
@@ -57,7 +71,9 @@ def average(parts: list[Draws]) -> Draws:
     """The mean of statistics of independent samples."""
     moved = [(part.left_out - part.left_out.mean()) / len(parts) for part in parts]
     value = float(np.mean([part.value for part in parts]))
-    return Draws(value, np.mean([part.replicates for part in parts], 0), value + np.concatenate(moved))
+    return Draws(
+        value, np.mean([part.replicates for part in parts], 0), value + np.concatenate(moved)
+    )
 
 
 class Documents:
@@ -70,7 +86,9 @@ class Documents:
         """documents: (items,) number of the document of each item."""
         _, self.member = np.unique(documents, return_inverse=True)
         count = int(self.member.max()) + 1
-        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
+        drawn = np.random.default_rng(seed).multinomial(
+            count, np.full(count, 1 / count), size=replicates
+        )
         self.weights = np.concatenate([np.ones((1, count)), drawn, 1 - np.eye(count)])
         self.replicates = replicates
 
@@ -83,13 +101,22 @@ class Documents:
         return self.draws(self._means(values))
 
     def _means(self, values: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):  # without its only document nothing is left
-            return self.weights @ np.bincount(self.member, values) / (self.weights @ np.bincount(self.member))
+        with np.errstate(
+            invalid="ignore", divide="ignore"
+        ):  # without its only document nothing is left
+            return (
+                self.weights
+                @ np.bincount(self.member, values)
+                / (self.weights @ np.bincount(self.member))
+            )
 
     def quantiles(self, values: np.ndarray, q: float) -> Draws:
         """q-quantile of values (items,). It is not smooth, so leaving out documents says nothing of its skew."""
         rows = self.weights[: 1 + self.replicates]
-        pieces = [weighted_quantiles(values, q, rows[start : start + 100][:, self.member]) for start in range(0, len(rows), 100)]
+        pieces = [
+            weighted_quantiles(values, q, rows[start : start + 100][:, self.member])
+            for start in range(0, len(rows), 100)
+        ]
         found = np.concatenate(pieces)
         return self.draws(np.concatenate([found, np.full(self.weights.shape[1], found[0])]))
 
@@ -97,7 +124,9 @@ class Documents:
         """Pearson's correlation of x and y (items,)."""
         return self.draws(_correlation(*map(self._means, (x, y, x * x, y * y, x * y))))
 
-    def spearman(self, x: np.ndarray, y: np.ndarray, left: np.ndarray, right: np.ndarray | None = None) -> Draws:
+    def spearman(
+        self, x: np.ndarray, y: np.ndarray, left: np.ndarray, right: np.ndarray | None = None
+    ) -> Draws:
         """Spearman's rho of x and y (pairs,); left, right: the items that a pair is made of (only left: of one item).
 
         A pair weighs as much as its items together, and one of a document that was drawn twice counts in each of its copies, not
@@ -132,7 +161,9 @@ def standard_ranks(values: np.ndarray) -> np.ndarray:
     return ranks / (ranks.std() or 1.0)
 
 
-def mean_interval(values: np.ndarray, documents: np.ndarray) -> tuple[float, float | None, float | None]:
+def mean_interval(
+    values: np.ndarray, documents: np.ndarray
+) -> tuple[float, float | None, float | None]:
     """Mean of `values` (items,) and its interval over documents (None, None: too few of them)."""
     drawn = Documents(documents).means(values)
     return drawn.value, *drawn.interval()
@@ -145,7 +176,9 @@ def percentile_interval(values: np.ndarray, q: float) -> tuple[float, float | No
     Nagaraja, Order Statistics, section 7.1).
     """
     ordered, n = np.sort(values), len(values)
-    below = int(stats.binom.ppf(TAIL, n, q))  # smallest k with P(B <= k) >= tail, so P(B < k) < tail
+    below = int(
+        stats.binom.ppf(TAIL, n, q)
+    )  # smallest k with P(B <= k) >= tail, so P(B < k) < tail
     above = int(stats.binom.ppf(1 - TAIL, n, q)) + 1
     low = float(ordered[below - 1]) if below >= 1 else None
     high = float(ordered[above - 1]) if above <= n else None

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.data import corpora, segmentation
-from kerf.models import families, registry
-from kerf.evaluate import stats as st
 from kerf.core.cache import artifact, digest
-from kerf.core.errors import nearest, refuse
-from kerf.evaluate import causal
-from kerf.evaluate.causal_metrics import detectable
-from kerf.core.paths import data_folder
 from kerf.core.digests import sha256
+from kerf.core.errors import nearest, refuse
+from kerf.core.paths import data_folder
+from kerf.data import corpora, segmentation
+from kerf.evaluate import causal
+from kerf.evaluate import stats as st
+from kerf.evaluate.causal_metrics import detectable
+from kerf.models import families, registry
 
 CHOICES = 4  # words to choose from, in a document of `last_words`
 
@@ -32,22 +32,42 @@ def last_words(folder: Path, source: str = "wiki", count: int = 200, seed: int =
 
     source: news, wiki or a text file; its evaluation part is used. Raises InputError for fewer passages than `count`.
     """
-    found = [(before, last) for document in corpora.evaluation_documents(source) for before, last in _ends(document)]
+    found = [
+        (before, last)
+        for document in corpora.evaluation_documents(source)
+        for before, last in _ends(document)
+    ]
     if count > len(found):
         raise refuse("passages", count, f"1 to {len(found)}, the passages of {source}")
     draw = np.random.default_rng(seed)
     words, rows = sorted({last for _, last in found}), []
     for place in sorted(draw.permutation(len(found))[:count].tolist()):
         before, last = found[place]
-        others = draw.choice([word for word in words if word != last], CHOICES - 1, replace=False).tolist()
+        others = draw.choice(
+            [word for word in words if word != last], CHOICES - 1, replace=False
+        ).tolist()
         answer = int(draw.integers(CHOICES))
-        rows.append({"before": before, "choices": [*others[:answer], last, *others[answer:]], "answer": answer})
+        rows.append(
+            {
+                "before": before,
+                "choices": [*others[:answer], last, *others[answer:]],
+                "answer": answer,
+            }
+        )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "last_words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {"task": "last_words", "dataset_path": "json", "output_type": "multiple_choice", "test_split": "test",
-            "dataset_kwargs": {"data_files": {"test": str((folder / "last_words.jsonl").resolve())}},
-            "doc_to_text": "{{before}}", "doc_to_choice": "{{choices}}", "doc_to_target": "answer",
-            "metric_list": [{"metric": "acc"}], "metadata": {"version": 1}}  # fmt: skip
+    task = {
+        "task": "last_words",
+        "dataset_path": "json",
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "dataset_kwargs": {"data_files": {"test": str((folder / "last_words.jsonl").resolve())}},
+        "doc_to_text": "{{before}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc"}],
+        "metadata": {"version": 1},
+    }
     (folder / "last_words.yaml").write_text(json.dumps(task))  # JSON is YAML
     return task["task"]
 
@@ -57,8 +77,15 @@ def _ends(document: str) -> list[tuple[str, str]]:
     return [found for found in map(segmentation.last_word, causal.stretches(document)) if found[1]]
 
 
-def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path | None = None, limit: int | None = None,
-        batch_size: int = 8, device: str = "cpu") -> list[dict]:  # fmt: skip
+def run(
+    model: str,
+    candidate: str | Path,
+    tasks: list[str],
+    folder: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    device: str = "cpu",
+) -> list[dict]:
     """What a model (candidate empty: the baseline) gets for every document: rows of task, metric, document, value.
 
     folder: of task files, beside those that lm-eval brings. limit: documents of each task.
@@ -67,9 +94,16 @@ def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path 
     manager = check(model, tasks, folder)
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
     weights = registry.weights_digest(Path(candidate) if candidate else registry.resolve(model))
-    key = {"model": model, "candidate": bool(candidate), "weights": weights, "tasks": tasks, "limit": limit,
-           "batch_size": batch_size, "lm_eval": metadata.version("lm_eval"),
-           "files": digest([(path.name, sha256(path)) for path in files])}  # fmt: skip
+    key = {
+        "model": model,
+        "candidate": bool(candidate),
+        "weights": weights,
+        "tasks": tasks,
+        "limit": limit,
+        "batch_size": batch_size,
+        "lm_eval": metadata.version("lm_eval"),
+        "files": digest([(path.name, sha256(path)) for path in files]),
+    }
 
     def make(made: Path) -> None:
         from lm_eval import simple_evaluate
@@ -77,8 +111,16 @@ def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path 
 
         opened = registry.open_source(model, candidate, device)
         reader = families.causal.tokenizer(registry.resolve(model))
-        asked = HFLM(pretrained=opened, tokenizer=reader, backend="causal", batch_size=batch_size, device=device)
-        found = simple_evaluate(asked, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=0)
+        asked = HFLM(
+            pretrained=opened,
+            tokenizer=reader,
+            backend="causal",
+            batch_size=batch_size,
+            device=device,
+        )
+        found = simple_evaluate(
+            asked, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=0
+        )
         (made / "documents.json").write_text(json.dumps(_rows(found["samples"])))
 
     return json.loads((artifact("tasks", key, make) / "documents.json").read_text())
@@ -87,9 +129,13 @@ def run(model: str, candidate: str | Path, tasks: list[str], folder: str | Path 
 def check(model: str, tasks: list[str], folder: str | Path | None = None):
     """lm-eval's index of tasks, with those of `folder`. Raises InputError as `run` does."""
     if families.name_of(registry.resolve(model)) != "causal":
-        raise refuse("model", model, "a causal language model; the tasks of lm-eval ask for probabilities")
+        raise refuse(
+            "model", model, "a causal language model; the tasks of lm-eval ask for probabilities"
+        )
     if find_spec("lm_eval") is None:
-        raise refuse("tasks", tasks, "lm-eval, which is not installed: pip install -e 'lib[lm-eval]'")
+        raise refuse(
+            "tasks", tasks, "lm-eval, which is not installed: pip install -e 'lib[lm-eval]'"
+        )
     os.environ.setdefault("HF_DATASETS_CACHE", str(data_folder() / "hub" / "datasets"))
     from lm_eval.tasks import TaskManager
 
@@ -106,9 +152,18 @@ def check(model: str, tasks: list[str], folder: str | Path | None = None):
 
 def _rows(samples: dict[str, list[dict]]) -> list[dict]:
     """Every metric of every document that is a number, in lm-eval's order."""
-    return [{"task": task, "metric": metric, "document": sample["doc_id"], "value": float(sample[metric])}
-            for task, answered in samples.items() for sample in answered for metric in sample["metrics"]
-            if isinstance(sample[metric], int | float | np.number)]  # fmt: skip
+    return [
+        {
+            "task": task,
+            "metric": metric,
+            "document": sample["doc_id"],
+            "value": float(sample[metric]),
+        }
+        for task, answered in samples.items()
+        for sample in answered
+        for metric in sample["metrics"]
+        if isinstance(sample[metric], int | float | np.number)
+    ]
 
 
 def compare(before: list[dict], after: list[dict]) -> list[dict]:
@@ -119,13 +174,34 @@ def compare(before: list[dict], after: list[dict]) -> list[dict]:
     """
     rows = []
     for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in before):
-        old, new = ({row["document"]: row["value"] for row in side if (row["task"], row["metric"]) == (task, metric)}
-                    for side in (before, after))  # fmt: skip
+        old, new = (
+            {
+                row["document"]: row["value"]
+                for row in side
+                if (row["task"], row["metric"]) == (task, metric)
+            }
+            for side in (before, after)
+        )
         b, a = np.array([old[each] for each in old]), np.array([new[each] for each in old])
         difference, low, high = st.mean_interval(a - b, np.arange(len(b)))
-        rows.append({"task": task, "metric": metric, "baseline": float(b.mean()), "candidate": float(a.mean()),
-                     "difference": difference, "low": low, "high": high, "documents": len(b)})  # fmt: skip
+        rows.append(
+            {
+                "task": task,
+                "metric": metric,
+                "baseline": float(b.mean()),
+                "candidate": float(a.mean()),
+                "difference": difference,
+                "low": low,
+                "high": high,
+                "documents": len(b),
+            }
+        )
         if np.isin(np.concatenate([b, a]), (0, 1)).all():
             lost, gained, p = st.mcnemar(b.astype(bool), a.astype(bool))
-            rows[-1] |= {"lost": lost, "gained": gained, "mcnemar_p": p, "detectable": detectable(len(b), lost + gained)}
+            rows[-1] |= {
+                "lost": lost,
+                "gained": gained,
+                "mcnemar_p": p,
+                "detectable": detectable(len(b), lost + gained),
+            }
     return rows

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from kerf.core.errors import refuse
-from kerf.tensors.quantized import Quantized, top_code
 from kerf.tensors.packing import pack, unpack
+from kerf.tensors.quantized import Quantized, top_code
 
 BITS = (2, 3, 4, 8)
 FORMATS = ("gptq", "gptq_v2")
@@ -45,11 +45,15 @@ def packed(name: str, quantized: Quantized, form: str) -> dict[str, torch.Tensor
 def unpacked(name: str, parts: dict[str, torch.Tensor], bits: int, form: str) -> Quantized:
     """A layer of its four tensors. Raises InputError, naming the layer, for tensors that do not fit together."""
     rows, columns = parts["qweight"].shape[1], len(parts["g_idx"])
-    check_parts(name, {part: list(tensor.shape) for part, tensor in parts.items()}, parts["g_idx"], bits)
+    check_parts(
+        name, {part: list(tensor.shape) for part, tensor in parts.items()}, parts["g_idx"], bits
+    )
     group_size = columns // len(parts["scales"])
     codes = _values(parts["qweight"].T, bits, columns)
     qzeros = parts["qzeros"].contiguous()
-    if form == "gptq" and bits != 3:  # an int32 at a time: what a zero point of 0 borrowed is given back
+    if (
+        form == "gptq" and bits != 3
+    ):  # an int32 at a time: what a zero point of 0 borrowed is given back
         qzeros = qzeros + sum(1 << shift for shift in range(0, 32, bits))
     zeros = _values(qzeros, bits, rows).astype(np.int64)
     if form == "gptq" and bits == 3:
@@ -57,18 +61,31 @@ def unpacked(name: str, parts: dict[str, torch.Tensor], bits: int, form: str) ->
     zero_point = torch.from_numpy(zeros.T.astype(np.float32)).contiguous()
     scale = parts["scales"].T.contiguous()
     scale = scale if scale.dtype == torch.float16 else scale.float()
-    found = _turned(Quantized(torch.from_numpy(codes.copy()), scale, zero_point, bits, group_size, False), scale < 0)
+    found = _turned(
+        Quantized(torch.from_numpy(codes.copy()), scale, zero_point, bits, group_size, False),
+        scale < 0,
+    )
     return replace(found, symmetric=bool((found.zero_point == (top_code(bits) + 1) // 2).all()))
 
 
 def check_parts(name: str, shapes: dict[str, list[int]], g_idx: torch.Tensor, bits: int) -> None:
     """Refuse shapes that do not fit together at `bits`, and groups that are not runs of columns."""
     (words, rows), (groups, zero_words), columns = shapes["qweight"], shapes["qzeros"], len(g_idx)
-    fits = words * 32 == columns * bits and zero_words * 32 == rows * bits and shapes["scales"] == [groups, rows]
+    fits = (
+        words * 32 == columns * bits
+        and zero_words * 32 == rows * bits
+        and shapes["scales"] == [groups, rows]
+    )
     if not fits or columns % groups:
-        raise refuse("checkpoint", name, f"tensors that fit together at {bits} bits; these are {shapes}")
+        raise refuse(
+            "checkpoint", name, f"tensors that fit together at {bits} bits; these are {shapes}"
+        )
     if not torch.equal(g_idx.long(), torch.arange(columns) // (columns // groups)):
-        raise refuse("checkpoint", f"{name}.g_idx", "groups of neighbouring columns (static groups, or no act-order)")
+        raise refuse(
+            "checkpoint",
+            f"{name}.g_idx",
+            "groups of neighbouring columns (static groups, or no act-order)",
+        )
 
 
 def _check_layer(name: str, quantized: Quantized) -> None:
@@ -78,7 +95,9 @@ def _check_layer(name: str, quantized: Quantized) -> None:
     if quantized.scale.dtype != torch.float16:
         raise refuse("scale_dtype", "float32", f"float16 in a GPTQ checkpoint ({name})")
     if rows * quantized.bits % 32 or columns * quantized.bits % 32:
-        raise refuse("model", name, f"rows and columns that fill words of 32 bits at {quantized.bits} bits")
+        raise refuse(
+            "model", name, f"rows and columns that fill words of 32 bits at {quantized.bits} bits"
+        )
     if (quantized.zero_point % 1 != 0).any():
         accepted = "whole zero points, as 2 bits have with symmetric true, or with clip none and no reconstruct"
         raise refuse("CANDIDATE", name, accepted)
@@ -87,10 +106,14 @@ def _check_layer(name: str, quantized: Quantized) -> None:
 def _upright(quantized: Quantized, no_zero: bool) -> Quantized:
     """With a grid for every row, and what is pruned at its zero point; no_zero: and no zero point of 0."""
     shape = (len(quantized.codes), quantized.scale.shape[1])
-    scale, zero_point = (part.expand(shape).contiguous() for part in (quantized.scale, quantized.zero_point))
+    scale, zero_point = (
+        part.expand(shape).contiguous() for part in (quantized.scale, quantized.zero_point)
+    )
     codes = quantized.codes
     if quantized.kept is not None:
-        zeros = zero_point[..., None].expand(*shape, codes.shape[1] // shape[1]).reshape(codes.shape)
+        zeros = (
+            zero_point[..., None].expand(*shape, codes.shape[1] // shape[1]).reshape(codes.shape)
+        )
         codes = torch.where(quantized.kept, codes, zeros.to(torch.uint8))
     full = replace(quantized, codes=codes, scale=scale, zero_point=zero_point)
     return _turned(full, full.zero_point == 0) if no_zero else full
@@ -110,7 +133,9 @@ def _turned(quantized: Quantized, which: torch.Tensor) -> Quantized:
 
 def _words(values: np.ndarray, bits: int) -> torch.Tensor:
     """Values (m, n) as int32 (m, n * bits / 32)."""
-    return torch.from_numpy(np.frombuffer(pack(values, bits), "<i4").reshape(len(values), -1).copy())
+    return torch.from_numpy(
+        np.frombuffer(pack(values, bits), "<i4").reshape(len(values), -1).copy()
+    )
 
 
 def _values(words: torch.Tensor, bits: int, count: int) -> np.ndarray:

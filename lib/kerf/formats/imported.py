@@ -9,19 +9,19 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kerf.calibration.offload import park
+from kerf.config import Calibration
+from kerf.config.quantize import Quantize
 from kerf.core import child_process
-from kerf.data import corpora
-from kerf.formats import gptq_checkpoint
-from kerf.models import architecture, families, registry
 from kerf.core.cache import artifact, meta, threads
 from kerf.core.digests import sha256
 from kerf.core.errors import InputError, refuse
-from kerf.calibration.offload import park
 from kerf.core.paths import root
-from kerf.quantize.layers import embedding
 from kerf.core.scratch import scratch
-from kerf.config import Calibration
-from kerf.config.quantize import Quantize
+from kerf.data import corpora
+from kerf.formats import gptq_checkpoint
+from kerf.models import architecture, families, registry
+from kerf.quantize.layers import embedding
 
 
 def check(model: str, step: Quantize, first: bool) -> None:
@@ -29,9 +29,15 @@ def check(model: str, step: Quantize, first: bool) -> None:
     if not first:
         raise refuse("method", step.method, "a first step: it starts from the float model")
     if families.name_of(registry.resolve(model)) != "causal":
-        raise refuse("method", step.method, "a causal language model to work on, or one of rtn and gptq")
+        raise refuse(
+            "method", step.method, "a causal language model to work on, or one of rtn and gptq"
+        )
     if step.method == "gptqmodel" and not python().is_file():
-        raise refuse("method", step.method, f"an environment for it: `make peers` ({python().parent.parent} has none)")
+        raise refuse(
+            "method",
+            step.method,
+            f"an environment for it: `make peers` ({python().parent.parent} has none)",
+        )
     if step.method == "checkpoint":
         _open(step, _resolved(step)).check(registry.describe(model)["linears"])
 
@@ -41,7 +47,11 @@ def fingerprint(step: Quantize, calibration: Calibration) -> dict:
     if step.method == "checkpoint":
         return {"checkpoint": registry.weights_digest(_resolved(step))}
     pins = _script().with_name("gptqmodel.txt")
-    return {"script": sha256(_script()), "pins": sha256(pins), "texts": corpora.digest(calibration.texts)}
+    return {
+        "script": sha256(_script()),
+        "pins": sha256(pins),
+        "texts": corpora.digest(calibration.texts),
+    }
 
 
 def _resolved(step: Quantize) -> Path:
@@ -59,22 +69,44 @@ def folder_of(model: str, step: Quantize, calibration: Calibration) -> Path:
     """Directory of the checkpoint that a step names, or has gptqmodel make."""
     if step.method == "checkpoint":
         return _resolved(step)
-    key = {"model": registry.weights_digest(registry.resolve(model)), "calibration": calibration.model_dump()}
-    asked = {"bits": step.bits, "group_size": step.group_size or -1, "sym": step.symmetric, "act_order": step.act_order}
+    key = {
+        "model": registry.weights_digest(registry.resolve(model)),
+        "calibration": calibration.model_dump(),
+    }
+    asked = {
+        "bits": step.bits,
+        "group_size": step.group_size or -1,
+        "sym": step.symmetric,
+        "act_order": step.act_order,
+    }
     key |= {**asked, **fingerprint(step, calibration)}
-    return artifact("gptqmodel", key, lambda folder: _run(folder, model, asked, calibration), code=[Path(__file__)])
+    return artifact(
+        "gptqmodel",
+        key,
+        lambda folder: _run(folder, model, asked, calibration),
+        code=[Path(__file__)],
+    )
 
 
 def cost(folder: Path, step: Quantize) -> tuple[float, int]:
     """Seconds and peak memory of what was done elsewhere; of a checkpoint that was there, none."""
-    figures = meta(folder)["result"] if step.method == "gptqmodel" else {"seconds": 0.0, "peak_rss_bytes": 0}
+    figures = (
+        meta(folder)["result"]
+        if step.method == "gptqmodel"
+        else {"seconds": 0.0, "peak_rss_bytes": 0}
+    )
     return figures["seconds"], figures["peak_rss_bytes"]
 
 
 def _run(folder: Path, model: str, asked: dict, calibration: Calibration) -> dict:
     batches = families.of(registry.resolve(model)).batches(registry.open_model(model), calibration)
     tokens = [row for batch in batches for row in batch["input_ids"].tolist()]
-    request = {"model": str(registry.resolve(model)), "tokens": tokens, "threads": threads(), **asked}
+    request = {
+        "model": str(registry.resolve(model)),
+        "tokens": tokens,
+        "threads": threads(),
+        **asked,
+    }
     (folder / "request.json").write_text(json.dumps(request))
     with scratch() as place:  # it writes logs where it stands
         command = [python(), _script(), folder / "request.json", folder]
@@ -95,7 +127,9 @@ def _open(step: Quantize, folder: Path) -> gptq_checkpoint.Checkpoint:
     if found.bits != step.bits:
         raise refuse("bits", step.bits, f"{found.bits}, the bits of {folder}")
     if found.group_size != (step.group_size or -1):
-        raise refuse("group_size", step.group_size, f"{found.group_size}, that of {folder}; none for -1")
+        raise refuse(
+            "group_size", step.group_size, f"{found.group_size}, that of {folder}; none for -1"
+        )
     return found
 
 
@@ -108,10 +142,17 @@ def adopted(net, step: Quantize, folder: Path) -> Iterator[tuple[str, object, st
     state, taken = net.state_dict(), dict(found.floats())
     for name, value in taken.items():
         if name not in state or state[name].shape != value.shape:
-            raise refuse("checkpoint", str(folder), f"a checkpoint of this model, which has no {name} of {list(value.shape)}")
+            raise refuse(
+                "checkpoint",
+                str(folder),
+                f"a checkpoint of this model, which has no {name} of {list(value.shape)}",
+            )
     tied = getattr(net, "all_tied_weights_keys", None) or {}
     for name, _ in net.named_parameters():
-        packed = f"{name.removesuffix('.weight')}.qweight" in found.files or f"{name.removesuffix('.bias')}.qweight" in found.files
+        packed = (
+            f"{name.removesuffix('.weight')}.qweight" in found.files
+            or f"{name.removesuffix('.bias')}.qweight" in found.files
+        )
         if name not in found.files and name not in tied and not packed:
             raise refuse("checkpoint", str(folder), f"a checkpoint of this model, with {name}")
     net.load_state_dict(taken, strict=False)
@@ -124,4 +165,8 @@ def adopted(net, step: Quantize, folder: Path) -> Iterator[tuple[str, object, st
         quantized = found.layer(name)
         if quantized is not None:
             layer.weight.data = park(quantized.dequantize())
-            yield name, quantized, f"quantized by {'gptqmodel' if step.method == 'gptqmodel' else 'whoever made the checkpoint'}"
+            yield (
+                name,
+                quantized,
+                f"quantized by {'gptqmodel' if step.method == 'gptqmodel' else 'whoever made the checkpoint'}",
+            )

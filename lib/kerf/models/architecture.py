@@ -9,15 +9,25 @@ def linears(net) -> dict:
     import torch
 
     head = net.get_output_embeddings()
-    found = ((name, module) for name, module in net.named_modules() if isinstance(module, torch.nn.Linear))
-    return {name: module for name, module in found if module is not head and module.out_features > 1}
+    found = (
+        (name, module)
+        for name, module in net.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    )
+    return {
+        name: module for name, module in found if module is not head and module.out_features > 1
+    }
 
 
 def embeddings(net) -> dict:
     """Word embeddings by name, and the head where it has a weight of its own; positions and types stay float."""
     words, head = net.get_input_embeddings(), net.get_output_embeddings()
     own = head is not None and head.weight is not words.weight
-    return {name: module for name, module in net.named_modules() if module is words or own and module is head}
+    return {
+        name: module
+        for name, module in net.named_modules()
+        if module is words or own and module is head
+    }
 
 
 def blocks(net) -> dict:
@@ -25,7 +35,9 @@ def blocks(net) -> dict:
     import torch
 
     for name, module in net.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == getattr(net.config, "num_hidden_layers", 0):
+        if isinstance(module, torch.nn.ModuleList) and len(module) == getattr(
+            net.config, "num_hidden_layers", 0
+        ):
             return {f"{name}.{index}": block for index, block in enumerate(module)}
     raise refuse("model", type(net).__name__, "a network with a list of num_hidden_layers blocks")
 
@@ -68,15 +80,23 @@ def heads(net) -> dict[str, dict[str, int]]:
 
 def head_dim(net) -> int:
     """Dimensions of an attention head."""
-    return getattr(net.config, "head_dim", None) or net.config.hidden_size // net.config.num_attention_heads
+    return (
+        getattr(net.config, "head_dim", None)
+        or net.config.hidden_size // net.config.num_attention_heads
+    )
 
 
 def _by_block(net) -> list[tuple[str, dict]]:
     """Name of every block, and its linear layers by name."""
     import torch
 
-    return [(name, {f"{name}.{n}": m for n, m in block.named_modules() if isinstance(m, torch.nn.Linear)})
-            for name, block in blocks(net).items()]  # fmt: skip
+    return [
+        (
+            name,
+            {f"{name}.{n}": m for n, m in block.named_modules() if isinstance(m, torch.nn.Linear)},
+        )
+        for name, block in blocks(net).items()
+    ]
 
 
 class _Reached(Exception):
@@ -137,7 +157,11 @@ def check_blocks(net, batch: dict) -> None:
             found = after_blocks(net, batch, hidden) if head else hidden
         except (IndexError, RuntimeError, TypeError, ValueError):
             raise refuse("model", type(net).__name__, accepted) from None
-        wanted = net(**{**batch, "logits_to_keep": 0}).logits if head else net(**batch).last_hidden_state
+        wanted = (
+            net(**{**batch, "logits_to_keep": 0}).logits if head else net(**batch).last_hidden_state
+        )
     mask = batch["attention_mask"].bool()
-    if found.shape != wanted.shape or not torch.allclose(found[mask], wanted[mask], rtol=1e-3, atol=1e-3):
+    if found.shape != wanted.shape or not torch.allclose(
+        found[mask], wanted[mask], rtol=1e-3, atol=1e-3
+    ):
         raise refuse("model", type(net).__name__, accepted)

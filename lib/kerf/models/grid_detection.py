@@ -7,7 +7,12 @@ with at most 256 steps from the lowest to the highest.
 
 import torch
 
-GROUPS = (128, 64, 32, 16)  # sizes that are tried, after the whole row; each where it divides the row
+GROUPS = (
+    128,
+    64,
+    32,
+    16,
+)  # sizes that are tried, after the whole row; each where it divides the row
 LEAST = 16  # columns: fewer floats may stand whole steps apart by chance
 ROWS = 64  # of a layer that are looked at
 SHARE = 0.99  # of the groups that have to lie on a grid
@@ -21,7 +26,10 @@ def grid_of(weight: torch.Tensor) -> tuple[int, int] | None:
     if columns < LEAST:
         return None
     some = weight[:: max(1, rows // ROWS)][:ROWS].double()
-    for group_size in (columns, *(size for size in GROUPS if size < columns and columns % size == 0)):
+    for group_size in (
+        columns,
+        *(size for size in GROUPS if size < columns and columns % size == 0),
+    ):
         steps = _steps(some.reshape(-1, group_size))
         telling = steps[steps >= 0]
         if len(telling) and float((telling > 0).double().mean()) >= SHARE:

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kerf.core import digests
-from kerf.models import model_files
 from kerf.core.cache import digest, write_json
 from kerf.core.errors import InputError
+from kerf.models import model_files
 from kerf.models.model_files import CARD, HEAVY
 from kerf.tensors.parquet import READS, SCHEMA, WEIGHTS, write_weights
 
@@ -25,7 +25,13 @@ def copy_small_files(model_folder: Path, folder: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def write_candidate(folder: Path, model_folder: Path, tensors: dict | Iterable, card: dict, config: dict | None = None) -> None:
+def write_candidate(
+    folder: Path,
+    model_folder: Path,
+    tensors: dict | Iterable,
+    card: dict,
+    config: dict | None = None,
+) -> None:
     """Write a candidate's directory: the model's own small files, the packed weights and the card.
 
     config: what changes in its config.json, of a model whose shapes did.

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kerf.config.backends import BACKENDS
 from kerf.core import timeouts
-from kerf.data import downloads
-from kerf.models import architecture, families, gguf, model_files
 from kerf.core.cache import artifact, digest, meta
 from kerf.core.digests import sha256
 from kerf.core.errors import nearest, refuse
-from kerf.config.backends import BACKENDS
+from kerf.core.paths import data_folder
 from kerf.core.registry import resolved
 from kerf.core.user_files import given_path
-from kerf.core.paths import data_folder
+from kerf.data import downloads
+from kerf.models import architecture, families, gguf, model_files
 from kerf.models.safety import check_files, check_folder
 
 
@@ -38,10 +38,18 @@ class Preset:
 
 MODELS = {
     "minilm": Preset(downloads.MINILM, {"max_length": 128}),
-    "smollm2": Preset(downloads.SMOLLM2, {"samples": 32, "max_length": 256}, lambda folder: gguf.converted(folder / "model.gguf")),
-    "reranker": Preset(downloads.MINILM, {"max_length": 128}, "kerf.training.train_cross_encoder:trained",
-                       "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text"),
-}  # fmt: skip
+    "smollm2": Preset(
+        downloads.SMOLLM2,
+        {"samples": 32, "max_length": 256},
+        lambda folder: gguf.converted(folder / "model.gguf"),
+    ),
+    "reranker": Preset(
+        downloads.MINILM,
+        {"max_length": 128},
+        "kerf.training.train_cross_encoder:trained",
+        "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text",
+    ),
+}
 
 UNKNOWN_TEXT = "\u2603 qqzx"  # that no vocabulary holds
 
@@ -57,7 +65,9 @@ def resolve(model: str) -> Path:
     if local and local.is_dir():
         return _checked(model, local.resolve())
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise refuse("model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}")
+        raise refuse(
+            "model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}"
+        )
     return _checked(model, _download(model))
 
 
@@ -75,18 +85,30 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     timeouts.bound_hub()
-    options = {"allow_patterns": model_files.WANTED, "ignore_patterns": model_files.UNWANTED, "etag_timeout": timeouts.SECONDS}
+    options = {
+        "allow_patterns": model_files.WANTED,
+        "ignore_patterns": model_files.UNWANTED,
+        "etag_timeout": timeouts.SECONDS,
+    }
     try:
         folder = snapshot_download(hub_id, cache_dir=data_folder() / "hub", **options)
-    except Exception as error:  # the client raises a dozen kinds: offline, DNS, proxy, missing, gated
-        cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise refuse("model", hub_id, f"the hub could not provide it ({cause}); a local directory works") from None
+    except (
+        Exception
+    ) as error:  # the client raises a dozen kinds: offline, DNS, proxy, missing, gated
+        cause = (
+            str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        )
+        raise refuse(
+            "model", hub_id, f"the hub could not provide it ({cause}); a local directory works"
+        ) from None
     return Path(folder)
 
 
 def weights_digest(folder: Path) -> str:
     """sha256 over the files that make the model what it is."""
-    return digest([(path.relative_to(folder).as_posix(), sha256(path)) for path in model_files.of(folder)])
+    return digest(
+        [(path.relative_to(folder).as_posix(), sha256(path)) for path in model_files.of(folder)]
+    )
 
 
 def describe(model: str) -> dict:
@@ -110,12 +132,19 @@ def describe(model: str) -> dict:
             "parameters": sum(p.numel() for p in opened.parameters()),
             "bytes": sum(path.stat().st_size for path in model_files.weights(folder)),
             "other_bytes": sum(path.stat().st_size for path in model_files.small(folder)),
-            "linears": {name: list(layer.weight.shape) for name, layer in architecture.linears(net).items()},
-            "embeddings": {name: list(layer.weight.shape) for name, layer in architecture.embeddings(net).items()},
+            "linears": {
+                name: list(layer.weight.shape) for name, layer in architecture.linears(net).items()
+            },
+            "embeddings": {
+                name: list(layer.weight.shape)
+                for name, layer in architecture.embeddings(net).items()
+            },
             "on_grid": _on_grid(net),
         }
 
-    found = meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))["result"]
+    found = meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))[
+        "result"
+    ]
     ignored = [] if model in MODELS else check_folder(model, folder)
     return {**found, "origin": origin(model), "ignored_code": ignored}
 
@@ -145,14 +174,20 @@ def _check_tokenizer(model: str, tokenizer) -> None:
     try:
         tokenizer(UNKNOWN_TEXT)
     except Exception as error:  # the library raises Exception itself
-        raise refuse("model", model, f"a tokenizer that reads any text; on {UNKNOWN_TEXT!r} it fails ({error})") from error
+        raise refuse(
+            "model",
+            model,
+            f"a tokenizer that reads any text; on {UNKNOWN_TEXT!r} it fails ({error})",
+        ) from error
 
 
 def check_layers(model: str, net) -> None:
     """Refuse a network whose linear layers keep their weights transposed, by the layer's name."""
     for name, module in net.named_modules():
         if type(module).__name__ == "Conv1D":
-            raise refuse("model", model, f"layers of torch.nn.Linear; {name} is a transposed Conv1D")
+            raise refuse(
+                "model", model, f"layers of torch.nn.Linear; {name} is a transposed Conv1D"
+            )
 
 
 def open_model(name: str, device: str = "cpu"):
@@ -198,7 +233,10 @@ def reference_network(model: str, source: str | os.PathLike | None, start, devic
     if not source:
         return start
     baseline = network(open_model(model, device))
-    shapes = [{name: layer.weight.shape for name, layer in architecture.linears(each).items()} for each in (start, baseline)]
+    shapes = [
+        {name: layer.weight.shape for name, layer in architecture.linears(each).items()}
+        for each in (start, baseline)
+    ]
     return baseline if shapes[0] == shapes[1] else start
 
 
@@ -211,5 +249,12 @@ def check_kind(model: str, what: str, *known: str) -> None:
     """Refuse a model whose kind is not among the `known`, which is all that `what` can do."""
     kind = families.name_of(resolve(model))
     if kind not in known:
-        accepted, article_and_noun = " or ".join(families.FAMILIES[name].CALLED for name in known), families.FAMILIES[kind].CALLED
-        raise refuse("model", model, f"{accepted}; {what} does not know {article_and_noun.partition(' ')[2]}s yet")
+        accepted, article_and_noun = (
+            " or ".join(families.FAMILIES[name].CALLED for name in known),
+            families.FAMILIES[kind].CALLED,
+        )
+        raise refuse(
+            "model",
+            model,
+            f"{accepted}; {what} does not know {article_and_noun.partition(' ')[2]}s yet",
+        )

@@ -12,8 +12,8 @@ from functools import wraps
 from pathlib import Path
 from unittest.mock import patch
 
-from kerf.models import model_files
 from kerf.core.errors import refuse
+from kerf.models import model_files
 
 SHOWN = 3  # names in a refusal
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -30,24 +30,37 @@ def complete(opening: Callable) -> Callable:
         folder = inspect.signature(opening).bind(*args, **kwargs).arguments["folder"]
         reports = []
 
-        def keep(model, pretrained_model_name_or_path, ignore_mismatched_sizes, loading_info, logger=None):
+        def keep(
+            model, pretrained_model_name_or_path, ignore_mismatched_sizes, loading_info, logger=None
+        ):
             reports.append((model, pretrained_model_name_or_path is None, loading_info))
 
-        with _ONE, torch.random.fork_rng(devices=[]), patch("transformers.modeling_utils.log_state_dict_report", keep):
-            torch.default_generator.manual_seed(0)  # a pooler that is rightly missing is the same in every process
+        with (
+            _ONE,
+            torch.random.fork_rng(devices=[]),
+            patch("transformers.modeling_utils.log_state_dict_report", keep),
+        ):
+            torch.default_generator.manual_seed(
+                0
+            )  # a pooler that is rightly missing is the same in every process
             opened = opening(*args, **kwargs)
         faults = _odd_types(folder)
         for net, packed, found in reports:
             faults += _faults(opened, net, packed, found)
         if faults:
-            raise refuse("model", str(folder), f"weights that fit the configuration; {'; '.join(faults)}")
+            raise refuse(
+                "model", str(folder), f"weights that fit the configuration; {'; '.join(faults)}"
+            )
         return opened
 
     return checked
 
 
 def _faults(opened, net, packed: bool, found) -> list[str]:
-    shapes = [f"{name} {list(there)} for {list(wanted)}" for name, there, wanted in sorted(found.mismatched_keys)]
+    shapes = [
+        f"{name} {list(there)} for {list(wanted)}"
+        for name, there, wanted in sorted(found.mismatched_keys)
+    ]
     missing = sorted(name for name in found.missing_keys if not _is_unused_pooler(opened, name))
     extra = sorted(found.unexpected_keys)
     if packed:  # real kernels keep a bias for layers that have none
@@ -56,7 +69,12 @@ def _faults(opened, net, packed: bool, found) -> list[str]:
         heads = _heads(net)
         extra = [name for name in extra if name.partition(".")[0] not in heads]
     broken = sorted([*found.error_msgs, *found.conversion_errors])
-    kinds = {"missing": missing, "unexpected": extra, "of another shape": shapes, "not readable": broken}
+    kinds = {
+        "missing": missing,
+        "unexpected": extra,
+        "of another shape": shapes,
+        "not readable": broken,
+    }
     return [f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names]
 
 
@@ -67,7 +85,11 @@ def _listed(names: list[str]) -> str:
 def _is_unused_pooler(opened, name: str) -> bool:
     from sentence_transformers import SentenceTransformer
 
-    return name.startswith("pooler.") and isinstance(opened, SentenceTransformer) and "pooler" not in str(opened[0].modality_config)
+    return (
+        name.startswith("pooler.")
+        and isinstance(opened, SentenceTransformer)
+        and "pooler" not in str(opened[0].modality_config)
+    )
 
 
 def _is_bias_of_none(net, name: str) -> bool:
@@ -86,12 +108,18 @@ def _heads(net) -> set[str]:
     logging.set_verbosity_error()
     try:
         for _, family in inspect.getmembers(sys.modules[type(net).__module__], inspect.isclass):
-            if issubclass(family, PreTrainedModel) and family.base_model_prefix == net.base_model_prefix:
+            if (
+                issubclass(family, PreTrainedModel)
+                and family.base_model_prefix == net.base_model_prefix
+            ):
                 with torch.device("meta"):
                     found |= _first_parts(family, net.config)
     finally:
         logging.set_verbosity(told)
-    return found - {net.base_model_prefix, *(name.partition(".")[0] for name in net.base_model.state_dict())}
+    return found - {
+        net.base_model_prefix,
+        *(name.partition(".")[0] for name in net.base_model.state_dict()),
+    }
 
 
 def _first_parts(family, config) -> set[str]:
@@ -109,7 +137,11 @@ def _odd_types(folder: str | Path) -> list[str]:
     for path in model_files.weights(Path(folder)):
         try:
             with safe_open(path, "np") as file:
-                types = {name: file.get_slice(name).get_dtype() for name in file.keys() if name.endswith((".weight", ".bias"))}
+                types = {
+                    name: file.get_slice(name).get_dtype()
+                    for name in file.keys()
+                    if name.endswith((".weight", ".bias"))
+                }
         except SafetensorError:
             return [f"{path.name} is no safetensors file"]
         found |= {name: kind for name, kind in types.items() if kind not in FLOATS}

@@ -19,7 +19,11 @@ def governor() -> str | None:
 def meters() -> dict[Path, int] | None:
     """Microjoules that each processor package has counted; None where the machine does not tell, or not this user."""
     try:
-        return {zone: int((zone / "energy_uj").read_text()) for zone in METERS.glob("*-rapl:*") if zone.name.count(":") == 1} or None
+        return {
+            zone: int((zone / "energy_uj").read_text())
+            for zone in METERS.glob("*-rapl:*")
+            if zone.name.count(":") == 1
+        } or None
     except (OSError, ValueError):
         return None
 
@@ -28,4 +32,10 @@ def joules(before: dict[Path, int] | None, after: dict[Path, int] | None) -> flo
     """Energy between two readings of `meters`; counters start again at their range."""
     if not before or not after:
         return None
-    return sum((after[zone] - count) % (int((zone / "max_energy_range_uj").read_text()) + 1) for zone, count in before.items()) / 1e6
+    return (
+        sum(
+            (after[zone] - count) % (int((zone / "max_energy_range_uj").read_text()) + 1)
+            for zone, count in before.items()
+        )
+        / 1e6
+    )

@@ -19,7 +19,11 @@ from pathlib import Path
 from kerf.core import child_process
 
 BATCHES, LENGTHS = (1, 8, 32), (16, 64, 256)
-CALLS, FEWEST, SECONDS = 20, 2, 0.3  # of one batch: so many calls, or fewer once so much time is over
+CALLS, FEWEST, SECONDS = (
+    20,
+    2,
+    0.3,
+)  # of one batch: so many calls, or fewer once so much time is over
 UNITS = {"memory": "bytes", "throughput": "texts a second", "energy": "J a text"}
 BASELINE, AGAIN = "baseline", "baseline again"
 SPEED = "throughput, 32 x 64 tokens"  # what a recommendation looks at
@@ -41,7 +45,11 @@ def measure(asked: Asked, candidates: dict[str, Path], rounds: int = 6) -> list[
     Of a candidate whose process dies the rows are missing, and one says why (measure "failed", note); raises
     RuntimeError where it is the baseline's.
     """
-    sources = {BASELINE: "", AGAIN: "", **{name: str(Path(folder).resolve()) for name, folder in candidates.items()}}
+    sources = {
+        BASELINE: "",
+        AGAIN: "",
+        **{name: str(Path(folder).resolve()) for name, folder in candidates.items()},
+    }
     found: dict[str, list[dict]] = {name: [] for name in sources}
     failed: dict[str, str] = {}
     for number in range(rounds):
@@ -55,9 +63,17 @@ def measure(asked: Asked, candidates: dict[str, Path], rounds: int = 6) -> list[
                 if name == BASELINE:  # nothing to hold the others against
                     raise
                 failed[name] = str(error)
-    rows = [_row(name, key, [each[key] for each in found[name]], [each[key] for each in found[BASELINE]])
-            for name in sources if name not in failed for key in found[name][0]]  # fmt: skip
-    return rows + [{"model": name, "measure": "failed", "note": why} for name, why in failed.items()]
+    rows = [
+        _row(
+            name, key, [each[key] for each in found[name]], [each[key] for each in found[BASELINE]]
+        )
+        for name in sources
+        if name not in failed
+        for key in found[name][0]
+    ]
+    return rows + [
+        {"model": name, "measure": "failed", "note": why} for name, why in failed.items()
+    ]
 
 
 def _in_process(asked: Asked, source: str) -> dict[str, float]:
@@ -65,7 +81,16 @@ def _in_process(asked: Asked, source: str) -> dict[str, float]:
 
     with scratch() as folder:
         path = Path(folder, "request.json")
-        path.write_text(json.dumps({"model": asked.model, "candidate": source, "texts": asked.texts, "threads": asked.threads}))
+        path.write_text(
+            json.dumps(
+                {
+                    "model": asked.model,
+                    "candidate": source,
+                    "texts": asked.texts,
+                    "threads": asked.threads,
+                }
+            )
+        )
         environment = {**os.environ, "OMP_NUM_THREADS": str(asked.threads)}
         command = [sys.executable, "-m", "kerf.profiling.serving_benchmark", str(path)]
         done = child_process.run(command, env=environment)
@@ -90,11 +115,11 @@ def one(request: dict) -> dict[str, float]:
     """Figures of one model in this process, by name."""
     folder = Path(request["candidate"]) if request["candidate"] else None
     started = time.perf_counter()
-    from kerf.models import manifest, registry
     from kerf.core.memory import peak_rss_bytes
+    from kerf.models import manifest, registry
 
     if not folder or manifest.needs_torch(folder):
-        import sentence_transformers  # noqa: F401
+        import sentence_transformers  # noqa: F401  imports are not what is measured
 
     imported = time.perf_counter()
     if folder is None:
@@ -106,18 +131,28 @@ def one(request: dict) -> dict[str, float]:
     first = next(iter(request["texts"].values()))[0]
     answer(opened, [first])
     called = time.perf_counter()
-    found = {"import": imported - started, "load, cold": cold - clock, "first call": called - cold,
-             "until the first answer": imported - started + called - clock}  # fmt: skip
+    found = {
+        "import": imported - started,
+        "load, cold": cold - clock,
+        "first call": called - cold,
+        "until the first answer": imported - started + called - clock,
+    }
     for length, texts in request["texts"].items():
         found |= _calls(opened, texts, f"{length} tokens", tails=True)
     found["resident memory"], found["own memory"] = _memory()
-    found["peak memory"] = peak_rss_bytes()  # not ru_maxrss alone, which starts with that of the process that started this one
+    found["peak memory"] = (
+        peak_rss_bytes()
+    )  # not ru_maxrss alone, which starts with that of the process that started this one
     clock = time.perf_counter()
     registry.open_source(request["model"], request["candidate"])
     found["load, warm"] = time.perf_counter() - clock
     if (texts := request["texts"].get(str(ALONE))) and request["threads"] > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # read whenever a model is opened
-        found |= _calls(registry.open_source(request["model"], request["candidate"]), texts, f"{ALONE} tokens, one thread")
+        found |= _calls(
+            registry.open_source(request["model"], request["candidate"]),
+            texts,
+            f"{ALONE} tokens, one thread",
+        )
     return found
 
 
@@ -138,7 +173,9 @@ def _calls(opened, texts: list, what: str, tails: bool = False) -> dict[str, flo
         spent = power.joules(before, power.meters())
         found[f"latency, {batch} x {what}"] = statistics.median(seconds)
         for share in (95, 99) if tails else ():
-            found[f"latency {share} %, {batch} x {what}"] = statistics.quantiles(seconds, n=100, method="inclusive")[share - 1]
+            found[f"latency {share} %, {batch} x {what}"] = statistics.quantiles(
+                seconds, n=100, method="inclusive"
+            )[share - 1]
         found[f"throughput, {batch} x {what}"] = batch / statistics.median(seconds)
         if spent is not None and tails:  # of all calls, the one that does not count in time too
             found[f"energy, {batch} x {what}"] = spent / (len(seconds) + 1) / batch
@@ -177,16 +214,28 @@ def forget(folder: Path) -> bool:
 def noisy(rows: list[dict], width: float = 0.2) -> list[str]:
     """Measures on which the baseline did not agree with itself: an interval of its ratio to itself wider than that, or none."""
     again = [row for row in rows if row["model"] == AGAIN and "ratio" in row]
-    return [row["measure"] for row in again if None in (row["ratio_low"], row["ratio_high"]) or row["ratio_high"] - row["ratio_low"] > width]
+    return [
+        row["measure"]
+        for row in again
+        if None in (row["ratio_low"], row["ratio_high"])
+        or row["ratio_high"] - row["ratio_low"] > width
+    ]
 
 
-def recommended(rows: list[dict], passed: set[str], measure: str = SPEED, most: float | None = None) -> str | None:
+def recommended(
+    rows: list[dict], passed: set[str], measure: str = SPEED, most: float | None = None
+) -> str | None:
     """Name of the fastest model of `passed` whose resident memory is at most `most` bytes; None when there is none.
 
     Nothing is recommended over the baseline that is not faster by more than the noise: the lower bound of its ratio above 1.
     """
     value = {(row["model"], row["measure"]): row for row in rows}
-    fits = [name for name in passed if (name, measure) in value and (most is None or value[name, "resident memory"]["value"] <= most)]
+    fits = [
+        name
+        for name in passed
+        if (name, measure) in value
+        and (most is None or value[name, "resident memory"]["value"] <= most)
+    ]
     faster = [name for name in fits if (value[name, measure]["ratio_low"] or 0) > 1]
     return max(faster, key=lambda name: value[name, measure]["ratio"], default=None)
 

@@ -15,7 +15,13 @@ from kerf.evaluate import stats as st
 PRECISIONS, NEAREST, RESCORED = ("float32", "int8", "ubinary"), 10, 4
 
 
-def measure(queries: np.ndarray, corpus: np.ndarray, calibration: np.ndarray, documents: np.ndarray, rounds: int = 7) -> list[dict]:
+def measure(
+    queries: np.ndarray,
+    corpus: np.ndarray,
+    calibration: np.ndarray,
+    documents: np.ndarray,
+    rounds: int = 7,
+) -> list[dict]:
     """Rows of precision, rescored, bytes (of a million), recall with low and high, milliseconds (a query; median).
 
     queries, corpus, calibration: float32 (texts, features), rows of length one; documents: of the queries, drawn whole.
@@ -27,11 +33,24 @@ def measure(queries: np.ndarray, corpus: np.ndarray, calibration: np.ndarray, do
         for rescored in (False, True) if precision != "float32" else (False,):
             kept = small(corpus, precision, calibration)
             found = search(queries, kept, precision, calibration, rescored)
-            shares = np.array([len({*one} & {*other}) / NEAREST for one, other in zip(found, exact, strict=True)])
+            shares = np.array(
+                [len({*one} & {*other}) / NEAREST for one, other in zip(found, exact, strict=True)]
+            )
             recall, low, high = st.mean_interval(shares, documents)
-            seconds = np.median([_seconds(queries, kept, precision, calibration, rescored) for _ in range(rounds)])
-            rows.append({"precision": precision, "rescored": rescored, "bytes": kept.itemsize * kept.shape[1] * 10**6,
-                         "recall": recall, "low": low, "high": high, "milliseconds": 1000 * seconds / len(queries)})  # fmt: skip
+            seconds = np.median(
+                [_seconds(queries, kept, precision, calibration, rescored) for _ in range(rounds)]
+            )
+            rows.append(
+                {
+                    "precision": precision,
+                    "rescored": rescored,
+                    "bytes": kept.itemsize * kept.shape[1] * 10**6,
+                    "recall": recall,
+                    "low": low,
+                    "high": high,
+                    "milliseconds": 1000 * seconds / len(queries),
+                }
+            )
     return rows
 
 
@@ -52,10 +71,14 @@ def values(kept: np.ndarray, precision: str, calibration: np.ndarray) -> np.ndar
     if precision == "int8":
         low, high = _ranges(calibration)
         return (low + (kept.astype(np.float32) + 128.5) * ((high - low) / 255)).astype(np.float32)
-    return np.unpackbits(kept, axis=-1).astype(np.float32) * 2 - 1 if precision == "ubinary" else kept
+    return (
+        np.unpackbits(kept, axis=-1).astype(np.float32) * 2 - 1 if precision == "ubinary" else kept
+    )
 
 
-def search(queries: np.ndarray, kept: np.ndarray, precision: str, calibration: np.ndarray, rescored: bool) -> np.ndarray:
+def search(
+    queries: np.ndarray, kept: np.ndarray, precision: str, calibration: np.ndarray, rescored: bool
+) -> np.ndarray:
     """Places of the nearest of `kept`, the nearest first, (queries, NEAREST)."""
     asked = small(queries, precision, calibration)
     if precision == "ubinary":

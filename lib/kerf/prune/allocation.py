@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from kerf.calibration import activations
-from kerf.models import architecture, registry
-from kerf.core.cache import artifact
-from kerf.core.errors import refuse
 from kerf.calibration.allocation import allocate
 from kerf.calibration.layer_sensitivity import alone, second_moments
 from kerf.config import Calibration
 from kerf.config.prune import Prune
+from kerf.core.cache import artifact
+from kerf.core.errors import refuse
+from kerf.models import architecture, registry
 
 LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -29,23 +29,35 @@ def check(model: str, step: Prune) -> None:
         raise refuse("sparsity", step.sparsity, f"at most {LEVELS[-1]} with allocation sensitivity")
 
 
-def allocated(model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> dict[str, float]:
+def allocated(
+    model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu"
+) -> dict[str, float]:
     """Sparsity of every linear layer, of the baseline or of a candidate `source`; `check` came before.
 
     Raises InputError when the calibration text leaves no sentences.
     """
-    table = json.loads((_table(model, step, calibration, source, device) / "table.json").read_text())
+    table = json.loads(
+        (_table(model, step, calibration, source, device) / "table.json").read_text()
+    )
     costs, kept = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)
     whole = table["weights"]
-    chosen, _, _ = allocate(costs, kept, budget=(1 - step.sparsity) * sum(whole) + len(whole))  # a weight a layer for rounding
+    chosen, _, _ = allocate(
+        costs, kept, budget=(1 - step.sparsity) * sum(whole) + len(whole)
+    )  # a weight a layer for rounding
     return {name: LEVELS[index] for name, index in zip(table["layers"], chosen, strict=True)}
 
 
 def _table(model, step, calibration, source, device) -> Path:
     """Artifact with table.json: layers, their weights, costs and kept weights (layers, levels)."""
-    key = {"method": step.method, "calibration": activations.key_of(model, calibration), "levels": LEVELS,
-           "source": registry.weights_digest(Path(source)) if source else None}  # fmt: skip
-    return artifact("allocation", key, lambda folder: _make(folder, model, step, calibration, source, device))
+    key = {
+        "method": step.method,
+        "calibration": activations.key_of(model, calibration),
+        "levels": LEVELS,
+        "source": registry.weights_digest(Path(source)) if source else None,
+    }
+    return artifact(
+        "allocation", key, lambda folder: _make(folder, model, step, calibration, source, device)
+    )
 
 
 def _make(folder, model, step, calibration, source, device) -> dict:

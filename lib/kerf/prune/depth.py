@@ -7,8 +7,8 @@ got. The blocks behind it move up, and so do the names of their tensors.
 
 import torch
 
-from kerf.models import architecture
 from kerf.calibration.sequential import rows
+from kerf.models import architecture
 
 
 @torch.no_grad()
@@ -17,13 +17,18 @@ def influence(net, batches: list[dict]) -> dict[str, float]:
     sums, mask = {name: [0.0, 0] for name in architecture.blocks(net)}, [None]
 
     def look(name, args, output):
-        before, after = (rows(each, mask[0]) for each in (args[0], output[0] if isinstance(output, tuple) else output))
+        before, after = (
+            rows(each, mask[0])
+            for each in (args[0], output[0] if isinstance(output, tuple) else output)
+        )
         cosines = torch.nn.functional.cosine_similarity(before, after)
         sums[name][0] += float(cosines.double().sum())
         sums[name][1] += len(cosines)
 
-    hooks = [block.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))
-             for name, block in architecture.blocks(net).items()]  # fmt: skip
+    hooks = [
+        block.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))
+        for name, block in architecture.blocks(net).items()
+    ]
     try:
         for batch in batches:
             mask[0] = batch["attention_mask"]

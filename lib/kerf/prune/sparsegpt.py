@@ -28,8 +28,16 @@ def factor(H: torch.Tensor, step: SparseGPT) -> torch.Tensor | None:
 def layer(given: Layer) -> tuple[torch.Tensor, str]:
     """The pruned weight towards the target, or by Wanda where there is no factor or numbers overflow; and a note."""
     step, R = given.step, given.shared
-    found = None if R is None else sparsegpt(given.wanted, given.H, R, step.sparsity, step.nm_pattern(), step.sweeps)
-    return (found, "") if found is not None else (wanda.layer(given)[0], "sparsegpt gave no finite weights: pruned by wanda")
+    found = (
+        None
+        if R is None
+        else sparsegpt(given.wanted, given.H, R, step.sparsity, step.nm_pattern(), step.sweeps)
+    )
+    return (
+        (found, "")
+        if found is not None
+        else (wanda.layer(given)[0], "sparsegpt gave no finite weights: pruned by wanda")
+    )
 
 
 def sparsegpt(

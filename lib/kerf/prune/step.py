@@ -12,19 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from kerf.calibration import activations, hessian
-from kerf.models import architecture, families, manifest, registry
-from kerf.tensors import parquet
-from kerf.core.cache import artifact, meta
-from kerf.core.errors import refuse
-from kerf.core.memory import peak_rss_bytes, reset_peak_rss
-from kerf.prune import allocation
 from kerf.config import Calibration, check_pattern
 from kerf.config.methods import PRUNING_METHODS
 from kerf.config.prune import STRUCTURES, UNITS, Prune
+from kerf.core.cache import artifact, meta
+from kerf.core.errors import refuse
+from kerf.core.memory import peak_rss_bytes, reset_peak_rss
+from kerf.models import architecture, families, manifest, registry
+from kerf.prune import allocation
+from kerf.tensors import parquet
 
 # What a structure that goes changes in the configuration.
-CONFIG = {"neurons": ["intermediate_size"], "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
-          "depth": ["num_hidden_layers", "layer_types"]}  # fmt: skip
+CONFIG = {
+    "neurons": ["intermediate_size"],
+    "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
+    "depth": ["num_hidden_layers", "layer_types"],
+}
 
 
 def check(model: str, step: Prune, before: list[dict]) -> None:
@@ -46,7 +49,10 @@ def shapes_after(model: str, before: list[dict]) -> dict[str, list[int]]:
     """[rows, columns] of every linear layer once the steps `before` are done."""
     if not any(each.get("prune", {}).get("method") in UNITS for each in before):
         return registry.describe(model)["linears"]
-    return {name: list(layer.weight.shape) for name, layer in architecture.linears(network_after(model, before)).items()}
+    return {
+        name: list(layer.weight.shape)
+        for name, layer in architecture.linears(network_after(model, before)).items()
+    }
 
 
 def network_after(model: str, before: list[dict]):
@@ -61,16 +67,31 @@ def _check_structure(net, step: Prune) -> None:
     from kerf.prune import structured
 
     if step.method == "depth":
-        there, stay = len(architecture.blocks(net)), len(architecture.blocks(net)) - round(step.sparsity * len(architecture.blocks(net)))
+        there, stay = (
+            len(architecture.blocks(net)),
+            len(architecture.blocks(net)) - round(step.sparsity * len(architecture.blocks(net))),
+        )
     else:
-        there = min(structured.count(net, rows) for rows in structured.units(net, step.method).values())
+        there = min(
+            structured.count(net, rows) for rows in structured.units(net, step.method).values()
+        )
         stay = structured.left(there, step.sparsity)
     if not 0 < stay < there:
-        what = {"depth": "blocks", "heads": "key and value heads of a block", "neurons": "neurons of a block"}[step.method]
-        raise refuse("sparsity", step.sparsity, f"a share that leaves some of the {there} {what} and not all; this leaves {stay}")
+        what = {
+            "depth": "blocks",
+            "heads": "key and value heads of a block",
+            "neurons": "neurons of a block",
+        }[step.method]
+        raise refuse(
+            "sparsity",
+            step.sparsity,
+            f"a share that leaves some of the {there} {what} and not all; this leaves {stay}",
+        )
 
 
-def prune(model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu") -> Path:
+def prune(
+    model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu"
+) -> Path:
     """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
 
     Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises InputError for a pattern
@@ -79,39 +100,72 @@ def prune(model: str, step: Prune, calibration: Calibration, source: str | Path 
     moments = activations.calibrate(model, calibration, device)
     origin = registry.weights_digest(Path(source)) if source else None
     key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
-    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, moments, device))
+    return artifact(
+        "candidate",
+        key,
+        lambda folder: _make(folder, model, step, calibration, source, moments, device),
+    )
 
 
 def _make(folder, model, step, calibration, source, moments, device) -> dict:
-    import sentence_transformers  # noqa: F401  imports are not what pruning costs
+    import sentence_transformers  # noqa: F401  imports are not what is measured
 
     reset_peak_rss()
     clock = time.perf_counter()
     opened = registry.open_source(model, source, device)
-    net, reference = registry.network(opened), registry.network(registry.open_source(model, source, device))
+    net, reference = (
+        registry.network(opened),
+        registry.network(registry.open_source(model, source, device)),
+    )
     groups, _ = activations.read(moments)
     second = activations.second_moments(moments)
     batches = families.of_opened(opened).batches(opened, calibration)
     places: dict[str, str] = {}
-    shares = allocation.allocated(model, step, calibration, source, device) if step.allocation == "sensitivity" else None
+    shares = (
+        allocation.allocated(model, step, calibration, source, device)
+        if step.allocation == "sensitivity"
+        else None
+    )
     floats = registry.reference_network(model, source, reference, device)
-    layers = [_row(name, floats, weight, second, note, gone)
-              for name, weight, note, gone in _cut(net, reference, step, groups, batches, places, shares)]  # fmt: skip
+    layers = [
+        _row(name, floats, weight, second, note, gone)
+        for name, weight, note, gone in _cut(net, reference, step, groups, batches, places, shares)
+    ]
     tensors = _tensors(net, source, places)
-    config = {key: getattr(net.config, key) for key in CONFIG.get(step.method, ()) if getattr(net.config, key, None) is not None}
+    config = {
+        key: getattr(net.config, key)
+        for key in CONFIG.get(step.method, ())
+        if getattr(net.config, key, None) is not None
+    }
     before = manifest.verify(Path(source))["steps"] if source else []
     steps = [*before, {"prune": step.model_dump()}]
-    card = {"model": model, "kind": families.name_of(registry.resolve(model)), "class": type(net).__name__, "steps": steps}
-    manifest.write_candidate(folder, Path(source) if source else registry.resolve(model), tensors, card, config)
+    card = {
+        "model": model,
+        "kind": families.name_of(registry.resolve(model)),
+        "class": type(net).__name__,
+        "steps": steps,
+    }
+    manifest.write_candidate(
+        folder, Path(source) if source else registry.resolve(model), tensors, card, config
+    )
     count = sum(layer.weight.numel() for layer in architecture.linears(reference).values())
     left = sum(int((layer.weight != 0).sum()) for layer in architecture.linears(net).values())
     bits = sum(parquet.stored_bits(tensors[f"{name}.weight"]) for name in architecture.linears(net))
-    return {"model": model, "steps": steps, "compress_seconds": time.perf_counter() - clock,
-            "compress_peak_rss_bytes": peak_rss_bytes(), "linear_bits": bits / count, "sparsity": 1 - left / count,
-            "layers": layers, **manifest.size(folder)}  # fmt: skip
+    return {
+        "model": model,
+        "steps": steps,
+        "compress_seconds": time.perf_counter() - clock,
+        "compress_peak_rss_bytes": peak_rss_bytes(),
+        "linear_bits": bits / count,
+        "sparsity": 1 - left / count,
+        "layers": layers,
+        **manifest.size(folder),
+    }
 
 
-def _cut(net, reference, step, groups, batches, places, shares) -> Iterator[tuple[str, object, str, float]]:
+def _cut(
+    net, reference, step, groups, batches, places, shares
+) -> Iterator[tuple[str, object, str, float]]:
     """Prune `net` in place, and yield each layer: name, weight (None: nothing to compare), a note, share that went.
     places: filled with the new names of blocks by their old ones, where blocks go; shares: see `pruned`."""
     if step.method in STRUCTURES:
@@ -132,8 +186,15 @@ def _cut(net, reference, step, groups, batches, places, shares) -> Iterator[tupl
         for name, layer in architecture.linears(reference).items():
             block = next((block for block in influence if name.startswith(f"{block}.")), None)
             if block is not None:
-                note = f"block influence {influence[block]:.4f}: " + ("stays" if block in moves else "dropped")
-                yield name, layer.weight.data if block in moves else None, note, float(block not in moves)
+                note = f"block influence {influence[block]:.4f}: " + (
+                    "stays" if block in moves else "dropped"
+                )
+                yield (
+                    name,
+                    layer.weight.data if block in moves else None,
+                    note,
+                    float(block not in moves),
+                )
         return
     for name, weight, note in pruned(net, reference, step, groups, batches, shares):
         yield name, weight, note, float((weight == 0).float().mean())
@@ -161,7 +222,9 @@ def _tensors(net, source, places) -> dict:
     return tensors
 
 
-def pruned(net, reference, step: Prune, groups, batches, shares: dict[str, float] | None = None) -> Iterator[tuple[str, object, str]]:
+def pruned(
+    net, reference, step: Prune, groups, batches, shares: dict[str, float] | None = None
+) -> Iterator[tuple[str, object, str]]:
     """Prune the layers of `net` in place, and yield each: name, weight, a note on what was special.
 
     shares: sparsity of each layer, where they differ.
@@ -175,10 +238,14 @@ def pruned(net, reference, step: Prune, groups, batches, shares: dict[str, float
         return
     networks = (net, reference) if getattr(step, "asymmetric_calibration", False) else (net,)
     seen = set()
-    for stops in zip(*(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True):
+    for stops in zip(
+        *(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True
+    ):
         names = stops[0][0]
         seen.update(names)
-        yield from prune_group({name: layers[name] for name in names}, [inputs for _, inputs in stops], step, shares)
+        yield from prune_group(
+            {name: layers[name] for name in names}, [inputs for _, inputs in stops], step, shares
+        )
     rest = {name: layer for name, layer in layers.items() if name not in seen}
     for name, weight, _ in without_text(rest, step, shares):
         yield name, weight, "no calibration text reached it: pruned by magnitude"

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 
 import torch
 
-from kerf.models import architecture
+from kerf.calibration.hessian import corrected, damped, moments
 from kerf.calibration.sequential import in_lockstep
-from kerf.calibration.hessian import moments
-from kerf.calibration.hessian import corrected, damped
 from kerf.config.prune import UNITS, Prune
+from kerf.models import architecture
 
 DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units ask for less than single weights
 MULTIPLE = 32  # of neurons that stay: vector units and group sizes like it
@@ -34,7 +33,12 @@ def left(units: int, sparsity: float) -> int:
 
 
 def obs_prune(
-    W: torch.Tensor, H: torch.Tensor, keep: int, fixed: int = 0, size: int = 1, saliency: str = "second-order"
+    W: torch.Tensor,
+    H: torch.Tensor,
+    keep: int,
+    fixed: int = 0,
+    size: int = 1,
+    saliency: str = "second-order",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which units stay, ascending, and the weight (rows, columns) with 0 in the columns of the others.
 
@@ -65,7 +69,12 @@ def _said(W, H, units: int, size: int) -> torch.Tensor:
     """Mean square of what each unit adds to the output, (units,)."""
     columns = slice(0, units * size)
     parts = W[:, columns].T.reshape(units, size, -1)
-    here = torch.stack([H[place : place + size, place : place + size].double() for place in range(0, units * size, size)])
+    here = torch.stack(
+        [
+            H[place : place + size, place : place + size].double()
+            for place in range(0, units * size, size)
+        ]
+    )
     return (parts * (here @ parts)).sum((1, 2))
 
 
@@ -73,27 +82,48 @@ def _costs(W, inverse, units: int, size: int) -> torch.Tensor:
     """What removing each unit costs, (units,)."""
     if size == 1:
         return W[:, :units].square().sum(0) / inverse.diagonal()[:units]
-    blocks = torch.stack([inverse[place : place + size, place : place + size] for place in range(0, units * size, size)])
+    blocks = torch.stack(
+        [
+            inverse[place : place + size, place : place + size]
+            for place in range(0, units * size, size)
+        ]
+    )
     parts = W[:, : units * size].T.reshape(units, size, -1)
     return (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
 
 
 @torch.no_grad()
-def remove(net, reference, step: Prune, groups, batches) -> Iterator[tuple[str, float, torch.Tensor]]:
+def remove(
+    net, reference, step: Prune, groups, batches
+) -> Iterator[tuple[str, float, torch.Tensor]]:
     """Take neurons or heads out of every block of `net`, in place; yields the name of each layer that loses columns,
     the share of them that goes, and its weight with 0 in those.
 
     Blocks go in the order they run; each makes up for what those before it changed. Shapes change at the end.
     """
     found, kept = units(net, step.method), {}
-    for (names, inputs), (_, originals) in zip(*(in_lockstep(each, groups, batches, rounded=True) for each in (net, reference)), strict=True):
+    for (names, inputs), (_, originals) in zip(
+        *(in_lockstep(each, groups, batches, rounded=True) for each in (net, reference)),
+        strict=True,
+    ):
         for name in (name for name in names if name in found):
             layer = net.get_submodule(name)
             biased, columns = layer.bias is not None, layer.weight.shape[1]
             there = count(net, found[name])
             H, drift, tokens = moments(_with_ones(inputs, biased), _with_ones(originals, biased))
-            whole = torch.cat([layer.weight.data, layer.bias.data[:, None]], 1) if biased else layer.weight.data
-            stay, cut = obs_prune(corrected(whole, H, drift, tokens), H, left(there, step.sparsity), int(biased), columns // there, step.saliency)
+            whole = (
+                torch.cat([layer.weight.data, layer.bias.data[:, None]], 1)
+                if biased
+                else layer.weight.data
+            )
+            stay, cut = obs_prune(
+                corrected(whole, H, drift, tokens),
+                H,
+                left(there, step.sparsity),
+                int(biased),
+                columns // there,
+                step.saliency,
+            )
             layer.weight.data = cut[:, :columns].contiguous()
             if biased:
                 layer.bias.data = cut[:, -1].contiguous()
@@ -102,11 +132,17 @@ def remove(net, reference, step: Prune, groups, batches) -> Iterator[tuple[str, 
     _shrink(net, step.method, found, kept)
 
 
-def _shrink(net, method: str, found: dict[str, dict[str, int]], kept: dict[str, torch.Tensor]) -> None:
+def _shrink(
+    net, method: str, found: dict[str, dict[str, int]], kept: dict[str, torch.Tensor]
+) -> None:
     """Leave the units `kept` alone in the layers that `units` found, and say so in the configuration."""
     for name, stay in kept.items():
         there = count(net, found[name])
-        _narrow(net.get_submodule(name), None, _members(stay, net.get_submodule(name).in_features // there))
+        _narrow(
+            net.get_submodule(name),
+            None,
+            _members(stay, net.get_submodule(name).in_features // there),
+        )
         for into, size in found[name].items():
             _narrow(net.get_submodule(into), _members(stay, size), None)
     for key, value in _config(net, method, len(next(iter(kept.values())))).items():
@@ -117,7 +153,10 @@ def shrunk(net, steps: list[dict]):
     """Shrink `net` to the shapes that `steps` will produce, keeping the first units (for checking shapes only)."""
     for step in (each["prune"] for each in steps if each.get("prune", {}).get("method") in UNITS):
         found = units(net, step["method"])
-        kept = {name: torch.arange(left(count(net, rows), step["sparsity"])) for name, rows in found.items()}
+        kept = {
+            name: torch.arange(left(count(net, rows), step["sparsity"]))
+            for name, rows in found.items()
+        }
         _shrink(net, step["method"], found, kept)
     return net
 
@@ -146,7 +185,11 @@ def _config(net, method: str, stay: int) -> dict[str, int]:
     if method == "neurons":
         return {"intermediate_size": stay}
     shared = net.config.num_attention_heads // net.config.num_key_value_heads
-    return {"num_attention_heads": stay * shared, "num_key_value_heads": stay, "head_dim": architecture.head_dim(net)}
+    return {
+        "num_attention_heads": stay * shared,
+        "num_key_value_heads": stay,
+        "head_dim": architecture.head_dim(net),
+    }
 
 
 def _with_ones(inputs, biased: bool) -> Iterator[torch.Tensor]:

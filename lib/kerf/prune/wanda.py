@@ -14,14 +14,20 @@ def layer(given: Layer) -> tuple[torch.Tensor, str]:
     """The pruned weight, and no note."""
     step, weight = given.step, given.weight.float()
     scores = masks.wanda(weight, given.H.diagonal())
-    kept = masks.of_layer(scores, step.sparsity, step.nm_pattern()) if step.pattern else masks.lowest(scores, step.sparsity)
+    kept = (
+        masks.of_layer(scores, step.sparsity, step.nm_pattern())
+        if step.pattern
+        else masks.lowest(scores, step.sparsity)
+    )
     found = weight.masked_fill(~kept, 0)
     if step.method == "wanda" and step.sweeps:
         coordinate_descent(found, weight, given.H, kept, step.sweeps)
     return found, ""
 
 
-def coordinate_descent(W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.Tensor, sweeps: int) -> None:
+def coordinate_descent(
+    W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.Tensor, sweeps: int
+) -> None:
     """Coordinate descent on |(W - target) X|^2 over the weights that are kept, in place."""
     loss = damped(H, 0.01)
     gradient = (W - target) @ loss

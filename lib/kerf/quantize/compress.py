@@ -16,7 +16,14 @@ from kerf.quantize.layers import embedding
 
 
 def compress(
-    net, reference, step: Quantize, groups, statistics, batches, assignment: dict[str, float] | None = None, sparse=False
+    net,
+    reference,
+    step: Quantize,
+    groups,
+    statistics,
+    batches,
+    assignment: dict[str, float] | None = None,
+    sparse=False,
 ) -> Iterator[tuple[str, object, str, torch.Tensor | None]]:
     """Quantize the layers of `net` in place, and yield each: name, Quantized, a note on what was special, and the
     second moments of the inputs that were looked at, if any were.
@@ -28,16 +35,24 @@ def compress(
     """
     done: dict[int, object] = {}
     shared = _tied(net)
-    for name, quantized, note, second in _each(net, reference, step, groups, statistics, batches, done, assignment or {}, sparse):
+    for name, quantized, note, second in _each(
+        net, reference, step, groups, statistics, batches, done, assignment or {}, sparse
+    ):
         weight = net.get_submodule(name).weight
-        done[id(weight)] = quantized if id(weight) in shared else None  # kept only where it is needed again
+        done[id(weight)] = (
+            quantized if id(weight) in shared else None
+        )  # kept only where it is needed again
         weight.data = park(quantized.dequantize())
         yield name, quantized, note, second
 
 
 def _each(net, reference, step, groups, statistics, batches, done, assignment, sparse):
     def at(name):
-        return step.model_copy(update={"bits": assignment[name], "embeddings": "same"}) if assignment else step
+        return (
+            step.model_copy(update={"bits": assignment[name], "embeddings": "same"})
+            if assignment
+            else step
+        )
 
     layers, seen = architecture.linears(net), set()
     for name, layer in architecture.embeddings(net).items():
@@ -46,19 +61,37 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment, s
     method = METHODS[step.method]
     if method.calibration == "sequential":
         networks = (net, reference) if getattr(step, "asymmetric_calibration", False) else (net,)
-        for stops in zip(*(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True):
+        for stops in zip(
+            *(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True
+        ):
             names = [name for name in stops[0][0] if id(layers[name].weight) not in done]
             seen.update(names)
             if names:
-                yield from _group(method, {name: layers[name] for name in names}, [inputs for _, inputs in stops], at, sparse)
+                yield from _group(
+                    method,
+                    {name: layers[name] for name in names},
+                    [inputs for _, inputs in stops],
+                    at,
+                    sparse,
+                )
     for name in (name for name in layers if name not in seen):
         second = statistics.get(name)
         if id(layers[name].weight) in done:
             yield name, done[id(layers[name].weight)], "the same tensor as another layer's", second
         else:
-            second = second if second is not None and len(second) == layers[name].weight.shape[1] else None
-            note = "no calibration text reached it: rounded to nearest" if method.calibration == "sequential" else ""
-            quantized, said = _quantized(METHODS["rtn"] if note else method, name, layers[name], at(name), second, sparse)
+            second = (
+                second
+                if second is not None and len(second) == layers[name].weight.shape[1]
+                else None
+            )
+            note = (
+                "no calibration text reached it: rounded to nearest"
+                if method.calibration == "sequential"
+                else ""
+            )
+            quantized, said = _quantized(
+                METHODS["rtn"] if note else method, name, layers[name], at(name), second, sparse
+            )
             yield name, quantized, note or said, second
 
 
@@ -69,7 +102,10 @@ def _quantized(method, name, layer, step, second, sparse):
 
 def _tied(net) -> set[int]:
     """Ids of weights that several layers have."""
-    every = [id(layer.weight) for layer in (*architecture.linears(net).values(), *architecture.embeddings(net).values())]
+    every = [
+        id(layer.weight)
+        for layer in (*architecture.linears(net).values(), *architecture.embeddings(net).values())
+    ]
     return {weight for weight in every if every.count(weight) > 1}
 
 
@@ -81,8 +117,14 @@ def _group(method, layers, inputs, at, sparse) -> Iterator[tuple[str, object, st
     H, drift, tokens = moments(*inputs)
     targets = dict.fromkeys(layers)
     if drift is not None:
-        stacked = corrected(torch.cat([layer.weight.data for layer in layers.values()]), H, drift, tokens)
-        targets = dict(zip(layers, stacked.split([len(layer.weight) for layer in layers.values()]), strict=True))
+        stacked = corrected(
+            torch.cat([layer.weight.data for layer in layers.values()]), H, drift, tokens
+        )
+        targets = dict(
+            zip(
+                layers, stacked.split([len(layer.weight) for layer in layers.values()]), strict=True
+            )
+        )
     shared = resolved(method.shared)(H, at(next(iter(layers)))) if method.shared else None
     for name, layer in layers.items():
         weight = layer.weight.data

@@ -23,7 +23,9 @@ from kerf.quantize import rtn
 from kerf.tensors import masks, numba_kernels
 from kerf.tensors.quantized import Quantized, find_grid, top_code
 
-Factor = tuple[torch.Tensor, tuple[torch.Tensor | None, float]]  # the order of the columns, and `inverse_factor` in it
+Factor = tuple[
+    torch.Tensor, tuple[torch.Tensor | None, float]
+]  # the order of the columns, and `inverse_factor` in it
 
 
 def factor(H: torch.Tensor, step: Gptq) -> Factor:
@@ -38,15 +40,31 @@ def layer(given: Layer) -> tuple[Quantized, str]:
     order, (R, damping) = given.shared
     if step.sparsity is not None and R is not None:
         mask = least_costly(given.wanted, order, R, step)
-    shown = given.wanted if mask is None else given.wanted * mask  # what is 0 for good does not ask for a place on the grid
-    grid = rtn.named(given.name, find_grid, shown, **rtn.grid_options(step, len(given.H), given.H.diagonal()))
-    result, damping = gptq(given.wanted, given.H, *grid, step.bits, order, step.symmetric, (R, damping), step.sweeps, mask)
+    shown = (
+        given.wanted if mask is None else given.wanted * mask
+    )  # what is 0 for good does not ask for a place on the grid
+    grid = rtn.named(
+        given.name, find_grid, shown, **rtn.grid_options(step, len(given.H), given.H.diagonal())
+    )
+    result, damping = gptq(
+        given.wanted,
+        given.H,
+        *grid,
+        step.bits,
+        order,
+        step.symmetric,
+        (R, damping),
+        step.sweeps,
+        mask,
+    )
     if result is None:
         return rtn.layer(given)[0], "second moments could not be factorized: rounded to nearest"
     return result, f"damping raised to {damping:g}" if damping > DAMPING else ""
 
 
-def least_costly(weight: torch.Tensor, order: torch.Tensor, R: torch.Tensor, step: Gptq) -> torch.Tensor:
+def least_costly(
+    weight: torch.Tensor, order: torch.Tensor, R: torch.Tensor, step: Gptq
+) -> torch.Tensor:
     """bool (rows, columns): False where a weight costs least to remove, w^2 / inverse(H)[i, i] (Hassibi and Stork 1993).
 
     R: the factor of inverse(H) = R^T R with columns in `order`. Which weights go is settled before the pass over
@@ -55,7 +73,6 @@ def least_costly(weight: torch.Tensor, order: torch.Tensor, R: torch.Tensor, ste
     diagonal = torch.empty(len(R))
     diagonal[order] = R.square().sum(0)
     return masks.of_layer(weight.float().square() / diagonal, step.sparsity, step.nm_pattern())
-
 
 
 def gptq(
@@ -88,7 +105,14 @@ def gptq(
     transposed = [part.T.contiguous() for part in grid]
     everywhere = torch.ones(rows, columns, dtype=torch.bool) if kept is None else kept
     here = everywhere if kept is None else kept[:, order].contiguous()
-    found = _round_columns(weight.float().index_select(1, order), R, *transposed, order // group_size, top_code(bits), here)
+    found = _round_columns(
+        weight.float().index_select(1, order),
+        R,
+        *transposed,
+        order // group_size,
+        top_code(bits),
+        here,
+    )
     if found is None:
         return None, damping
     codes[:, order] = found
@@ -98,7 +122,9 @@ def gptq(
         gradient = (result.dequantize() - weight.float()) @ loss
         for _ in range(sweeps):
             groups = torch.arange(columns) // group_size
-            numba_kernels.descend(codes, gradient, loss, *grid, groups, order, top_code(bits), everywhere)
+            numba_kernels.descend(
+                codes, gradient, loss, *grid, groups, order, top_code(bits), everywhere
+            )
     return result, damping
 
 
@@ -108,7 +134,9 @@ def _round_columns(W, R, scale, zero_point, group_of, top, kept):
     for start in range(0, W.shape[1], numba_kernels.BLOCK):
         stop = min(start + numba_kernels.BLOCK, W.shape[1])
         errors = torch.empty(len(W), stop - start)
-        numba_kernels.round_block(W, R, scale, zero_point, group_of, top, kept, codes, errors, start, stop)
+        numba_kernels.round_block(
+            W, R, scale, zero_point, group_of, top, kept, codes, errors, start, stop
+        )
         if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)

@@ -10,22 +10,37 @@ from kerf.quantize.rtn import grid_options, named, rtn
 from kerf.tensors.quantized import Quantized
 
 
-def one_layer(name: str, module: torch.nn.Module, step: Quantize, second: torch.Tensor | None = None,
-              mask: torch.Tensor | None = None) -> Quantized:  # fmt: skip
+def one_layer(
+    name: str,
+    module: torch.nn.Module,
+    step: Quantize,
+    second: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+) -> Quantized:
     """A layer by itself, as the step's method would quantize it.
 
     second: moments of its input, None for embeddings or without calibration text; mask: of a pruned weight.
     """
     if isinstance(module, torch.nn.Embedding):
         return embedding(name, module, step)
-    method = METHODS[step.method if second is not None or METHODS[step.method].calibration != "sequential" else "rtn"]
+    method = METHODS[
+        step.method
+        if second is not None or METHODS[step.method].calibration != "sequential"
+        else "rtn"
+    ]
     shared = resolved(method.shared)(second, step) if method.shared else None
-    found, _ = resolved(method.layer)(Layer(name, module.weight.data, step, second, mask=mask, shared=shared))
+    found, _ = resolved(method.layer)(
+        Layer(name, module.weight.data, step, second, mask=mask, shared=shared)
+    )
     return found
 
 
 def embedding(name: str, module: torch.nn.Embedding, step: Quantize) -> Quantized:
     """Word embeddings: a grid a row, whatever the linear layers have; no activations weigh the columns of a look-up."""
     columns = module.weight.shape[1]
-    options = grid_options(step, columns) | {"bits": step.embedding_bits(), "per_tensor": False, "group_size": columns}
+    options = grid_options(step, columns) | {
+        "bits": step.embedding_bits(),
+        "per_tensor": False,
+        "group_size": columns,
+    }
     return named(name, rtn, module.weight.data, **options)

@@ -26,7 +26,9 @@ def rtn(
 
     importance: (columns,) weights of the clip search, see `find_grid`. `per_tensor` shares one grid.
     """
-    scale, zero_point = find_grid(weight, bits, group_size, symmetric, clip, importance, scale_dtype, per_tensor)
+    scale, zero_point = find_grid(
+        weight, bits, group_size, symmetric, clip, importance, scale_dtype, per_tensor
+    )
     codes = round_to(weight, scale, zero_point, bits)
     return Quantized(codes, scale, zero_point, bits, weight.shape[1] // scale.shape[1], symmetric)
 
@@ -37,7 +39,9 @@ def layer(given: Layer) -> tuple[Quantized, str]:
     if step.sparsity is not None:
         mask = masks.of_layer(masks.magnitude(given.weight), step.sparsity, step.nm_pattern())
     importance = None if given.H is None else given.H.diagonal()
-    found = named(given.name, rtn, given.weight, **grid_options(step, given.weight.shape[1], importance))
+    found = named(
+        given.name, rtn, given.weight, **grid_options(step, given.weight.shape[1], importance)
+    )
     return replace(found, kept=mask), ""
 
 

@@ -16,19 +16,23 @@ from pathlib import Path
 from types import ModuleType
 
 from kerf.calibration import activations, hessian
-from kerf.models import architecture, families, manifest, registry
-from kerf.core.cache import artifact
-from kerf.core.errors import refuse
-from kerf.core.memory import peak_rss_bytes, reset_peak_rss
 from kerf.config import Calibration, check_divides, check_pattern
 from kerf.config.methods import METHODS
 from kerf.config.quantize import Quantize
+from kerf.core.cache import artifact
+from kerf.core.errors import refuse
+from kerf.core.memory import peak_rss_bytes, reset_peak_rss
+from kerf.models import architecture, families, manifest, registry
 
 REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid before
 
 
 def quantize(
-    model: str, step: Quantize, calibration: Calibration, source: str | Path = "", device: str = "cpu"
+    model: str,
+    step: Quantize,
+    calibration: Calibration,
+    source: str | Path = "",
+    device: str = "cpu",
 ) -> Path:
     """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline); `check` came before.
 
@@ -39,12 +43,20 @@ def quantize(
     sequential = METHODS[step.method].calibration == "sequential"
     moments = None if sequential else activations.calibrate(model, calibration, device)
     origin = registry.weights_digest(Path(source)) if source else None
-    key = {"step": step.model_dump(), "calibration": activations.key_of(model, calibration), "source": origin}
+    key = {
+        "step": step.model_dump(),
+        "calibration": activations.key_of(model, calibration),
+        "source": origin,
+    }
     imported = _imported(step)
     if imported:
         key |= imported.fingerprint(step, calibration)
         imported.folder_of(model, step, calibration)  # what it takes is counted apart
-    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, moments, device))
+    return artifact(
+        "candidate",
+        key,
+        lambda folder: _make(folder, model, step, calibration, source, moments, device),
+    )
 
 
 def check(model: str, step: Quantize, before: list[dict], shapes: dict[str, list[int]]) -> None:
@@ -63,7 +75,7 @@ def _imported(step: Quantize) -> ModuleType | None:
 
 
 def _make(folder, model, step, calibration, source, moments, device) -> dict:
-    import sentence_transformers  # noqa: F401  imports are not what quantizing costs
+    import sentence_transformers  # noqa: F401  imports are not what is measured
 
     reset_peak_rss()
     clock = time.perf_counter()
@@ -80,8 +92,16 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
     """Widths by sensitivity, and again with a corrected limit while the sums were too optimistic."""
     from kerf.quantize.mixed_precision import assign, held_fidelity, read, sensitivity
 
-    if step.min_cosine and source and (left := held_fidelity(model, Path(source), calibration, source)) < step.min_cosine:
-        raise refuse("min_cosine", step.min_cosine, f"at most {left:.4f}, which is what the steps before left")
+    if (
+        step.min_cosine
+        and source
+        and (left := held_fidelity(model, Path(source), calibration, source)) < step.min_cosine
+    ):
+        raise refuse(
+            "min_cosine",
+            step.min_cosine,
+            f"at most {left:.4f}, which is what the steps before left",
+        )
     table = read(sensitivity(model, step, calibration, source, device))
     limit, met = step.budget_bytes or 1 - step.min_cosine, None
     for attempt in range(6):
@@ -100,25 +120,37 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
             met = found  # the sums were not too optimistic; were they too careful?
         limit *= (1 - step.min_cosine) / (1 - found["held_back"]) * (0.97 if attempt else 1)
     if met:
-        return met | _write(folder, model, step, calibration, source, moments, device, met["assignment"])
-    raise RuntimeError(f"no assignment met {step.budget_bytes or step.min_cosine} in {attempt + 1} attempts")
+        return met | _write(
+            folder, model, step, calibration, source, moments, device, met["assignment"]
+        )
+    raise RuntimeError(
+        f"no assignment met {step.budget_bytes or step.min_cosine} in {attempt + 1} attempts"
+    )
 
 
 def _write(folder, model, step, calibration, source, moments, device, assignment) -> dict:
     from kerf.quantize.compress import compress
 
     opened = registry.open_source(model, source, device)
-    net, reference = registry.network(opened), registry.network(registry.open_source(model, source, device))
+    net, reference = (
+        registry.network(opened),
+        registry.network(registry.open_source(model, source, device)),
+    )
     batches = families.of_opened(opened).batches(opened, calibration)
     statistics = activations.second_moments(moments) if moments else {}
     groups = activations.groups_of(net, batches[0]) if moments is None else []
     layers, sizes, kept = [], [], _round_floats(net, step)
     before = manifest.verify(Path(source))["steps"] if source else []
     sparse = any("prune" in each for each in before)
-    tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers makes them one tensor as it opens
+    tied = (
+        getattr(net, "all_tied_weights_keys", None) or {}
+    )  # transformers makes them one tensor as it opens
 
     def tensors():
-        floats, written = architecture.linears(registry.reference_network(model, source, reference, device)), set()
+        floats, written = (
+            architecture.linears(registry.reference_network(model, source, reference, device)),
+            set(),
+        )
         if imported := _imported(step):
             adopted = imported.adopted(net, step, imported.folder_of(model, step, calibration))
             found = ((*each, statistics.get(each[0])) for each in adopted)
@@ -135,12 +167,27 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
                 yield name, value.to(kept) if value.is_floating_point() else value
 
     steps = [*before, {"quantize": step.model_dump()}]
-    card = {"model": model, "kind": families.name_of(registry.resolve(model)), "class": type(net).__name__, "steps": steps}
-    manifest.write_candidate(folder, Path(source) if source else registry.resolve(model), tensors(), card)
+    card = {
+        "model": model,
+        "kind": families.name_of(registry.resolve(model)),
+        "class": type(net).__name__,
+        "steps": steps,
+    }
+    manifest.write_candidate(
+        folder, Path(source) if source else registry.resolve(model), tensors(), card
+    )
     linear_bits = sum(bits for bits, _ in sizes) / sum(count for _, count in sizes)
     counts = [count for _, count in sizes]
-    gone = sum(row["sparsity"] * count for row, count in zip(layers, counts, strict=True)) / sum(counts)
-    return {"steps": steps, "linear_bits": linear_bits, "sparsity": gone, "layers": layers, **manifest.size(folder)}
+    gone = sum(row["sparsity"] * count for row, count in zip(layers, counts, strict=True)) / sum(
+        counts
+    )
+    return {
+        "steps": steps,
+        "linear_bits": linear_bits,
+        "sparsity": gone,
+        "layers": layers,
+        **manifest.size(folder),
+    }
 
 
 def _round_floats(net, step):
@@ -148,7 +195,10 @@ def _round_floats(net, step):
     import torch
 
     kept = getattr(torch, step.unquantized_dtype)
-    cut = {id(layer.weight) for layer in (*architecture.linears(net).values(), *architecture.embeddings(net).values())}
+    cut = {
+        id(layer.weight)
+        for layer in (*architecture.linears(net).values(), *architecture.embeddings(net).values())
+    }
     for parameter in net.parameters():
         if id(parameter) not in cut and kept != torch.float32:
             parameter.data = parameter.data.to(kept).float()
@@ -160,8 +210,12 @@ def _layer(name, quantized, weight, second, note) -> dict:
     gone = 0.0 if quantized.kept is None else 1 - float(quantized.kept.float().mean())
     row = {"name": name, "bits": quantized.bits, "error": None, "note": note, "sparsity": gone}
     values = quantized.dequantize()
-    if second is not None and len(second) == weight.shape[1]:  # a source may have fewer columns than the baseline
+    if (
+        second is not None and len(second) == weight.shape[1]
+    ):  # a source may have fewer columns than the baseline
         row["error"] = hessian.output_error(weight, values, second)
     largest = float(weight.abs().max())
-    row["reread"] = bool(0 < largest and float(values.sub_(weight).abs_().max()) <= REREAD * largest)
+    row["reread"] = bool(
+        largest > 0 and float(values.sub_(weight).abs_().max()) <= REREAD * largest
+    )
     return row

@@ -34,6 +34,10 @@ def lowest_of_neighbours(scores: torch.Tensor, keep: int, of: int) -> torch.Tens
     return lowest(scores.reshape(len(scores), -1, of), 1 - keep / of).view_as(scores)
 
 
-def of_layer(scores: torch.Tensor, sparsity: float, neighbours: tuple[int, int] | None) -> torch.Tensor:
+def of_layer(
+    scores: torch.Tensor, sparsity: float, neighbours: tuple[int, int] | None
+) -> torch.Tensor:
     """By a pattern (N, M) where there is one, else the `sparsity` share of the whole layer."""
-    return lowest_of_neighbours(scores, *neighbours) if neighbours else lowest_of_all(scores, sparsity)
+    return (
+        lowest_of_neighbours(scores, *neighbours) if neighbours else lowest_of_all(scores, sparsity)
+    )

@@ -9,7 +9,11 @@ import torch
 from numba import njit, prange, set_num_threads
 
 BLOCK = 128  # columns whose updates to all later columns are applied at once
-REASSOCIATE = {"reassoc", "contract", "nsz"}  # sums may be reordered, which is what vectorizing takes
+REASSOCIATE = {
+    "reassoc",
+    "contract",
+    "nsz",
+}  # sums may be reordered, which is what vectorizing takes
 
 
 def _numpy(*tensors: torch.Tensor):
@@ -29,7 +33,18 @@ def keep_better(groups, importance, top: int, trial, best) -> None:
 
 
 @njit(parallel=True, fastmath=REASSOCIATE, cache=True)
-def _keep_better(groups, importance, factor, scale, zero_point, best_error, best_factor, best_scale, best_zero, top):
+def _keep_better(
+    groups,
+    importance,
+    factor,
+    scale,
+    zero_point,
+    best_error,
+    best_factor,
+    best_scale,
+    best_zero,
+    top,
+):
     for r in prange(len(groups)):
         for g in range(groups.shape[1]):
             s, z, error = scale[r, g], zero_point[r, g], np.float32(0)
@@ -47,13 +62,20 @@ def _keep_better(groups, importance, factor, scale, zero_point, best_error, best
 TILE = 16  # rows that go through a block together: as many as fit a vector register
 
 
-def round_block(W, R, scale, zero_point, group_of, top: int, kept, codes, errors, start: int, stop: int) -> None:
+def round_block(
+    W, R, scale, zero_point, group_of, top: int, kept, codes, errors, start: int, stop: int
+) -> None:
     """Columns start:stop of GPTQ: codes and errors (rows, stop - start) from W (rows, columns).
 
     R: upper factor (columns, columns); scale, zero_point: (groups, rows); group_of: group of a column; kept:
     bool (rows, columns), where the weight is not 0 for good.
     """
-    _round_block(*_numpy(W, R, scale, zero_point, group_of, kept, codes, errors), np.float32(top), start, stop)
+    _round_block(
+        *_numpy(W, R, scale, zero_point, group_of, kept, codes, errors),
+        np.float32(top),
+        start,
+        stop,
+    )
 
 
 @njit(parallel=True, cache=True)

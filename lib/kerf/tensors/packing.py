@@ -43,6 +43,8 @@ def unpack(packed: bytes, bits: float, count: int) -> np.ndarray:
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
         chunk = raw[start * bits // 8 : -(-stop * bits // 8)]
-        spread = np.unpackbits(chunk, count=(stop - start) * bits, bitorder="little").reshape(-1, bits)
+        spread = np.unpackbits(chunk, count=(stop - start) * bits, bitorder="little").reshape(
+            -1, bits
+        )
         codes[start:stop] = np.packbits(spread, axis=1, bitorder="little")[:, 0]
     return codes

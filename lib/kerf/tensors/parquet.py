@@ -40,7 +40,12 @@ def write_weights(path: Path, tensors: dict | Iterable[tuple[str, object]]) -> N
 
     schema = _schema()
     # A row group a tensor, so that a reader holds one at a time; a dictionary of unique blobs helps nobody.
-    options = {"compression": "zstd", "compression_level": 9, "use_dictionary": False, "write_statistics": False}
+    options = {
+        "compression": "zstd",
+        "compression_level": 9,
+        "use_dictionary": False,
+        "write_statistics": False,
+    }
     with pq.ParquetWriter(path, schema, write_page_checksum=True, **options) as writer:
         for rows in _row_groups(tensors.items() if isinstance(tensors, dict) else tensors):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
@@ -66,7 +71,9 @@ def row_bytes(value) -> int:
 
     parts = [part for part in _row(value).values() if isinstance(part, bytes)]
     codec = pa.Codec("zstd", compression_level=9)
-    return sum(codec.compress(part).size for part in parts) + 400  # what Parquet says of a row group
+    return (
+        sum(codec.compress(part).size for part in parts) + 400
+    )  # what Parquet says of a row group
 
 
 def stored_bits(value) -> float:
@@ -77,21 +84,35 @@ def stored_bits(value) -> float:
         return value.stored_bits()
     left = int((value != 0).sum())
     sparse = left <= (1 - SPARSE) * value.numel()
-    return 8 * value.element_size() * (left if sparse else value.numel()) + (value.numel() if sparse else 0)
+    return 8 * value.element_size() * (left if sparse else value.numel()) + (
+        value.numel() if sparse else 0
+    )
 
 
 def _row(value) -> dict:
-    from kerf.tensors.quantized import Quantized, zero_point_bits, zero_step  # torch takes seconds; `verify` needs none
+    from kerf.tensors.quantized import (  # torch takes seconds; `verify` needs none
+        Quantized,
+        zero_point_bits,
+        zero_step,
+    )
 
     if not isinstance(value, Quantized):
         array = value.detach().cpu().contiguous().numpy()
         if str(array.dtype) not in _FLOATS:
             raise ValueError(f"the store keeps {', '.join(_FLOATS)}, not {array.dtype}")
         row = {"dtype": str(array.dtype), "shape": list(array.shape)}
-        kept = (array != 0) | np.signbit(array) if array.ndim == 2 and array.dtype.kind == "f" else np.ones(1, bool)
+        kept = (
+            (array != 0) | np.signbit(array)
+            if array.ndim == 2 and array.dtype.kind == "f"
+            else np.ones(1, bool)
+        )
         if not kept.size or kept.mean() > 1 - SPARSE:
             return {**row, "values": array.tobytes()}
-        return {**row, "values": array[kept].tobytes(), "kept": np.packbits(kept, bitorder="little").tobytes()}
+        return {
+            **row,
+            "values": array[kept].tobytes(),
+            "kept": np.packbits(kept, bitorder="little").tobytes(),
+        }
     codes = value.codes if value.kept is None else value.codes[value.kept]
     return {
         "dtype": str(value.scale.dtype).removeprefix("torch."),
@@ -101,10 +122,15 @@ def _row(value) -> dict:
         "symmetric": value.symmetric,
         "scale_shape": list(value.scale.shape),
         "codes": pack(codes.numpy(), value.bits),
-        "kept": None if value.kept is None else np.packbits(value.kept.numpy(), bitorder="little").tobytes(),
+        "kept": None
+        if value.kept is None
+        else np.packbits(value.kept.numpy(), bitorder="little").tobytes(),
         "scale": value.scale.numpy().tobytes(),
-        "zero_point": b"" if value.symmetric else pack(
-            (value.zero_point.numpy() / zero_step(value.bits)).astype(np.uint8), zero_point_bits(value.bits)
+        "zero_point": b""
+        if value.symmetric
+        else pack(
+            (value.zero_point.numpy() / zero_step(value.bits)).astype(np.uint8),
+            zero_point_bits(value.bits),
         ),
     }
 
@@ -121,7 +147,9 @@ def read_tensors(path: Path) -> Iterator[tuple[str, object]]:
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             version = int((file.schema_arrow.metadata or {}).get(b"kerf.schema", b"0"))
             if version not in READS:
-                raise InputError(f"{path}: has schema {version or 'of something else'}; this Kerf reads {SCHEMA}")
+                raise InputError(
+                    f"{path}: has schema {version or 'of something else'}; this Kerf reads {SCHEMA}"
+                )
             if not file.schema_arrow.equals(_schema(version)):
                 raise ValueError("its columns are not those of a store")
             for number in range(file.num_row_groups):
@@ -129,14 +157,22 @@ def read_tensors(path: Path) -> Iterator[tuple[str, object]]:
                     yield row["name"], _tensor(row)
     except InputError:
         raise
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:  # by what a wrong byte hits
-        raise InputError(f"{path}: is no whole Parquet file ({str(error).splitlines()[0][:100]})") from None
+    except (
+        OSError,
+        pa.ArrowException,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # by what a wrong byte hits
+        raise InputError(
+            f"{path}: is no whole Parquet file ({str(error).splitlines()[0][:100]})"
+        ) from None
 
 
 def _tensor(row: dict):
     import torch
 
-    from kerf.tensors.quantized import Quantized, TERNARY, top_code, zero_point_bits, zero_step
+    from kerf.tensors.quantized import TERNARY, Quantized, top_code, zero_point_bits, zero_step
 
     if row["bits"] is None:
         if row["dtype"] not in _FLOATS:
@@ -151,10 +187,14 @@ def _tensor(row: dict):
         steps = unpack(row["zero_point"], zero_point_bits(bits), scale.size).reshape(scale_shape)
         zero_point = steps.astype(np.float32) * np.float32(zero_step(bits))
     kept = _kept(row)
-    codes = _spread(unpack(row["codes"], bits, int(np.prod(shape)) if kept is None else int(kept.sum())), row)
+    codes = _spread(
+        unpack(row["codes"], bits, int(np.prod(shape)) if kept is None else int(kept.sum())), row
+    )
     parts = (torch.from_numpy(array) for array in (codes, scale, zero_point))
     kept = None if kept is None else torch.from_numpy(kept)
-    return Quantized(*parts, bits=bits, group_size=row["group_size"], symmetric=row["symmetric"], kept=kept)
+    return Quantized(
+        *parts, bits=bits, group_size=row["group_size"], symmetric=row["symmetric"], kept=kept
+    )
 
 
 def _kept(row: dict) -> np.ndarray | None:
@@ -162,7 +202,11 @@ def _kept(row: dict) -> np.ndarray | None:
     if row.get("kept") is None:
         return None
     count = int(np.prod(row["shape"]))
-    return np.unpackbits(np.frombuffer(row["kept"], np.uint8), count=count, bitorder="little").view(bool).reshape(row["shape"])
+    return (
+        np.unpackbits(np.frombuffer(row["kept"], np.uint8), count=count, bitorder="little")
+        .view(bool)
+        .reshape(row["shape"])
+    )
 
 
 def _spread(values: np.ndarray, row: dict) -> np.ndarray:
@@ -179,4 +223,6 @@ def read_weights(path: Path) -> dict:
     """State dict in float32: name -> tensor, quantized ones dequantized."""
     from kerf.tensors.quantized import Quantized
 
-    return {name: t.dequantize() if isinstance(t, Quantized) else t for name, t in read_tensors(path)}
+    return {
+        name: t.dequantize() if isinstance(t, Quantized) else t for name, t in read_tensors(path)
+    }

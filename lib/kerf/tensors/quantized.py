@@ -20,7 +20,9 @@ import torch
 from kerf.tensors.numba_kernels import keep_better
 from kerf.tensors.packing import TERNARY
 
-STRETCH = 1.3  # of ternary scales: more zeros, so the file compresses better, for more squared error
+STRETCH = (
+    1.3  # of ternary scales: more zeros, so the file compresses better, for more squared error
+)
 COARSE = [1 - step / 10 for step in range(9)]  # 1.0 down to 0.2: at 2 bits the best is about 0.4
 FINE = [step / 50 for step in (-4, -3, -2, -1, 1, 2, 3, 4)]  # then around the best of them
 
@@ -58,7 +60,12 @@ class Quantized:
         zero_bits = 0 if self.symmetric else self.zero_point.numel() * zero_point_bits(self.bits)
         codes = self.codes.numel() if self.kept is None else int(self.kept.sum())
         kept = 0 if self.kept is None else self.kept.numel()
-        return codes * self.bits + kept + self.scale.numel() * self.scale.element_size() * 8 + zero_bits
+        return (
+            codes * self.bits
+            + kept
+            + self.scale.numel() * self.scale.element_size() * 8
+            + zero_bits
+        )
 
 
 def zero_step(bits: float, symmetric: bool = False) -> float:
@@ -115,7 +122,13 @@ def _search(groups, low, high, bits, symmetric, importance, scale_dtype):
     def attempt(factor):
         scale, middle = _affine(low * factor, high * factor, bits, symmetric, scale_dtype, step)
         for shift in (0, -step, step) if bits == 2 and not symmetric else (0,):
-            keep_better(groups, importance, top, (factor, scale.float(), (middle + shift).clamp_(0, top)), best)
+            keep_better(
+                groups,
+                importance,
+                top,
+                (factor, scale.float(), (middle + shift).clamp_(0, top)),
+                best,
+            )
 
     for factor in COARSE:
         attempt(torch.full_like(low, factor))
@@ -139,7 +152,9 @@ def _affine(low, high, bits, symmetric, scale_dtype, step):
     return scale, (-low / scale.float() / step).round().mul_(step).clamp_(0, top)
 
 
-def round_to(weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, bits: float) -> torch.Tensor:
+def round_to(
+    weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, bits: float
+) -> torch.Tensor:
     """Codes (uint8, shape of weight) of the points nearest to weight; scale, zero_point: (rows or 1, groups)."""
     codes = weight.float().reshape(*scale.shape, -1) / scale[..., None].float()
     codes.add_(zero_point[..., None]).round_().clamp_(0, top_code(bits))

@@ -4,8 +4,8 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import embedding
 
-from kerf.models import architecture
 from kerf.calibration.offload import park
+from kerf.models import architecture
 from kerf.tensors.quantized import Quantized
 from kerf.training.learnable_quantizer import Learned, Masked
 
@@ -36,14 +36,18 @@ class Hidden:
     @torch.no_grad()
     def advance(self, block) -> None:
         """Replace every state by what `block` makes of it."""
-        for index, options in enumerate(self.options):  # one by one, so that each takes the place of the one before
+        for index, options in enumerate(
+            self.options
+        ):  # one by one, so that each takes the place of the one before
             self.states[index] = park(architecture.run_block(block, self.states[index], options))
 
 
 class Stage:
     """What is learned at once against the states of the float network: embeddings, a block, or all together."""
 
-    def __init__(self, net, names: list[str], weights: dict[str, Quantized], fit: Hidden, ends=None) -> None:
+    def __init__(
+        self, net, names: list[str], weights: dict[str, Quantized], fit: Hidden, ends=None
+    ) -> None:
         """names: of blocks that follow one another; none for the embeddings, all for the whole network.
 
         weights: every Quantized of the network, or pruned float weight, by layer; fit: the states that enter the first of the
@@ -55,20 +59,32 @@ class Stage:
         self.learned, self.blocks = torch.nn.ModuleDict(), [every[name] for name in names]
         for layer, start in weights.items():
             if layer.startswith(tuple(f"{name}." for name in names)):
-                self.learned[layer.replace(".", "/")] = Learned(start) if isinstance(start, Quantized) else Masked(start)
+                self.learned[layer.replace(".", "/")] = (
+                    Learned(start) if isinstance(start, Quantized) else Masked(start)
+                )
             if not names and layer in architecture.embeddings(net):
-                occurring = torch.unique(torch.cat([batch["input_ids"].flatten() for batch in fit.batches]))
+                occurring = torch.unique(
+                    torch.cat([batch["input_ids"].flatten() for batch in fit.batches])
+                )
                 self.learned[layer.replace(".", "/")] = Learned(start, occurring)
         outside = {id(p) for block in every.values() for p in block.parameters()}
-        around = [] if names and not self.whole else [p for p in net.parameters() if id(p) not in outside]
-        self.floats = [p for p in (*around, *(p for b in self.blocks for p in b.parameters())) if p.ndim == 1]
+        around = (
+            []
+            if names and not self.whole
+            else [p for p in net.parameters() if id(p) not in outside]
+        )
+        self.floats = [
+            p for p in (*around, *(p for b in self.blocks for p in b.parameters())) if p.ndim == 1
+        ]
 
     def groups(self) -> list[dict]:
         """Parameters and their learning rates, for an optimizer."""
         rates = JOINT_RATES if self.whole else BLOCK_RATES if self.names else EMBEDDING_RATES
         groups = [{"params": self.floats, "lr": rates["float"]}]
         for part in ("codes", "scale", "zero_point", "weight"):
-            parameters = [getattr(each, part) for each in self.learned.values() if hasattr(each, part)]
+            parameters = [
+                getattr(each, part) for each in self.learned.values() if hasattr(each, part)
+            ]
             groups.append({"params": [p for p in parameters if p.requires_grad], "lr": rates[part]})
         return groups
 
@@ -79,9 +95,15 @@ class Stage:
         hidden, options = states.states[index], states.options[index]
         if self.whole:  # what surrounds the blocks is learned too
             hidden, options = architecture.entry(self.net, states.batches[index])
-        weights = {f"{name.replace('/', '.')}.weight": learned() for name, learned in self.learned.items()}
+        weights = {
+            f"{name.replace('/', '.')}.weight": learned() for name, learned in self.learned.items()
+        }
         for name, block in zip(self.names, self.blocks, strict=True):
-            inside = {w.removeprefix(f"{name}."): value for w, value in weights.items() if w.startswith(f"{name}.")}
+            inside = {
+                w.removeprefix(f"{name}."): value
+                for w, value in weights.items()
+                if w.startswith(f"{name}.")
+            }
             hidden = architecture.run_block(_with(block, inside), hidden, options)
         return hidden
 
@@ -93,9 +115,13 @@ class Stage:
 
             def look_up(module, args, output, learned=learned, place=place):
                 known = place[args[0]]
-                return torch.where((known >= 0)[..., None], embedding(known.clamp(min=0), learned()), output)
+                return torch.where(
+                    (known >= 0)[..., None], embedding(known.clamp(min=0), learned()), output
+                )
 
-            hooks.append(self.net.get_submodule(name.replace("/", ".")).register_forward_hook(look_up))
+            hooks.append(
+                self.net.get_submodule(name.replace("/", ".")).register_forward_hook(look_up)
+            )
         try:
             return architecture.entry(self.net, batch)[0]
         finally:
@@ -104,7 +130,11 @@ class Stage:
 
     def loss(self, states: Hidden, target: Hidden, index: int) -> torch.Tensor:
         """Squared error over squared target of one batch's tokens; for the last states mostly what `ends` says."""
-        output, wanted, mask = self.forward(states, index), target.states[index], target.masks[index]
+        output, wanted, mask = (
+            self.forward(states, index),
+            target.states[index],
+            target.masks[index],
+        )
         loss = (output - wanted)[mask].square().sum() / wanted[mask].square().sum()
         if self.ends:
             loss = (1 - ENDS) * loss + ENDS * self.ends(output, wanted, target.batches[index])
@@ -114,7 +144,9 @@ class Stage:
     def error(self, states: Hidden, target: Hidden) -> float:
         """Loss over all batches, by their number of texts."""
         counts = [len(batch["input_ids"]) for batch in states.batches]
-        return sum(float(self.loss(states, target, i)) * count for i, count in enumerate(counts)) / sum(counts)
+        return sum(
+            float(self.loss(states, target, i)) * count for i, count in enumerate(counts)
+        ) / sum(counts)
 
     def finish(self) -> dict[str, Quantized | torch.Tensor]:
         """Put what was learned into the network, and return it by layer."""

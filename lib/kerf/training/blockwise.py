@@ -19,15 +19,17 @@ import time
 
 import torch
 
+from kerf.config import Reconstruct
 from kerf.models import architecture
 from kerf.training.blocks import Hidden, Stage
 from kerf.training.training_data import Material
-from kerf.config import Reconstruct
 
 CHECKS = 8  # how often a block is measured on the text held back
 
 
-def learn(stage: Stage, fit, held, steps: int, seconds: float, generator: torch.Generator) -> tuple[float, float, int]:
+def learn(
+    stage: Stage, fit, held, steps: int, seconds: float, generator: torch.Generator
+) -> tuple[float, float, int]:
     """Train a stage. fit, held: (states of the network, states of the float one).
 
     Ends with the parameters that were best on `held`. Returns its error there before and after, and the
@@ -72,8 +74,15 @@ def _restore(stage, kept):
         part.copy_(value)
 
 
-def reconstruct(net, reference, weights: dict, given: Material, step: Reconstruct, seed: int,
-                report=lambda **_: None) -> dict:  # fmt: skip
+def reconstruct(
+    net,
+    reference,
+    weights: dict,
+    given: Material,
+    step: Reconstruct,
+    seed: int,
+    report=lambda **_: None,
+) -> dict:
     """Learn `weights` of `net`, in place, so that its blocks put out what those of `reference` do; returns them.
 
     weights: by layer, Quantized or a pruned float tensor.
@@ -85,23 +94,40 @@ def reconstruct(net, reference, weights: dict, given: Material, step: Reconstruc
     architecture.check_blocks(reference, given.judge[0])
     for parameter in (*net.parameters(), *reference.parameters()):
         parameter.requires_grad_(parameter.ndim == 1)
-    sides = [(Hidden(net, batches), Hidden(reference, batches)) for batches in (given.fit, given.judge)]
-    blocks, result, ends = architecture.blocks(net), dict(weights), time.perf_counter() + 60 * step.minutes
-    plan = [([], step.steps, 1), *(([name], step.steps, 1) for name in blocks)]  # names, steps, what a step costs
+    sides = [
+        (Hidden(net, batches), Hidden(reference, batches)) for batches in (given.fit, given.judge)
+    ]
+    blocks, result, ends = (
+        architecture.blocks(net),
+        dict(weights),
+        time.perf_counter() + 60 * step.minutes,
+    )
+    plan = [
+        ([], step.steps, 1),
+        *(([name], step.steps, 1) for name in blocks),
+    ]  # names, steps, what a step costs
     if step.joint_steps and len(blocks) > 1:
         plan.append(([*blocks], step.joint_steps, len(blocks)))
     for number, (names, most, _) in enumerate(plan):
         if len(names) == 1:  # the target is what the float block makes of the float states
             for _, target in sides:
                 target.advance(reference.get_submodule(names[0]))
-        stage = Stage(net, names, result, sides[0][0], given.ends if list(blocks)[-1] in names else None)
+        stage = Stage(
+            net, names, result, sides[0][0], given.ends if list(blocks)[-1] in names else None
+        )
         if stage.learned:
             clock, costs = time.perf_counter(), [count * cost for _, count, cost in plan[number:]]
             allowed = max((ends - clock) * costs[0] / sum(costs), 1e-9)
             before, after, done = learn(stage, *sides, most, allowed, generator)
             result |= stage.finish()
             title = "all blocks" if stage.whole else names[0] if names else "embeddings"
-            report(block=title, before=before, after=after, steps=done, seconds=time.perf_counter() - clock)
+            report(
+                block=title,
+                before=before,
+                after=after,
+                steps=done,
+                seconds=time.perf_counter() - clock,
+            )
         if names != [*blocks][-1:] and not stage.whole:  # no block comes after the last
             for states, _ in sides:
                 states.advance(stage.blocks[0]) if names else states.enter(net)

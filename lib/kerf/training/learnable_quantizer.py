@@ -58,10 +58,18 @@ class Learned(torch.nn.Module):
         codes, scale, zero_point = self.parts()
         if scale.shape[:2] == self.start.scale.shape:
             scale, zero_point = scale[..., 0].to(self.start.scale.dtype), zero_point[..., 0]
-            return replace(self.start, codes=codes.to(torch.uint8).view(self.start.codes.shape), scale=scale,
-                           zero_point=zero_point)  # fmt: skip
-        whole = [part.clone() for part in (self.start.codes, self.start.scale, self.start.zero_point)]
-        for part, new in zip(whole, (codes.flatten(1), scale[..., 0], zero_point[..., 0]), strict=True):
+            return replace(
+                self.start,
+                codes=codes.to(torch.uint8).view(self.start.codes.shape),
+                scale=scale,
+                zero_point=zero_point,
+            )
+        whole = [
+            part.clone() for part in (self.start.codes, self.start.scale, self.start.zero_point)
+        ]
+        for part, new in zip(
+            whole, (codes.flatten(1), scale[..., 0], zero_point[..., 0]), strict=True
+        ):
             part[self.rows] = new.to(part.dtype)
         return replace(self.start, codes=whole[0], scale=whole[1], zero_point=whole[2])
 

@@ -3,17 +3,21 @@
 import time
 from pathlib import Path
 
-from kerf.data import corpora
-from kerf.models import architecture, families, manifest, registry
-from kerf.tensors import parquet
+from kerf.config import Calibration, Reconstruct
 from kerf.core.cache import artifact, meta
 from kerf.core.errors import refuse
 from kerf.core.memory import peak_rss_bytes, reset_peak_rss
-from kerf.config import Calibration, Reconstruct
+from kerf.data import corpora
+from kerf.models import architecture, families, manifest, registry
+from kerf.tensors import parquet
 
 
 def reconstruct(
-    model: str, step: Reconstruct, calibration: Calibration, source: str | Path = "", device: str = "cpu"
+    model: str,
+    step: Reconstruct,
+    calibration: Calibration,
+    source: str | Path = "",
+    device: str = "cpu",
 ) -> Path:
     """Directory of the candidate that `step` makes of the quantized or pruned candidate `source`.
 
@@ -21,13 +25,26 @@ def reconstruct(
     InputError without such a source, and when the calibration text leaves nothing to hold back.
     """
     if not source:
-        raise refuse("reconstruct", "first", "a step after quantize or prune: there is nothing to reconstruct yet")
+        raise refuse(
+            "reconstruct",
+            "first",
+            "a step after quantize or prune: there is nothing to reconstruct yet",
+        )
     registry.check_kind(model, "reconstruct", "encoder", "causal")
     families.of(registry.resolve(model)).check_held_back(registry.resolve(model), calibration)
     source = Path(source)
-    key = {"step": step.model_dump(), "calibration": calibration.model_dump(), "texts": corpora.digest(calibration.texts)}
-    key |= {"source": registry.weights_digest(source), "model": registry.weights_digest(registry.resolve(model))}
-    return artifact("candidate", key, lambda folder: _make(folder, model, step, calibration, source, device))
+    key = {
+        "step": step.model_dump(),
+        "calibration": calibration.model_dump(),
+        "texts": corpora.digest(calibration.texts),
+    }
+    key |= {
+        "source": registry.weights_digest(source),
+        "model": registry.weights_digest(registry.resolve(model)),
+    }
+    return artifact(
+        "candidate", key, lambda folder: _make(folder, model, step, calibration, source, device)
+    )
 
 
 def _make(folder, model, step, calibration, source, device) -> dict:
@@ -44,7 +61,9 @@ def _make(folder, model, step, calibration, source, device) -> dict:
     net = registry.network(opened)
     card = manifest.verify(source)
     weights = _learnable(net, stored, any("prune" in each for each in card["steps"]))
-    learned = blockwise.reconstruct(net, registry.network(original), weights, given, step, calibration.seed, _report(rows))
+    learned = blockwise.reconstruct(
+        net, registry.network(original), weights, given, step, calibration.seed, _report(rows)
+    )
     kept = {name: value.dtype for name, value in stored.items() if isinstance(value, torch.Tensor)}
     found = {name: value for name, value in net.state_dict().items() if name in kept}
     for name, value in found.items():  # what is measured is what will be stored
@@ -63,7 +82,13 @@ def _make(folder, model, step, calibration, source, device) -> dict:
         "compress_peak_rss_bytes": peak_rss_bytes(),
         **{name: meta(source)["result"].get(name, 0.0) for name in ("linear_bits", "sparsity")},
         "blocks": rows,
-        "held_back": {"texts": given.held, "loss": given.measure, "before": start, "after": end, "kept": end < start},
+        "held_back": {
+            "texts": given.held,
+            "loss": given.measure,
+            "before": start,
+            "after": end,
+            "kept": end < start,
+        },
         **manifest.size(folder),
     }
 
@@ -78,7 +103,11 @@ def _learnable(net, stored: dict, sparse: bool) -> dict:
     apart = architecture.embeddings(net) if net.get_output_embeddings() is not None else {}
     layers = {name.removesuffix(".weight"): value for name, value in stored.items()}
     pruned = architecture.linears(net) if sparse else {}
-    return {n: value for n, value in layers.items() if isinstance(value, Quantized) and n not in apart or n in pruned}
+    return {
+        n: value
+        for n, value in layers.items()
+        if isinstance(value, Quantized) and n not in apart or n in pruned
+    }
 
 
 def _report(rows: list[dict]):

@@ -15,13 +15,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from kerf.config import Parameters
+from kerf.core.cache import artifact, threads
+from kerf.core.digests import sha256
+from kerf.core.errors import refuse
 from kerf.data import corpora, segmentation
 from kerf.evaluate import first_stage
-from kerf.core.cache import artifact, threads
-from kerf.core.errors import refuse
 from kerf.models.families.opening import from_folder
-from kerf.core.digests import sha256
-from kerf.config import Parameters
 
 NEAREST = 20  # passages that hard ones are drawn from
 MAX_LENGTH = 128  # tokens of a pair
@@ -31,12 +31,20 @@ class Training(Parameters):
     """How a reranker is trained. others: passages beside a query's own; easy: share of the steps in which all of them but one are
     of chance; learning_rate: the highest, after a tenth of the steps, from which it falls to nothing in a line."""
 
-    steps: Annotated[int, Field(ge=1, le=100_000, description="a whole number from 1 to 100000")] = 160
-    queries: Annotated[int, Field(ge=1, le=10_000, description="a whole number from 1 to 10000, of a step")] = 8
+    steps: Annotated[
+        int, Field(ge=1, le=100_000, description="a whole number from 1 to 100000")
+    ] = 160
+    queries: Annotated[
+        int, Field(ge=1, le=10_000, description="a whole number from 1 to 10000, of a step")
+    ] = 8
     others: Annotated[int, Field(ge=1, le=NEAREST, description=f"1 to {NEAREST} passages")] = 3
     easy: Annotated[float, Field(ge=0, le=1, description="a share from 0 to 1")] = 0.3
-    learning_rate: Annotated[float, Field(gt=0, lt=1, description="more than 0, less than 1")] = 2e-4
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description=f"a whole number from 0 to {2**32 - 1}")] = 0
+    learning_rate: Annotated[float, Field(gt=0, lt=1, description="more than 0, less than 1")] = (
+        2e-4
+    )
+    seed: Annotated[
+        int, Field(ge=0, le=2**32 - 1, description=f"a whole number from 0 to {2**32 - 1}")
+    ] = 0
 
 
 def trained(encoder: Path, spec: Training | None = None) -> Path:
@@ -46,15 +54,32 @@ def trained(encoder: Path, spec: Training | None = None) -> Path:
     """
     spec = spec or Training()
     files = sorted(path for path in encoder.rglob("*") if path.suffix in (".json", ".safetensors"))
-    key = {"encoder": [sha256(path) for path in files], "training": spec.model_dump(), "texts": [corpora.digest(name) for name in corpora.NAMES]}
-    code = [Path(__file__), Path(first_stage.__file__), Path(corpora.__file__), Path(segmentation.__file__)]
-    return artifact("reranker", key, lambda folder: _make(folder, encoder, spec), code, anywhere=True)
+    key = {
+        "encoder": [sha256(path) for path in files],
+        "training": spec.model_dump(),
+        "texts": [corpora.digest(name) for name in corpora.NAMES],
+    }
+    code = [
+        Path(__file__),
+        Path(first_stage.__file__),
+        Path(corpora.__file__),
+        Path(segmentation.__file__),
+    ]
+    return artifact(
+        "reranker", key, lambda folder: _make(folder, encoder, spec), code, anywhere=True
+    )
 
 
 def stretches() -> list[tuple[str, str]]:
     """Query and passage of every stretch of the calibration parts that shares no 12 words in a row with an evaluation part."""
-    evaluated = [document for name in corpora.NAMES for document in corpora.documents(name, "evaluation")]
-    rows = {f"{query} {passage}": (query, passage) for name in corpora.NAMES for query, passage, _ in corpora.stretches(name, "calibration")}
+    evaluated = [
+        document for name in corpora.NAMES for document in corpora.documents(name, "evaluation")
+    ]
+    rows = {
+        f"{query} {passage}": (query, passage)
+        for name in corpora.NAMES
+        for query, passage, _ in corpora.stretches(name, "calibration")
+    }
     return [rows[text] for text in corpora.without_overlap(list(rows), evaluated)]
 
 
@@ -62,7 +87,9 @@ def _make(folder: Path, encoder: Path, spec: Training) -> dict:
     rows = stretches()
     least, most = spec.others // spec.queries + 1, len(rows) // spec.queries
     if not least <= spec.steps <= most:
-        raise refuse("steps", spec.steps, f"{least} to {most}: {len(rows)} pairs, {spec.queries} a step")
+        raise refuse(
+            "steps", spec.steps, f"{least} to {most}: {len(rows)} pairs, {spec.queries} a step"
+        )
     print(f"training a reranker, once: {spec.steps} steps", file=sys.stderr)
     order = np.random.default_rng(spec.seed).permutation(len(rows))[: spec.steps * spec.queries]
     queries, passages = zip(*(rows[index] for index in order), strict=True)
@@ -87,8 +114,14 @@ def _with_head(encoder: Path, seed: int):
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return from_folder("CrossEncoder", encoder, num_labels=1, activation_fn=torch.nn.Identity(), device="cpu",
-                               model_kwargs={"use_safetensors": True, "dtype": "float32"}).eval()  # fmt: skip
+            return from_folder(
+                "CrossEncoder",
+                encoder,
+                num_labels=1,
+                activation_fn=torch.nn.Identity(),
+                device="cpu",
+                model_kwargs={"use_safetensors": True, "dtype": "float32"},
+            ).eval()
     finally:
         logging.disable(logging.NOTSET)
 
@@ -105,17 +138,33 @@ def _train(opened, spec: Training, queries, passages, near: np.ndarray) -> list[
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=spec.learning_rate)
     warm = max(1, spec.steps // 10)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / warm, (spec.steps - step) / max(1, spec.steps - warm)))
-    options = {"padding": True, "truncation": True, "max_length": MAX_LENGTH, "return_tensors": "pt"}
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warm, (spec.steps - step) / max(1, spec.steps - warm)),
+    )
+    options = {
+        "padding": True,
+        "truncation": True,
+        "max_length": MAX_LENGTH,
+        "return_tensors": "pt",
+    }
     losses = []
     for step in range(spec.steps):
         hard = 1 if step < spec.easy * spec.steps else spec.others
         pairs = []
         for own in range(step * spec.queries, (step + 1) * spec.queries):
-            chosen = [own, *random.choice(near[own], hard, replace=False), *_chance(random, len(queries), own, spec.others - hard)]
+            chosen = [
+                own,
+                *random.choice(near[own], hard, replace=False),
+                *_chance(random, len(queries), own, spec.others - hard),
+            ]
             pairs += [(queries[own], passages[index]) for index in chosen]
-        scores = net(**opened.tokenizer(*map(list, zip(*pairs, strict=True)), **options)).logits.view(spec.queries, -1)
-        loss = torch.nn.functional.cross_entropy(scores, torch.zeros(spec.queries, dtype=torch.long))
+        scores = net(
+            **opened.tokenizer(*map(list, zip(*pairs, strict=True)), **options)
+        ).logits.view(spec.queries, -1)
+        loss = torch.nn.functional.cross_entropy(
+            scores, torch.zeros(spec.queries, dtype=torch.long)
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from kerf.config import Calibration
 from kerf.data import corpora
 from kerf.models import architecture, families
 from kerf.models.families import causal, encoder
-from kerf.config import Calibration
 
 TOKENS = 512  # of a batch
 
@@ -36,23 +36,38 @@ class Material:
 def gather(original, spec: Calibration, times: int) -> Material:
     """Material for learning towards the opened model `original`; times: texts for each of the sample."""
     generator = torch.Generator().manual_seed(spec.seed)
-    return {encoder: _encoder, causal: _causal}[families.of_opened(original)](original, spec, times, generator)
+    return {encoder: _encoder, causal: _causal}[families.of_opened(original)](
+        original, spec, times, generator
+    )
 
 
 def _encoder(original, spec, times, generator) -> Material:
     from kerf.calibration.heldout import embed, fidelity
 
-    sample, held = (corpora.calibration_sentences(spec.texts, spec.samples, spec.seed),
-                    corpora.held_back(spec.texts, spec.samples, spec.seed))  # fmt: skip
-    fit = batched(splices(encoder.token_ids(original, sample, spec.max_length), times, generator), original)
+    sample, held = (
+        corpora.calibration_sentences(spec.texts, spec.samples, spec.seed),
+        corpora.held_back(spec.texts, spec.samples, spec.seed),
+    )
+    fit = batched(
+        splices(encoder.token_ids(original, sample, spec.max_length), times, generator), original
+    )
     judge = batched(encoder.token_ids(original, held, spec.max_length), original)
     aim = embed(original, judge)
 
     def ends(states, wanted, batch):
-        found, aim = (encoder.pool(original, each, batch["attention_mask"]) for each in (states, wanted))
+        found, aim = (
+            encoder.pool(original, each, batch["attention_mask"]) for each in (states, wanted)
+        )
         return (1 - torch.nn.functional.cosine_similarity(found, aim)).mean()
 
-    return Material(fit, judge, ends, lambda opened: 1 - fidelity(embed(opened, judge), aim), "1 - mean cosine", len(held))
+    return Material(
+        fit,
+        judge,
+        ends,
+        lambda opened: 1 - fidelity(embed(opened, judge), aim),
+        "1 - mean cosine",
+        len(held),
+    )
 
 
 def _causal(original, spec, times, generator) -> Material:
@@ -66,23 +81,38 @@ def _causal(original, spec, times, generator) -> Material:
     def logits(opened, batch):
         return opened(**{**batch, "logits_to_keep": 0}).logits[:, :-1].flatten(0, 1)
 
-    kept = [keep(logits(original, batch), wanted) for batch, wanted in zip(judge, targets, strict=True)]
+    kept = [
+        keep(logits(original, batch), wanted) for batch, wanted in zip(judge, targets, strict=True)
+    ]
 
     def loss(opened):
         sides = zip(kept, judge, targets, strict=True)
-        return float(torch.cat([against(own, logits(opened, batch), wanted)["kl"] for own, batch, wanted in sides]).mean())
+        return float(
+            torch.cat(
+                [against(own, logits(opened, batch), wanted)["kl"] for own, batch, wanted in sides]
+            ).mean()
+        )
 
     def ends(states, wanted, batch):
         with torch.no_grad():
             aim = architecture.after_blocks(original, batch, wanted).log_softmax(-1)
         found = architecture.after_blocks(original, batch, states).log_softmax(-1)
-        return torch.nn.functional.kl_div(found, aim, log_target=True, reduction="none").sum(-1).mean()
+        return (
+            torch.nn.functional.kl_div(found, aim, log_target=True, reduction="none").sum(-1).mean()
+        )
 
     rows = torch.tensor(spliced(fit, times, generator))
     extra = {key: judge[0][key] for key in ("use_cache", "logits_to_keep")}
     pieces = rows.split(max(1, TOKENS // rows.shape[1]))
     fit = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra} for ids in pieces]
-    return Material(fit, judge, ends, loss, "mean KL divergence", sum(len(batch["input_ids"]) for batch in judge))
+    return Material(
+        fit,
+        judge,
+        ends,
+        loss,
+        "mean KL divergence",
+        sum(len(batch["input_ids"]) for batch in judge),
+    )
 
 
 def splices(sequences: list[list[int]], times: int, generator: torch.Generator) -> list[list[int]]:
@@ -91,7 +121,10 @@ def splices(sequences: list[list[int]], times: int, generator: torch.Generator) 
     for _ in range(times - 1):
         for first in sequences:
             second = sequences[int(torch.randint(len(sequences), (), generator=generator))]
-            cut = [int(torch.randint(1, len(each), (), generator=generator)) for each in (first, second)]
+            cut = [
+                int(torch.randint(1, len(each), (), generator=generator))
+                for each in (first, second)
+            ]
             joined = first[: cut[0]] + second[cut[1] :]
             result.append(joined if 4 < len(joined) <= max(len(first), len(second)) else first)
     return result

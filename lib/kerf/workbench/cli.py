@@ -29,9 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"kerf: {refusal}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print("kerf: stopped; what was finished is kept, and the next run goes on from there", file=sys.stderr)
+        print(
+            "kerf: stopped; what was finished is kept, and the next run goes on from there",
+            file=sys.stderr,
+        )
         return 128 + (stopped.args or [signal.SIGINT])[0]
-    except BaseException as error:  # Rust's panics and sys.exit() are no Exception, and would end in 1 too
+    except (
+        BaseException
+    ) as error:  # Rust's panics and sys.exit() are no Exception, and would end in 1 too
         return explain(error, getattr(parsed, "out", None))
 
 
@@ -47,7 +52,10 @@ def _stop_like_an_interrupt() -> None:
         raise KeyboardInterrupt(number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(number) is signal.SIG_DFL:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(number) is signal.SIG_DFL
+        ):
             signal.signal(number, stop)
 
 
@@ -60,12 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         command.set_defaults(command=function)
-        command.add_argument("experiment", metavar="EXPERIMENT", help="a name of `kerf list experiments` or a file")
-        command.add_argument("--model", help="use this model: a known name, a hub id or a directory")
-        command.add_argument("-p", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
+        command.add_argument(
+            "experiment", metavar="EXPERIMENT", help="a name of `kerf list experiments` or a file"
+        )
+        command.add_argument(
+            "--model", help="use this model: a known name, a hub id or a directory"
+        )
+        command.add_argument(
+            "-p", dest="overrides", action="append", default=[], metavar="PATH=VALUE"
+        )
         command.add_argument("--out", help="where reports/ and data/runs/ go (default: the clone)")
         if name == "run":
-            command.add_argument("--gate", action="store_true", help="exit 1 unless the verdict is PASS")
+            command.add_argument(
+                "--gate", action="store_true", help="exit 1 unless the verdict is PASS"
+            )
             command.add_argument("--fresh", action="store_true", help="make everything again")
     command = commands.add_parser("list", help="list what there is")
     command.add_argument("what", choices=["models", "methods", "experiments", "runs"])
@@ -74,21 +90,41 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=listing)
     command = commands.add_parser("ab", help="paired comparison of two candidates of finished runs")
     for name in ("A", "B"):
-        command.add_argument(name.lower(), metavar=name, help="EXPERIMENT/CANDIDATE of the newest run, or EXPERIMENT/RUN/CANDIDATE")
+        command.add_argument(
+            name.lower(),
+            metavar=name,
+            help="EXPERIMENT/CANDIDATE of the newest run, or EXPERIMENT/RUN/CANDIDATE",
+        )
     command.add_argument("--json", action="store_true")
     command.add_argument("--out", help="whose runs (default: the clone)")
     command.set_defaults(command=versus)
-    command = commands.add_parser("report", help="where an experiment's newest report is; as PDF too")
+    command = commands.add_parser(
+        "report", help="where an experiment's newest report is; as PDF too"
+    )
     command.add_argument("experiment", metavar="EXPERIMENT", help="a folder of reports/")
-    command.add_argument("--pdf", action="store_true", help="print it beside the page, with a Chromium that is installed")
+    command.add_argument(
+        "--pdf",
+        action="store_true",
+        help="print it beside the page, with a Chromium that is installed",
+    )
     command.add_argument("--out", help="whose reports (default: the clone)")
     command.set_defaults(command=report)
-    command = commands.add_parser("export", help="write a language model's candidate as a GPTQ checkpoint")
-    command.add_argument("candidate", metavar="CANDIDATE", help="its directory, data/runs/EXPERIMENT/NAME")
-    command.add_argument("folder", metavar="FOLDER", help="the checkpoint, a folder that does not exist yet")
-    command.add_argument("--format", default="gptq", help="gptq (zero points less one, as AutoGPTQ) or gptq_v2")
+    command = commands.add_parser(
+        "export", help="write a language model's candidate as a GPTQ checkpoint"
+    )
+    command.add_argument(
+        "candidate", metavar="CANDIDATE", help="its directory, data/runs/EXPERIMENT/NAME"
+    )
+    command.add_argument(
+        "folder", metavar="FOLDER", help="the checkpoint, a folder that does not exist yet"
+    )
+    command.add_argument(
+        "--format", default="gptq", help="gptq (zero points less one, as AutoGPTQ) or gptq_v2"
+    )
     command.set_defaults(command=export)
-    command = commands.add_parser("lab", help="JupyterLab on the notebooks, on localhost, with a token")
+    command = commands.add_parser(
+        "lab", help="JupyterLab on the notebooks, on localhost, with a token"
+    )
     command.set_defaults(command=lab)
     return parser
 
@@ -104,7 +140,11 @@ def _prepare(parsed):
 def _out(parsed) -> Path:
     from kerf.workbench.run.history import default_out
 
-    return (default_out() if parsed.out is None else _path("--out", parsed.out, "a directory that can be written")).resolve()
+    return (
+        default_out()
+        if parsed.out is None
+        else _path("--out", parsed.out, "a directory that can be written")
+    ).resolve()
 
 
 def _path(parameter: str, text: str, accepted: str) -> Path:
@@ -119,11 +159,15 @@ def check(parsed) -> int:
     from kerf.evaluate.stats import LEAST_DOCUMENTS
 
     read, out, description = _prepare(parsed)
-    _say(f"{read.name}: {read.model} ({description['parameters']:,} parameters), "
-          f"{len(read.candidates)} candidates, release {', '.join(read.release)}: ready to run into {out}")  # fmt: skip
+    _say(
+        f"{read.name}: {read.model} ({description['parameters']:,} parameters), "
+        f"{len(read.candidates)} candidates, release {', '.join(read.release)}: ready to run into {out}"
+    )
     if description["documents"] < LEAST_DOCUMENTS:
-        print(f"Its evaluation text comes from {description['documents']} independent documents; with fewer than {LEAST_DOCUMENTS} "
-              "there are no intervals, and gates stay INCONCLUSIVE.")  # fmt: skip
+        print(
+            f"Its evaluation text comes from {description['documents']} independent documents; with fewer than {LEAST_DOCUMENTS} "
+            "there are no intervals, and gates stay INCONCLUSIVE."
+        )
     return 0
 
 
@@ -147,15 +191,24 @@ def run(parsed) -> int:
 
 def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
     reused = sum(stage["reused"] for stage in this.stages)
-    _say(f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
-          f"{reused} of {this.total} stages reused")  # fmt: skip
+    _say(
+        f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
+        f"{reused} of {this.total} stages reused"
+    )
     failed = [c for c in content["candidates"] if c["status"] == "failed"]
     skipped = [c["name"] for c in content["candidates"] if c["status"] == "skipped"]
     broken = (content["resources"] or {}).get("error")
-    for name, error in [(c["name"], c["error"]) for c in failed] + ([("resources", broken)] if broken else []):
-        _say(f"kerf: {name} failed in {error['notebook']}, cell {error['cell']}: {error['message']}", file=sys.stderr)
+    for name, error in [(c["name"], c["error"]) for c in failed] + (
+        [("resources", broken)] if broken else []
+    ):
+        _say(
+            f"kerf: {name} failed in {error['notebook']}, cell {error['cell']}: {error['message']}",
+            file=sys.stderr,
+        )
     if skipped:
-        _say(f"kerf: not measured, since the baseline was not: {', '.join(skipped)}", file=sys.stderr)
+        _say(
+            f"kerf: not measured, since the baseline was not: {', '.join(skipped)}", file=sys.stderr
+        )
     _say(f"report: {page}\nall runs: {index}")
     if failed or broken:
         return 3
@@ -164,12 +217,17 @@ def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
 
 def _slug(model: str) -> str:
     """A model's name as part of a folder's name; the last two parts of a path tell enough."""
-    return re.sub(r"[^a-z0-9._-]+", "-", "-".join(Path(model).parts[-2:]).lower()).strip("-.")[:60] or "model"
+    return (
+        re.sub(r"[^a-z0-9._-]+", "-", "-".join(Path(model).parts[-2:]).lower()).strip("-.")[:60]
+        or "model"
+    )
 
 
 def listing(parsed) -> int:
     """`kerf list`: a name first on each line."""
-    rows = {"models": _models, "methods": _methods, "experiments": _experiments, "runs": _runs}[parsed.what](parsed)
+    rows = {"models": _models, "methods": _methods, "experiments": _experiments, "runs": _runs}[
+        parsed.what
+    ](parsed)
     if parsed.json:
         print(json.dumps(rows, indent=1))
     else:
@@ -182,28 +240,44 @@ def listing(parsed) -> int:
 def _models(_) -> list[dict]:
     from kerf.models.registry import MODELS, origin
 
-    return [{"name": name, "about": f"{origin(name)} ({preset.source.licence})"} for name, preset in MODELS.items()]
+    return [
+        {"name": name, "about": f"{origin(name)} ({preset.source.licence})"}
+        for name, preset in MODELS.items()
+    ]
 
 
 def _methods(_) -> list[dict]:
     from kerf.config import METHODS, PRUNING_METHODS, Reconstruct
 
-    rows = [{"name": name, "about": f"{kind}: {method.help}", "keys": ", ".join(method.parameters.model_fields)}
-            for kind, methods in (("quantize", METHODS), ("prune", PRUNING_METHODS)) for name, method in methods.items()]  # fmt: skip
+    rows = [
+        {
+            "name": name,
+            "about": f"{kind}: {method.help}",
+            "keys": ", ".join(method.parameters.model_fields),
+        }
+        for kind, methods in (("quantize", METHODS), ("prune", PRUNING_METHODS))
+        for name, method in methods.items()
+    ]
     learn = "a step after quantize or prune: learn block by block what they left"
-    return [*rows, {"name": "reconstruct", "about": learn, "keys": ", ".join(Reconstruct.model_fields)}]
+    return [
+        *rows,
+        {"name": "reconstruct", "about": learn, "keys": ", ".join(Reconstruct.model_fields)},
+    ]
 
 
 def _experiments(_) -> list[dict]:
     from kerf.workbench.run import experiment
 
-    first = {name: experiment.find(name).read_text().splitlines()[0].lstrip("# ") for name in experiment.names()}
+    first = {
+        name: experiment.find(name).read_text().splitlines()[0].lstrip("# ")
+        for name in experiment.names()
+    }
     return [{"name": name, "about": text} for name, text in first.items()]
 
 
 def _runs(parsed) -> list[dict]:
-    from kerf.workbench.run.record import Damaged, Unreadable
     from kerf.workbench.run.history import read, runs
+    from kerf.workbench.run.record import Damaged, Unreadable
 
     rows = []
     for folder in runs(_out(parsed)):
@@ -220,10 +294,12 @@ def _runs(parsed) -> list[dict]:
 
 def versus(parsed) -> int:
     """`kerf ab`: who wins on what."""
-    from kerf.workbench.run import history
     from kerf.evaluate import ab
+    from kerf.workbench.run import history
 
-    found = ab.compare(*(history.find(name, getattr(parsed, name.lower()), _out(parsed)) for name in ("A", "B")))
+    found = ab.compare(
+        *(history.find(name, getattr(parsed, name.lower()), _out(parsed)) for name in ("A", "B"))
+    )
     if parsed.json:
         print(json.dumps(found, indent=1, allow_nan=False))
     else:
@@ -241,7 +317,11 @@ def report(parsed) -> int:
     reports = _out(parsed) / "reports"
     known = {page.parent.name: page for page in reports.glob("*/index.html")}
     if parsed.experiment not in known:
-        raise refuse("EXPERIMENT", parsed.experiment, f"one with a report in {reports}; {nearest(parsed.experiment, known)}")
+        raise refuse(
+            "EXPERIMENT",
+            parsed.experiment,
+            f"one with a report in {reports}; {nearest(parsed.experiment, known)}",
+        )
     page = known[parsed.experiment]
     _say(printed(page, page.with_name("report.pdf")) if parsed.pdf else page)
     return 0
@@ -251,7 +331,9 @@ def export(parsed) -> int:
     """`kerf export`: a candidate that other libraries read."""
     from kerf.formats import gptq_checkpoint
 
-    candidate = _path("CANDIDATE", parsed.candidate, "a candidate's directory, as data/runs/EXPERIMENT/NAME")
+    candidate = _path(
+        "CANDIDATE", parsed.candidate, "a candidate's directory, as data/runs/EXPERIMENT/NAME"
+    )
     folder = _path("FOLDER", parsed.folder, "a folder that does not exist yet")
     _say(gptq_checkpoint.export(candidate, folder, parsed.format))
     return 0
@@ -267,7 +349,13 @@ def lab(_) -> int:
     from kerf.core.paths import root
 
     os.environ["KERF_ROOT"] = str(root())
-    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={root() / 'notebooks'}", "--ip=127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--notebook-dir={root() / 'notebooks'}",
+        "--ip=127.0.0.1",
+    ]
     if os.geteuid() == 0:  # as in a container; it is bound to this machine and asks for its token
         command.append("--allow-root")
     os.execv(sys.executable, command)

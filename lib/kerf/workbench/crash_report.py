@@ -23,7 +23,11 @@ def explain(error: BaseException, out: str | None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     said = printable(f"{type(error).__name__}: {_message(error)}".rstrip(": "), 300)
     with contextlib.suppress(OSError):  # standard error may be the pipe that is closed
-        print(f"kerf: {said}; the full trace is in {_written(error, out)}", file=sys.stderr, flush=True)
+        print(
+            f"kerf: {said}; the full trace is in {_written(error, out)}",
+            file=sys.stderr,
+            flush=True,
+        )
     return CODE
 
 

@@ -30,8 +30,14 @@ def name_of(folder: Path) -> str:
 def of(folder: Path) -> ModuleType:
     """The family of the model in `folder`: the last in the registry that takes it, since the first takes every one."""
     config = folder / "config.json"
-    architectures = (json.loads(config.read_text()).get("architectures") if config.is_file() else None) or [""]
-    return next(family for family in reversed(list(FAMILIES.values())) if family.takes(architectures[0], folder))
+    architectures = (
+        json.loads(config.read_text()).get("architectures") if config.is_file() else None
+    ) or [""]
+    return next(
+        family
+        for family in reversed(list(FAMILIES.values()))
+        if family.takes(architectures[0], folder)
+    )
 
 
 def of_opened(opened) -> ModuleType:

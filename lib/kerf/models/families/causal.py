@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.data import corpora
+from kerf.config import Calibration
 from kerf.core.errors import refuse
+from kerf.data import corpora
 from kerf.models.families import lengths
 from kerf.models.families.opening import from_folder, quiet
 from kerf.models.tensor_check import complete
-from kerf.config import Calibration
 
 NAME, CALLED = "causal", "a causal language model"
 EVALUATION = "kerf.evaluate.causal"
@@ -29,7 +29,9 @@ LIKELY = 5  # tokens that `told` tells of
 
 def takes(architecture: str, folder: Path) -> bool:
     """Classes with a head for the next token, where sentence-transformers does not make an encoder of them."""
-    return architecture.endswith(("ForCausalLM", *OTHERS)) and not (folder / "modules.json").is_file()
+    return (
+        architecture.endswith(("ForCausalLM", *OTHERS)) and not (folder / "modules.json").is_file()
+    )
 
 
 def opens_as(opened) -> bool:
@@ -39,7 +41,6 @@ def opens_as(opened) -> bool:
     return isinstance(opened, PreTrainedModel)
 
 
-
 def open_folder(folder: Path, device: str = "cpu"):
     """AutoModelForCausalLM without progress bars, network or remote code, in float32 on `device`."""
     return _opened(folder, device, "AutoModelForCausalLM", use_safetensors=True)
@@ -47,8 +48,12 @@ def open_folder(folder: Path, device: str = "cpu"):
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
     """The model of `folder` with `weights`."""
-    opened = _opened(folder, device, class_name, config=from_folder("AutoConfig", folder), state_dict=weights)
-    if Path(folder, "generation_config.json").is_file():  # which transformers reads beside weights in a file alone
+    opened = _opened(
+        folder, device, class_name, config=from_folder("AutoConfig", folder), state_dict=weights
+    )
+    if Path(
+        folder, "generation_config.json"
+    ).is_file():  # which transformers reads beside weights in a file alone
         opened.generation_config = from_folder("GenerationConfig", folder)
     return opened
 
@@ -73,8 +78,16 @@ def tokenizer(folder: str | Path):
 
 def stream(tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of all documents, one after another, and the number of the document that each belongs to; some may have none."""
-    ids = tokenizer([document + BETWEEN for document in documents], add_special_tokens=False)["input_ids"] if documents else []
-    return np.array([token for each in ids for token in each], np.int64), np.repeat(np.arange(len(ids)), [len(each) for each in ids])
+    ids = (
+        tokenizer([document + BETWEEN for document in documents], add_special_tokens=False)[
+            "input_ids"
+        ]
+        if documents
+        else []
+    )
+    return np.array([token for each in ids for token in each], np.int64), np.repeat(
+        np.arange(len(ids)), [len(each) for each in ids]
+    )
 
 
 def chunks(tokens: np.ndarray, length: int, first: int | None = None) -> np.ndarray:
@@ -122,7 +135,11 @@ def check_held_back(folder: Path, spec: Calibration) -> None:
 def _held_back(reader, spec: Calibration) -> np.ndarray:
     rest = _drawn(reader, spec)[spec.samples :]
     if not len(rest):
-        raise refuse("calibration.samples", spec.samples, f"at most {spec.samples - 1}: a step needs text held back")
+        raise refuse(
+            "calibration.samples",
+            spec.samples,
+            f"at most {spec.samples - 1}: a step needs text held back",
+        )
     return rest[:HELD_BACK]
 
 
@@ -173,4 +190,7 @@ def answer(opened, reader, texts: tuple[str]):
 def told(reader, before, after) -> list[tuple[str, float, float]]:
     """Probabilities of the tokens that either of two answers finds most likely."""
     tokens = dict.fromkeys([*before.topk(LIKELY).indices.tolist(), int(after.argmax())])
-    return [(repr(reader.decode([token])), float(before[token]), float(after[token])) for token in tokens]
+    return [
+        (repr(reader.decode([token])), float(before[token]), float(after[token]))
+        for token in tokens
+    ]

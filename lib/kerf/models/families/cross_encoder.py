@@ -8,18 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from kerf.data import corpora
+from kerf.config import Calibration
 from kerf.core.errors import refuse
+from kerf.data import corpora
 from kerf.models.families import lengths
 from kerf.models.families.causal import tokenizer
 from kerf.models.families.opening import loading, opened
-from kerf.config import Calibration
 
 NAME, CALLED = "reranker", "a reranker"
 EVALUATION = "kerf.evaluate.cross_encoder"
 
 BATCH_SIZE = 16
-EXAMPLES = ("Where is the Eiffel Tower?", "The Eiffel Tower stands in Paris, on the Champ de Mars.")  # what `answer` takes
+EXAMPLES = (
+    "Where is the Eiffel Tower?",
+    "The Eiffel Tower stands in Paris, on the Champ de Mars.",
+)  # what `answer` takes
 HELD_BACK = 64  # pairs by which a step judges itself
 
 
@@ -35,12 +38,15 @@ def opens_as(opened) -> bool:
     return isinstance(opened, CrossEncoder)
 
 
-
 def open_folder(folder: Path, device: str = "cpu"):
     """CrossEncoder, in float32 on `device`; it cuts pairs at its positions. Raises InputError for one that gives more than one score."""
     found = lengths.bounded(opened("CrossEncoder", folder, device))
     if found.num_labels != 1:
-        raise refuse("model", str(folder), f"a cross-encoder with one score; this one gives {found.num_labels}")
+        raise refuse(
+            "model",
+            str(folder),
+            f"a cross-encoder with one score; this one gives {found.num_labels}",
+        )
     return found
 
 
@@ -57,7 +63,11 @@ def network(opened):
 
 def inputs(opened) -> list[str]:
     """Names of what the network takes of a tokenized pair."""
-    return [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in opened.tokenizer.model_input_names]
+    return [
+        name
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+        if name in opened.tokenizer.model_input_names
+    ]
 
 
 def answers(opened, batch: dict):
@@ -67,7 +77,9 @@ def answers(opened, batch: dict):
 
 def batches(opened, spec: Calibration) -> list[dict]:
     """Batches of `samples` pairs of the calibration part, shortest first. Raises InputError for too few, and for a max_length above the model's positions."""
-    lengths.check_positions("calibration.max_length", spec.max_length, lengths.positions(network(opened).config))
+    lengths.check_positions(
+        "calibration.max_length", spec.max_length, lengths.positions(network(opened).config)
+    )
     return tokenized(opened, _drawn(spec)[: spec.samples], spec.max_length)
 
 
@@ -84,7 +96,10 @@ def check_held_back(folder: Path, spec: Calibration) -> None:
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
     """The calibration text, to be held against the evaluation text. Raises InputError for too few pairs."""
     lengths.check("calibration.max_length", spec.max_length, folder)
-    return [" ".join(pair) for pair in lengths.kept(tokenizer(lengths.inner(folder)), _drawn(spec)[: spec.samples])]
+    return [
+        " ".join(pair)
+        for pair in lengths.kept(tokenizer(lengths.inner(folder)), _drawn(spec)[: spec.samples])
+    ]
 
 
 def about(folder: Path, spec: Calibration) -> str:
@@ -116,15 +131,26 @@ def tokenized(opened, pairs: list[tuple[str, str]], max_length: int) -> list[dic
     Raises InputError where none is left.
     """
     ordered = sorted(lengths.kept(opened.tokenizer, pairs), key=lambda pair: sum(map(len, pair)))
-    options = {"padding": True, "truncation": True, "max_length": lengths.shorter(opened, max_length), "return_tensors": "pt"}
+    options = {
+        "padding": True,
+        "truncation": True,
+        "max_length": lengths.shorter(opened, max_length),
+        "return_tensors": "pt",
+    }
     pieces = [ordered[start : start + BATCH_SIZE] for start in range(0, len(ordered), BATCH_SIZE)]
-    return [dict(opened.tokenizer(*map(list, zip(*piece, strict=True)), **options)) for piece in pieces]
+    return [
+        dict(opened.tokenizer(*map(list, zip(*piece, strict=True)), **options)) for piece in pieces
+    ]
 
 
 def _held_back(spec: Calibration) -> list[tuple[str, str]]:
     rest = _drawn(spec)[spec.samples :]
     if not rest:
-        raise refuse("calibration.samples", spec.samples, f"at most {spec.samples - 1}: a step needs pairs held back")
+        raise refuse(
+            "calibration.samples",
+            spec.samples,
+            f"at most {spec.samples - 1}: a step needs pairs held back",
+        )
     return rest[:HELD_BACK]
 
 
@@ -132,6 +158,13 @@ def _drawn(spec: Calibration) -> list[tuple[str, str]]:
     """All pairs of the calibration part in a random order: a query with its own passage, one with another's, ..."""
     rows = corpora.stretches(spec.texts, "calibration")
     if spec.samples > len(rows):
-        raise refuse("calibration.samples", spec.samples, f"1 to {len(rows)}, the pairs that {spec.texts} has for it")
+        raise refuse(
+            "calibration.samples",
+            spec.samples,
+            f"1 to {len(rows)}, the pairs that {spec.texts} has for it",
+        )
     order = np.random.default_rng(spec.seed).permutation(len(rows))
-    return [(rows[index][0], rows[order[(place + place % 2 * 2) % len(order)]][1]) for place, index in enumerate(order)]
+    return [
+        (rows[index][0], rows[order[(place + place % 2 * 2) % len(order)]][1])
+        for place, index in enumerate(order)
+    ]

@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
-from kerf.data import corpora
+from kerf.config import Calibration
 from kerf.core.errors import refuse
+from kerf.data import corpora
 from kerf.models.families import lengths
 from kerf.models.families.causal import tokenizer
 from kerf.models.families.opening import loading, opened
-from kerf.config import Calibration
 
 NAME, CALLED = "encoder", "an encoder"
 EVALUATION = "kerf.evaluate.encoder"
 
 BATCH_SIZE = 16
-EXAMPLES = ("A man is playing the guitar.", "Someone makes music on a stage.")  # what `answer` takes
+EXAMPLES = (
+    "A man is playing the guitar.",
+    "Someone makes music on a stage.",
+)  # what `answer` takes
 
 
 def takes(architecture: str, folder: Path) -> bool:
@@ -24,7 +27,6 @@ def takes(architecture: str, folder: Path) -> bool:
 def opens_as(opened) -> bool:
     """Every model that no other family opens."""
     return True
-
 
 
 def open_folder(folder: Path, device: str = "cpu"):
@@ -45,14 +47,24 @@ def network(opened):
 
 def batches(opened, spec: Calibration) -> list[dict]:
     """Batches of the calibration sentences, shortest first. Raises InputError for a max_length above the model's positions."""
-    lengths.check_positions("calibration.max_length", spec.max_length, lengths.positions(network(opened).config))
-    return tokenized(opened, corpora.calibration_sentences(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length)
+    lengths.check_positions(
+        "calibration.max_length", spec.max_length, lengths.positions(network(opened).config)
+    )
+    return tokenized(
+        opened,
+        corpora.calibration_sentences(spec.texts, spec.samples, spec.seed),
+        BATCH_SIZE,
+        spec.max_length,
+    )
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
     """The calibration text, to be held against the evaluation text. Raises InputError for too few sentences."""
     lengths.check("calibration.max_length", spec.max_length, folder)
-    return lengths.kept(tokenizer(lengths.inner(folder)), corpora.calibration_sentences(spec.texts, spec.samples, spec.seed))
+    return lengths.kept(
+        tokenizer(lengths.inner(folder)),
+        corpora.calibration_sentences(spec.texts, spec.samples, spec.seed),
+    )
 
 
 def about(folder: Path, spec: Calibration) -> str:
@@ -63,7 +75,9 @@ def about(folder: Path, spec: Calibration) -> str:
 
 def held_batches(opened, spec: Calibration) -> list[dict]:
     """Batches of sentences of the calibration part that are not in the sample."""
-    return tokenized(opened, corpora.held_back(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length)
+    return tokenized(
+        opened, corpora.held_back(spec.texts, spec.samples, spec.seed), BATCH_SIZE, spec.max_length
+    )
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
@@ -77,7 +91,12 @@ def tokenized(opened, sentences: list[str], batch_size: int, max_length: int) ->
     Raises InputError where none is left.
     """
     ordered = sorted(lengths.kept(opened.tokenizer, sentences), key=len)
-    options = {"padding": True, "truncation": True, "max_length": lengths.shorter(opened, max_length), "return_tensors": "pt"}
+    options = {
+        "padding": True,
+        "truncation": True,
+        "max_length": lengths.shorter(opened, max_length),
+        "return_tensors": "pt",
+    }
     pieces = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     return [dict(opened.tokenizer(piece, **options)) for piece in pieces]
 
@@ -85,7 +104,9 @@ def tokenized(opened, sentences: list[str], batch_size: int, max_length: int) ->
 def token_ids(opened, sentences: list[str], max_length: int) -> list[list[int]]:
     """Token numbers of each sentence that has any, special tokens included. Raises InputError as `tokenized` does."""
     asked = lengths.kept(opened.tokenizer, sentences)
-    return opened.tokenizer(asked, truncation=True, max_length=lengths.shorter(opened, max_length))["input_ids"]
+    return opened.tokenizer(asked, truncation=True, max_length=lengths.shorter(opened, max_length))[
+        "input_ids"
+    ]
 
 
 def inputs(opened) -> list[str]:

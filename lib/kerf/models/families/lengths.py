@@ -6,8 +6,25 @@ from kerf.core.errors import refuse
 from kerf.models.families.opening import from_folder
 
 # Families whose positions begin after the number of the padding token, in a table of max_position_embeddings rows.
-AFTER_PADDING = frozenset("roberta xlm-roberta xlm-roberta-xl roberta-prelayernorm camembert mpnet longformer data2vec-text ibert xmod luke "
-                          "layoutlmv3 lilt esm markuplm".split())  # fmt: skip
+AFTER_PADDING = frozenset(
+    [
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "roberta-prelayernorm",
+        "camembert",
+        "mpnet",
+        "longformer",
+        "data2vec-text",
+        "ibert",
+        "xmod",
+        "luke",
+        "layoutlmv3",
+        "lilt",
+        "esm",
+        "markuplm",
+    ]
+)
 
 
 def positions(config) -> int | None:
@@ -61,9 +78,17 @@ def shorter(opened, max_length: int) -> int:
 
 def kept(tokenizer, asked: list) -> list:
     """The texts or pairs that have any token. Raises InputError where none is left."""
-    found = [each for each, any_token in zip(asked, with_tokens(tokenizer, asked), strict=True) if any_token]
+    found = [
+        each
+        for each, any_token in zip(asked, with_tokens(tokenizer, asked), strict=True)
+        if any_token
+    ]
     if asked and not found:
-        raise refuse("calibration.texts", asked[0], f"text that the model's tokenizer knows; none of {len(asked)} has any token")
+        raise refuse(
+            "calibration.texts",
+            asked[0],
+            f"text that the model's tokenizer knows; none of {len(asked)} has any token",
+        )
     return found
 
 
@@ -79,9 +104,19 @@ def said(count: int) -> str:
 
 def known(tokenizer, parameter: str, *columns: list) -> list[list]:
     """Columns of texts, and of numbers beside them, without rows in which a text has no token. Raises InputError for fewer than two left."""
-    good = [all(row) for row in zip(*(with_tokens(tokenizer, each) for each in columns if isinstance(each[0], str)), strict=True)]
+    good = [
+        all(row)
+        for row in zip(
+            *(with_tokens(tokenizer, each) for each in columns if isinstance(each[0], str)),
+            strict=True,
+        )
+    ]
     if sum(good) < 2:
-        raise refuse(parameter, len(good), f"text that the model's tokenizer knows; {sum(good)} of {len(good)} have any token")
+        raise refuse(
+            parameter,
+            len(good),
+            f"text that the model's tokenizer knows; {sum(good)} of {len(good)} have any token",
+        )
     return [[value for value, kept in zip(each, good, strict=True) if kept] for each in columns]
 
 
@@ -93,4 +128,7 @@ def with_tokens(tokenizer, asked: list, special: bool = True) -> list[bool]:
     if not asked or special and tokenizer("")["input_ids"]:
         return [True] * len(asked)
     given = (asked,) if isinstance(asked[0], str) else map(list, zip(*asked, strict=True))
-    return [bool(ids) for ids in tokenizer(*given, add_special_tokens=special, verbose=False)["input_ids"]]
+    return [
+        bool(ids)
+        for ids in tokenizer(*given, add_special_tokens=special, verbose=False)["input_ids"]
+    ]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kerf.core.cache import threads
 from kerf.core.errors import InputError, refuse
-from kerf.models.tensor_check import complete
 from kerf.models.safety.unsafe import told
+from kerf.models.tensor_check import complete
 
 
 def from_folder(class_name: str, folder: Path | str, **options):
@@ -18,7 +18,11 @@ def from_folder(class_name: str, folder: Path | str, **options):
     Raises InputError for what does not open.
     """
     options |= {"trust_remote_code": False, "local_files_only": True}
-    library = "sentence-transformers" if class_name in ("SentenceTransformer", "CrossEncoder") else "transformers"
+    library = (
+        "sentence-transformers"
+        if class_name in ("SentenceTransformer", "CrossEncoder")
+        else "transformers"
+    )
     try:
         kind = getattr(import_module(library.replace("-", "_")), class_name)
         if library == "sentence-transformers":
@@ -30,7 +34,9 @@ def from_folder(class_name: str, folder: Path | str, **options):
     except InputError:
         raise
     except Exception as error:
-        cause = told(" ".join(f"{type(error).__name__}: {error}".split()), 160)  # names of tensors stand below the first line
+        cause = told(
+            " ".join(f"{type(error).__name__}: {error}".split()), 160
+        )  # names of tensors stand below the first line
         raise refuse("model", str(folder), f"a model that {library} opens ({cause})") from error
 
 
@@ -47,7 +53,12 @@ def quiet() -> None:
 def opened(class_name: str, folder: Path, device: str = "cpu"):
     """The model of `folder` as a class of sentence-transformers, on `device`. Raises InputError for one that does not open."""
     quiet()
-    return from_folder(class_name, folder, device=device, model_kwargs={"use_safetensors": True, "dtype": "float32"}).eval()
+    return from_folder(
+        class_name,
+        folder,
+        device=device,
+        model_kwargs={"use_safetensors": True, "dtype": "float32"},
+    ).eval()
 
 
 @contextmanager
@@ -59,7 +70,12 @@ def loading(class_name: str, weights: dict) -> Iterator[None]:
 
     def from_store(self, name, task, config, *args, **options):
         # from_pretrained takes either a directory with weights or a state dict, and ours are packed.
-        ours = {"config": config, "state_dict": weights, "dtype": "float32", "use_safetensors": None}
+        ours = {
+            "config": config,
+            "state_dict": weights,
+            "dtype": "float32",
+            "use_safetensors": None,
+        }
         return from_folder(class_name, name, **{**options, **ours})
 
     with patch.object(Transformer, "_load_model", from_store):

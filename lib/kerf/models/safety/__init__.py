@@ -13,7 +13,9 @@ from kerf.models.safety import named_code, parsed, sizes, tree, weights
 from kerf.models.safety.unsafe import Unsafe
 
 
-def check_folder(value: str, folder: Path, parameter: str = "model", has_weights: bool = True) -> list[str]:
+def check_folder(
+    value: str, folder: Path, parameter: str = "model", has_weights: bool = True
+) -> list[str]:
     """Code that the directory brings along and that is not run: `name (file)` each.
 
     value: what the user wrote for `parameter`. has_weights: false for a candidate, whose card vouches for its weights.
@@ -43,7 +45,9 @@ def _documents(folder: Path, files: tuple[tuple[str, tree.Stamp], ...]) -> dict[
 
 
 @lru_cache(maxsize=64)
-def _checked(folder: Path, files: tuple[tuple[str, tree.Stamp], ...], has_weights: bool) -> tuple[str, ...]:
+def _checked(
+    folder: Path, files: tuple[tuple[str, tree.Stamp], ...], has_weights: bool
+) -> tuple[str, ...]:
     """The same for the same stamps of all files, since a run resolves its model many times."""
     names = dict(files)
     documents = _documents(folder, files)
@@ -51,4 +55,7 @@ def _checked(folder: Path, files: tuple[tuple[str, tree.Stamp], ...], has_weight
     opened = weights.opened_folders(documents)
     held = weights.check(folder, names, documents, opened) if has_weights else weights.UNKNOWN
     sizes.check(documents, opened, held)
-    return tuple(ignored + [f"{name} (a file)" for name in sorted(names) if name.endswith(".py")][: named_code.SHOWN])
+    return tuple(
+        ignored
+        + [f"{name} (a file)" for name in sorted(names) if name.endswith(".py")][: named_code.SHOWN]
+    )

@@ -14,10 +14,33 @@ from kerf.models.safety.unsafe import Unsafe, told
 
 SHOWN = 20  # names, at most
 OWN_CODE = ("auto_map", "custom_pipelines", "custom_generate")
-MODULES = ("Asym", "BoW", "CLIPModel", "CNN", "Dense", "Dropout", "LSTM", "LayerNorm", "LogitScore", "MLMTransformer", "MultiVectorMask",
-           "Normalize", "Pooling", "Router", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling", "StaticEmbedding",
-           "Transformer", "WeightedLayerPooling", "WordEmbeddings", "WordWeights")  # fmt: skip
-MODULE = re.compile(rf"sentence_transformers\.(?:\w+\.)*(?:models|modules)\.(?:\w+\.)*(?:{'|'.join(MODULES)})")
+MODULES = (
+    "Asym",
+    "BoW",
+    "CLIPModel",
+    "CNN",
+    "Dense",
+    "Dropout",
+    "LSTM",
+    "LayerNorm",
+    "LogitScore",
+    "MLMTransformer",
+    "MultiVectorMask",
+    "Normalize",
+    "Pooling",
+    "Router",
+    "SparseAutoEncoder",
+    "SparseStaticEmbedding",
+    "SpladePooling",
+    "StaticEmbedding",
+    "Transformer",
+    "WeightedLayerPooling",
+    "WordEmbeddings",
+    "WordWeights",
+)
+MODULE = re.compile(
+    rf"sentence_transformers\.(?:\w+\.)*(?:models|modules)\.(?:\w+\.)*(?:{'|'.join(MODULES)})"
+)
 ACTIVATION = re.compile(r"torch\.nn\.(?:modules\.\w+\.)?[A-Z]\w*")
 TOKENIZER = re.compile(r"\w+|sentence_transformers\.(?:\w+\.)*tokenizer\.(?:\w+\.)*\w+Tokenizer")
 PLAIN = re.compile(r"[\w-]+(?:\|[\w-]+)*")  # sdpa, flash_attention_2, paged|eager
@@ -51,7 +74,9 @@ def _check_known(documents: dict[str, object], file: str, name: str) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
-        raise Unsafe(f"a model without code of its own, or of a type that transformers knows; this one would run {told(name)}")
+        raise Unsafe(
+            f"a model without code of its own, or of a type that transformers knows; this one would run {told(name)}"
+        )
 
 
 def _check_entry(file: str, key: str, value: object, owner: dict) -> None:
@@ -59,7 +84,11 @@ def _check_entry(file: str, key: str, value: object, owner: dict) -> None:
     name = PurePosixPath(file).name
     if key == "type" and name == "modules.json":
         _check_names([value], MODULE.fullmatch, where)
-    elif key == "types" and isinstance(value, dict) and (name == "router_config.json" or "structure" in owner):
+    elif (
+        key == "types"
+        and isinstance(value, dict)
+        and (name == "router_config.json" or "structure" in owner)
+    ):
         [inside(path, where) for path in value]
         _check_names(value.values(), MODULE.fullmatch, where)
     elif "activation" in key or key.endswith(("hidden_act", "act_fn")):
@@ -69,7 +98,11 @@ def _check_entry(file: str, key: str, value: object, owner: dict) -> None:
     elif key.endswith("attn_implementation") or key.endswith("_implementation"):
         _check_names(_names(value), PLAIN.fullmatch, where)
     elif key == "parent_library":  # of an adapter
-        _check_names([value], lambda text: text.partition(".")[0] in ("transformers", "sentence_transformers"), where)
+        _check_names(
+            [value],
+            lambda text: text.partition(".")[0] in ("transformers", "sentence_transformers"),
+            where,
+        )
     elif key.endswith(("_args", "_kwargs")) and name.startswith("sentence_"):
         _check_arguments(value, where)
     elif (key == "path" and name == "modules.json") or key == "transformers_weights":
@@ -81,14 +114,18 @@ def _check_entry(file: str, key: str, value: object, owner: dict) -> None:
 def _check_names(found, accepted: Callable[[str], object], where: str) -> None:
     for each in found:
         if isinstance(each, str) and each and not accepted(each):
-            raise Unsafe(f"a model without code of its own; this one would run {told(each)}, the {where}")
+            raise Unsafe(
+                f"a model without code of its own; this one would run {told(each)}, the {where}"
+            )
 
 
 def _check_arguments(value: object, where: str) -> None:
     """What sentence-transformers hands on to transformers must not name files, kernels or repositories."""
     for text in _names(value):
         if set(text) & set("/\\") or text == "..":
-            raise Unsafe(f"a directory that does not reach outside itself; {where} names {told(text)}")
+            raise Unsafe(
+                f"a directory that does not reach outside itself; {where} names {told(text)}"
+            )
 
 
 def _listed(value: object, where: str) -> list:

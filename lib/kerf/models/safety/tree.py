@@ -7,12 +7,24 @@ from typing import NamedTuple
 
 from kerf.models.safety.unsafe import Unsafe, told
 
-MARKS = ("config.json", "modules.json", "quantize_config.json", "card.json",  # one of them lies at the top of every model,
-         "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")  # or of an adapter, which is refused by name
+MARKS = (
+    "config.json",
+    "modules.json",
+    "quantize_config.json",
+    "card.json",  # one of them lies at the top of every model,
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)  # or of an adapter, which is refused by name
 ENTRIES = 10_000  # a model with a hundred checkpoints of its training has some 2,000
 READ_WHOLE = (".json", ".txt", ".model", ".md", ".jinja", ".yaml", ".yml")
 LARGEST = 100_000_000  # bytes of a file that is read whole; the largest tokenizer.json in use has 35 million
-KINDS = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
+KINDS = {
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
 
 
 class Stamp(NamedTuple):
@@ -35,13 +47,17 @@ def files(folder: Path) -> dict[str, Stamp]:
                 for entry in listed:
                     entries += 1
                     if entries > ENTRIES:
-                        raise Unsafe(f"the directory of one model, with at most {ENTRIES:,} files and folders; this one has more")
+                        raise Unsafe(
+                            f"the directory of one model, with at most {ENTRIES:,} files and folders; this one has more"
+                        )
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(Path(entry.path))
                     elif (stamp := _stamp(root, Path(entry.path))) is not None:
                         found[Path(entry.path).relative_to(root).as_posix()] = stamp
     except OSError as error:
-        raise Unsafe(f"a directory that can be read ({told(error.strerror)}: {told(error.filename)})") from None
+        raise Unsafe(
+            f"a directory that can be read ({told(error.strerror)}: {told(error.filename)})"
+        ) from None
     return dict(sorted(found.items()))
 
 
@@ -57,7 +73,9 @@ def _stamp(root: Path, path: Path) -> Stamp | None:
         kind = next((kind for test, kind in KINDS.items() if test(about.st_mode)), "something else")
         raise Unsafe(f"a directory of regular files; {name} is {kind}")
     if path.suffix in READ_WHOLE and about.st_size > LARGEST:
-        raise Unsafe(f"small files of at most {LARGEST // 10**6} MB beside the weights; {name} has {about.st_size // 10**6:,} MB")
+        raise Unsafe(
+            f"small files of at most {LARGEST // 10**6} MB beside the weights; {name} has {about.st_size // 10**6:,} MB"
+        )
     return Stamp(about.st_ino, about.st_size, about.st_mtime_ns)
 
 
@@ -67,7 +85,9 @@ def _check_link(root: Path, path: Path, name: str) -> None:
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
         raise Unsafe(f"a directory whose links lead to files; {name} leads nowhere") from None
     if not target.is_relative_to(root) and target.parent != _blobs(root):
-        raise Unsafe(f"a directory that does not reach outside itself; {name} is a link that leaves it")
+        raise Unsafe(
+            f"a directory that does not reach outside itself; {name} is a link that leaves it"
+        )
 
 
 def _blobs(root: Path) -> Path | None:
@@ -80,6 +100,13 @@ def _blobs(root: Path) -> Path | None:
 
 def inside(value: object, what: str) -> str:
     """A path that a file of the model names, if it stays below the directory. Raises Unsafe for another one."""
-    if not isinstance(value, str) or value.startswith(("/", "~")) or ".." in value.split("/") or set(value) & set("\\:\0"):
-        raise Unsafe(f"a directory that does not reach outside itself; {what} names {told(repr(value))}")
+    if (
+        not isinstance(value, str)
+        or value.startswith(("/", "~"))
+        or ".." in value.split("/")
+        or set(value) & set("\\:\0")
+    ):
+        raise Unsafe(
+            f"a directory that does not reach outside itself; {what} names {told(repr(value))}"
+        )
     return value

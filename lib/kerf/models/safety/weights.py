@@ -32,18 +32,31 @@ def is_opened(name: str, opened: list[str]) -> bool:
     return "/" not in name or name.startswith(tuple(f"{folder}/" for folder in opened if folder))
 
 
-def check(folder: Path, names: dict[str, Stamp], documents: dict[str, object], opened: list[str]) -> Held:
+def check(
+    folder: Path, names: dict[str, Stamp], documents: dict[str, object], opened: list[str]
+) -> Held:
     """What the opened weights hold. Raises Unsafe for none, for pickles in their place and for what is no safetensors."""
     shards = _shards(names, documents)
-    found = [name for name in names if name in shards or name.endswith(".safetensors") and is_opened(name, opened)]
+    found = [
+        name
+        for name in names
+        if name in shards or name.endswith(".safetensors") and is_opened(name, opened)
+    ]
     if not found:
         pickles = [name for name in names if name.endswith(PICKLES) or _is_pickle(folder / name)]
-        raise Unsafe(f"weights in safetensors; this one has {_only_pickles(pickles[0]) if pickles else 'no weights'}")
+        raise Unsafe(
+            f"weights in safetensors; this one has {_only_pickles(pickles[0]) if pickles else 'no weights'}"
+        )
     for place in opened:
         _check_pickles(place, names)
-    total, memory = sum(names[name].bytes for name in found), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total, memory = (
+        sum(names[name].bytes for name in found),
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if total > memory:
-        raise Unsafe(f"weights that fit into the {memory // 10**6:,} MB of memory here; this one's have {total // 10**6:,} MB")
+        raise Unsafe(
+            f"weights that fit into the {memory // 10**6:,} MB of memory here; this one's have {total // 10**6:,} MB"
+        )
     return Held(sum(_tensors(folder / name, name) for name in found), total)
 
 
@@ -68,30 +81,56 @@ def _shards(names: dict[str, Stamp], documents: dict[str, object]) -> set[str]:
 def _shard(file: str, value: str, names: dict[str, Stamp]) -> str:
     path = str(PurePosixPath(file).parent / value)
     if not path.endswith((".safetensors", ".safetensors.index.json")):
-        raise Unsafe(f"weights in safetensors; {told(file)} has a library read {told(value)}, which could be a pickle")
+        raise Unsafe(
+            f"weights in safetensors; {told(file)} has a library read {told(value)}, which could be a pickle"
+        )
     if path not in names:
-        raise Unsafe(f"a model with all of its files; {told(file)} names {told(value)}, which is not there")
+        raise Unsafe(
+            f"a model with all of its files; {told(file)} names {told(value)}, which is not there"
+        )
     return path
 
 
 def _check_pickles(place: str, names: dict[str, Stamp]) -> None:
     """Refuse a folder whose library would find pickled weights and none in safetensors."""
     prefix = f"{place}/" if place else ""
-    here = [name.removeprefix(prefix) for name in names if name.startswith(prefix) and "/" not in name.removeprefix(prefix)]
-    pickles = [name for name in here if name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json"))]
-    safe = [name for name in here if name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))]
+    here = [
+        name.removeprefix(prefix)
+        for name in names
+        if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+    ]
+    pickles = [
+        name
+        for name in here
+        if name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json"))
+    ]
+    safe = [
+        name
+        for name in here
+        if name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))
+    ]
     if pickles and not safe:
-        raise Unsafe(f"weights in safetensors; {told(place) or 'this one'} has only pickles ({told(pickles[0])}), which could run code")
+        raise Unsafe(
+            f"weights in safetensors; {told(place) or 'this one'} has only pickles ({told(pickles[0])}), which could run code"
+        )
 
 
 def _is_pickle(path: Path) -> bool:
     """By its first bytes: a pickle of any protocol, or the zip that torch writes."""
     with path.open("rb") as file:
         head = file.read(64)
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if (
+        head[:4] == b"PK\x03\x04"
+        or head[:1] == b"\x80"
+        and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    ):
         return True
     module, _, rest = head.partition(b"\n")  # protocol 0 names what it calls in lines
-    return module[:1] == b"c" and module[1:].replace(b".", b"").replace(b"_", b"").isalnum() and b"\n" in rest
+    return (
+        module[:1] == b"c"
+        and module[1:].replace(b".", b"").replace(b"_", b"").isalnum()
+        and b"\n" in rest
+    )
 
 
 def _tensors(path: Path, name: str) -> int:
@@ -108,4 +147,6 @@ def _tensors(path: Path, name: str) -> int:
         with safe_open(path, "np") as file:
             return len(file.keys())
     except Exception as error:  # SafetensorError has no public base; OSError of an empty file
-        raise Unsafe(f"weights in safetensors; {told(name)} does not open ({told(error)})") from None
+        raise Unsafe(
+            f"weights in safetensors; {told(name)} does not open ({told(error)})"
+        ) from None

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 from kerf import pipeline
-from kerf.data import corpora
-from kerf.models import registry
-from kerf.evaluate import stats as st
-from kerf.core.cache import meta
 from kerf.backends.serve import Encoder
 from kerf.calibration.heldout import embed
-from kerf.models.families import encoder
 from kerf.config import Calibration
+from kerf.core.cache import meta
+from kerf.data import corpora
+from kerf.evaluate import stats as st
+from kerf.models import registry
+from kerf.models.families import encoder
 
 BATCH_SIZE = 32
 
@@ -28,7 +28,9 @@ class Yardstick:
         sample, documents = corpora.evaluation_sentences(source, sentences)
         self.documents = np.array(documents)
         opened = registry.open_model(model)
-        order = sorted(range(len(sample)), key=lambda index: len(sample[index]))  # as `batches` will have them
+        order = sorted(
+            range(len(sample)), key=lambda index: len(sample[index])
+        )  # as `batches` will have them
         self.documents = self.documents[order]
         self.sentences = [sample[index] for index in order]
         self.batches = encoder.tokenized(opened, sample, BATCH_SIZE, max_length)
@@ -38,7 +40,11 @@ class Yardstick:
     def measure(self, opened, name: str = "") -> tuple[float, float, float]:
         """Mean cosine of an opened candidate and its 95 % interval over documents; remembered as `name`."""
         real = isinstance(opened, Encoder)  # a real kernel: there is no network to look into
-        rows = torch.from_numpy(opened.encode(self.sentences, normalize_embeddings=True)) if real else embed(opened, self.batches)
+        rows = (
+            torch.from_numpy(opened.encode(self.sentences, normalize_embeddings=True))
+            if real
+            else embed(opened, self.batches)
+        )
         self.cosines[name] = (rows * self.aim).sum(1).double().numpy()
         return st.mean_interval(self.cosines[name], self.documents)
 
@@ -49,7 +55,10 @@ class Yardstick:
     def row(self, name: str, chain: list[dict], calibration: Calibration) -> dict:
         """Make or reuse the candidate of a chain; what it costs and keeps, and the run that made it."""
         folder = Path(pipeline.build(self.model, chain, calibration))
-        links = [Path(pipeline.build(self.model, chain[:n], calibration)) for n in range(1, len(chain) + 1)]
+        links = [
+            Path(pipeline.build(self.model, chain[:n], calibration))
+            for n in range(1, len(chain) + 1)
+        ]
         made, (mean, low, high) = meta(folder)["result"], self.measure(registry.load(folder), name)
         return {
             "name": name,

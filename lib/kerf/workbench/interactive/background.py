@@ -40,7 +40,12 @@ class Building:
     def __init__(self, model: str, steps: list[dict], calibration) -> None:
         """Start at once."""
         wish = json.dumps({"model": model, "steps": steps, "calibration": calibration.model_dump()})
-        self._process = subprocess.Popen(child_process.tied([sys.executable, "-m", __name__, wish]), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._process = subprocess.Popen(
+            child_process.tied([sys.executable, "-m", __name__, wish]),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         self._started, self._cancelled = time.monotonic(), False
 
     def seconds(self) -> float:
@@ -57,7 +62,11 @@ class Building:
         """Directory of the candidate, once it is over. Raises RuntimeError with the cause where there is none."""
         answer = self._process.stdout.read()
         if self._cancelled or not answer:
-            raise RuntimeError("cancelled" if self._cancelled else f"the process ended with {self._process.returncode}")
+            raise RuntimeError(
+                "cancelled"
+                if self._cancelled
+                else f"the process ended with {self._process.returncode}"
+            )
         told = json.loads(answer)
         if "problem" in told:
             raise RuntimeError(told["problem"])
@@ -71,13 +80,17 @@ class Building:
 
 def main() -> None:
     """What the process does: one line of JSON on its standard output, whatever a library prints."""
-    from kerf.pipeline import build
     from kerf.config import Calibration
+    from kerf.pipeline import build
 
     wish = json.loads(sys.argv[1])
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            told = {"folder": str(build(wish["model"], wish["steps"], Calibration(**wish["calibration"])))}
+            told = {
+                "folder": str(
+                    build(wish["model"], wish["steps"], Calibration(**wish["calibration"]))
+                )
+            }
     except Exception as error:  # told to whoever waits
         told = {"problem": f"{error}".partition("\n")[0] or type(error).__name__}
     print(json.dumps(told))

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from kerf.calibration import activations, hessian
-from kerf.models import architecture, families, registry
-from kerf.tensors import parquet
-from kerf.core.errors import refuse
-from kerf.tensors import masks
-from kerf.tensors.quantized import Quantized
-from kerf.quantize.layers import one_layer
 from kerf.config import STEPS, Calibration, parse
+from kerf.core.errors import refuse
+from kerf.models import architecture, families, registry
+from kerf.quantize.layers import one_layer
+from kerf.tensors import masks, parquet
+from kerf.tensors.quantized import Quantized
 
 CELL = 64  # columns whose errors are shown together where the whole row shares a scale
 
@@ -38,7 +37,10 @@ class Choice:
             return [{"quantize": grid}]
         if self.method == "gptq":
             return [{"quantize": {**grid, "sparsity": self.sparsity}}]
-        return [{"prune": {"method": "wanda", "sparsity": self.sparsity, "sweeps": 0}}, {"quantize": grid}]
+        return [
+            {"prune": {"method": "wanda", "sparsity": self.sparsity, "sweeps": 0}},
+            {"quantize": grid},
+        ]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Cut:
 
     def by_group(self) -> torch.Tensor:
         """(rows, groups): squared error of the weights of a group over the layer's mean squared weight."""
-        size = self.choice.group_size or next(s for s in range(CELL, 0, -1) if self.before.shape[1] % s == 0)
+        size = self.choice.group_size or next(
+            s for s in range(CELL, 0, -1) if self.before.shape[1] % s == 0
+        )
         lost = (self.after() - self.before).square_().view(len(self.before), -1, size)
         return lost.mean(-1) / self.before.square().mean()
 
@@ -73,7 +77,11 @@ class Subject:
         self.opened = registry.open_model(model)
         self.kind = families.of_opened(self.opened)
         self.reader = self.kind.reader(self.opened)
-        self.layers = {name: layer for name, layer in architecture.linears(registry.network(self.opened)).items() if name in self.second}
+        self.layers = {
+            name: layer
+            for name, layer in architecture.linears(registry.network(self.opened)).items()
+            if name in self.second
+        }
         self._asked: tuple[tuple[str, ...], torch.Tensor] | None = None
 
     @torch.no_grad()
@@ -82,7 +90,9 @@ class Subject:
         layer, second = self.layers[name], self.second[name]
         before, columns = layer.weight.detach(), layer.weight.shape[1]
         if columns % (choice.group_size or 1):
-            raise refuse("group_size", choice.group_size, f"a divisor of the {columns} columns of {name}")
+            raise refuse(
+                "group_size", choice.group_size, f"a divisor of the {columns} columns of {name}"
+            )
         *pruned, last = choice.steps()
         step = parse(STEPS["quantize"], last["quantize"], "quantize")
         if pruned:
@@ -95,19 +105,25 @@ class Subject:
         return Cut(name, choice, before, quantized, error, parquet.row_bytes(quantized))
 
     @torch.no_grad()
-    def told(self, texts: tuple[str, ...], cut: Cut | None = None, candidate=None) -> list[tuple[str, float, float]]:
+    def told(
+        self, texts: tuple[str, ...], cut: Cut | None = None, candidate=None
+    ) -> list[tuple[str, float, float]]:
         """What the baseline answers, and what it does with a cut layer in its place, or what a whole candidate does: rows
         (what, before, after) of the kind's `told`."""
         if self._asked is None or self._asked[0] != texts:
             self._asked = texts, self.kind.answer(self.opened, self.reader, texts)
         before = self._asked[1]
         if candidate is not None:
-            return self.kind.told(self.reader, before, self.kind.answer(candidate, self.reader, texts))
+            return self.kind.told(
+                self.reader, before, self.kind.answer(candidate, self.reader, texts)
+            )
         if cut is None:
             return self.kind.told(self.reader, before, before)
         layer = self.layers[cut.name]
         layer.weight.data = cut.after()
         try:
-            return self.kind.told(self.reader, before, self.kind.answer(self.opened, self.reader, texts))
+            return self.kind.told(
+                self.reader, before, self.kind.answer(self.opened, self.reader, texts)
+            )
         finally:
             layer.weight.data = cut.before

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from kerf.core.errors import of_page
-from kerf.workbench.report.model_card import card
 from kerf.workbench.report.junit import junit
+from kerf.workbench.report.model_card import card
 from kerf.workbench.report.release import release
 
 

@@ -17,7 +17,9 @@ from xml.etree import ElementTree
 from kerf.evaluate import gates
 from kerf.workbench.report.text_format import broke, explained, reason
 
-NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 has no way to write these
+NOT_XML = re.compile(
+    "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # XML 1.0 has no way to write these
 
 
 def junit(results: dict) -> str:
@@ -29,10 +31,16 @@ def junit(results: dict) -> str:
             _suite(root, results, candidate)
     _count(root)
     for suite in root:
-        suite.set("timestamp", str(manifest.get("started", ""))[:19])  # the schema has no time zone; it is UTC
+        suite.set(
+            "timestamp", str(manifest.get("started", ""))[:19]
+        )  # the schema has no time zone; it is UTC
         _count(suite)
     ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        + ElementTree.tostring(root, encoding="unicode")
+        + "\n"
+    )
 
 
 def _suite(root, results: dict, candidate: dict) -> None:
@@ -45,10 +53,19 @@ def _suite(root, results: dict, candidate: dict) -> None:
     for gate in candidate["gates"]:
         name = f"{gate['metric']} {gate['op']} {gate['threshold']}"
         outcome = _outcome(gate["verdict"], released)
-        _case(suite, place, name, outcome, gate["verdict"], reason(explained(gate, candidate)), gate)
+        _case(
+            suite, place, name, outcome, gate["verdict"], reason(explained(gate, candidate)), gate
+        )
     if not candidate["gates"]:
         message = f"no gate of {', '.join(results['criteria'][:1])} applies to {candidate['name']}, so nothing decides"
-        _case(suite, place, "judged", _outcome(gates.INCONCLUSIVE, released), gates.INCONCLUSIVE, message)
+        _case(
+            suite,
+            place,
+            "judged",
+            _outcome(gates.INCONCLUSIVE, released),
+            gates.INCONCLUSIVE,
+            message,
+        )
 
 
 def _outcome(verdict: str, released: bool) -> str:
@@ -56,17 +73,28 @@ def _outcome(verdict: str, released: bool) -> str:
     return "" if verdict == gates.PASS else "failure" if released else "skipped"
 
 
-def _case(suite, place: str, name: str, outcome: str, verdict: str, message: str, gate: dict | None = None) -> None:
-    case = ElementTree.SubElement(suite, "testcase", classname=_clean(place), name=_clean(name), time="0")
+def _case(
+    suite, place: str, name: str, outcome: str, verdict: str, message: str, gate: dict | None = None
+) -> None:
+    case = ElementTree.SubElement(
+        suite, "testcase", classname=_clean(place), name=_clean(name), time="0"
+    )
     if not outcome:
         return
     shown = f"{'not for release; ' if outcome == 'skipped' else ''}{verdict}: {message}"
     said = ElementTree.SubElement(case, outcome, message=_clean(shown), type=verdict)
-    said.text = _clean("\n".join([shown, *_why(gate or {})]))  # Jenkins shows the message, GitLab the text
+    said.text = _clean(
+        "\n".join([shown, *_why(gate or {})])
+    )  # Jenkins shows the message, GitLab the text
 
 
 def _why(gate: dict) -> list[str]:
-    said = {"bound": gate.get("bound"), "threshold": gate.get("threshold"), "reason": gate.get("reason"), "source": gate.get("source")}
+    said = {
+        "bound": gate.get("bound"),
+        "threshold": gate.get("threshold"),
+        "reason": gate.get("reason"),
+        "source": gate.get("source"),
+    }
     return [f"{key}: {value}" for key, value in said.items() if value not in (None, "")]
 
 
@@ -75,7 +103,9 @@ def _count(element) -> None:
     cases = list(element.iter("testcase"))
     element.set("tests", str(len(cases)))
     kinds = (("failure", "failures"), ("error", "errors"), ("skipped", "skipped"))
-    for outcome, key in kinds if element.tag == "testsuite" else kinds[:2]:  # the schema has no other
+    for outcome, key in (
+        kinds if element.tag == "testsuite" else kinds[:2]
+    ):  # the schema has no other
         element.set(key, str(sum(case.find(outcome) is not None for case in cases)))
     element.set("time", "0")
 

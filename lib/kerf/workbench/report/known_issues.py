@@ -24,41 +24,74 @@ def issues(candidate: dict) -> list[str]:
     """What is wrong or doubtful with one candidate, the worst first."""
     if candidate["status"] != "ok":
         return [plain(f"It was not measured: {broke(candidate)}")]
-    return [*_gates(candidate), *_noise(candidate), *_layers(candidate), *_resources(candidate), *_ungated(candidate)]
+    return [
+        *_gates(candidate),
+        *_noise(candidate),
+        *_layers(candidate),
+        *_resources(candidate),
+        *_ungated(candidate),
+    ]
 
 
 def _gates(candidate: dict) -> list[str]:
-    lines = [f"Gate {WORD[gate['verdict']]}: {plain(reason(explained(gate, candidate)))}."
-             for verdict in WORD for gate in candidate["gates"] if gate["verdict"] == verdict]  # fmt: skip
+    lines = [
+        f"Gate {WORD[gate['verdict']]}: {plain(reason(explained(gate, candidate)))}."
+        for verdict in WORD
+        for gate in candidate["gates"]
+        if gate["verdict"] == verdict
+    ]
     if not candidate["gates"]:
         lines.append("No gate applies to it, so nothing decides whether it may be used.")
     said = {"FAIL": "does not hold", "INCONCLUSIVE": "not decided"}
-    return lines + [f"Claim {said[gate['verdict']]}: {plain(reason(explained(gate, candidate)))} ({plain(gate['source'] or gate['criteria'])})."
-                    for gate in candidate["claims"] if gate["verdict"] in said]  # fmt: skip
+    return lines + [
+        f"Claim {said[gate['verdict']]}: {plain(reason(explained(gate, candidate)))} ({plain(gate['source'] or gate['criteria'])})."
+        for gate in candidate["claims"]
+        if gate["verdict"] in said
+    ]
 
 
 def noisy(candidate: dict) -> list[dict]:
     """Gates that passed by less than the baseline differs from itself between two measurements."""
     rows = {row["name"]: row for row in candidate["metrics"]}
-    return [gate for gate in candidate["gates"] if gate["verdict"] == "PASS" and gate["metric"] in rows
-            and 0 <= abs(gate["bound"] - gate["threshold"]) < _width(rows[gate["metric"]])]  # fmt: skip
+    return [
+        gate
+        for gate in candidate["gates"]
+        if gate["verdict"] == "PASS"
+        and gate["metric"] in rows
+        and 0 <= abs(gate["bound"] - gate["threshold"]) < _width(rows[gate["metric"]])
+    ]
 
 
 def _width(row: dict) -> float:
     """How far apart two measurements of the baseline lay; 0 where it was measured once."""
     noise = row.get("noise") or {}
-    return 0.0 if noise.get("low") is None or noise.get("high") is None else noise["high"] - noise["low"]
+    return (
+        0.0
+        if noise.get("low") is None or noise.get("high") is None
+        else noise["high"] - noise["low"]
+    )
 
 
 def _noise(candidate: dict) -> list[str]:
-    lines = [f"{plain(METRICS[gate['metric']].label)} passed by less than the baseline differs from itself when it is measured again."
-             for gate in noisy(candidate)]  # fmt: skip
-    drowned = [METRICS[row["name"]].label for row in candidate["metrics"]
-               if None not in (row["baseline"], row["value"]) and 0 < abs(row["value"] - row["baseline"]) <= _width(row)]  # fmt: skip
+    lines = [
+        f"{plain(METRICS[gate['metric']].label)} passed by less than the baseline differs from itself when it is measured again."
+        for gate in noisy(candidate)
+    ]
+    drowned = [
+        METRICS[row["name"]].label
+        for row in candidate["metrics"]
+        if None not in (row["baseline"], row["value"])
+        and 0 < abs(row["value"] - row["baseline"]) <= _width(row)
+    ]
     if drowned:
-        lines.append(f"No larger than the noise of measuring, so not a difference: {plain('; '.join(drowned))}.")
-    lines += [f"{plain(METRICS[row['name']].label)} has {'no value' if row['value'] is None else 'no interval'}: {plain(row['why'])}."
-              for row in candidate["metrics"] if row.get("why")]  # fmt: skip
+        lines.append(
+            f"No larger than the noise of measuring, so not a difference: {plain('; '.join(drowned))}."
+        )
+    lines += [
+        f"{plain(METRICS[row['name']].label)} has {'no value' if row['value'] is None else 'no interval'}: {plain(row['why'])}."
+        for row in candidate["metrics"]
+        if row.get("why")
+    ]
     return lines
 
 
@@ -67,14 +100,20 @@ def _layers(candidate: dict) -> list[str]:
     reread = sum(bool(layer.get("reread")) for layer in layers)
     lines = []
     if reread:
-        lines.append(f"{reread} of {len(layers)} layers were on the grid that they were cut to before: cutting them proves nothing.")
+        lines.append(
+            f"{reread} of {len(layers)} layers were on the grid that they were cut to before: cutting them proves nothing."
+        )
     notes = {}
     for layer in layers:
         if layer.get("note"):
             notes.setdefault(layer["note"], []).append(layer["name"])
-    lines += [f"{plain(note)}: {plain(_some(names))}." for note, names in list(notes.items())[:TOO_MANY]]
+    lines += [
+        f"{plain(note)}: {plain(_some(names))}." for note, names in list(notes.items())[:TOO_MANY]
+    ]
     rest = sum(len(names) for names in list(notes.values())[TOO_MANY:])
-    return lines + ([f"{rest} more layers have notes of their own, in results.json."] if rest else [])
+    return lines + (
+        [f"{rest} more layers have notes of their own, in results.json."] if rest else []
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -87,13 +126,25 @@ def _resources(candidate: dict) -> list[str]:
     lines = []
     if candidate["kernel"] == "dequantized" and "speedup" not in rows:
         lines.append("Weights are stored small but computed in float: it may claim no speed.")
-    for name, more in (("rss_peak_bytes", "takes more memory"), ("load_seconds", "takes longer to load")):
+    for name, more in (
+        ("rss_peak_bytes", "takes more memory"),
+        ("load_seconds", "takes longer to load"),
+    ):
         row = rows.get(name)
-        if row and row["baseline"] is not None and (row["low"] if row["low"] is not None else row["value"]) > row["baseline"] + _width(row):
+        if (
+            row
+            and row["baseline"] is not None
+            and (row["low"] if row["low"] is not None else row["value"])
+            > row["baseline"] + _width(row)
+        ):
             unit = METRICS[name].unit
-            lines.append(f"It {more} than the baseline: {number(row['value'], unit)} against {number(row['baseline'], unit)}.")
+            lines.append(
+                f"It {more} than the baseline: {number(row['value'], unit)} against {number(row['baseline'], unit)}."
+            )
     if "speedup" in rows and rows["speedup"]["low"] is not None and rows["speedup"]["low"] <= 1:
-        lines.append(f"That it is faster is not shown: {number(rows['speedup']['value'])} times ({interval(rows['speedup'])}).")
+        lines.append(
+            f"That it is faster is not shown: {number(rows['speedup']['value'])} times ({interval(rows['speedup'])})."
+        )
     return lines
 
 
@@ -109,16 +160,27 @@ def of_the_run(results: dict) -> list[str]:
     grids = {}
     for name, grid in (results["model"].get("on_grid") or {}).items():
         grids.setdefault(f"{grid['bits']} bits in groups of {grid['group_size']}", []).append(name)
-    lines = [f"The baseline's own weights lie on a low-bit grid: {len(names)} layer{'s' * (len(names) > 1)} at {grid} ({plain(_some(names))}). "
-             "What lands on the same grid seems to lose nothing." for grid, names in grids.items()]  # fmt: skip
+    lines = [
+        f"The baseline's own weights lie on a low-bit grid: {len(names)} layer{'s' * (len(names) > 1)} at {grid} ({plain(_some(names))}). "
+        "What lands on the same grid seems to lose nothing."
+        for grid, names in grids.items()
+    ]
     baseline = results["candidates"][0]
     if baseline["status"] != "ok":
         lines += [f"The baseline: {line}" for line in issues(baseline)]
-    if setting.get("calibration.texts") and setting.get("calibration.texts") == setting.get("evaluation.texts"):
-        lines.append(f"Calibrated and measured on other documents of one source, {plain(setting['calibration.texts'])}: "
-                     "text of another kind may lose more.")  # fmt: skip
+    if setting.get("calibration.texts") and setting.get("calibration.texts") == setting.get(
+        "evaluation.texts"
+    ):
+        lines.append(
+            f"Calibrated and measured on other documents of one source, {plain(setting['calibration.texts'])}: "
+            "text of another kind may lose more."
+        )
     reused = [candidate["name"] for candidate in results["candidates"] if candidate.get("reused")]
-    return lines + ([f"Taken from an earlier run with the same inputs: {plain(', '.join(reused))}."] if reused else [])
+    return lines + (
+        [f"Taken from an earlier run with the same inputs: {plain(', '.join(reused))}."]
+        if reused
+        else []
+    )
 
 
 def untested(results: dict, candidates: list[dict]) -> list[str]:
@@ -135,9 +197,15 @@ def untested(results: dict, candidates: list[dict]) -> list[str]:
         f"Another draw of calibration text than {setting.get('calibration.samples')} samples with seed {manifest.get('seed')}.",
     ]
     if "perplexity" in measured:
-        lines.append(f"Contexts longer than {setting.get('evaluation.seq_len', setting.get('evaluation.context'))} tokens.")
-    slow = [candidate["name"] for candidate in candidates if candidate["status"] == "ok" and "speedup" not in
-            {row["name"] for row in candidate["metrics"]}]  # fmt: skip
+        lines.append(
+            f"Contexts longer than {setting.get('evaluation.seq_len', setting.get('evaluation.context'))} tokens."
+        )
+    slow = [
+        candidate["name"]
+        for candidate in candidates
+        if candidate["status"] == "ok"
+        and "speedup" not in {row["name"] for row in candidate["metrics"]}
+    ]
     if slow:
         lines.append(f"Whether it is faster: {plain(', '.join(slow))}.")
     return lines
@@ -151,5 +219,8 @@ def processor(cpu: dict) -> str:
 
 def _sources(own: str, measured: set[str]) -> list[str]:
     """Texts that the metrics were measured on, in a reader's words."""
-    extra = {"cosine_mean_wiki": "wiki", "human_spearman": "the human-rated pairs of Lee, WordSim and SimLex"}
+    extra = {
+        "cosine_mean_wiki": "wiki",
+        "human_spearman": "the human-rated pairs of Lee, WordSim and SimLex",
+    }
     return list(dict.fromkeys([own, *(text for name, text in extra.items() if name in measured)]))

@@ -10,13 +10,26 @@ import re
 from kerf.evaluate.metrics import METRICS
 from kerf.models.registry import MODELS
 from kerf.workbench.report.known_issues import issues, plain, untested
+from kerf.workbench.report.text_format import (
+    answer,
+    asked,
+    explained,
+    interval,
+    moment,
+    number,
+    step_in_words,
+)
 from kerf.workbench.run.results import TIMED
-from kerf.workbench.report.text_format import answer, asked, explained, interval, moment, number, step_in_words
 
 TASKS = {"encoder": "sentence-similarity", "causal": "text-generation", "reranker": "text-ranking"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-RATED = {"human_spearman_lee": "Lee", "human_spearman_wordsim": "WordSim", "human_spearman_simlex": "SimLex",
-         "human_spearman": "Lee, WordSim, SimLex", "human_spearman_loss": "Lee, WordSim, SimLex"}  # fmt: skip
+RATED = {
+    "human_spearman_lee": "Lee",
+    "human_spearman_wordsim": "WordSim",
+    "human_spearman_simlex": "SimLex",
+    "human_spearman": "Lee, WordSim, SimLex",
+    "human_spearman_loss": "Lee, WordSim, SimLex",
+}
 ON_WIKI = ("cosine_mean_wiki", "retrieval_mrr", "retrieval_mrr_loss", "retrieval_recall_1")
 
 
@@ -24,7 +37,11 @@ def card(results: dict, candidate: dict) -> str:
     """The file's text, for a candidate that was measured."""
     from huggingface_hub import ModelCard
 
-    return str(ModelCard(f"---\n{metadata(results, candidate).to_yaml()}\n---\n\n{_body(results, candidate)}"))
+    return str(
+        ModelCard(
+            f"---\n{metadata(results, candidate).to_yaml()}\n---\n\n{_body(results, candidate)}"
+        )
+    )
 
 
 def metadata(results: dict, candidate: dict):
@@ -33,7 +50,12 @@ def metadata(results: dict, candidate: dict):
 
     model = results["model"]
     kinds = [kind for step in candidate["steps"] for kind in step]
-    methods = [keys["method"] for step in candidate["steps"] for keys in step.values() if "method" in (keys or {})]
+    methods = [
+        keys["method"]
+        for step in candidate["steps"]
+        for keys in step.values()
+        if "method" in (keys or {})
+    ]
     base = _base(model["id"])
     preset = MODELS.get(model["id"])
     return ModelCardData(
@@ -73,9 +95,18 @@ def _results(results: dict, candidate: dict) -> list:
             continue
         dataset, name = _dataset(results, row["name"])
         args = {key: row[key] for key in ("low", "high", "baseline", "n") if row[key] is not None}
-        found.append(EvalResult(task_type=TASKS.get(results["model"]["kind"], "other"), dataset_type=dataset, dataset_name=name,
-                                dataset_split="evaluation", metric_type=row["name"], metric_name=METRICS[row["name"]].label,
-                                metric_value=row["value"], metric_args=args))  # fmt: skip
+        found.append(
+            EvalResult(
+                task_type=TASKS.get(results["model"]["kind"], "other"),
+                dataset_type=dataset,
+                dataset_name=name,
+                dataset_split="evaluation",
+                metric_type=row["name"],
+                metric_name=METRICS[row["name"]].label,
+                metric_value=row["value"],
+                metric_args=args,
+            )
+        )
     return found
 
 
@@ -92,24 +123,74 @@ def _body(results: dict, candidate: dict) -> str:
     gates = [explained(gate, candidate) for gate in candidate["gates"]]
     said, manifest = answer(candidate, gates), results["manifest"]
     steps = "; ".join(step_in_words(step) for step in candidate["steps"])
-    lines = [f"# {plain(title(results, candidate))}", "",
-             f"{plain(_origin(results['model']['id']))}, made smaller by Kerf: {plain(steps)}.", "",
-             f"**May it be used? {said['answer'].capitalize()}**: {plain(said['why'])}.", ""]  # fmt: skip
-    lines += ["## Size", "", *_table(["", "This model", "Baseline"], _sizes(results, candidate)), ""]
-    lines += ["## What was measured", "", *_table(["Metric", "Value", "95 % interval", "Baseline", "Items", "Asked"], _measured(candidate)), ""]
-    lines += ["## Use", "", "```python", "import kerf", "", 'model = kerf.load("path/to/this/folder")', "```", ""]
-    lines += ["## Known issues", "", *(f"- {line}" for line in issues(candidate) or ["Nothing was found."]), ""]
-    lines += ["## What was not tested", "", *(f"- {line}" for line in untested(results, [candidate])), ""]
-    lines += ["## Provenance", "", f"Run `{manifest.get('run')}` of {moment(manifest.get('started', ''))}, Kerf {manifest.get('kerf')}, "
-              f"Python {manifest.get('python')}, sha256 of the baseline's files `{(manifest.get('data') or {}).get('weights', 'unknown')}`."]
+    lines = [
+        f"# {plain(title(results, candidate))}",
+        "",
+        f"{plain(_origin(results['model']['id']))}, made smaller by Kerf: {plain(steps)}.",
+        "",
+        f"**May it be used? {said['answer'].capitalize()}**: {plain(said['why'])}.",
+        "",
+    ]
+    lines += [
+        "## Size",
+        "",
+        *_table(["", "This model", "Baseline"], _sizes(results, candidate)),
+        "",
+    ]
+    lines += [
+        "## What was measured",
+        "",
+        *_table(
+            ["Metric", "Value", "95 % interval", "Baseline", "Items", "Asked"], _measured(candidate)
+        ),
+        "",
+    ]
+    lines += [
+        "## Use",
+        "",
+        "```python",
+        "import kerf",
+        "",
+        'model = kerf.load("path/to/this/folder")',
+        "```",
+        "",
+    ]
+    lines += [
+        "## Known issues",
+        "",
+        *(f"- {line}" for line in issues(candidate) or ["Nothing was found."]),
+        "",
+    ]
+    lines += [
+        "## What was not tested",
+        "",
+        *(f"- {line}" for line in untested(results, [candidate])),
+        "",
+    ]
+    lines += [
+        "## Provenance",
+        "",
+        f"Run `{manifest.get('run')}` of {moment(manifest.get('started', ''))}, Kerf {manifest.get('kerf')}, "
+        f"Python {manifest.get('python')}, sha256 of the baseline's files `{(manifest.get('data') or {}).get('weights', 'unknown')}`.",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _sizes(results: dict, candidate: dict) -> list[list[str]]:
     model = results["model"]
-    return [["Weight files", number(candidate["bytes_on_disk"], "bytes"), number(model["bytes"], "bytes")],
-            ["Bits per weight", number(candidate["bits_per_weight"]), number(8 * model["bytes"] / model["parameters"])],
-            ["Times smaller", number(candidate["compression_ratio"]), "1"]]  # fmt: skip
+    return [
+        [
+            "Weight files",
+            number(candidate["bytes_on_disk"], "bytes"),
+            number(model["bytes"], "bytes"),
+        ],
+        [
+            "Bits per weight",
+            number(candidate["bits_per_weight"]),
+            number(8 * model["bytes"] / model["parameters"]),
+        ],
+        ["Times smaller", number(candidate["compression_ratio"]), "1"],
+    ]
 
 
 def _measured(candidate: dict) -> list[list[str]]:
@@ -118,8 +199,16 @@ def _measured(candidate: dict) -> list[list[str]]:
     for row in candidate["metrics"]:
         about, gate = METRICS[row["name"]], gates.get(row["name"])
         wanted = f"{asked(gate)}: {gate['verdict']}" if gate else "–"
-        rows.append([about.label, number(row["value"], about.unit), interval(row, about.unit, row["value"]),
-                     number(row["baseline"], about.unit), number(row["n"]), wanted])  # fmt: skip
+        rows.append(
+            [
+                about.label,
+                number(row["value"], about.unit),
+                interval(row, about.unit, row["value"]),
+                number(row["baseline"], about.unit),
+                number(row["n"]),
+                wanted,
+            ]
+        )
     return rows
 
 

@@ -24,17 +24,31 @@ def laid_out(found: dict | None) -> dict | None:
     measures = {}
     for row in rows:
         measures.setdefault(row["measure"], {})[row["model"]] = row
-    shown = [(label, scale, measures[name]) for name, (label, scale) in SHOWN.items() if name in measures]
-    return {**found, "names": [name for name in dict.fromkeys(row["model"] for row in rows) if name != AGAIN], "again": AGAIN, "baseline": BASELINE,
-            "measures": measures, "shown": shown, "failed": [row for row in found["rows"] if row["measure"] == "failed"],
-            "noise": noise(found["noisy"], len(measures)), "sentence": sentence(found, measures)}  # fmt: skip
+    shown = [
+        (label, scale, measures[name]) for name, (label, scale) in SHOWN.items() if name in measures
+    ]
+    return {
+        **found,
+        "names": [name for name in dict.fromkeys(row["model"] for row in rows) if name != AGAIN],
+        "again": AGAIN,
+        "baseline": BASELINE,
+        "measures": measures,
+        "shown": shown,
+        "failed": [row for row in found["rows"] if row["measure"] == "failed"],
+        "noise": noise(found["noisy"], len(measures)),
+        "sentence": sentence(found, measures),
+    }
 
 
 def noise(noisy: list[str], count: int) -> str:
     """Whether the machine was quiet enough, of `count` figures."""
     if not noisy:
         return ""
-    named = f": {'; '.join(noisy)}" if len(noisy) <= FEW else "; the last row and column say by how much"
+    named = (
+        f": {'; '.join(noisy)}"
+        if len(noisy) <= FEW
+        else "; the last row and column say by how much"
+    )
     return f"the baseline did not agree with itself within a tenth on {len(noisy)} of {count} figures{named}."
 
 
@@ -45,6 +59,11 @@ def sentence(found: dict, measures: dict) -> str:
     if not found["recommended"]:
         return f"As a service on this machine{limit}, no candidate that met its thresholds answers sooner than the {BASELINE} beyond noise."
     told = [f"{best[SPEED]['ratio']:.1f} times as many texts a second as the {BASELINE}"]
-    for name, label in (("resident memory", "memory"), ("until the first answer", "time to the first answer")):
-        told += [f"{number(best[name]['ratio'], like=10)} times its {label}"] if best.get(name) else []
+    for name, label in (
+        ("resident memory", "memory"),
+        ("until the first answer", "time to the first answer"),
+    ):
+        told += (
+            [f"{number(best[name]['ratio'], like=10)} times its {label}"] if best.get(name) else []
+        )
     return f"As a service on this machine{limit}, take {found['recommended']}: {', '.join(told)}."

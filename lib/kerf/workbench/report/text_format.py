@@ -7,7 +7,12 @@ from textwrap import shorten
 from kerf.evaluate.metrics import METRICS
 
 OPS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
-TONES = {"PASS": ("yes", "pass"), "FAIL": ("no", "fail"), "INCONCLUSIVE": ("not decided", "open"), "NOT MEASURED": ("not measured", "broke")}
+TONES = {
+    "PASS": ("yes", "pass"),
+    "FAIL": ("no", "fail"),
+    "INCONCLUSIVE": ("not decided", "open"),
+    "NOT MEASURED": ("not measured", "broke"),
+}
 
 
 def number(value, unit: str = "", like=None) -> str:
@@ -18,7 +23,11 @@ def number(value, unit: str = "", like=None) -> str:
         return "not a number" if math.isnan(value) else "infinite"
     if unit == "bytes":
         return f"{value / 1e6:,.1f} MB"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.{_places(value if like is None else like)}f}"
+    text = (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:,.{_places(value if like is None else like)}f}"
+    )
     return f"{text.replace('-', '−')} {unit}".strip()
 
 
@@ -52,8 +61,14 @@ def describe(name: str | None) -> dict:
     """Label, explanation, formula, unit and direction of a metric; the bare name if it is unknown."""
     metric = METRICS.get(name)
     label = metric.label[:1].upper() + metric.label[1:] if metric else name
-    return {"name": name, "label": label, "doc": getattr(metric, "doc", ""), "formula": getattr(metric, "formula", ""),
-            "unit": getattr(metric, "unit", "") or "", "better": getattr(metric, "better", "higher")}
+    return {
+        "name": name,
+        "label": label,
+        "doc": getattr(metric, "doc", ""),
+        "formula": getattr(metric, "formula", ""),
+        "unit": getattr(metric, "unit", "") or "",
+        "better": getattr(metric, "better", "higher"),
+    }
 
 
 def _places(value):
@@ -77,7 +92,8 @@ def answer(candidate: dict, gates: list[dict]) -> dict:
         return {"answer": "not judged", "tone": "plain", "why": "no threshold applies to it"}
     if verdict == "PASS":
         why = {1: "its one threshold was met", 2: "both thresholds were met"}.get(
-            len(gates), f"all {len(gates)} thresholds were met")
+            len(gates), f"all {len(gates)} thresholds were met"
+        )
     else:
         decisive = [gate for gate in gates if gate["verdict"] == verdict]
         more = f"; and {len(decisive) - 1} more" if len(decisive) > 1 else ""
@@ -96,9 +112,15 @@ def broke(candidate: dict) -> str:
 
 def explained(gate: dict, candidate: dict) -> dict:
     """A gate with what it is `about`, what was `asked` in words, and the row that it `measured` (None: nothing)."""
-    metric = next((row for row in candidate.get("metrics") or [] if row["name"] == gate["metric"]), None)
-    if metric is None and isinstance(candidate.get(gate["metric"]), (int, float)):  # a size or a time of its own
-        metric = dict.fromkeys(("low", "high", "noise", "n"), None) | {"value": candidate[gate["metric"]]}
+    metric = next(
+        (row for row in candidate.get("metrics") or [] if row["name"] == gate["metric"]), None
+    )
+    if metric is None and isinstance(
+        candidate.get(gate["metric"]), (int, float)
+    ):  # a size or a time of its own
+        metric = dict.fromkeys(("low", "high", "noise", "n"), None) | {
+            "value": candidate[gate["metric"]]
+        }
     return {**gate, "about": describe(gate["metric"]), "asked": asked(gate), "measured": metric}
 
 
@@ -116,21 +138,33 @@ def reason(gate: dict) -> str:
         text += f"; {metric['why']}"
     if gate["verdict"] == "INCONCLUSIVE":
         needed = gate.get("needed_n")
-        text += f"; about {needed:,.0f} items would decide" if needed else "; more items would be needed to decide"
+        text += (
+            f"; about {needed:,.0f} items would decide"
+            if needed
+            else "; more items would be needed to decide"
+        )
     return text
 
 
 def step_in_words(step: dict) -> str:
     """`quantize gptq, bits 4` of {"quantize": {"method": "gptq", "bits": 4}}."""
-    (kind, keys), = step.items()
-    words = [str(value) if key == "method" else f"{key} {value}" for key, value in (keys or {}).items()]
+    ((kind, keys),) = step.items()
+    words = [
+        str(value) if key == "method" else f"{key} {value}" for key, value in (keys or {}).items()
+    ]
     return f"{kind} {', '.join(words)}".strip()
 
 
 def summary(rows: list[dict]) -> str:
     """What a manager needs to know, as one or two sentences."""
     meant = [row for row in rows if row["release"]] or [row for row in rows if not row["baseline"]]
-    said = {"yes": "may be used", "no": "may not", "not decided": "cannot be decided yet", "not measured": "could not be measured", "not judged": "not judged"}
+    said = {
+        "yes": "may be used",
+        "no": "may not",
+        "not decided": "cannot be decided yet",
+        "not measured": "could not be measured",
+        "not judged": "not judged",
+    }
     counts = {word: sum(row["answer"] == word for row in meant) for word in said}
     parts = [f"{counts[word]} {text}" for word, text in said.items() if counts[word]]
     if len(meant) == 1:
@@ -142,7 +176,11 @@ def summary(rows: list[dict]) -> str:
         text = f"Of the {len(meant)} candidates meant for release, {counted}."
     else:
         text = "There is no candidate beside the baseline."
-    usable = [row["candidate"] for row in rows if row["answer"] == "yes" and row["candidate"].get("bytes_on_disk")]
+    usable = [
+        row["candidate"]
+        for row in rows
+        if row["answer"] == "yes" and row["candidate"].get("bytes_on_disk")
+    ]
     if usable:
         best = min(usable, key=lambda candidate: candidate["bytes_on_disk"])
         text += f" The smallest of all that met their thresholds is {best['name']}: {number(best['bytes_on_disk'], 'bytes')}"

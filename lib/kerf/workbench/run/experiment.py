@@ -8,19 +8,34 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kerf.models import registry
+from kerf.config import (
+    METHODS,
+    STEPS,
+    Calibration,
+    Evaluation,
+    Parameters,
+    Resources,
+    check_chain,
+    parse,
+)
 from kerf.core.errors import CONTROL, nearest, refuse
+from kerf.core.paths import root
 from kerf.core.user_files import given_path, read_text
 from kerf.evaluate.gates import find_criteria, read_criteria
-from kerf.core.paths import root
-from kerf.config import METHODS, STEPS, Calibration, Evaluation, Parameters, Resources, check_chain, parse
+from kerf.models import registry
 from kerf.workbench.run.overrides import KEYS, SECTIONS, override
 from kerf.workbench.run.yaml_reader import LARGEST, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MANY = {"candidates": 200, "steps": 20, "criteria": 20}  # at most
 TAKEN = ("baseline", "history")  # folders beside those of experiments and candidates
-FILES = ("index.html", "results.json", "gates.xml", "release.md", "report.pdf")  # files there, and what they are written as first
+FILES = (
+    "index.html",
+    "results.json",
+    "gates.xml",
+    "release.md",
+    "report.pdf",
+)  # files there, and what they are written as first
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,11 @@ class Step:
     @property
     def notebook(self) -> str:
         """Name of the notebook that does it."""
-        return "kernels" if self.kind == "quantize" and METHODS[self.parameters.method].kernel else self.kind
+        return (
+            "kernels"
+            if self.kind == "quantize" and METHODS[self.parameters.method].kernel
+            else self.kind
+        )
 
 
 @dataclass(frozen=True)
@@ -64,14 +83,20 @@ def find(experiment: str) -> Path:
         return root() / "notebooks" / "experiments" / f"{experiment}.yaml"
     path = given_path(experiment)
     if not path or not path.is_file():
-        raise refuse("EXPERIMENT", experiment, f"a YAML file or a known name: {nearest(experiment, names())}")
+        raise refuse(
+            "EXPERIMENT", experiment, f"a YAML file or a known name: {nearest(experiment, names())}"
+        )
     return path
 
 
 def is_free(name: object) -> bool:
     """Whether an experiment or a candidate may be called so: no folder or file of a report is."""
     shaped = isinstance(name, str) and NAME.fullmatch(name)
-    return bool(shaped) and name.rstrip(".") not in TAKEN and not f"{name}.".startswith(tuple(f"{file}." for file in FILES))
+    return (
+        bool(shaped)
+        and name.rstrip(".") not in TAKEN
+        and not f"{name}.".startswith(tuple(f"{file}." for file in FILES))
+    )
 
 
 def read(experiment: str, overrides: list[str] = (), model: str | None = None) -> Experiment:
@@ -82,7 +107,9 @@ def read(experiment: str, overrides: list[str] = (), model: str | None = None) -
         raise refuse("EXPERIMENT", str(path), f"keys and values; accepted: {', '.join(KEYS)}")
     for key in content:
         if key not in KEYS:
-            raise refuse(str(key), content[key], f"no such key in an experiment; {nearest(str(key), KEYS)}")
+            raise refuse(
+                str(key), content[key], f"no such key in an experiment; {nearest(str(key), KEYS)}"
+            )
     given = override(content, overrides)
     if model is not None:
         if "model" in given:
@@ -90,7 +117,11 @@ def read(experiment: str, overrides: list[str] = (), model: str | None = None) -
         content["model"], given = model, given | {"model"}
     _check_model(content.get("model"))
     if not is_free(path.stem):
-        raise refuse("EXPERIMENT", path.stem, f"a file name of a-z, 0-9, '.', '_' and '-', at most 64 characters, not {', '.join(TAKEN + FILES)}")
+        raise refuse(
+            "EXPERIMENT",
+            path.stem,
+            f"a file name of a-z, 0-9, '.', '_' and '-', at most 64 characters, not {', '.join(TAKEN + FILES)}",
+        )
     return _typed(path.stem, content, given)
 
 
@@ -100,7 +131,9 @@ def _check_model(model: object) -> None:
 
 
 def _typed(name: str, content: dict, given: set[str]) -> Experiment:
-    preset = registry.MODELS[content["model"]].calibration if content["model"] in registry.MODELS else {}
+    preset = (
+        registry.MODELS[content["model"]].calibration if content["model"] in registry.MODELS else {}
+    )
     origin = {"model": "command line" if "model" in given else "experiment"}
     sections = {}
     for section, kind in SECTIONS.items():
@@ -108,7 +141,9 @@ def _typed(name: str, content: dict, given: set[str]) -> Experiment:
             continue
         values = content.get(section, {})
         under = preset if section == "calibration" else {}
-        sections[section] = parse(kind, {**under, **values} if isinstance(values, dict) else values, section)
+        sections[section] = parse(
+            kind, {**under, **values} if isinstance(values, dict) else values, section
+        )
         for key in kind.model_fields:
             origin[f"{section}.{key}"] = _origin(f"{section}.{key}", key, given, values, under)
     candidates = _candidates(content.get("candidates"), given)
@@ -116,8 +151,18 @@ def _typed(name: str, content: dict, given: set[str]) -> Experiment:
     asked = content.get("criteria", ["encoder"])
     asked = [asked] if isinstance(asked, str) else asked
     criteria = _criteria(asked)
-    return Experiment(name, content["model"], sections["calibration"], sections["evaluation"], sections.get("resources"), candidates,
-                      release, criteria, asked[0], origin)  # fmt: skip
+    return Experiment(
+        name,
+        content["model"],
+        sections["calibration"],
+        sections["evaluation"],
+        sections.get("resources"),
+        candidates,
+        release,
+        criteria,
+        asked[0],
+        origin,
+    )
 
 
 def _origin(path: str, key: str, given: set[str], values: dict, under: dict) -> str:
@@ -130,29 +175,48 @@ def _origin(path: str, key: str, given: set[str], values: dict, under: dict) -> 
 
 def _candidates(value: object, given: set[str]) -> dict[str, list[Step]]:
     if not isinstance(value, dict) or not 0 < len(value) <= MANY["candidates"]:
-        raise refuse("candidates", value, f"name: [steps], at least one, at most {MANY['candidates']}")
+        raise refuse(
+            "candidates", value, f"name: [steps], at least one, at most {MANY['candidates']}"
+        )
     found = {}
     for name, chain in value.items():
         if not is_free(name):
             accepted = "names of a-z, 0-9, '.', '_' and '-', at most 64 characters, not baseline"
-            raise refuse("candidates", name, f"{accepted}, {', '.join((*TAKEN[1:], *FILES))}; a number in quotes")
+            raise refuse(
+                "candidates",
+                name,
+                f"{accepted}, {', '.join((*TAKEN[1:], *FILES))}; a number in quotes",
+            )
         if not isinstance(chain, list) or not 0 < len(chain) <= MANY["steps"]:
-            raise refuse(f"candidates.{name}", chain, f"a list of steps, at least one, at most {MANY['steps']}")
-        found[name] = [_step(step, f"{name}.{number}", given) for number, step in enumerate(chain, 1)]
+            raise refuse(
+                f"candidates.{name}",
+                chain,
+                f"a list of steps, at least one, at most {MANY['steps']}",
+            )
+        found[name] = [
+            _step(step, f"{name}.{number}", given) for number, step in enumerate(chain, 1)
+        ]
         check_chain([{step.kind: step.parameters.model_dump()} for step in found[name]], name)
     return found
 
 
 def _step(step: object, path: str, given: set[str]) -> Step:
     if not isinstance(step, dict) or len(step) != 1:
-        raise refuse(path, step, f"one kind of step with its parameters, as in {{quantize: {{bits: 4}}}}; kinds: "
-                                 f"{', '.join(STEPS)}")  # fmt: skip
-    (kind, values), = step.items()
+        raise refuse(
+            path,
+            step,
+            f"one kind of step with its parameters, as in {{quantize: {{bits: 4}}}}; kinds: "
+            f"{', '.join(STEPS)}",
+        )
+    ((kind, values),) = step.items()
     if kind not in STEPS:
         raise refuse(path, kind, f"a kind of step: {nearest(str(kind), STEPS)}")
     values = {} if values is None else values  # `- reconstruct:` has all defaults
     parameters = parse(STEPS[kind], values, path)
-    origin = {key: _origin(f"{path}.{key}", key, given, values, {}) for key in type(parameters).model_fields}
+    origin = {
+        key: _origin(f"{path}.{key}", key, given, values, {})
+        for key in type(parameters).model_fields
+    }
     return Step(kind, parameters, origin)
 
 
@@ -161,15 +225,27 @@ def _release(value: object, candidates: dict) -> list[str]:
         raise refuse("release", value, f"a list of candidates: {', '.join(candidates)}")
     for number, name in enumerate(value, 1):
         if not isinstance(name, str) or name not in candidates:
-            raise refuse(f"release.{number}", name, nearest(str(name) if isinstance(name, str) else "", candidates))
+            raise refuse(
+                f"release.{number}",
+                name,
+                nearest(str(name) if isinstance(name, str) else "", candidates),
+            )
         if name in value[: number - 1]:
             raise refuse(f"release.{number}", name, "each candidate once")
     return value
 
 
 def _criteria(value: object) -> dict[str, dict]:
-    if not isinstance(value, list) or not 0 < len(value) <= MANY["criteria"] or not all(isinstance(name, str) for name in value):
-        raise refuse("criteria", value, f"a list of names in data/criteria, or of JSON files, at most {MANY['criteria']}")
+    if (
+        not isinstance(value, list)
+        or not 0 < len(value) <= MANY["criteria"]
+        or not all(isinstance(name, str) for name in value)
+    ):
+        raise refuse(
+            "criteria",
+            value,
+            f"a list of names in data/criteria, or of JSON files, at most {MANY['criteria']}",
+        )
     found = {}
     for path in map(find_criteria, value):
         if path.stem in found:

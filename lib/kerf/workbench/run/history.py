@@ -9,10 +9,10 @@ from pathlib import Path
 
 from kerf.config.by_method import OLD_KEYS, renamed
 from kerf.core import digests
-from kerf.workbench.run import record
 from kerf.core.errors import nearest, refuse
-from kerf.evaluate.metrics import FIGURES
 from kerf.core.paths import root
+from kerf.evaluate.metrics import FIGURES
+from kerf.workbench.run import record
 
 SUMS, RESULTS = "SHA256SUMS", "results.json"
 COLUMNS = {"metric", "baseline", "candidate"}  # of a table of items, at least
@@ -57,7 +57,9 @@ def damage(folder: Path, *names: str, vouched: Path | None = None) -> str:
     expected = _sums(path)
     if not expected:
         return f"{SUMS} is damaged"
-    found = {name: digests.differing(folder / name, expected.get(name)) for name in names or expected}
+    found = {
+        name: digests.differing(folder / name, expected.get(name)) for name in names or expected
+    }
     return next((f"{name} {wrong}" for name, wrong in found.items() if wrong), "")
 
 
@@ -65,7 +67,11 @@ def _sums(path: Path) -> dict[str, str]:
     """sha256 by name; empty for a file that is not whole, which ends with results.json."""
     try:
         text = path.read_text() if path.is_file() else ""
-        return {name: digest for digest, name in (line.split("  ", 1) for line in text.splitlines())} if text.endswith(f"  {RESULTS}\n") else {}
+        return (
+            {name: digest for digest, name in (line.split("  ", 1) for line in text.splitlines())}
+            if text.endswith(f"  {RESULTS}\n")
+            else {}
+        )
     except (OSError, ValueError):
         return {}
 
@@ -91,7 +97,11 @@ def find(parameter: str, name: str, out: Path):
     """
     experiment, *rest = name.split("/")
     if len(rest) not in (1, 2):
-        raise refuse(parameter, name, "EXPERIMENT/CANDIDATE or EXPERIMENT/RUN/CANDIDATE, for example minilm/int8")
+        raise refuse(
+            parameter,
+            name,
+            "EXPERIMENT/CANDIDATE or EXPERIMENT/RUN/CANDIDATE, for example minilm/int8",
+        )
     folder = _folder(parameter, name, experiment, rest[:-1], runs(out), out)
     content = _read(parameter, name, folder)
     candidates = {each["name"]: each for each in content["candidates"]}
@@ -100,11 +110,17 @@ def find(parameter: str, name: str, out: Path):
     return _side(parameter, name, folder, content, candidates[rest[-1]])
 
 
-def _folder(parameter: str, name: str, experiment: str, run: list[str], found: list[Path], out: Path) -> Path:
+def _folder(
+    parameter: str, name: str, experiment: str, run: list[str], found: list[Path], out: Path
+) -> Path:
     own = [path for path in found if path.parent.name == experiment]
     if not own:
         known = {path.parent.name for path in found}
-        raise refuse(parameter, name, nearest(experiment, known) if known else f"a finished run; {history(out)} has none")
+        raise refuse(
+            parameter,
+            name,
+            nearest(experiment, known) if known else f"a finished run; {history(out)} has none",
+        )
     chosen = [path for path in own if not run or path.name == run[0]]
     if not chosen:
         raise refuse(parameter, name, nearest(run[0], [path.name for path in own]))
@@ -115,31 +131,53 @@ def _read(parameter: str, name: str, folder: Path) -> dict:
     try:
         return read(folder, RESULTS)
     except record.Damaged as problem:
-        raise refuse(parameter, name, f"a run as it was written; {folder} is damaged ({problem}), so run it again") from None
+        raise refuse(
+            parameter,
+            name,
+            f"a run as it was written; {folder} is damaged ({problem}), so run it again",
+        ) from None
     except record.Unreadable as problem:
-        raise refuse(parameter, name, f"a run with a readable results.json; that of {folder} {problem}") from None
+        raise refuse(
+            parameter, name, f"a run with a readable results.json; that of {folder} {problem}"
+        ) from None
 
 
 def _side(parameter: str, name: str, folder: Path, content: dict, candidate: dict):
-    from kerf.evaluate.comparison_inputs import Side  # waits for pandas, which a list of runs need not
+    from kerf.evaluate.comparison_inputs import (
+        Side,  # waits for pandas, which a list of runs need not
+    )
 
     if candidate.get("status") != "ok":
         error = candidate.get("error") or {}
         how = "was skipped" if candidate.get("status") == "skipped" else candidate.get("status")
-        raise refuse(parameter, name, f"a candidate that was measured; it {how}: {error.get('message', 'no message')}")
+        raise refuse(
+            parameter,
+            name,
+            f"a candidate that was measured; it {how}: {error.get('message', 'no message')}",
+        )
     settings = content.get("settings") or {}
     data, cpu = (content["manifest"].get(key) or {} for key in ("data", "cpu"))
     return Side(
         name=name,
         model=content["model"]["id"],
         steps=[renamed(step) for step in candidate.get("steps") or []],
-        rows={row["name"]: row for row in candidate.get("metrics") or [] if row["value"] is not None},
+        rows={
+            row["name"]: row for row in candidate.get("metrics") or [] if row["value"] is not None
+        },
         figures={key: candidate[key] for key in FIGURES if candidate.get(key) is not None},
         items=_items(parameter, name, folder / f"{candidate['name']}.parquet"),
-        origin={"run": folder.name, "weights": data.get("weights"), "evaluation": data.get("evaluation"),
-                "machine": [cpu.get(key) for key in ("model", "threads")],
-                "settings": {_today(key): entry["value"] for key, entry in settings.items() if key.startswith("evaluation.")}},
-    )  # fmt: skip
+        origin={
+            "run": folder.name,
+            "weights": data.get("weights"),
+            "evaluation": data.get("evaluation"),
+            "machine": [cpu.get(key) for key in ("model", "threads")],
+            "settings": {
+                _today(key): entry["value"]
+                for key, entry in settings.items()
+                if key.startswith("evaluation.")
+            },
+        },
+    )
 
 
 def _today(key: str) -> str:
@@ -153,13 +191,25 @@ def _items(parameter: str, name: str, path: Path):
     import pyarrow as pa
 
     if wrong := damage(path.parent, path.name):
-        raise refuse(parameter, name, f"a run as it was written; {path.parent} is damaged ({wrong}), so run it again")
+        raise refuse(
+            parameter,
+            name,
+            f"a run as it was written; {path.parent} is damaged ({wrong}), so run it again",
+        )
     if not path.is_file():
-        raise refuse(parameter, name, f"a run that keeps the scores of its items; {path} is missing, so run it again")
+        raise refuse(
+            parameter,
+            name,
+            f"a run that keeps the scores of its items; {path} is missing, so run it again",
+        )
     try:
         table = pd.read_parquet(path)
-        if not COLUMNS <= {*table.columns}:
+        if not {*table.columns} >= COLUMNS:
             raise ValueError("its columns are not those of a table of items")
         return table
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
-        raise refuse(parameter, name, f"a Parquet that can be read; {path} is damaged ({(str(error).splitlines() or [''])[0][:100]})") from None
+        raise refuse(
+            parameter,
+            name,
+            f"a Parquet that can be read; {path} is damaged ({(str(error).splitlines() or [''])[0][:100]})",
+        ) from None

@@ -22,8 +22,17 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-IMPORTS = ("sentence_transformers", "pandas", "matplotlib.figure", "scipy.stats", "pyarrow.parquet",
-           "ipykernel.kernelapp", "kerf.pipeline", "kerf.charts.plots", "kerf.evaluate")  # fmt: skip
+IMPORTS = (
+    "sentence_transformers",
+    "pandas",
+    "matplotlib.figure",
+    "scipy.stats",
+    "pyarrow.parquet",
+    "ipykernel.kernelapp",
+    "kerf.pipeline",
+    "kerf.charts.plots",
+    "kerf.evaluate",
+)
 READY_SECONDS = 180.0  # for the imports, on a busy machine
 ANSWER_SECONDS = 20.0  # for a fork
 
@@ -48,15 +57,33 @@ class Nursery:
         """
         if self.process is None or self.process.poll() is not None:
             self._start()
-        return [sys.executable, "-S", __file__, "join", self.address, "{connection_file}", str(ANSWER_SECONDS)]
+        return [
+            sys.executable,
+            "-S",
+            __file__,
+            "join",
+            self.address,
+            "{connection_file}",
+            str(ANSWER_SECONDS),
+        ]
 
     def _start(self) -> None:
         self.started += 1
         self.address = str(self.folder / f"nursery-{self.started}")
-        command = [sys.executable, "-m", "kerf.workbench.run.kernel_forkserver", "serve", self.address]
+        command = [
+            sys.executable,
+            "-m",
+            "kerf.workbench.run.kernel_forkserver",
+            "serve",
+            self.address,
+        ]
         environment = {**os.environ, "TMPDIR": str(self.folder)}
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        with selectors.DefaultSelector() as selector:  # select() knows no file descriptor above 1023
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with (
+            selectors.DefaultSelector() as selector
+        ):  # select() knows no file descriptor above 1023
             selector.register(self.process.stdout, selectors.EVENT_READ)
             answered = selector.select(READY_SECONDS)
         if not answered or self.process.stdout.readline() != b"ready\n":
@@ -139,7 +166,9 @@ def _become_kernel(request: dict, streams: list[int], connection: socket.socket)
         from ipykernel import kernelapp
 
         # A parent of 1 means that nobody is watched: the thread above does that.
-        kernelapp.launch_new_instance(["-f", request["connection_file"], "--IPKernelApp.parent_handle=1"])
+        kernelapp.launch_new_instance(
+            ["-f", request["connection_file"], "--IPKernelApp.parent_handle=1"]
+        )
         status = 0
     finally:
         os._exit(status)
@@ -153,7 +182,12 @@ def join(address: str, connection_file: str, seconds: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     caller = os.getppid()
     environment = {**os.environ, "TMPDIR": str(Path(address).parent)}
-    request = json.dumps({"connection_file": connection_file, "environment": environment, "cwd": os.getcwd()}).encode() + b"\n"
+    request = (
+        json.dumps(
+            {"connection_file": connection_file, "environment": environment, "cwd": os.getcwd()}
+        ).encode()
+        + b"\n"
+    )
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(float(seconds))
         connection.connect(address)

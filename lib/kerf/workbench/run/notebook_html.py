@@ -26,12 +26,22 @@ def notebook_to_html(path: Path) -> Path:
     _replace_widgets(notebook)
     _restyle_banner(notebook)
     exporter = HTMLExporter(
-        template_name="notebook", extra_template_basedirs=[str(TEMPLATES)],
-        exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True,
-        filters={"inert": inert, "alt_text": alt_text})
-    css = (TEMPLATES / "style.css").read_text() + (TEMPLATES / "notebook" / "notebook.css").read_text()
-    page = {"css": css, "title": _title(notebook, path.stem), "source": path.name,
-            "injected": any("injected-parameters" in _tags(cell) for cell in notebook.cells)}
+        template_name="notebook",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_anchor_links=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        filters={"inert": inert, "alt_text": alt_text},
+    )
+    css = (TEMPLATES / "style.css").read_text() + (
+        TEMPLATES / "notebook" / "notebook.css"
+    ).read_text()
+    page = {
+        "css": css,
+        "title": _title(notebook, path.stem),
+        "source": path.name,
+        "injected": any("injected-parameters" in _tags(cell) for cell in notebook.cells),
+    }
     body, _ = exporter.from_notebook_node(notebook, resources={"page": page})
     target, part = path.with_suffix(".html"), path.with_suffix(f".html.{os.getpid()}.part")
     part.write_text(of_page(body), encoding="utf-8")
@@ -48,7 +58,11 @@ def inert(html: str) -> str:
 def alt_text(output: dict, kind: str) -> str:
     """The description that the notebook recorded for a picture."""
     metadata = output.get("metadata", {})
-    return metadata.get(kind, {}).get("alt") or metadata.get("alt") or "Figure, described by the text around it"
+    return (
+        metadata.get(kind, {}).get("alt")
+        or metadata.get("alt")
+        or "Figure, described by the text around it"
+    )
 
 
 def _tags(cell):
@@ -57,8 +71,11 @@ def _tags(cell):
 
 def _title(notebook, fallback):
     for cell in notebook.cells:
-        heading = cell.cell_type == "markdown" and BANNER not in _tags(cell) and re.search(
-            r"^#\s+(.+)$", cell.source, re.M)
+        heading = (
+            cell.cell_type == "markdown"
+            and BANNER not in _tags(cell)
+            and re.search(r"^#\s+(.+)$", cell.source, re.M)
+        )
         if heading:
             return re.sub(r"[`*_]", "", heading[1]).strip()
     return fallback

@@ -19,11 +19,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 from kerf.core.cache import HANDOVER, NOTICE, artifact, handed_over, meta
+from kerf.core.digests import sha256
 from kerf.core.errors import printable, refuse
 from kerf.core.paths import root
-from kerf.core.digests import sha256
-from kerf.workbench.run.notebook_html import notebook_to_html
 from kerf.workbench.run.kernel_forkserver import Nursery
+from kerf.workbench.run.notebook_html import notebook_to_html
 
 
 class StageFailed(RuntimeError):
@@ -58,7 +58,10 @@ def accepted(name: str) -> dict[str, str]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {key: info["default"] for key, info in papermill.inspect_notebook(notebook_path(name)).items()}
+        return {
+            key: info["default"]
+            for key, info in papermill.inspect_notebook(notebook_path(name)).items()
+        }
 
 
 def check_parameters(name: str, parameters: dict) -> None:
@@ -68,7 +71,9 @@ def check_parameters(name: str, parameters: dict) -> None:
     known = accepted(name)
     for key in parameters:
         if key not in known:
-            raise refuse(key, parameters[key], f"a parameter of {name}.ipynb; it has {', '.join(known)}")
+            raise refuse(
+                key, parameters[key], f"a parameter of {name}.ipynb; it has {', '.join(known)}"
+            )
 
 
 def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
@@ -86,8 +91,13 @@ def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
 
     folder = artifact("stage", key, make)
     partial.unlink(missing_ok=True)
-    return Done(handed_over(folder), folder / f"{name}.ipynb", time.perf_counter() - clock, not made,
-                meta(folder)["run"])  # fmt: skip
+    return Done(
+        handed_over(folder),
+        folder / f"{name}.ipynb",
+        time.perf_counter() - clock,
+        not made,
+        meta(folder)["run"],
+    )
 
 
 @cache
@@ -108,20 +118,29 @@ def _kernels():
     class WarmKernelManager(AsyncKernelManager):
         def __init__(self, **options):
             super().__init__(**options)
-            self.connection_file = str(_nursery().folder / f"kernel-{uuid.uuid4()}.json")  # goes with the folder
+            self.connection_file = str(
+                _nursery().folder / f"kernel-{uuid.uuid4()}.json"
+            )  # goes with the folder
 
         def format_kernel_cmd(self, extra_arguments=None):
-            return [part.format(connection_file=self.connection_file) for part in _nursery().kernel_command()]
+            return [
+                part.format(connection_file=self.connection_file)
+                for part in _nursery().kernel_command()
+            ]
 
     return WarmKernelManager
 
 
 def _can_fork() -> bool:
-    return hasattr(os, "fork") and sys.platform != "darwin"  # macOS's own libraries do not survive a fork
+    return (
+        hasattr(os, "fork") and sys.platform != "darwin"
+    )  # macOS's own libraries do not survive a fork
 
 
 def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
-    with patch.dict(os.environ, KERF_HANDOVER=str(folder / HANDOVER)):  # kernels inherit it, of this stage alone
+    with patch.dict(
+        os.environ, KERF_HANDOVER=str(folder / HANDOVER)
+    ):  # kernels inherit it, of this stage alone
         _run_notebook(name, parameters, folder / f"{name}.ipynb", partial)
     notebook_to_html(folder / f"{name}.ipynb")
     _pass_on(folder / f"{name}.ipynb")
@@ -134,7 +153,12 @@ def _run_notebook(name: str, parameters: dict, target: Path, partial: Path) -> N
 
     # Without it every kernel warns that its sockets are open to whoever shares the machine.
     encrypted = Config({"KernelManager": {"transport_encryption": "required"}})
-    options = {"kernel_name": "python3", "kernel_manager_class": _kernels(), "config": encrypted, "progress_bar": False}
+    options = {
+        "kernel_name": "python3",
+        "kernel_manager_class": _kernels(),
+        "config": encrypted,
+        "progress_bar": False,
+    }
     logging.getLogger("papermill").setLevel(logging.ERROR)
     for last in (False, True):
         try:
@@ -149,15 +173,24 @@ def _run_notebook(name: str, parameters: dict, target: Path, partial: Path) -> N
             if last:
                 message = f"the kernel died twice ({error}); the system may have run out of memory"
                 raise _failed(name, _last_started(target), message, target, partial) from None
-            print(f"kerf: {name}.ipynb: the kernel died ({error}); the stage is tried once more", file=sys.stderr)
+            print(
+                f"kerf: {name}.ipynb: the kernel died ({error}); the stage is tried once more",
+                file=sys.stderr,
+            )
             if _can_fork() and not isinstance(error, DeadKernelError):
                 _nursery().end()  # it may be what does not answer
 
 
 def _pass_on(path: Path) -> None:
     """Say on standard error what the kernel found damaged in the cache: nobody would look for it in the notebook."""
-    outputs = [output for cell in json.loads(path.read_text())["cells"] for output in cell.get("outputs", [])]
-    for line in "".join("".join(each["text"]) for each in outputs if each.get("name") == "stderr").splitlines():
+    outputs = [
+        output
+        for cell in json.loads(path.read_text())["cells"]
+        for output in cell.get("outputs", [])
+    ]
+    for line in "".join(
+        "".join(each["text"]) for each in outputs if each.get("name") == "stderr"
+    ).splitlines():
         if line.startswith(NOTICE):
             print(line, file=sys.stderr)
 
@@ -167,7 +200,9 @@ def _last_started(path: Path) -> int | None:
     if not path.is_file():
         return None
     cells = json.loads(path.read_text())["cells"]
-    return max((i for i, c in enumerate(cells) if c.get("execution_count") is not None), default=None)
+    return max(
+        (i for i, c in enumerate(cells) if c.get("execution_count") is not None), default=None
+    )
 
 
 def _failed(name: str, cell: int | None, message: str, target: Path, partial: Path) -> StageFailed:

@@ -2,9 +2,8 @@
 
 import yaml
 
-from kerf.core.errors import nearest, refuse
 from kerf.config import STEPS, Calibration, Evaluation, Resources
-
+from kerf.core.errors import nearest, refuse
 from kerf.workbench.run.yaml_reader import parse_yaml
 
 KEYS = ("model", "calibration", "evaluation", "resources", "candidates", "release", "criteria")
@@ -43,7 +42,11 @@ def _set(content: dict, path: str, value: object) -> str:
     head, _, key = path.partition(".")
     if head in SECTIONS and key in SECTIONS[head].model_fields:
         if not isinstance(content.setdefault(head, {}), dict):
-            raise refuse(head, content[head], f"keys and values; accepted: {', '.join(SECTIONS[head].model_fields)}")
+            raise refuse(
+                head,
+                content[head],
+                f"keys and values; accepted: {', '.join(SECTIONS[head].model_fields)}",
+            )
         content[head][key] = value
         return path
     # A candidate's name may hold dots, so it is the longest name that the path starts with.
@@ -52,7 +55,7 @@ def _set(content: dict, path: str, value: object) -> str:
         found = _step_key(candidates.get(name), path[len(name) + 1 :], path)
         if found:
             number, key = found
-            (kind, values), = candidates[name][number].items()
+            ((kind, values),) = candidates[name][number].items()
             candidates[name][number] = {kind: {**(values or {}), key: value}}
             return f"{name}.{number + 1}.{key}"
     raise refuse("-p", path, nearest(path, _paths(candidates)))
@@ -75,12 +78,17 @@ def _step_key(chain: object, rest: str, path: str) -> tuple[int, str] | None:
 
 def _fields(step: dict) -> list[str]:
     """Keys that a step may have: with another method, others."""
-    kind, = step
+    (kind,) = step
     return [*STEPS[kind].model_fields]
 
 
 def _is_step(step: object) -> bool:
-    return isinstance(step, dict) and len(step) == 1 and next(iter(step)) in STEPS and isinstance(next(iter(step.values())), dict | None)
+    return (
+        isinstance(step, dict)
+        and len(step) == 1
+        and next(iter(step)) in STEPS
+        and isinstance(next(iter(step.values())), dict | None)
+    )
 
 
 def _paths(candidates: dict) -> list[str]:

@@ -107,4 +107,6 @@ def _wrong(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     missing = first["type"] == "missing"
-    return f"lacks a part that it should have ({path})" if missing else f"has a {path} of a wrong kind"
+    return (
+        f"lacks a part that it should have ({path})" if missing else f"has a {path} of a wrong kind"
+    )

@@ -7,20 +7,25 @@ import time
 
 import kerf
 from kerf import evaluate
-from kerf.evaluate import gates
-from kerf.profiling import serving_benchmark
 from kerf.core.cache import machine, meta, replace_folder, threads, write_json
-from kerf.profiling import footprint
-from kerf.evaluate.metrics import METRICS
-from kerf.profiling.power import governor
-from kerf.workbench.run.record import SCHEMA
-from kerf.workbench.run.history import SUMS, history, vouch
 from kerf.core.scratch import scratch
 from kerf.data.downloads import SOURCES, TEXTS
+from kerf.evaluate import gates
+from kerf.evaluate.metrics import METRICS
+from kerf.profiling import footprint, serving_benchmark
+from kerf.profiling.power import governor
 from kerf.workbench.run.experiment import Experiment
+from kerf.workbench.run.history import SUMS, history, vouch
+from kerf.workbench.run.record import SCHEMA
 from kerf.workbench.run.runner import Candidate, Run
 
-TIMED = ("rss_peak_bytes", "load_seconds", "speedup", "prefill_tokens_per_second", "decode_tokens_per_second")
+TIMED = (
+    "rss_peak_bytes",
+    "load_seconds",
+    "speedup",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+)
 
 
 def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict, dict]:
@@ -35,7 +40,10 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
         "schema": SCHEMA,
         "experiment": run.name,
         "verdict": gates.run_verdict(rows, experiment.release),
-        "model": {key: description[key] for key in ("id", "kind", "parameters", "bytes", "on_grid", "origin", "ignored_code")},
+        "model": {
+            key: description[key]
+            for key in ("id", "kind", "parameters", "bytes", "on_grid", "origin", "ignored_code")
+        },
         "release": experiment.release,
         "criteria": list(experiment.criteria),
         "grade_rule": gates.GRADE_RULE,
@@ -45,7 +53,9 @@ def assemble(run: Run, description: dict, found: list[Candidate]) -> tuple[dict,
         "texts": _texts(),
         "manifest": _manifest(run),
     }
-    restored = {name: picture["restored"] for name, picture in drawn.items() if picture.get("restored")}
+    restored = {
+        name: picture["restored"] for name, picture in drawn.items() if picture.get("restored")
+    }
     return results, {"similarities": similarities, "restored": restored}
 
 
@@ -57,18 +67,35 @@ def _resources(run: Run, rows: list[dict]) -> dict | None:
     if not done:
         return {"error": run.service.error}
     measured, stored = footprint.read(done.result)
-    passed = {row["name"] for row in rows if row["verdict"] == gates.PASS and row["name"] != "baseline"}
-    return {"rows": measured, "vectors": stored, "noisy": serving_benchmark.noisy(measured), "memory_limit": asked.memory_limit, "threads": asked.threads or threads(),
-            "rounds": asked.rounds, "recommended": serving_benchmark.recommended(measured, passed, most=asked.memory_limit and asked.memory_limit * 1e6),
-            "run": done.run, "error": None}  # fmt: skip
+    passed = {
+        row["name"] for row in rows if row["verdict"] == gates.PASS and row["name"] != "baseline"
+    }
+    return {
+        "rows": measured,
+        "vectors": stored,
+        "noisy": serving_benchmark.noisy(measured),
+        "memory_limit": asked.memory_limit,
+        "threads": asked.threads or threads(),
+        "rounds": asked.rounds,
+        "recommended": serving_benchmark.recommended(
+            measured, passed, most=asked.memory_limit and asked.memory_limit * 1e6
+        ),
+        "run": done.run,
+        "error": None,
+    }
 
 
 def _settings(experiment: Experiment) -> dict[str, dict]:
     """Effective value and origin of what all candidates share, by its path in the experiment."""
     values = {"model": experiment.model}
     for section in ("calibration", "evaluation", *(["resources"] if experiment.resources else [])):
-        values |= {f"{section}.{key}": value for key, value in getattr(experiment, section).model_dump().items()}
-    return {path: {"value": value, "from": experiment.origin[path]} for path, value in values.items()}
+        values |= {
+            f"{section}.{key}": value
+            for key, value in getattr(experiment, section).model_dump().items()
+        }
+    return {
+        path: {"value": value, "from": experiment.origin[path]} for path, value in values.items()
+    }
 
 
 def _noise(noise: Candidate) -> dict[str, dict]:
@@ -81,7 +108,10 @@ def _noise(noise: Candidate) -> dict[str, dict]:
         if None in (row["value"], row["baseline"]):
             continue
         if row["name"] not in TIMED:
-            ends = [row["value"], row["baseline"]]  # the interval is about texts; the noise is about the machine
+            ends = [
+                row["value"],
+                row["baseline"],
+            ]  # the interval is about texts; the noise is about the machine
         floor[row["name"]] = {"low": min(ends), "high": max(ends)}
     return floor
 
@@ -89,8 +119,10 @@ def _noise(noise: Candidate) -> dict[str, dict]:
 def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> dict:
     chain = run.experiment.candidates.get(candidate.name, [])
     full = [{step.kind: step.parameters.model_dump()} for step in chain]
-    asked = [{step.kind: {k: v for k, v in each[step.kind].items() if step.origin[k] != "default"}}
-             for step, each in zip(chain, full, strict=True)]  # fmt: skip
+    asked = [
+        {step.kind: {k: v for k, v in each[step.kind].items() if step.origin[k] != "default"}}
+        for step, each in zip(chain, full, strict=True)
+    ]
     done = [*candidate.compressed, *([candidate.compared] if candidate.compared else [])]
     entry = {
         "name": candidate.name,
@@ -107,15 +139,30 @@ def _entry(run: Run, description: dict, candidate: Candidate, floor: dict) -> di
         pictures = evaluate.read(candidate.compared.result)[1]
         entry |= {name: pictures[name] for name in ("restored", "cache") if pictures.get(name)}
     if not chain:
-        return entry | {"gates": [], "claims": [], "verdict": gates.NOT_MEASURED if candidate.error else gates.PASS, "grade": None}
-    return entry | gates.judge(candidate.name, full, entry["metrics"], entry, run.experiment.criteria, bool(candidate.error))
+        return entry | {
+            "gates": [],
+            "claims": [],
+            "verdict": gates.NOT_MEASURED if candidate.error else gates.PASS,
+            "grade": None,
+        }
+    return entry | gates.judge(
+        candidate.name,
+        full,
+        entry["metrics"],
+        entry,
+        run.experiment.criteria,
+        bool(candidate.error),
+    )
 
 
 def _parameters(chain: list) -> dict:
     """Effective value and origin of every parameter; keys that several steps have carry the step's number."""
     keys = [key for step in chain for key in step.origin]
     return {
-        key if keys.count(key) == 1 else f"{number}.{key}": {"value": value, "from": step.origin[key]}
+        key if keys.count(key) == 1 else f"{number}.{key}": {
+            "value": value,
+            "from": step.origin[key],
+        }
         for number, step in enumerate(chain, 1)
         for key, value in step.parameters.model_dump().items()
     }
@@ -125,7 +172,11 @@ def _figures(description: dict, candidate: Candidate) -> dict:
     steps = candidate.compressed
     last = meta(steps[-1].result)["result"] if steps and not candidate.error else {}
     if not candidate.steps and not candidate.error:
-        last = {"bytes_on_disk": description["bytes"], "other_bytes": description["other_bytes"], "linear_bits": 32.0}
+        last = {
+            "bytes_on_disk": description["bytes"],
+            "other_bytes": description["other_bytes"],
+            "linear_bits": 32.0,
+        }
     size = last.get("bytes_on_disk")
     made = [meta(stage.result)["result"] for stage in steps]
     return {
@@ -155,11 +206,17 @@ def _metrics(candidate: Candidate, floor: dict) -> list[dict]:
 
 def _notebooks(run: Run, candidate: Candidate) -> dict[str, str]:
     folder = run.report / candidate.name
-    made = {s["name"].partition("/")[2] for s in run.stages if s["name"].startswith(f"{candidate.name}/")}
+    made = {
+        s["name"].partition("/")[2]
+        for s in run.stages
+        if s["name"].startswith(f"{candidate.name}/")
+    }
     found = {title: f"{candidate.name}/{title}.ipynb" for title in sorted(made)}
     if candidate.error:
-        partial = [path for path in folder.glob("*.partial.ipynb")]
-        found |= {path.name.removesuffix(".ipynb"): f"{candidate.name}/{path.name}" for path in partial}
+        partial = list(folder.glob("*.partial.ipynb"))
+        found |= {
+            path.name.removesuffix(".ipynb"): f"{candidate.name}/{path.name}" for path in partial
+        }
     return found
 
 
@@ -172,23 +229,31 @@ def _texts() -> list[dict]:
             "licence": TEXTS.licences.get(name, TEXTS.licence),
             "sha256": digest,
             "source": f"{TEXTS.requirement}: {TEXTS.origin}",
-            "role": "calibration and evaluation, split by document" if name in split else "evaluation",
+            "role": "calibration and evaluation, split by document"
+            if name in split
+            else "evaluation",
         }
         for name, (digest, _) in TEXTS.files.items()
     ]
 
 
 def _manifest(run: Run) -> dict:
-    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    installed = {
+        d.metadata["Name"]: d.version
+        for d in importlib.metadata.distributions()
+        if d.metadata["Name"]
+    }
     processor = machine()
     return {
         "run": run.id(),
         "kerf": kerf.__version__,
         "python": platform.python_version(),
         "packages": dict(sorted(installed.items())),
-        "cpu": {key: processor[key] for key in ("model", "flags", "threads")} | {"governor": governor()},
+        "cpu": {key: processor[key] for key in ("model", "flags", "threads")}
+        | {"governor": governor()},
         "seed": run.experiment.calibration.seed,
-        "data": run.inputs | {name: digest for s in SOURCES.values() for name, (digest, _) in s.files.items()},
+        "data": run.inputs
+        | {name: digest for s in SOURCES.values() for name, (digest, _) in s.files.items()},
         "started": run.started,
         "seconds": time.perf_counter() - run.clock,
         "stages": run.stages,
@@ -203,7 +268,9 @@ def write(run: Run, results: dict, found: list[Candidate]) -> None:
     with scratch(".part-", place.parent) as aside:
         for candidate in (found[0], *found[2:]):
             if candidate.compared:
-                shutil.copyfile(candidate.compared.result / "items.parquet", aside / f"{candidate.name}.parquet")
+                shutil.copyfile(
+                    candidate.compared.result / "items.parquet", aside / f"{candidate.name}.parquet"
+                )
         write_json(aside / "results.json", results)
         vouch(aside)
         replace_folder(aside, place / run.id())

@@ -15,16 +15,22 @@ from importlib import import_module
 from pathlib import Path
 
 from kerf import evaluate, pipeline
-from kerf.data import corpora
-from kerf.models import families, registry
+from kerf.config import METHODS
 from kerf.core.cache import digest, now, replace_folder
 from kerf.core.errors import InputError, escaped, refuse
-from kerf.core.user_files import check_writable
 from kerf.core.paths import data_folder, root
 from kerf.core.scratch import PREFIX, scratch, sweep
-from kerf.config import METHODS
+from kerf.core.user_files import check_writable
+from kerf.data import corpora
+from kerf.models import families, registry
 from kerf.workbench.run.experiment import Experiment
-from kerf.workbench.run.notebook_stage import Done, StageFailed, check_parameters, publish, run_stage
+from kerf.workbench.run.notebook_stage import (
+    Done,
+    StageFailed,
+    check_parameters,
+    publish,
+    run_stage,
+)
 
 FREE_BYTES = 200e6  # beside three times the model: what a run writes, generously
 
@@ -54,7 +60,12 @@ def check(experiment: Experiment, out: Path) -> dict:
     _check_space(out, 3 * description["bytes"] + FREE_BYTES)
     for name, chain in experiment.candidates.items():
         for number, step in enumerate(chain, 1):
-            _check_step(experiment, f"{name}.{number}", step, [{each.kind: each.parameters.model_dump()} for each in chain[: number - 1]])
+            _check_step(
+                experiment,
+                f"{name}.{number}",
+                step,
+                [{each.kind: each.parameters.model_dump()} for each in chain[: number - 1]],
+            )
     spec = experiment.calibration
     folder = registry.resolve(experiment.model)
     _check_keys(experiment, description["kind"])
@@ -90,8 +101,14 @@ def _check_step(experiment: Experiment, path: str, step, before: list[dict]) -> 
     folder, asked = registry.resolve(experiment.model), step.parameters
     if step.kind == "reconstruct":
         registry.check_kind(experiment.model, path, "encoder", "causal")
-    by_kernel = step.kind == "quantize" and METHODS[asked.method].kernel and asked.min_cosine is not None
-    if step.kind == "reconstruct" or by_kernel or getattr(asked, "allocation", "uniform") == "sensitivity":
+    by_kernel = (
+        step.kind == "quantize" and METHODS[asked.method].kernel and asked.min_cosine is not None
+    )
+    if (
+        step.kind == "reconstruct"
+        or by_kernel
+        or getattr(asked, "allocation", "uniform") == "sensitivity"
+    ):
         families.of(folder).check_held_back(folder, experiment.calibration)
     if getattr(asked, "bits", None) == "mixed":
         registry.check_kind(experiment.model, path, "encoder")
@@ -104,7 +121,11 @@ def _check_step(experiment: Experiment, path: str, step, before: list[dict]) -> 
 def _check_space(out: Path, needed: float) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
-        raise refuse("--out", str(out), f"a disk with {needed / 1e6:.0f} MB free; this one has {free / 1e6:.0f} MB")
+        raise refuse(
+            "--out",
+            str(out),
+            f"a disk with {needed / 1e6:.0f} MB free; this one has {free / 1e6:.0f} MB",
+        )
 
 
 def _shared(experiment: Experiment) -> dict:
@@ -126,12 +147,21 @@ def _compare_parameters(experiment: Experiment, steps: list[dict], again: bool =
 
 def _step_parameters(experiment: Experiment, steps: list[dict], step) -> dict:
     values = step.parameters.model_dump()
-    return {**_shared(experiment), "before": steps, **({"step": values} if "method" in values else values)}
+    return {
+        **_shared(experiment),
+        "before": steps,
+        **({"step": values} if "method" in values else values),
+    }
 
 
 def _resources_parameters(experiment: Experiment, chains: dict[str, list[dict]]) -> dict:
     criteria = {"evaluation": experiment.evaluation.model_dump(), "criteria": experiment.deciding}
-    return {**_shared(experiment), "candidates": chains, **criteria, **experiment.resources.model_dump()}
+    return {
+        **_shared(experiment),
+        "candidates": chains,
+        **criteria,
+        **experiment.resources.model_dump(),
+    }
 
 
 def _all_parameters(experiment: Experiment):
@@ -151,14 +181,18 @@ def _elsewhere(experiment: Experiment) -> dict[str, str]:
         for number, step in enumerate(chain, 1):
             if step.kind == "quantize" and METHODS[step.parameters.method].imported:
                 imported = import_module(METHODS[step.parameters.method].imported)
-                found[f"{name}.{number}"] = digest(imported.fingerprint(step.parameters, experiment.calibration))
+                found[f"{name}.{number}"] = digest(
+                    imported.fingerprint(step.parameters, experiment.calibration)
+                )
     return found
 
 
 class Run:
     """One run of an experiment into the folder `out`."""
 
-    def __init__(self, experiment: Experiment, out: Path, fresh: bool = False, slug: str = "") -> None:
+    def __init__(
+        self, experiment: Experiment, out: Path, fresh: bool = False, slug: str = ""
+    ) -> None:
         """fresh: make everything again. slug: what stands behind '@' when the model is not the file's own."""
         sweep_leftovers(out)
         self.experiment = experiment
@@ -172,8 +206,14 @@ class Run:
             "evaluation": corpora.digest(experiment.evaluation.texts),
             **_elsewhere(experiment),
         }
-        self.service = Candidate("baseline", [], [])  # its stage is of all candidates, its failure nobody's
-        self.total = 3 + sum(len(chain) + 1 for chain in experiment.candidates.values()) + bool(experiment.resources)
+        self.service = Candidate(
+            "baseline", [], []
+        )  # its stage is of all candidates, its failure nobody's
+        self.total = (
+            3
+            + sum(len(chain) + 1 for chain in experiment.candidates.values())
+            + bool(experiment.resources)
+        )
         # Kernels may run anywhere, and what they make names the run that made it.
         os.environ |= {"KERF_ROOT": str(root()), "KERF_RUN": self.id()}
         if fresh:
@@ -195,16 +235,23 @@ class Run:
                     candidate.error, candidate.skipped = baseline.error, True
                 else:
                     self._one(candidate)
-            chains = {candidate.name: candidate.steps for candidate in candidates if not candidate.error}
+            chains = {
+                candidate.name: candidate.steps for candidate in candidates if not candidate.error
+            }
             if self.experiment.resources and chains:
-                self.service.compared = self._try(self.service, "resources", _resources_parameters(self.experiment, chains))
+                self.service.compared = self._try(
+                    self.service, "resources", _resources_parameters(self.experiment, chains)
+                )
         return [baseline, noise, *candidates]
 
     def _one(self, candidate: Candidate) -> None:
         for number, step in enumerate(self.experiment.candidates[candidate.name], 1):
             title = f"{step.kind}-{number}" if number > 1 else step.kind
             done = self._try(
-                candidate, step.notebook, _step_parameters(self.experiment, list(candidate.steps), step), title
+                candidate,
+                step.notebook,
+                _step_parameters(self.experiment, list(candidate.steps), step),
+                title,
             )
             if not done:
                 return
@@ -217,21 +264,33 @@ class Run:
         parameters = _compare_parameters(self.experiment, candidate.steps, again)
         return self._try(candidate, "compare", parameters, "noise" if again else "compare")
 
-    def _try(self, candidate: Candidate, notebook: str, parameters: dict, title: str = "") -> Done | None:
+    def _try(
+        self, candidate: Candidate, notebook: str, parameters: dict, title: str = ""
+    ) -> Done | None:
         """Run a stage and publish its notebook; a failure is noted on the candidate."""
         title = title or notebook
         folder = self.report / candidate.name
         self.progress.start(f"{candidate.name}/{title}")
         try:
-            judged_by = {"criteria": digest(self.experiment.criteria)} if notebook == "resources" else {}
-            done = run_stage(notebook, parameters, self.inputs | judged_by, folder / f"{title}.partial.ipynb")
+            judged_by = (
+                {"criteria": digest(self.experiment.criteria)} if notebook == "resources" else {}
+            )
+            done = run_stage(
+                notebook, parameters, self.inputs | judged_by, folder / f"{title}.partial.ipynb"
+            )
         except StageFailed as error:
             candidate.error = error.error
             self.progress.finish(f"failed: {error}")
             return None
         publish(done, folder, title)
-        self.stages.append({"name": f"{candidate.name}/{title}", "seconds": done.seconds, "reused": done.reused,
-                            "run": done.run})  # fmt: skip
+        self.stages.append(
+            {
+                "name": f"{candidate.name}/{title}",
+                "seconds": done.seconds,
+                "reused": done.reused,
+                "run": done.run,
+            }
+        )
         self.progress.finish("reused" if done.reused else "")
         return done
 
@@ -253,7 +312,13 @@ def sweep_leftovers(out: Path) -> None:
     """Remove what killed runs left in the cache, in `out` and in the system's temporary folder."""
     sweep(data_folder() / "cache", ".*")
     sweep(data_folder() / "sources", ".wheel-*")
-    sweep(out, "data/runs/*/.part-*", "data/runs/*/.old-*", "reports/history/.part-*", "reports/history/*/.old-*")
+    sweep(
+        out,
+        "data/runs/*/.part-*",
+        "data/runs/*/.old-*",
+        "reports/history/.part-*",
+        "reports/history/*/.old-*",
+    )
     sweep(Path(tempfile.gettempdir()), f"{PREFIX}*")
 
 
@@ -262,11 +327,24 @@ class _Progress:
 
     def __init__(self, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.bar = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self.task = self.bar.add_task("", total=total)
         self.total, self.count, self.clock = total, 0, time.perf_counter()
 
@@ -288,6 +366,8 @@ class _Progress:
         self.bar.advance(self.task)
         took, total = time.perf_counter() - self.began, time.perf_counter() - self.clock
         self.bar.console.print(
-            escaped(f"[{self.count}/{self.total}] {self.title}: {took:.1f} s, {total:.0f} s so far {note}".rstrip()),
+            escaped(
+                f"[{self.count}/{self.total}] {self.title}: {took:.1f} s, {total:.0f} s so far {note}".rstrip()
+            ),
             markup=False,
         )
