@@ -1,17 +1,23 @@
-# make report | test | lab | docs: each makes .venv first, from environment.yml. Needs Python 3.11, make and bash.
+# make report | test | lint | lab | docs: each makes .venv first, from environment.yml. Needs Python 3.11, make and bash.
 SHELL := bash
 PYTHON ?= python3.11
 STAMP := .venv/.kerf-ready
 EXTRAS := .venv/.kerf-extras
 DOCS := .venv/.kerf-docs
 
-.PHONY: report test lab docs benchmarks peers
+.PHONY: report test lint lab docs benchmarks peers
 report: $(STAMP)
 	.venv/bin/kerf run minilm
 	@echo "open $(CURDIR)/reports/index.html"
 
-test: $(EXTRAS)
+test: lint
 	.venv/bin/python tests/run.py
+
+# The contracts of the layers stand in lib/pyproject.toml.
+lint: $(EXTRAS)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	cd lib && ../.venv/bin/lint-imports --no-cache --no-logo
 
 lab: $(STAMP)
 	.venv/bin/kerf lab
@@ -48,7 +54,7 @@ $(STAMP): environment.yml lib/pyproject.toml
 
 # What Kerf can do without, and the tests do not.
 $(EXTRAS): $(STAMP)
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e 'lib[lm-eval,onnxruntime]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e 'lib[lm-eval,onnxruntime,dev]'
 	touch $@
 
 # The generator of the site, which nothing else needs.

@@ -22,9 +22,12 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from kerf.data import corpora
 from kerf.models import registry
+
+logging.disable_progress_bar()  # what is written here is no part of what a test looks at
 
 SIZES = {
     "hidden_size": 64,
