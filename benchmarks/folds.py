@@ -25,7 +25,7 @@ from kerf.config import Calibration
 from kerf.core.cache import meta
 from kerf.models import registry
 from kerf.pipeline import build
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 
 SPEC = Calibration(samples=32, max_length=256)
 SHARES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75)  # exponents of the inputs' magnitude that are tried

@@ -24,7 +24,7 @@ from kerf.data import corpora
 from kerf.models import architecture, registry
 from kerf.models.families import encoder
 from kerf.pipeline import build
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 from kerf.workbench.interactive.ablation import Yardstick
 
 MODEL, GROUP, SENTENCES, GOAL = "minilm", 64, 400, 0.5

@@ -346,7 +346,7 @@ def test_another_kind_of_model_a_missing_library_and_steps_behind_are_refused(
 def test_a_library_that_is_missing_is_offered_with_the_line_that_installs_it(
     model, library, monkeypatch
 ):
-    name = library.__name__.rpartition(".")[2]
+    name = library.__name__.rpartition(".")[2].rstrip("_")
     folder = pipeline.build(model, [{"quantize": {"method": "static", "backend": name}}], SPEC)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for work in (

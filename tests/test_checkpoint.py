@@ -420,9 +420,7 @@ def test_only_a_first_step_of_a_language_model_is_taken_from_elsewhere(model, ex
         pipeline.build(model, [{"quantize": {"bits": 8}}, step], SPEC)
     with pytest.raises(InputError, match="method = .?checkpoint.?: a causal language model"):
         pipeline.build(str(write_model(tmp_path / "encoder")), [step], SPEC)
-    with pytest.raises(
-        InputError, match="checkpoint = None: a directory or hub id with method checkpoint"
-    ):
+    with pytest.raises(InputError, match="quantize.checkpoint is missing: a GPTQ checkpoint"):
         pipeline.build(model, [{"quantize": {"method": "checkpoint"}}], SPEC)
 
 

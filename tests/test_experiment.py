@@ -97,7 +97,7 @@ def test_the_default_experiment_has_the_agreed_candidates():
         ("int4.bits=two", "int4.1.bits = 'two': a whole number from 2 to 8"),
         (
             "int4.method=gtpq",
-            "rtn, gptq, checkpoint, gptqmodel, static, dynamic, weights or bfloat16",
+            "rtn, gptq, checkpoint, gptqmodel, static, dynamic, weight_only or bfloat16",
         ),
         ("int4.granularity=row", "tensor, channel or group"),
         ("int4.bit=4", "did you mean int4.bits"),

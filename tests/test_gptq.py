@@ -9,7 +9,7 @@ import torch
 from kerf.calibration import hessian
 from kerf.calibration.hessian import DAMPING, RIDGE, corrected, inverse_factor, moments
 from kerf.quantize.gptq import gptq
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 from kerf.tensors import numba_kernels
 from kerf.tensors.quantized import find_grid
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 from kerf.tensors import quantized
 from kerf.tensors.quantized import find_grid
 

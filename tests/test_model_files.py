@@ -24,7 +24,7 @@ import kerf
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
 from kerf.models import families, manifest, model_files, registry
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 from kerf.tensors import parquet
 
 FAMILIES = ("encoder", "causal", "reranker")

@@ -11,7 +11,7 @@ from kerf.config import Calibration
 from kerf.core.cache import meta
 from kerf.models import registry
 from kerf.models.grid_detection import grid_of
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 
 
 def weight(rows=96, columns=192, seed=0):

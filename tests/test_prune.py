@@ -22,7 +22,7 @@ from kerf.prune import allocation, depth, structured
 from kerf.prune.layers import alone_pruned, by_magnitude, prune_group
 from kerf.prune.sparsegpt import sparsegpt
 from kerf.prune.structured import left, obs_prune
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 from kerf.tensors import masks, parquet
 from kerf.tensors.quantized import Quantized
 

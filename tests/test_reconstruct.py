@@ -13,7 +13,7 @@ from kerf.core.errors import InputError
 from kerf.evaluate.likelihood import full_divergence, log_probabilities
 from kerf.models import architecture, registry
 from kerf.models.families import causal, encoder
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized
 from kerf.training import blockwise

@@ -9,7 +9,7 @@ import torch
 from kerf.core.cache import digest
 from kerf.core.errors import InputError
 from kerf.models import manifest
-from kerf.quantize.rtn import rtn
+from kerf.quantize.rounding import rtn
 from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized
 

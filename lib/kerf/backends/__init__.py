@@ -17,6 +17,7 @@ from types import ModuleType
 from unittest.mock import patch
 
 from kerf.config.backends import BACKENDS
+from kerf.config.backends import modules as modules
 from kerf.core.errors import refuse
 
 MASKED = (

@@ -50,7 +50,10 @@ def prepare(model: str, step: Quantize, calibration: Calibration, source: str | 
         "source": origin,
     }
     return artifact(
-        "candidate", key, lambda folder: _make(folder, model, step, calibration, source)
+        "candidate",
+        key,
+        lambda folder: _make(folder, model, step, calibration, source),
+        also=backends.modules(step.backend),
     )
 
 

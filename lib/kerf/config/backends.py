@@ -28,6 +28,13 @@ BACKENDS = Registry(
 )
 
 
+def modules(name: str) -> list[str]:
+    """Where the functions of a backend stand."""
+    entry = BACKENDS[name]
+    opener = entry.opener if isinstance(entry.opener, str) else entry.opener.__module__
+    return [entry.module, opener.partition(":")[0]]
+
+
 def libraries(method: str) -> list[str]:
     """Names of the backends that run a method."""
     return [name for name, each in BACKENDS.items() if method in each.methods]

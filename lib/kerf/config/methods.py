@@ -36,6 +36,13 @@ class Method:
     imported: str = ""
     kernel: str = ""
 
+    def modules(self) -> list[str]:
+        """Where its functions stand."""
+        functions = [each for each in (self.layer, self.shared) if each is not None]
+        named = [each if isinstance(each, str) else each.__module__ for each in functions]
+        modules = [self.network, self.imported, self.kernel, self.parameters.__module__]
+        return [each.partition(":")[0] for each in (*named, *modules) if each]
+
 
 METHODS = Registry(
     "kerf.methods",

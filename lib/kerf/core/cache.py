@@ -14,11 +14,12 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+from kerf.core import code as sources
 from kerf.core import digests
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
@@ -47,17 +48,20 @@ def artifact(
     kind: str,
     key: dict,
     make: Callable[[Path], dict | None],
-    code: list[Path] | None = None,
+    code: Iterable[str | Path] = (),
+    also: Iterable[str] = (),
     anywhere: bool = False,
 ) -> Path:
     """Folder of the artifact, made by `make(folder)` unless it is there.
 
-    `key`: everything the content depends on, as JSON. `code`: source files that matter, default all of
-    the library but the workbench. `anywhere`: what another processor or number of threads made is taken too; for a model, which
+    `key`: everything the content depends on, as JSON. The module of `make` and all that it imports are part of the key
+    (`kerf.core.code`), and `also`: modules that it finds by a registry; `code`: modules or files instead of all of these.
+    `anywhere`: reuse results made on another CPU or thread count; for a model, which
     has to be one and the same wherever it is measured. What `make` returns is kept in meta.json under "result". With
     KERF_FRESH set to a time (ISO 8601), artifacts finished before it are made again.
     """
-    key = {**key, "code": code_digest(tuple(code) if code else None), "packages": packages()}
+    roots = tuple(map(str, code)) or (make.__module__, *also)
+    key = {**key, "code": sources.digest(roots), "packages": packages()}
     key |= {} if anywhere else {"machine": machine()}
     key = json.loads(json.dumps(key))  # as meta.json will have it
     folder = data_folder() / "cache" / _name(kind, key)
@@ -194,17 +198,6 @@ def now() -> str:
 def digest(value: object) -> str:
     """sha256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@cache
-def code_digest(files: tuple[Path, ...] | None = None) -> str:
-    """sha256 over the library's source (the workbench apart: it changes no number)."""
-    here = Path(__file__).parents[1]
-    files = files or tuple(p for p in sorted(here.rglob("*.py")) if "workbench" not in p.parts)
-    total = hashlib.sha256()
-    for file in files:
-        total.update(file.name.encode() + file.read_bytes())
-    return total.hexdigest()
 
 
 @cache

@@ -7,17 +7,19 @@ and how they compare stands in one file a kind of model.
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from kerf.config import Evaluation
+from kerf.config.backends import modules
 from kerf.core.cache import artifact, meta, threads
 from kerf.evaluate import fidelity, latency
 from kerf.evaluate import stats as st
 from kerf.evaluate.by_family import kind, of_family
 from kerf.evaluate.measured_process import run_measured
 from kerf.evaluate.metrics import brought
-from kerf.models import families, registry
+from kerf.models import families, manifest, registry
 
 __all__ = ["compare", "encode", "kind", "of_family", "read"]
 
@@ -55,7 +57,7 @@ def encode(
         (folder / "request.json").unlink()
         return figures
 
-    return artifact("encoding", key, make)
+    return artifact("encoding", key, make, also=_code(how, candidate))
 
 
 def compare(
@@ -77,7 +79,14 @@ def compare(
         "comparison",
         key,
         lambda folder: _compare(folder, model, candidate, spec, base, other, device),
+        also=_code(kind(model), candidate),
     )
+
+
+def _code(how: ModuleType, candidate: str | Path) -> list[str]:
+    """Modules that measure a candidate of a family, beside those that this one imports."""
+    library = manifest.verify(Path(candidate)).get("backend") if candidate else None
+    return [how.__name__, "kerf.evaluate.measure", *(modules(library) if library else [])]
 
 
 def _compare(

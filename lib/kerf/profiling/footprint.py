@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from kerf.config import Calibration, Evaluation, Resources
+from kerf.config.backends import modules
 from kerf.core.cache import artifact, threads, write_json
 from kerf.data import corpora, segmentation
-from kerf.models import families, registry
+from kerf.models import families, manifest, registry
 from kerf.profiling import serving_benchmark
 
 COUNT = max(serving_benchmark.BATCHES)  # texts of each length
@@ -56,7 +57,9 @@ def measure(
             else [],
         )
 
-    return artifact("resources", key, make)
+    cards = [manifest.verify(Path(folder)) for folder in candidates.values()]
+    also = {name for card in cards if "backend" in card for name in modules(card["backend"])}
+    return artifact("resources", key, make, also=sorted(also))
 
 
 def _vectors(opened, calibration: Calibration, evaluation: Evaluation) -> list[dict]:

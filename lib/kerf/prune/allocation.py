@@ -14,6 +14,7 @@ from kerf.calibration import activations
 from kerf.calibration.allocation import allocate
 from kerf.calibration.layer_sensitivity import alone, second_moments
 from kerf.config import Calibration
+from kerf.config.methods import PRUNING_METHODS
 from kerf.config.prune import Prune
 from kerf.core.cache import artifact
 from kerf.core.errors import refuse
@@ -56,7 +57,10 @@ def _table(model, step, calibration, source, device) -> Path:
         "source": registry.weights_digest(Path(source)) if source else None,
     }
     return artifact(
-        "allocation", key, lambda folder: _make(folder, model, step, calibration, source, device)
+        "allocation",
+        key,
+        lambda folder: _make(folder, model, step, calibration, source, device),
+        also=PRUNING_METHODS[step.method].modules(),
     )
 
 

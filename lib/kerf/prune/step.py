@@ -104,6 +104,7 @@ def prune(
         "candidate",
         key,
         lambda folder: _make(folder, model, step, calibration, source, moments, device),
+        also=PRUNING_METHODS[step.method].modules(),
     )
 
 

@@ -13,6 +13,7 @@ from kerf.config.quantize import Quantize
 from kerf.core.registry import resolved
 from kerf.models import architecture
 from kerf.quantize.layers import embedding
+from kerf.quantize.rounding import nearest
 
 
 def compress(
@@ -89,15 +90,11 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment, s
                 if method.calibration == "sequential"
                 else ""
             )
-            quantized, said = _quantized(
-                METHODS["rtn"] if note else method, name, layers[name], at(name), second, sparse
-            )
+            quantize = nearest if note else resolved(method.layer)
+            mask = _mask(layers[name].weight.data, sparse)
+            given = Layer(name, layers[name].weight.data, at(name), second, mask=mask)
+            quantized, said = quantize(given)
             yield name, quantized, note or said, second
-
-
-def _quantized(method, name, layer, step, second, sparse):
-    weight = layer.weight.data
-    return resolved(method.layer)(Layer(name, weight, step, second, mask=_mask(weight, sparse)))
 
 
 def _tied(net) -> set[int]:

@@ -19,7 +19,7 @@ import torch
 from kerf.calibration.hessian import DAMPING, act_order, damped, finite, inverse_factor, ordered
 from kerf.calibration.layer import Layer
 from kerf.config.quantize import Gptq
-from kerf.quantize import rtn
+from kerf.quantize import rounding
 from kerf.tensors import masks, numba_kernels
 from kerf.tensors.quantized import Quantized, find_grid, top_code
 
@@ -43,8 +43,11 @@ def layer(given: Layer) -> tuple[Quantized, str]:
     shown = (
         given.wanted if mask is None else given.wanted * mask
     )  # what is 0 for good does not ask for a place on the grid
-    grid = rtn.named(
-        given.name, find_grid, shown, **rtn.grid_options(step, len(given.H), given.H.diagonal())
+    grid = rounding.named(
+        given.name,
+        find_grid,
+        shown,
+        **rounding.grid_options(step, len(given.H), given.H.diagonal()),
     )
     result, damping = gptq(
         given.wanted,
@@ -58,7 +61,9 @@ def layer(given: Layer) -> tuple[Quantized, str]:
         mask,
     )
     if result is None:
-        return rtn.layer(given)[0], "second moments could not be factorized: rounded to nearest"
+        return rounding.nearest(given)[
+            0
+        ], "second moments could not be factorized: rounded to nearest"
     return result, f"damping raised to {damping:g}" if damping > DAMPING else ""
 
 

@@ -1,12 +1,14 @@
 """Layers by themselves, by any method."""
 
+from dataclasses import replace
+
 import torch
 
 from kerf.calibration.layer import Layer
 from kerf.config.methods import METHODS
 from kerf.config.quantize import Quantize
 from kerf.core.registry import resolved
-from kerf.quantize.rtn import grid_options, named, rtn
+from kerf.quantize.rounding import grid_options, named, nearest, rtn
 from kerf.tensors.quantized import Quantized
 
 
@@ -23,16 +25,12 @@ def one_layer(
     """
     if isinstance(module, torch.nn.Embedding):
         return embedding(name, module, step)
-    method = METHODS[
-        step.method
-        if second is not None or METHODS[step.method].calibration != "sequential"
-        else "rtn"
-    ]
+    method = METHODS[step.method]
+    given = Layer(name, module.weight.data, step, second, mask=mask)
+    if second is None and method.calibration == "sequential":
+        return nearest(given)[0]
     shared = resolved(method.shared)(second, step) if method.shared else None
-    found, _ = resolved(method.layer)(
-        Layer(name, module.weight.data, step, second, mask=mask, shared=shared)
-    )
-    return found
+    return resolved(method.layer)(replace(given, shared=shared))[0]
 
 
 def embedding(name: str, module: torch.nn.Embedding, step: Quantize) -> Quantized:

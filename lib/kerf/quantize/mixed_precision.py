@@ -16,6 +16,7 @@ from kerf.calibration import activations
 from kerf.calibration.allocation import allocate
 from kerf.calibration.layer_sensitivity import alone, second_moments
 from kerf.config import Calibration
+from kerf.config.methods import METHODS
 from kerf.config.quantize import Quantize
 from kerf.core.cache import artifact
 from kerf.core.errors import refuse
@@ -55,7 +56,10 @@ def sensitivity(
         "source": registry.weights_digest(Path(source)) if source else None,
     }
     return artifact(
-        "sensitivity", key, lambda folder: _make(folder, model, alone, calibration, source, device)
+        "sensitivity",
+        key,
+        lambda folder: _make(folder, model, alone, calibration, source, device),
+        also=METHODS[step.method].modules(),
     )
 
 

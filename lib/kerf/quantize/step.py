@@ -56,6 +56,7 @@ def quantize(
         "candidate",
         key,
         lambda folder: _make(folder, model, step, calibration, source, moments, device),
+        also=METHODS[step.method].modules(),
     )
 
 

@@ -13,12 +13,15 @@ import sys
 import time
 import uuid
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+from kerf.config.methods import METHODS, PRUNING_METHODS, Method
 from kerf.core.cache import HANDOVER, NOTICE, artifact, handed_over, meta
+from kerf.core.code import APART, imported
 from kerf.core.digests import sha256
 from kerf.core.errors import printable, refuse
 from kerf.core.paths import root
@@ -76,6 +79,31 @@ def check_parameters(name: str, parameters: dict) -> None:
             )
 
 
+def _code(name: str, parameters: dict) -> list[str]:
+    """Modules that a notebook imports, and those of the methods that its parameters name."""
+    cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    numbers = [module for module in imported(text) if not module.startswith(APART)]
+    methods = {module for each in _methods(parameters) for module in each.modules()}
+    return [*numbers, *sorted(methods)]
+
+
+def _methods(value: object) -> Iterator[Method]:
+    """Methods of all steps in a notebook's parameters, however deep they lie."""
+    if isinstance(value, dict):
+        name = value.get("method")
+        yield from (
+            each[name]
+            for each in (METHODS, PRUNING_METHODS)
+            if isinstance(name, str) and name in each
+        )
+        yield from (found for each in value.values() for found in _methods(each))
+        if value.get("quantize") is not None and "method" not in value["quantize"]:
+            yield METHODS["rtn"]
+    elif isinstance(value, list):
+        yield from (found for each in value for found in _methods(each))
+
+
 def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
     """Run or reuse notebook `name` with `parameters`; `inputs`: digests of what it reads.
 
@@ -89,7 +117,7 @@ def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
         made.append(True)
         _execute(name, parameters, folder, partial)
 
-    folder = artifact("stage", key, make)
+    folder = artifact("stage", key, make, code=_code(name, parameters))
     partial.unlink(missing_ok=True)
     return Done(
         handed_over(folder),

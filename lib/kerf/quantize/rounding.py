@@ -1,0 +1,66 @@
+"""Rounding to the nearest point of a grid, which methods do where they know no better, and the grid that a step asks for."""
+
+from dataclasses import replace
+
+import torch
+
+from kerf.calibration.layer import Layer
+from kerf.config.quantize import Quantize
+from kerf.core.errors import refuse
+from kerf.tensors import masks
+from kerf.tensors.granularity import PerTensor
+from kerf.tensors.quantized import Quantized, find_grid, round_to
+
+
+def rtn(
+    weight: torch.Tensor,
+    bits: int,
+    group_size: int,
+    symmetric: bool = False,
+    clip: bool = False,
+    importance: torch.Tensor | None = None,
+    scale_dtype: torch.dtype = torch.float16,
+    per_tensor: bool = False,
+) -> Quantized:
+    """Quantize weight (rows, columns) with one grid per `group_size` columns of a row.
+
+    importance: (columns,) weights of the clip search, see `find_grid`. `per_tensor` shares one grid.
+    """
+    scale, zero_point = find_grid(
+        weight, bits, group_size, symmetric, clip, importance, scale_dtype, per_tensor
+    )
+    codes = round_to(weight, scale, zero_point, bits)
+    return Quantized(codes, scale, zero_point, bits, weight.shape[1] // scale.shape[1], symmetric)
+
+
+def nearest(given: Layer) -> tuple[Quantized, str]:
+    """The layer rounded to nearest, and no note; with a sparsity, without its smallest weights."""
+    step, mask = given.step, given.mask
+    if step.sparsity is not None:
+        mask = masks.of_layer(masks.magnitude(given.weight), step.sparsity, step.nm_pattern())
+    importance = None if given.H is None else given.H.diagonal()
+    found = named(
+        given.name, rtn, given.weight, **grid_options(step, given.weight.shape[1], importance)
+    )
+    return replace(found, kept=mask), ""
+
+
+def grid_options(step: Quantize, columns: int, importance: torch.Tensor | None = None) -> dict:
+    """Keyword arguments of `find_grid` and `rtn` for a linear layer of so many columns."""
+    return {
+        "bits": step.bits,
+        "group_size": step.grid().group_size(columns),
+        "symmetric": step.symmetric,
+        "clip": step.clip != "none",
+        "importance": importance if step.clip == "hessian" else None,
+        "scale_dtype": getattr(torch, step.scale_dtype),
+        "per_tensor": isinstance(step.grid(), PerTensor),
+    }
+
+
+def named(name: str, function, weight: torch.Tensor, **options):
+    """Call `function`; a scale that does not fit is refused with the layer's name."""
+    try:
+        return function(weight, **options)
+    except OverflowError as error:
+        raise refuse("scale_dtype", name, f"float32 for this layer: {error}") from None

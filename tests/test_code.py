@@ -1,0 +1,113 @@
+"""What a change of Kerf's own code throws away of finished work: what depends on it, and nothing else."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import write_model
+
+import kerf
+from kerf.core import code
+from kerf.core.paths import root
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from kerf import pipeline
+from kerf.config import Calibration
+from kerf.core import code
+from kerf.workbench.run.notebook_stage import _code
+spec, found = Calibration(samples=16, max_length=64), {}
+for method in ("rtn", "gptq"):
+    steps = [{"quantize": {"method": method, "bits": 4}}]
+    found[method] = str(pipeline.build(sys.argv[1], steps, spec))
+    for name, parameters in (("quantize", {"step": steps[0]["quantize"]}), ("compare", {"steps": steps})):
+        found[f"{name} {method}"] = code.digest(tuple(_code(name, parameters)))
+found["calibrate"] = code.digest(tuple(_code("calibrate", {})))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A function that builds candidates with a copy of the library, and the copy's folder."""
+    place = tmp_path_factory.mktemp("copy")
+    skip = shutil.ignore_patterns("__pycache__")
+    copy = shutil.copytree(Path(kerf.__file__).parent, place / "lib" / "kerf", ignore=skip)
+    model = str(write_model(place / "m"))
+    environment = {**os.environ, "PYTHONPATH": str(place / "lib"), "KERF_ROOT": str(root())}
+
+    def build() -> dict:
+        command = [sys.executable, "-c", SCRIPT, model]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return eval(done.stdout.splitlines()[-1])
+
+    return build, copy, build()
+
+
+def changed(built, file: str, text: str) -> set[str]:
+    """What is made anew once `text` stands at the end of a file."""
+    build, copy, before = built
+    path = copy / file
+    original = path.read_text()
+    path.write_text(original + text)
+    try:
+        return {name for name, value in build().items() if value != before[name]}
+    finally:
+        path.write_text(original)
+
+
+@pytest.mark.parametrize(
+    "file", ["charts/plots.py", "charts/svg.py", "workbench/report/page.py", "workbench/cli.py"]
+)
+def test_a_chart_and_a_report_throw_nothing_away(built, file):
+    assert changed(built, file, "\nNEW = 1\n") == set()
+
+
+def test_a_comment_and_a_docstring_throw_nothing_away(built):
+    text = '\n\ndef _new():\n    """Nothing."""\n'
+    build, copy, before = built
+    path = copy / "quantize" / "gptq.py"
+    original = path.read_text()
+    path.write_text("# A comment.\n" + original.replace('"""GPTQ:', '"""Of GPTQ:', 1))
+    try:
+        assert build() == before
+    finally:
+        path.write_text(original)
+    assert {"gptq"} <= changed(built, "quantize/gptq.py", text)
+
+
+def test_a_method_throws_its_own_candidates_away_alone(built):
+    assert changed(built, "quantize/rtn.py", "\nNEW = 1\n") == {
+        "rtn",
+        "quantize rtn",
+        "compare rtn",
+    }
+    assert changed(built, "quantize/gptq.py", "\nNEW = 1\n") >= {
+        "gptq",
+        "quantize gptq",
+        "compare gptq",
+    }
+
+
+def test_what_all_stand_on_throws_all_away(built):
+    assert changed(built, "tensors/quantized.py", "\nNEW = 1\n") >= {
+        "rtn",
+        "gptq",
+        "quantize rtn",
+        "compare gptq",
+    }
+
+
+def test_imports_are_found_wherever_they_stand():
+    text = "from kerf.core import (\n    cache,\n    paths as p,\n)\n\ndef f():\n    import kerf.pipeline\n    from kerf.quantize.gptq import gptq\n"
+    assert {
+        "kerf.core",
+        "kerf.core.cache",
+        "kerf.core.paths",
+        "kerf.pipeline",
+        "kerf.quantize.gptq",
+    } == set(code.imported(text))
