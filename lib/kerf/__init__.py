@@ -8,12 +8,14 @@ compares it with the baseline and judges. `pipeline` dispatches the steps; `work
 __version__ = "0.1.0"
 # Lazy, so that `import kerf` (and with it every command-line refusal) does not wait for torch.
 _PUBLIC = {
+    "compare": "kerf.api",
+    "compress": "kerf.api",
     "embedder": "kerf.backends.service",
     "load": "kerf.models.registry",
     "open_model": "kerf.models.registry",
     "reranker": "kerf.backends.service",
 }
-__all__ = ["embedder", "load", "open_model", "reranker"]
+__all__ = ["compare", "compress", "embedder", "load", "open_model", "reranker"]
 
 
 def __getattr__(name: str):

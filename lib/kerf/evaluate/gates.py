@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kerf.config import check_value
 from kerf.core.errors import InputError, nearest, printable, refuse
-from kerf.core.paths import root
+from kerf.core.paths import shipped
 from kerf.core.user_files import given_path, read_text
 from kerf.evaluate.metrics import FIGURES, METRICS
 from kerf.evaluate.stats import items_for_percentile
@@ -30,7 +30,7 @@ _OPS = (">=", ">", "<=", "<")
 
 def find_criteria(name: str) -> Path:
     """Path of a criteria file: a name in data/criteria, or a JSON file. Raises InputError for neither."""
-    known = {each.stem: each for each in (root() / "data" / "criteria").glob("*.json")}
+    known = {each.stem: each for each in (shipped() / "data" / "criteria").glob("*.json")}
     path = given_path(name) if name.endswith(".json") else known.get(name)
     if not path or not path.is_file():
         raise refuse("criteria", name, f"a JSON file or a known name: {nearest(name, known)}")

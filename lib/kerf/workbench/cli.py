@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -346,14 +347,17 @@ def _say(text: object, file=None) -> None:
 
 def lab(_) -> int:
     """`kerf lab`: replace this process by JupyterLab."""
-    from kerf.core.paths import root
+    from kerf.core.paths import root, shipped
 
     os.environ["KERF_ROOT"] = str(root())
+    notebooks = root() / "notebooks"
+    if not notebooks.is_dir():  # an installed Kerf: what is opened is a copy
+        shutil.copytree(shipped() / "notebooks", notebooks)
     command = [
         sys.executable,
         "-m",
         "jupyterlab",
-        f"--notebook-dir={root() / 'notebooks'}",
+        f"--notebook-dir={notebooks}",
         "--ip=127.0.0.1",
     ]
     if os.geteuid() == 0:  # as in a container; it is bound to this machine and asks for its token

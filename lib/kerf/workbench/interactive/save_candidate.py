@@ -26,6 +26,7 @@ def add_candidate(
             "experiment", name, "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters"
         )
     path = root() / "notebooks" / "experiments" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"model": model, "calibration": calibration.model_dump(), "candidates": {}}
     if path.is_file():
         text = read_text("experiment", path, LARGEST)

@@ -19,7 +19,7 @@ from kerf.config import (
     parse,
 )
 from kerf.core.errors import CONTROL, nearest, refuse
-from kerf.core.paths import root
+from kerf.core.paths import shipped
 from kerf.core.user_files import given_path, read_text
 from kerf.evaluate.gates import find_criteria, read_criteria
 from kerf.models import registry
@@ -74,13 +74,13 @@ class Experiment:
 
 def names() -> list[str]:
     """Experiments that come with the clone."""
-    return sorted(path.stem for path in (root() / "notebooks" / "experiments").glob("*.yaml"))
+    return sorted(path.stem for path in (shipped() / "notebooks" / "experiments").glob("*.yaml"))
 
 
 def find(experiment: str) -> Path:
     """Path of an experiment: a name of `names()` or a file."""
     if experiment in names():
-        return root() / "notebooks" / "experiments" / f"{experiment}.yaml"
+        return shipped() / "notebooks" / "experiments" / f"{experiment}.yaml"
     path = given_path(experiment)
     if not path or not path.is_file():
         raise refuse(

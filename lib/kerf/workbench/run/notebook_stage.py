@@ -24,7 +24,7 @@ from kerf.core.cache import HANDOVER, NOTICE, artifact, handed_over, meta
 from kerf.core.code import APART, imported
 from kerf.core.digests import sha256
 from kerf.core.errors import printable, refuse
-from kerf.core.paths import root
+from kerf.core.paths import shipped
 from kerf.workbench.run.kernel_forkserver import Nursery
 from kerf.workbench.run.notebook_html import notebook_to_html
 
@@ -51,7 +51,7 @@ class Done:
 
 def notebook_path(name: str) -> Path:
     """Path of one of the clone's notebooks."""
-    return root() / "notebooks" / f"{name}.ipynb"
+    return shipped() / "notebooks" / f"{name}.ipynb"
 
 
 @cache
