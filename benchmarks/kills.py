@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from small import write_model
+from support.small import write_model
 
 STAGES = 5  # of the experiment below
 TARGETS = ("run", "server", "kernel", "measured")

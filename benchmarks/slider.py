@@ -17,7 +17,7 @@ import papermill
 from kerf.core.paths import data_folder, root
 
 sys.path.insert(0, str(root() / "tests"))
-from lab import SECONDS, browser, run_all, served, slider
+from support.lab import SECONDS, browser, run_all, served, slider
 
 LIMIT = 300  # ms
 LAYER = "encoder.layer.3.intermediate.dense"

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 import papermill
-from small import write_causal, write_model, write_reranker
-from test_board import run_of, write
+from support.board import run_of, write
+from support.small import write_causal, write_model, write_reranker
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {

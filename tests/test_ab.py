@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small import write_causal, write_model, write_reranker
+from support.small import write_causal, write_model, write_reranker
 
 from kerf import pipeline
 from kerf.config import Calibration, Evaluation

@@ -1,7 +1,7 @@
 """`kerf.compress` and `kerf.compare`: what a run does, in one call."""
 
 import pytest
-from small import write_model
+from support.small import write_model
 
 import kerf
 from kerf import evaluate, pipeline

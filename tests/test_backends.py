@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from small import with_biases, write_causal, write_model
+from support.small import with_biases, write_causal, write_model
 
 import kerf
 from kerf import backends, pipeline

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from small import write_model
+from support.small import write_model
 
 import kerf
 from kerf import backends, evaluate, pipeline

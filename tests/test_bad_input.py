@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from small import write_causal, write_model, write_reranker
+from support.small import write_causal, write_model, write_reranker
 
 from kerf.core.errors import LINE
 from kerf.workbench.cli import main

@@ -1,6 +1,5 @@
 """The leaderboard: what is best among all runs, and how it sorts and filters in a browser."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,53 +7,16 @@ import sys
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import BROWSER
-from lab import CHROMIUM, browser
-from test_report import entry, metric
-from test_report import page as page  # a fixture
+from support.board import SIZES, run_of, write
+from support.lab import CHROMIUM, browser
+from support.reports import metric
+from support.reports import page as page  # a fixture
 
 from kerf.workbench.report import leaderboard
 from kerf.workbench.report.page import render_index
 
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason=BROWSER)
 WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
-SIZES = {"large": (0.99, 20.0), "middle": (0.95, 10.0), "worse": (0.90, 15.0), "small": (0.80, 5.0)}
-
-
-def run_of(experiment="grid", day=20, sizes=SIZES, **more):
-    baseline = entry(
-        "baseline", "PASS", 1.0, steps=[], gates=[], kernel="real", parameters={}, layers=[]
-    )
-    made = [
-        entry(name, "PASS", value) | {"bytes_on_disk": int(mb * 1e6)}
-        for name, (value, mb) in sizes.items()
-    ]
-    return {
-        "schema": 1,
-        "experiment": experiment,
-        "verdict": "PASS",
-        "release": ["middle", "large"],
-        "criteria": ["encoder"],
-        "model": {"id": "minilm", "kind": "encoder", "parameters": 22_713_216, "bytes": 90_868_376},
-        "grade_rule": "",
-        "texts": [],
-        "candidates": [baseline, *made],
-        "manifest": {
-            "run": f"run-{day}",
-            "kerf": "0",
-            "python": "3",
-            "packages": {},
-            "cpu": {},
-            "seed": 0,
-            "data": {},
-            "started": f"2026-11-{day}T10:00:00+00:00",
-            "seconds": 400.0,
-        },
-    } | more
-
-
-def write(folder, content):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(content))
 
 
 @pytest.fixture

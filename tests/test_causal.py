@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from small import write_causal
+from support.small import write_causal
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import kerf

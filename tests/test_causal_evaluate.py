@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from small import write_causal
+from support.small import write_causal
 
 import kerf
 from kerf import evaluate, pipeline

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from small import write_causal, write_model
+from support.small import write_causal, write_model
 
 import kerf
 from kerf import pipeline

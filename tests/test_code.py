@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import write_model
+from support.small import write_model
 
 import kerf
 from kerf.core import code

@@ -4,6 +4,9 @@ import importlib.metadata
 import re
 import tomllib
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from kerf.core.paths import root
 
 
@@ -13,12 +16,24 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
+def project() -> dict:
+    return tomllib.loads((root() / "lib" / "pyproject.toml").read_text())["project"]
+
+
 def extras() -> dict[str, str]:
-    project = tomllib.loads((root() / "lib" / "pyproject.toml").read_text())["project"]
     tested = {
-        name: pins for name, pins in project["optional-dependencies"].items() if name != "docs"
-    }  # `make docs` installs those
-    return dict(pin.split("==") for pins in tested.values() for pin in pins)
+        name: pins
+        for name, pins in project()["optional-dependencies"].items()
+        if name != "docs"  # `make docs` installs those
+    }
+    return dict(pin.split("==") for pins in tested.values() for pin in pins if "==" in pin)
+
+
+def test_lower_bounds_are_kept_by_the_pins():
+    asked = [*project()["dependencies"], *project()["optional-dependencies"]["openvino"]]
+    pinned = {canonicalize_name(name): version for name, version in pins().items()}
+    for each in map(Requirement, asked):
+        assert each.specifier and pinned[canonicalize_name(each.name)] in each.specifier, each
 
 
 def test_installed_versions_are_the_pinned_ones():

@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 from conftest import BROWSER
-from lab import CHROMIUM, SECONDS, browser, complaints, run_all, served, slider
-from small import write_causal, write_model, write_reranker
+from support.lab import CHROMIUM, SECONDS, browser, complaints, run_all, served, slider
+from support.small import write_causal, write_model, write_reranker
 
 from kerf import pipeline
 from kerf.calibration import hessian

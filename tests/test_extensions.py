@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from small import write_model
+from support.small import write_model
 
 import kerf
 from kerf import evaluate, pipeline

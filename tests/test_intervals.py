@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import write_model
+from support.small import write_model
 
 from kerf.evaluate import causal as kind_of_causal
 from kerf.evaluate import causal_metrics, fidelity, gates, ranking

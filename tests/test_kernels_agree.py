@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small import FAMILIES, write_family
+from support.small import FAMILIES, write_family
 
 import kerf
 from kerf import backends, pipeline

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from small import write_model
+from support.small import write_model
 
 from kerf import pipeline
 from kerf.calibration.allocation import allocate, frontier

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
-from small import write_causal, write_model, write_reranker
+from support.small import write_causal, write_model, write_reranker
 from transformers import (
     BertForPreTraining,
     BertModel,

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from attacks import ATTACKS, CODE, FAMILIES, IGNORED, OPENED, put, special
+from support.attacks import ATTACKS, CODE, FAMILIES, IGNORED, OPENED, put, special
 
 import kerf
 from kerf.core.errors import InputError

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from small import write_model
-from test_exports import BROKEN, entry, gate
-from test_exports import run as run_of
+from support.exports import BROKEN, entry, gate
+from support.exports import run as run_of
+from support.small import write_model
 
 from kerf.workbench import cli
 from kerf.workbench.report import junit, leaderboard

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import write_model
+from support.small import write_model
 from transformers.pytorch_utils import Conv1D
 
 from kerf import pipeline

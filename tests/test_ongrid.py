@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import write_causal
+from support.small import write_causal
 
 import kerf
 from kerf import pipeline

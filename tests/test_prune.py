@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import lsq_linear
-from small import write_causal, write_model, write_reranker
+from support.small import write_causal, write_model, write_reranker
 
 import kerf
 from kerf import evaluate, pipeline
@@ -19,7 +19,7 @@ from kerf.core.errors import InputError
 from kerf.evaluate import latency
 from kerf.models import architecture, families, registry
 from kerf.prune import allocation, depth, structured
-from kerf.prune.layers import alone_pruned, by_magnitude, prune_group
+from kerf.prune.layers import alone_pruned, prune_group, without_text
 from kerf.prune.sparsegpt import sparsegpt
 from kerf.prune.structured import left, obs_prune
 from kerf.quantize.rounding import rtn
@@ -748,7 +748,7 @@ def test_alone_and_whole_a_layer_is_pruned_the_same_way(method):
     layer = torch.nn.Linear(64, 8, bias=False)
     layer.weight.data = weight.clone()
     whole = (
-        by_magnitude({"l": layer}, step)
+        without_text({"l": layer}, step)
         if method == "magnitude"
         else prune_group({"l": layer}, [iter([X])], step)
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import write_causal, write_model
+from support.small import write_causal, write_model
 
 from kerf import pipeline
 from kerf.config import Calibration

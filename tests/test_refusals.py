@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import write_causal, write_family, write_model
+from support.small import write_causal, write_family, write_model
 
 from kerf.data import corpora
 from kerf.workbench.cli import main

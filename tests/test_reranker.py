@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from small import with_biases, write_model, write_reranker
+from support.small import with_biases, write_model, write_reranker
 
 import kerf
 from kerf import evaluate, pipeline

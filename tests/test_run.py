@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from small import write_model
+from support.small import write_model
 
 import kerf
 from kerf.core.digests import sha256

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from small import write_model, write_reranker
+from support.small import write_model, write_reranker
 
 import kerf
 from kerf import pipeline

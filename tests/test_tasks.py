@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from small import write_causal, write_model
+from support.small import write_causal, write_model
 
 from kerf import config, pipeline
 from kerf.core.errors import InputError

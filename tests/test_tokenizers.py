@@ -8,7 +8,14 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from small import SIZES, byte_tokenizer, write_causal, write_family, write_model, write_reranker
+from support.small import (
+    SIZES,
+    byte_tokenizer,
+    write_causal,
+    write_family,
+    write_model,
+    write_reranker,
+)
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace

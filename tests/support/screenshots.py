@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 import papermill
-from lab import SECONDS, browser, run_all, served, slider
 
 from kerf.core.paths import data_folder, root
+from support.lab import SECONDS, browser, run_all, served, slider
 
 LAYER = "encoder.layer.3.intermediate.dense"
 

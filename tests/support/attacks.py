@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from small import write_causal, write_model, write_reranker
+
+from support.small import write_causal, write_model, write_reranker
 
 CODE = "import os, pathlib\npathlib.Path(os.environ['CANARY']).touch()\nclass Evil: pass\ndef generate(*_, **__): pass\n"
 CLASSES = (

@@ -1,0 +1,1 @@
+"""What tests share: small models, made-up results, attacks, and a browser on JupyterLab."""
