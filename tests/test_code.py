@@ -1,5 +1,6 @@
 """What a change of Kerf's own code throws away of finished work: what depends on it, and nothing else."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from support.small import write_model
 
 import kerf
 from kerf.core import code
-from kerf.core.paths import root
+from kerf.core.paths import data_folder, root
 
 SCRIPT = """
 import json, sys
@@ -40,10 +41,12 @@ def built(tmp_path_factory):
     model = str(write_model(place / "m"))
     environment = {**os.environ, "PYTHONPATH": str(place / "lib"), "KERF_ROOT": str(root())}
 
-    def build() -> dict:
+    def build(**more: str) -> dict:
         command = [sys.executable, "-c", SCRIPT, model]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return eval(done.stdout.splitlines()[-1])
+        done = subprocess.run(
+            command, env={**environment, **more}, capture_output=True, text=True, check=True
+        )
+        return json.loads(done.stdout.splitlines()[-1])
 
     return build, copy, build()
 
@@ -111,3 +114,37 @@ def test_imports_are_found_wherever_they_stand():
         "kerf.pipeline",
         "kerf.quantize.gptq",
     } == set(code.imported(text))
+
+
+def test_clean_removes_what_no_run_can_use_and_nothing_else(built, tmp_path):
+    build, copy, _ = built
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sources").symlink_to(data_folder() / "sources")
+    place = {"KERF_DATA": str(tmp_path / "data")}
+    before = build(**place)
+    path = copy / "quantize" / "rtn.py"
+    original = path.read_text()
+    path.write_text(original + "\nNEW = 1\n")
+    try:
+        after = build(**place)
+        stale, fresh = Path(before["rtn"]), [Path(after[name]) for name in ("rtn", "gptq")]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(copy.parent),
+            "KERF_ROOT": str(root()),
+            **place,
+        }
+
+        def clean(*arguments):
+            command = [sys.executable, "-m", "kerf", "clean", *arguments]
+            return subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            ).stdout
+
+        said = clean("--dry-run")
+        assert "made by other code: 1," in said and "nothing was" in said and stale.is_dir()
+        assert "removed" in clean() and not stale.exists() and all(each.is_dir() for each in fresh)
+        assert "0 of" in clean()
+        assert build(**place) == after
+    finally:
+        path.write_text(original)

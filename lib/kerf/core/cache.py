@@ -61,7 +61,7 @@ def artifact(
     KERF_FRESH set to a time (ISO 8601), artifacts finished before it are made again.
     """
     roots = tuple(map(str, code)) or (make.__module__, *also)
-    key = {**key, "code": sources.digest(roots), "packages": packages()}
+    key = {**key, "roots": roots, "code": sources.digest(roots), "packages": packages()}
     key |= {} if anywhere else {"machine": machine()}
     key = json.loads(json.dumps(key))  # as meta.json will have it
     folder = data_folder() / "cache" / _name(kind, key)

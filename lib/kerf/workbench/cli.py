@@ -1,4 +1,4 @@
-"""The command line: `kerf run | check | list | ab | report | export | lab`.
+"""The command line: `kerf run | check | list | ab | report | export | clean | lab`.
 
 Exit codes: 0 it ran; 1 with --gate, the verdict is not PASS, and nothing else; 2 bad input; 3 a stage failed, or Kerf did.
 """
@@ -123,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
         "--format", default="gptq", help="gptq (zero points less one, as AutoGPTQ) or gptq_v2"
     )
     command.set_defaults(command=export)
+    command = commands.add_parser(
+        "clean", help="remove what the cache holds and no run can use any more"
+    )
+    command.add_argument("--dry-run", action="store_true", help="say what would be removed")
+    command.set_defaults(command=clean)
     command = commands.add_parser(
         "lab", help="JupyterLab on the notebooks, on localhost, with a token"
     )
@@ -337,6 +342,18 @@ def export(parsed) -> int:
     )
     folder = _path("FOLDER", parsed.folder, "a folder that does not exist yet")
     _say(gptq_checkpoint.export(candidate, folder, parsed.format))
+    return 0
+
+
+def clean(parsed) -> int:
+    """`kerf clean`: the cache without what nothing can use."""
+    from kerf.workbench import clean as cleaning
+
+    entries = cleaning.survey()
+    if not parsed.dry_run:
+        cleaning.remove(entries)
+    for line in cleaning.lines(entries, parsed.dry_run):
+        _say(line)
     return 0
 
 
