@@ -4,6 +4,7 @@
 """
 
 import sys
+import tomllib
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -41,6 +42,17 @@ A key that is not listed here is refused, with the nearest one named. A value is
 else from the experiment file, else from the preset of an embedded model, else from the default below.
 [Methods](methods.md) explains what the keys of a step do.
 
+"""
+DIAGRAM = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 460 {height}" width="460" height="{height}" role="img" aria-labelledby="t d">
+<title id="t">Packages of the library in layers</title>
+<desc id="d">From top to bottom: {told}. A package imports only from the layers below it.</desc>
+<style>
+rect{{stroke:#5b6775;stroke-width:1.2;fill:#dbe9fb}} .p{{fill:#fff;stroke:none}} path{{fill:none;stroke:#5b6775;stroke-width:1.4}}
+text{{font:15px system-ui,sans-serif;text-anchor:middle;fill:#1c232b}}
+</style>
+<rect class="p" width="460" height="{height}" rx="8"/>
+{parts}
+</svg>
 """
 SECTIONS = {
     "calibration": (Calibration, "The text that methods may look at."),
@@ -127,7 +139,31 @@ def parameters() -> str:
     return PARAMETERS_INTRO + "\n".join(parts)
 
 
-PAGES = {"metrics.md": metrics, "parameters.md": parameters}
+def architecture() -> str:
+    """The text of docs/images/architecture.svg, from the contracts that import-linter checks."""
+    contracts = tomllib.loads((DOCS.parent / "lib" / "pyproject.toml").read_text())["tool"]
+    names = [
+        [each.strip().removeprefix("kerf.") for each in layer.split("|")]
+        for layer in contracts["importlinter"]["contracts"][0]["layers"]
+    ]
+    height, parts = 66 * len(names) + 6, []
+    for row, layer in enumerate(names):
+        top, width = 16 + 66 * row, (428 - 10 * (len(layer) - 1)) / len(layer)
+        for column, name in enumerate(layer):
+            left = 16 + column * (width + 10)
+            parts.append(f'<rect x="{left:g}" y="{top}" width="{width:g}" height="40" rx="6"/>')
+            parts.append(f'<text x="{left + width / 2:g}" y="{top + 25}">{name}</text>')
+        if layer is not names[-1]:
+            parts.append(f'<path d="M230 {top + 45} v14 m-5 -6 l5 6 l5 -6"/>')
+    told = "; ".join(", ".join(layer) for layer in names)
+    return DIAGRAM.format(height=height, told=told, parts="\n".join(parts))
+
+
+PAGES = {
+    "metrics.md": metrics,
+    "parameters.md": parameters,
+    "images/architecture.svg": architecture,
+}
 
 if __name__ == "__main__":
     for name, text in PAGES.items():

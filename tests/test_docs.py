@@ -159,7 +159,7 @@ def test_every_example_experiment_is_accepted():
             )
 
 
-@pytest.mark.parametrize("name", ["metrics.md", "parameters.md"])
+@pytest.mark.parametrize("name", ["metrics.md", "parameters.md", "images/architecture.svg"])
 def test_reference_pages_are_what_the_library_says(name):
     assert (ROOT / "docs" / name).read_text() == script("reference").PAGES[name](), (
         "run `make docs`"
