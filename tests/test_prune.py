@@ -307,7 +307,7 @@ def test_a_pattern_that_does_not_divide_is_refused_before_work(model):
 
 
 def test_moments_that_cannot_be_factorized_fall_back_to_wanda(model, monkeypatch):
-    monkeypatch.setattr("kerf.prune.layers.inverse_factor", lambda H: (None, 1.0))
+    monkeypatch.setattr("kerf.prune.sparsegpt.inverse_factor", lambda H: (None, 1.0))
     made = pipeline.build(model, [{"prune": {"method": "sparsegpt", "sparsity": 0.47}}], SPEC)
     layers = meta(made)["result"]["layers"]
     assert any(
@@ -684,7 +684,7 @@ def test_pruned_and_quantized_in_one_pass(model, options):
     [
         (
             [{"quantize": {"sparsity": 0.5}}],
-            "sparsity = 0.5: none but with method gptq and one width",
+            "sparsity = 0.5: no key of method rtn; gptq has it",
         ),
         (
             [{"quantize": {"method": "gptq", "sparsity": 1.0}}],
@@ -700,7 +700,7 @@ def test_pruned_and_quantized_in_one_pass(model, options):
         ),
         (
             [PRUNE, {"quantize": {"method": "gptq", "sparsity": 0.5}}],
-            "2.sparsity = 0.5: none after another step",
+            "2.sparsity = 0.5: none: `sparsity` is only allowed in the first step",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from kerf.config import Calibration
 from kerf.core.cache import artifact, meta
 from kerf.data import corpora
 from kerf.models import architecture, families, registry
+from kerf.models.hooks import on_inputs, removed
 
 
 @dataclass
@@ -125,25 +126,17 @@ def groups_of(net, batch: dict) -> list[list[str]]:
     found: list[list[str]] = []
     last: list = [None]
 
-    def look(name, inputs):
+    def look(name, args):
         if any(name in group for group in found):
             return
-        if inputs is last[0]:
+        if args[0] is last[0]:
             found[-1].append(name)
         else:
             found.append([name])
-        last[0] = inputs
+        last[0] = args[0]
 
-    hooks = [
-        m.register_forward_pre_hook(lambda _, a, n=n: look(n, a[0]))
-        for n, m in architecture.linears(net).items()
-    ]
-    try:
-        with torch.no_grad():
-            net(**batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), removed(on_inputs(architecture.linears(net), look)):
+        net(**batch)
     return found
 
 

@@ -6,6 +6,7 @@ from kerf.config import Calibration
 from kerf.data import corpora
 from kerf.models import architecture, families
 from kerf.models.families import causal, encoder
+from kerf.models.hooks import on_outputs, removed
 
 SENTENCES, CHUNKS = 32, 1  # that are asked about a layer alone
 
@@ -54,19 +55,11 @@ class Chunks:
             **{key: whole[key][:CHUNKS] for key in ("input_ids", "attention_mask")},
         }
 
-        def look(name, output):
+        def look(name, _, output):
             self.states[name] = output[0] if isinstance(output, tuple) else output
 
-        blocks = architecture.blocks(opened)
-        hooks = [
-            block.register_forward_hook(lambda _, __, output, name=name: look(name, output))
-            for name, block in blocks.items()
-        ]
-        try:
+        with removed(on_outputs(architecture.blocks(opened), look)):
             self.aim = opened(**self.batch).logits.log_softmax(-1)
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     @torch.no_grad()
     def lost(self, layer: str) -> float:

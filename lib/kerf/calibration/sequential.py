@@ -16,6 +16,7 @@ import torch
 from greenlet import getcurrent, greenlet
 
 from kerf.calibration.offload import park, trim
+from kerf.models.hooks import removed
 from kerf.tensors.matmul_precision import rounded_products
 
 
@@ -61,7 +62,7 @@ def in_lockstep(
         ):  # around the model alone: the caller's loop may want gradients
             return run.switch(*batch)
 
-    try:
+    with removed([*hooks, *stops.values()]):
         runs = [(greenlet(forward), batch) for batch in batches]
         waiting = {run: (advance(run, batch), batch) for run, batch in runs}
         while waiting := {run: stop for run, stop in waiting.items() if not run.dead}:
@@ -74,9 +75,6 @@ def in_lockstep(
             stops[first].remove()
             waiting.update({run: (advance(run), batch) for run, (_, batch) in here.items()})
             trim()
-    finally:
-        for hook in [*hooks, *stops.values()]:
-            hook.remove()
 
 
 def rows(inputs: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

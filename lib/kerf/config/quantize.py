@@ -12,7 +12,6 @@ from kerf.config.base import (
     Name,
     Parameters,
     Pattern,
-    Sparsity,
     Sweeps,
     nm_pattern,
     of_pattern,
@@ -148,7 +147,9 @@ class Gptq(Mixed):
     act_order: Flag = True
     asymmetric_calibration: Flag = True
     sweeps: Sweeps = 2
-    sparsity: Sparsity | None = None
+    sparsity: Annotated[
+        float | None, Field(gt=0, lt=1, description="a share between 0 and 1, or none")
+    ] = None
     pattern: Pattern = None
 
     _share = model_validator(mode="before")(of_pattern)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from kerf.core import code as sources
 from kerf.core import digests
+from kerf.core.atomic import write_json
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
 from kerf.core.scratch import scratch
@@ -181,13 +182,6 @@ def replace_folder(new: Path, target: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.rename(target, old / target.name)
         os.rename(new, target)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON aside and rename; NaN is an error, since JSON has none."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False))
-    os.replace(part, path)
 
 
 def now() -> str:

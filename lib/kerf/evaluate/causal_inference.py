@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf.core.finite import check_finite
+from kerf.models.hooks import on_outputs, removed
 
 PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: how many, tokens before, tokens after
 
@@ -95,7 +96,7 @@ def _broken(opened, ids) -> str:
 
     found = []
 
-    def look(name, output):
+    def look(name, _, output):
         output = output[0] if isinstance(output, tuple) else output
         if (
             isinstance(output, torch.Tensor)
@@ -104,18 +105,9 @@ def _broken(opened, ids) -> str:
         ):
             found.append(name)
 
-    leaves = [
-        (name, module) for name, module in opened.named_modules() if not any(module.children())
-    ]
-    hooks = [
-        module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
-        for name, module in leaves
-    ]
-    try:
+    leaves = {n: module for n, module in opened.named_modules() if not any(module.children())}
+    with removed(on_outputs(leaves, look)):
         opened(ids, use_cache=False, logits_to_keep=1)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return next(iter(found), "between two layers")
 
 

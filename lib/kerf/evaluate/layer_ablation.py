@@ -8,6 +8,7 @@ import numpy as np
 from kerf.core.errors import InputError
 from kerf.evaluate.baseline_logits import Kept
 from kerf.models import architecture, registry
+from kerf.models.hooks import on_inputs, on_outputs, removed
 
 
 def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) -> list[dict]:
@@ -44,26 +45,16 @@ def _one(opened, original, chunk, kept) -> Iterator[float]:
         inputs[name], whole[name] = args[0], isinstance(output, tuple)
 
     blocks = _blocks(opened)
-    hooks = [
-        block.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))
-        for name, block in blocks.items()
-    ]
-    try:
+    with removed(on_outputs(blocks, look)):
         yield _divergence(opened, chunk, kept)
-    finally:
-        for hook in hooks:
-            hook.remove()
     passed = []
     try:
         for name, block in blocks.items():
             own = {key: parameter.data for key, parameter in block.named_parameters()}
             for key, parameter in original.get_submodule(name).named_parameters():
                 block.get_parameter(key).data = parameter.data
-            hook = block.register_forward_pre_hook(
-                lambda _, args, name=name: (inputs[name], *args[1:])
-            )
-            yield _divergence(opened, chunk, kept)
-            hook.remove()
+            with removed(on_inputs({name: block}, lambda name, args: (inputs[name], *args[1:]))):
+                yield _divergence(opened, chunk, kept)
             for key, parameter in block.named_parameters():
                 parameter.data = own[key]
             block.forward = lambda hidden, *_, name=name, **__: (hidden,) if whole[name] else hidden

@@ -1,6 +1,7 @@
 """The anatomy of a network: its linear layers, word embeddings and repeated blocks, found without knowing its architecture."""
 
 from kerf.core.errors import refuse
+from kerf.models.hooks import removed
 
 
 def linears(net) -> dict:
@@ -109,13 +110,12 @@ def entry(net, batch: dict) -> tuple:
     def stop(_, args, kwargs):
         raise _Reached(args[0], (args[1:], kwargs))
 
-    hook = next(iter(blocks(net).values())).register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        net(**batch)
-    except _Reached as reached:
-        return reached.args
-    finally:
-        hook.remove()
+    first = next(iter(blocks(net).values()))
+    with removed([first.register_forward_pre_hook(stop, with_kwargs=True)]):
+        try:
+            net(**batch)
+        except _Reached as reached:
+            return reached.args
     raise AssertionError("the first block was not reached")
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kerf.core import digests
-from kerf.core.cache import digest, write_json
+from kerf.core.atomic import write_json
+from kerf.core.cache import digest
 from kerf.core.errors import InputError
 from kerf.models import model_files
 from kerf.models.model_files import CARD, HEAVY

@@ -7,7 +7,8 @@ import numpy as np
 
 from kerf.config import Calibration, Evaluation, Resources
 from kerf.config.backends import modules
-from kerf.core.cache import artifact, threads, write_json
+from kerf.core.atomic import write_json
+from kerf.core.cache import artifact, threads
 from kerf.data import corpora, segmentation
 from kerf.models import families, manifest, registry
 from kerf.profiling import serving_benchmark

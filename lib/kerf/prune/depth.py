@@ -9,6 +9,7 @@ import torch
 
 from kerf.calibration.sequential import rows
 from kerf.models import architecture
+from kerf.models.hooks import on_outputs, removed
 
 
 @torch.no_grad()
@@ -25,17 +26,10 @@ def influence(net, batches: list[dict]) -> dict[str, float]:
         sums[name][0] += float(cosines.double().sum())
         sums[name][1] += len(cosines)
 
-    hooks = [
-        block.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))
-        for name, block in architecture.blocks(net).items()
-    ]
-    try:
+    with removed(on_outputs(architecture.blocks(net), look)):
         for batch in batches:
             mask[0] = batch["attention_mask"]
             net(**batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {name: 1 - total / count for name, (total, count) in sums.items()}
 
 

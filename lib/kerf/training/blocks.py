@@ -6,6 +6,7 @@ from torch.nn.functional import embedding
 
 from kerf.calibration.offload import park
 from kerf.models import architecture
+from kerf.models.hooks import removed
 from kerf.tensors.quantized import Quantized
 from kerf.training.learnable_quantizer import Learned, Masked
 
@@ -122,11 +123,8 @@ class Stage:
             hooks.append(
                 self.net.get_submodule(name.replace("/", ".")).register_forward_hook(look_up)
             )
-        try:
+        with removed(hooks):
             return architecture.entry(self.net, batch)[0]
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def loss(self, states: Hidden, target: Hidden, index: int) -> torch.Tensor:
         """Squared error over squared target of one batch's tokens; for the last states mostly what `ends` says."""

@@ -12,7 +12,8 @@ from traitlets import TraitError
 
 from kerf.charts import plots
 from kerf.config import Calibration
-from kerf.core.cache import meta, write_json
+from kerf.core.atomic import write_json
+from kerf.core.cache import meta
 from kerf.core.errors import nearest, refuse
 from kerf.core.paths import data_folder
 from kerf.models import registry

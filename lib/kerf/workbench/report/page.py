@@ -4,7 +4,6 @@ Everything on the page is in results.json. Not here: measuring, judging, drawing
 """
 
 import math
-import os
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from kerf.charts import svg
-from kerf.core.errors import of_page
+from kerf.core.atomic import write_page
 from kerf.evaluate.metrics import SYMBOLS
 from kerf.workbench.report import leaderboard
 from kerf.workbench.report.serving_report import laid_out
@@ -63,7 +62,7 @@ def render_report(results: dict, folder: Path, pictures: dict) -> Path:
             measured=sorted({m["name"] for c in candidates for m in c.get("metrics") or []}),
         )
     )
-    return _write(Path(folder) / "index.html", page)
+    return write_page(Path(folder) / "index.html", page)
 
 
 def render_index(reports: Path) -> Path:
@@ -91,7 +90,7 @@ def render_index(reports: Path) -> Path:
             digest=b64encode(sha256(script.encode()).digest()).decode(),
         )
     )
-    return _write(Path(reports) / "index.html", page)
+    return write_page(Path(reports) / "index.html", page)
 
 
 def _best(model, headline, rows, place):
@@ -232,11 +231,3 @@ def _environment():
         zip=zip, tones=TONES, css=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     )
     return environment
-
-
-def _write(path, text):
-    # a reader, or another run, must never find half a page
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".html.{os.getpid()}.part")
-    part.write_text(of_page(text), encoding="utf-8")
-    return part.replace(path)

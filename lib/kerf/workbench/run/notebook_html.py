@@ -4,11 +4,10 @@ Not here: running notebooks. Widgets are replaced by the output they last showed
 because without their script nothing of them would be left.
 """
 
-import os
 import re
 from pathlib import Path
 
-from kerf.core.errors import of_page
+from kerf.core.atomic import write_page
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -43,9 +42,7 @@ def notebook_to_html(path: Path) -> Path:
         "injected": any("injected-parameters" in _tags(cell) for cell in notebook.cells),
     }
     body, _ = exporter.from_notebook_node(notebook, resources={"page": page})
-    target, part = path.with_suffix(".html"), path.with_suffix(f".html.{os.getpid()}.part")
-    part.write_text(of_page(body), encoding="utf-8")
-    return part.replace(target)
+    return write_page(path.with_suffix(".html"), body)
 
 
 def inert(html: str) -> str:

@@ -8,7 +8,6 @@ import atexit
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 import uuid
@@ -20,6 +19,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from kerf.config.methods import METHODS, PRUNING_METHODS, Method
+from kerf.core import atomic
 from kerf.core.cache import HANDOVER, NOTICE, artifact, handed_over, meta
 from kerf.core.code import APART, imported
 from kerf.core.digests import sha256
@@ -251,8 +251,5 @@ def _failed(name: str, cell: int | None, message: str, target: Path, partial: Pa
 
 def publish(done: Done, folder: Path, title: str) -> None:
     """Copy the executed notebook and its HTML into the report's folder, under `title`."""
-    folder.mkdir(parents=True, exist_ok=True)
     for path in (done.notebook, done.notebook.with_suffix(".html")):
-        part = folder / f".{title}{path.suffix}.part"
-        shutil.copyfile(path, part)
-        os.replace(part, folder / f"{title}{path.suffix}")
+        atomic.copy(path, folder / f"{title}{path.suffix}")

@@ -7,7 +7,8 @@ import time
 
 import kerf
 from kerf import evaluate
-from kerf.core.cache import machine, meta, replace_folder, threads, write_json
+from kerf.core.atomic import write_json
+from kerf.core.cache import machine, meta, replace_folder, threads
 from kerf.core.scratch import scratch
 from kerf.data.downloads import SOURCES, TEXTS
 from kerf.evaluate import gates
