@@ -10,6 +10,8 @@ from kerf.config import STEPS, Calibration, check_chain, parse
 from kerf.config.base import Parameters
 from kerf.config.methods import METHODS
 from kerf.models import manifest
+from kerf.prune import check as prune_check
+from kerf.quantize import check as quantize_check
 
 
 def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str:
@@ -32,13 +34,10 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
 
 def check(model: str, kind: str, step: Parameters, before: list[dict]) -> None:
     """Refuse, before heavy work, a step that this model cannot take after the steps `before`."""
-    from kerf.prune import step as prune  # these wait for torch, which a first refusal need not
-    from kerf.quantize import step as quantize
-
     if kind == "prune":
-        prune.check(model, step, before)
+        prune_check.check(model, step, before)
     if kind == "quantize":
-        quantize.check(model, step, before, prune.shapes_after(model, before))
+        quantize_check.check(model, step, before, prune_check.shapes_after(model, before))
         if METHODS[step.method].kernel:
             import_module(METHODS[step.method].kernel).check(model, step)
 

@@ -36,7 +36,6 @@ __all__ = [
     "stretches",
     "worst",
 ]
-READS = ("texts", "passages", "num_chunks", "seq_len", "restored")  # keys of `evaluation`
 NEEDS_BASE = (
     True  # a candidate's probabilities are compared as they come; only the baseline's are kept
 )

@@ -20,7 +20,6 @@ from kerf.models import registry
 from kerf.models.families import causal, lengths
 
 BATCH_SIZE, GLANCED_AT = 32, 64
-READS = ("texts", "passages")  # keys of `evaluation`
 NEEDS_BASE = False  # a model answers without knowing the baseline's answers
 FIRST_STAGE = "minilm"  # the encoder that finds the shortlists
 SHORTLIST = 20  # passages

@@ -15,7 +15,6 @@ from kerf.models import registry
 from kerf.models.families import causal, lengths
 
 BATCH_SIZE, GLANCED_AT = 32, 64
-READS = ("texts", "sentences", "passages")  # keys of `evaluation`
 NEEDS_BASE = False  # a model answers without knowing the baseline's answers
 
 

@@ -17,17 +17,8 @@ from kerf.config import Calibration
 from kerf.config.methods import PRUNING_METHODS
 from kerf.config.prune import Prune
 from kerf.core.cache import artifact
-from kerf.core.errors import refuse
 from kerf.models import architecture, registry
-
-LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-
-
-def check(model: str, step: Prune) -> None:
-    """Refuse a reranker, and a share above all levels."""
-    registry.check_kind(model, "allocation: sensitivity", "encoder", "causal")
-    if step.sparsity > LEVELS[-1]:
-        raise refuse("sparsity", step.sparsity, f"at most {LEVELS[-1]} with allocation sensitivity")
+from kerf.prune.check import LEVELS
 
 
 def allocated(

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from kerf.calibration import activations, hessian
-from kerf.config import Calibration, check_pattern
+from kerf.config import Calibration
 from kerf.config.methods import PRUNING_METHODS
 from kerf.config.prune import STRUCTURES, UNITS, Prune
 from kerf.core.cache import artifact, meta
-from kerf.core.errors import refuse
 from kerf.core.memory import peak_rss_bytes, reset_peak_rss
 from kerf.models import architecture, families, manifest, registry
 from kerf.prune import allocation
+from kerf.prune.check import check_structure
 from kerf.tensors import parquet
 
 # What a structure that goes changes in the configuration.
@@ -28,65 +28,6 @@ CONFIG = {
     "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
     "depth": ["num_hidden_layers", "layer_types"],
 }
-
-
-def check(model: str, step: Prune, before: list[dict]) -> None:
-    """Refuse, before heavy work, a step that this model cannot take after the steps `before`."""
-    quantized = any("quantize" in each for each in before)
-    if step.method in UNITS and quantized:
-        raise refuse("method", step.method, "a step before quantize")
-    if step.method in STRUCTURES:
-        _check_structure(network_after(model, before), step)
-    if quantized and (step.method == "sparsegpt" or step.method == "wanda" and step.sweeps):
-        accepted = "magnitude or wanda with sweeps 0 after quantize: weights on a grid cannot move"
-        raise refuse("method", step.method, accepted)
-    if step.allocation == "sensitivity":
-        allocation.check(model, step)
-    check_pattern(step, shapes_after(model, before))
-
-
-def shapes_after(model: str, before: list[dict]) -> dict[str, list[int]]:
-    """[rows, columns] of every linear layer once the steps `before` are done."""
-    if not any(each.get("prune", {}).get("method") in UNITS for each in before):
-        return registry.describe(model)["linears"]
-    return {
-        name: list(layer.weight.shape)
-        for name, layer in architecture.linears(network_after(model, before)).items()
-    }
-
-
-def network_after(model: str, before: list[dict]):
-    """A network of the shapes that the steps `before` leave; its weights are the baseline's."""
-    from kerf.prune import structured
-
-    return structured.shrunk(registry.network(registry.open_model(model)), before)
-
-
-def _check_structure(net, step: Prune) -> None:
-    """Refuse a network that is not understood, and a share that takes nothing or all of it."""
-    from kerf.prune import structured
-
-    if step.method == "depth":
-        there, stay = (
-            len(architecture.blocks(net)),
-            len(architecture.blocks(net)) - round(step.sparsity * len(architecture.blocks(net))),
-        )
-    else:
-        there = min(
-            structured.count(net, rows) for rows in structured.units(net, step.method).values()
-        )
-        stay = structured.left(there, step.sparsity)
-    if not 0 < stay < there:
-        what = {
-            "depth": "blocks",
-            "heads": "key and value heads of a block",
-            "neurons": "neurons of a block",
-        }[step.method]
-        raise refuse(
-            "sparsity",
-            step.sparsity,
-            f"a share that leaves some of the {there} {what} and not all; this leaves {stay}",
-        )
 
 
 def prune(
@@ -170,7 +111,7 @@ def _cut(
     """Prune `net` in place, and yield each layer: name, weight (None: nothing to compare), a note, share that went.
     places: filled with the new names of blocks by their old ones, where blocks go; shares: see `pruned`."""
     if step.method in STRUCTURES:
-        _check_structure(net, step)  # a source may have fewer units than the baseline
+        check_structure(net, step)  # a source may have fewer units than the baseline
     if step.method in UNITS:
         from kerf.prune import structured
 

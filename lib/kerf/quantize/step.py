@@ -11,18 +11,17 @@ does not grow with the number of layers.
 """
 
 import time
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 from kerf.calibration import activations, hessian
-from kerf.config import Calibration, check_divides, check_pattern
+from kerf.config import Calibration
 from kerf.config.methods import METHODS
 from kerf.config.quantize import Quantize
 from kerf.core.cache import artifact
 from kerf.core.errors import refuse
 from kerf.core.memory import peak_rss_bytes, reset_peak_rss
 from kerf.models import architecture, families, manifest, registry
+from kerf.quantize.check import imported_by
 
 REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid before
 
@@ -48,7 +47,7 @@ def quantize(
         "calibration": activations.key_of(model, calibration),
         "source": origin,
     }
-    imported = _imported(step)
+    imported = imported_by(step)
     if imported:
         key |= imported.fingerprint(step, calibration)
         imported.folder_of(model, step, calibration)  # what it takes is counted apart
@@ -60,21 +59,6 @@ def quantize(
     )
 
 
-def check(model: str, step: Quantize, before: list[dict], shapes: dict[str, list[int]]) -> None:
-    """Refuse, before heavy work, a step that this model cannot take after the steps `before`, which leave `shapes`."""
-    if step.group_size:
-        check_divides(step.group_size, shapes, "group_size")
-    check_pattern(step, shapes)
-    if imported := _imported(step):
-        imported.check(model, step, first=not before)
-
-
-def _imported(step: Quantize) -> ModuleType | None:
-    """The module that takes layers which something else quantized, if the method does."""
-    module = METHODS[step.method].imported
-    return import_module(module) if module else None
-
-
 def _make(folder, model, step, calibration, source, moments, device) -> dict:
     import sentence_transformers  # noqa: F401  imports are not what is measured
 
@@ -83,7 +67,7 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     inputs = (model, step, calibration, source, moments, device)
     found = _write(folder, *inputs, {}) if step.bits != "mixed" else _mixed(folder, *inputs)
     seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
-    if imported := _imported(step):
+    if imported := imported_by(step):
         spent, held = imported.cost(imported.folder_of(model, step, calibration), step)
         seconds, peak = seconds + spent, max(peak, held)
     return {"model": model, "compress_seconds": seconds, "compress_peak_rss_bytes": peak, **found}
@@ -152,7 +136,7 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
             architecture.linears(registry.reference_network(model, source, reference, device)),
             set(),
         )
-        if imported := _imported(step):
+        if imported := imported_by(step):
             adopted = imported.adopted(net, step, imported.folder_of(model, step, calibration))
             found = ((*each, statistics.get(each[0])) for each in adopted)
         else:

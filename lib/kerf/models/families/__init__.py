@@ -1,7 +1,8 @@
 """The families of models. What differs between them stands in one file a family, under the same names:
 
 NAME and CALLED ("a reranker"); takes(architecture, folder): whether a model is of this family, by the class that its
-configuration names; opens_as(opened): whether an opened one is; EVALUATION: the module that says how it is measured;
+configuration names; opens_as(opened): whether an opened one is; EVALUATION: the module that says how it is measured, READS: the keys of `evaluation`
+that it reads;
 open_folder(folder, device), with_weights(folder, class_name, weights, device): the model, ready to use;
 network(opened): the part whose layers are compressed; batches(opened, spec): calibration text as the
 network takes it; held_batches(opened, spec): the same of text outside the sample, check_held_back(folder,

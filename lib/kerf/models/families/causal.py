@@ -16,6 +16,7 @@ from kerf.models.families.opening import from_folder, quiet
 from kerf.models.tensor_check import complete
 
 NAME, CALLED = "causal", "a causal language model"
+READS = ("texts", "passages", "num_chunks", "seq_len", "restored")  # keys of `evaluation`
 EVALUATION = "kerf.evaluate.causal"
 # Classes of causal language models that do not end in ForCausalLM.
 OTHERS = ("GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel")

@@ -16,6 +16,7 @@ from kerf.models.families.causal import tokenizer
 from kerf.models.families.opening import loading, opened
 
 NAME, CALLED = "reranker", "a reranker"
+READS = ("texts", "passages")  # keys of `evaluation`
 EVALUATION = "kerf.evaluate.cross_encoder"
 
 BATCH_SIZE = 16

@@ -10,6 +10,7 @@ from kerf.models.families.causal import tokenizer
 from kerf.models.families.opening import loading, opened
 
 NAME, CALLED = "encoder", "an encoder"
+READS = ("texts", "sentences", "passages")  # keys of `evaluation`
 EVALUATION = "kerf.evaluate.encoder"
 
 BATCH_SIZE = 16

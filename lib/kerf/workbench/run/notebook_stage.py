@@ -4,6 +4,7 @@ A finished stage is an artifact (the executed notebook, its HTML, and where its 
 run takes it from there. A stage that dies leaves a partial notebook that says so on its first line.
 """
 
+import ast
 import atexit
 import json
 import logging
@@ -55,16 +56,12 @@ def notebook_path(name: str) -> Path:
 
 
 @cache
-def accepted(name: str) -> dict[str, str]:
-    """Parameters of a notebook and their defaults, as its `parameters` cell has them."""
-    import papermill
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return {
-            key: info["default"]
-            for key, info in papermill.inspect_notebook(notebook_path(name)).items()
-        }
+def accepted(name: str) -> list[str]:
+    """Parameters of a notebook: what its `parameters` cell assigns."""
+    cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", ())]
+    tree = ast.parse("\n".join("".join(cell["source"]) for cell in tagged))
+    return [node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)]
 
 
 def check_parameters(name: str, parameters: dict) -> None:

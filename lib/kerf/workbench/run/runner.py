@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from kerf import evaluate, pipeline
+from kerf import pipeline
 from kerf.config import METHODS
-from kerf.core.cache import digest, now, replace_folder
+from kerf.core.cache import artifact, digest, meta, now, replace_folder
 from kerf.core.errors import InputError, escaped, refuse
 from kerf.core.paths import data_folder, root
 from kerf.core.scratch import PREFIX, scratch, sweep
@@ -66,16 +66,31 @@ def check(experiment: Experiment, out: Path) -> dict:
                 step,
                 [{each.kind: each.parameters.model_dump()} for each in chain[: number - 1]],
             )
-    spec = experiment.calibration
-    folder = registry.resolve(experiment.model)
     _check_keys(experiment, description["kind"])
-    everything = evaluate.kind(experiment.model).gather(experiment.model, experiment.evaluation)
     if experiment.resources:
         registry.check_kind(experiment.model, "resources", "encoder", "reranker")
-    corpora.check_overlap(families.of(folder).sample_texts(folder, spec), everything.all)
     for name, parameters in _all_parameters(experiment):
         check_parameters(name, parameters)
-    return description | {"documents": evaluate.kind(experiment.model).documents(everything)}
+    return description | {"documents": _documents(experiment, description["kind"])}
+
+
+def _documents(experiment: Experiment, kind: str) -> int:
+    """Documents that the evaluation text comes from, found once. Raises InputError for too little text, and for an overlap."""
+    folder, spec = registry.resolve(experiment.model), experiment.calibration
+
+    def make(_: Path) -> dict:
+        from kerf import evaluate  # waits for scipy, which a second check need not
+
+        how = evaluate.of_family(kind)
+        everything = how.gather(experiment.model, experiment.evaluation)
+        corpora.check_overlap(families.of(folder).sample_texts(folder, spec), everything.all)
+        return {"documents": how.documents(everything)}
+
+    texts = [corpora.digest(each.texts) for each in (spec, experiment.evaluation)]
+    key = {"weights": registry.weights_digest(folder), "texts": texts}
+    key |= {"calibration": spec.model_dump(), "evaluation": experiment.evaluation.model_dump()}
+    code = ["kerf.evaluate", families.FAMILIES[kind].EVALUATION]
+    return meta(artifact("checked", key, make, code=code))["result"]["documents"]
 
 
 def _check_texts(experiment: Experiment) -> None:
@@ -89,7 +104,7 @@ def _check_texts(experiment: Experiment) -> None:
 def _check_keys(experiment: Experiment, kind: str) -> None:
     """Refuse keys of `evaluation` that were asked for and that nothing reads for a model of this kind."""
     # What candidates take as a service is measured on sentences, whatever the kind.
-    reads = {*evaluate.of_family(kind).READS, *(["sentences"] if experiment.resources else [])}
+    reads = {*families.FAMILIES[kind].READS, *(["sentences"] if experiment.resources else [])}
     for key, value in experiment.evaluation.model_dump().items():
         if key not in reads and experiment.origin[f"evaluation.{key}"] != "default":
             accepted = f"no key of {families.FAMILIES[kind].CALLED}, which {experiment.model} is; accepted: {', '.join(sorted(reads))}"
