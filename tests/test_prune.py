@@ -16,6 +16,7 @@ from kerf.calibration.hessian import damped, inverse_factor, moments
 from kerf.config import STEPS, Calibration, Evaluation, parse
 from kerf.core.cache import meta
 from kerf.core.errors import InputError
+from kerf.evaluate import encoder as measured_encoder
 from kerf.evaluate import latency
 from kerf.models import architecture, families, registry
 from kerf.prune import allocation, depth, structured
@@ -636,7 +637,7 @@ def test_twice_as_fast_is_more_than_one_and_each_goes_first_in_turn(monkeypatch)
     asked = []
     monkeypatch.setattr(registry, "open_source", lambda model, source, device: source or "baseline")
     monkeypatch.setattr(
-        evaluate.encoder,
+        measured_encoder,
         "ask",
         lambda opened, _: (
             asked.append(opened),
@@ -766,7 +767,7 @@ def test_alone_and_whole_a_layer_is_pruned_the_same_way(method):
         ),
         (
             {"allocation": "sensitivity", "method": "neurons"},
-            "allocation = 'sensitivity': uniform, or sensitivity with",
+            "allocation = 'sensitivity': no key of method neurons; magnitude, wanda and sparsegpt",
         ),
         (
             {"allocation": "sensitivity", "sparsity": 0.9},

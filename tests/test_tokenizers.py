@@ -30,11 +30,13 @@ from transformers import (
 )
 
 import kerf
-from kerf import evaluate, pipeline
+from kerf import pipeline
 from kerf.backends import tokens
 from kerf.config import Calibration, Evaluation
 from kerf.core.errors import InputError
 from kerf.data import corpora
+from kerf.evaluate import causal as measured_causal
+from kerf.evaluate import encoder as measured_encoder
 from kerf.models import registry
 from kerf.models.families import causal, encoder, lengths
 
@@ -218,13 +220,13 @@ def test_documents_without_tokens_are_left_out_of_a_stream(tmp_path, mixed):
     assert "without any token left out" in causal.about(
         folder, Calibration(texts=mixed, samples=4, max_length=32)
     )
-    everything = evaluate.causal.gather(
+    everything = measured_causal.gather(
         model, Evaluation(texts=mixed, num_chunks=4, seq_len=32, passages=4)
     )
     assert (
         everything.chunks.dtype == np.int64
         and everything.left_out > 0
-        and "left out" in evaluate.causal.about(everything)
+        and "left out" in measured_causal.about(everything)
     )
     with pytest.raises(InputError, match="prompt = '你好'"):
         causal.answer(registry.load(made), causal.tokenizer(folder), ("你好",))
@@ -265,7 +267,7 @@ def test_columns_lose_the_rows_without_tokens(dropping):
         match="evaluation.passages = 2: text that the model's tokenizer knows; 1 of 2 have any token",
     ):
         lengths.known(tokenizer, "evaluation.passages", ["The", "你"], [1, 2])
-    assert evaluate.encoder._known_pairs(
+    assert measured_encoder._known_pairs(
         tokenizer, ["你", "a", "The"], [0, 1], [1, 2], [0.5, 1.0]
     ) == (["a", "The"], [0], [1], [1.0])
 
@@ -327,17 +329,17 @@ def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
         )
     ).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    everything = evaluate.causal.gather(
+    everything = measured_causal.gather(
         str(folder), Evaluation(num_chunks=4, seq_len=48, passages=20)
     )
     assert all(len(ids) <= 48 for ids, _ in everything.passages)
     with pytest.raises(
         InputError, match="evaluation.seq_len = 512: at most 48, the positions of this model"
     ):
-        evaluate.causal.gather(str(folder), Evaluation(num_chunks=4, passages=4))
+        measured_causal.gather(str(folder), Evaluation(num_chunks=4, passages=4))
     opened = registry.open_model(str(folder))
-    evaluate.causal.answer(
-        opened, {**evaluate.causal.request(everything, False), "seed": 0}, tmp_path
+    measured_causal.answer(
+        opened, {**measured_causal.request(everything, False), "seed": 0}, tmp_path
     )
     assert load_file(tmp_path / "answers.safetensors")["continued"].shape == (4, 24)
     with pytest.raises(InputError, match="prompt = 60: at most 48"):
