@@ -9,7 +9,7 @@ the bias. Even columns make coarse weights, even weights make coarse columns; as
 arXiv:2211.10438) delta_c = range_c^alpha / largest_weight_c^(1 - alpha) up to a factor, and alpha and the share of
 each range that is cut off are those of least output error on calibration text. Codes come from GPTQ on centred
 inputs (`kerf.quantize.gptq`), aimed at what the float model's layer puts out on the float model's inputs, so that a
-layer makes up for its own rounded inputs and for the layers before it. The bias takes up the mean of what is left.
+layer compensates for its own rounded inputs and for the layers before it. The bias takes up the mean of what is left.
 
 Where inputs are rounded dynamically, low and delta are not of a column but of a token, from its smallest to its largest
 input as it comes (as in ZeroQuant, Yao et al. 2022, arXiv:2206.01861), and nothing folds:

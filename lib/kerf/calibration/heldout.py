@@ -1,4 +1,4 @@
-"""A quick look: what a model says of tokenized batches, and how far that is from what it or another said, in this process."""
+"""Compare a model's outputs with a reference on held-out batches, in this process."""
 
 import torch
 

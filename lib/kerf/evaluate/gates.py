@@ -21,8 +21,8 @@ from kerf.evaluate.stats import items_for_percentile
 PASS, FAIL, INCONCLUSIVE, NOT_MEASURED = "PASS", "FAIL", "INCONCLUSIVE", "NOT MEASURED"
 _WORST_FIRST = (FAIL, NOT_MEASURED, INCONCLUSIVE)
 GRADE_RULE = (
-    "A grade is the worst gate's share of the loss that its threshold allows, at the bound of the interval: "
-    "up to half of it A, all of it B, undecided C, up to twice as much D, more F."
+    "Grade: the share of the allowed loss that the worst gate uses, taken at the confidence bound. "
+    "A: at most 50 %; B: at most 100 %; C: undecided; D: at most 200 %; F: more."
 )
 LARGEST = 1e15  # of a threshold, bytes included
 _OPS = (">=", ">", "<=", "<")

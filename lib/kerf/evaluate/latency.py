@@ -45,7 +45,7 @@ def metric(request: dict) -> dict:
 
 
 def measure(request: dict) -> list[float]:
-    """Seconds of the baseline over the candidate's in every round, after one that does not count."""
+    """Per-round speedups, after one warm-up round."""
     from kerf.evaluate.by_family import of_family
     from kerf.models import registry
 

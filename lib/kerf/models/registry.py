@@ -226,9 +226,9 @@ def open_source(model: str, source: str | os.PathLike | None, device: str = "cpu
 
 
 def reference_network(model: str, source: str | os.PathLike | None, start, device: str = "cpu"):
-    """The network whose layers say what a step lost that began at `start` (opened from `source`): the baseline's.
+    """The network that per-layer error is computed against: the baseline, or `start` if shapes changed.
 
-    Where neurons, heads or blocks went, there is nothing to compare layer by layer any more, and it is `start`.
+    `start` is what the step began with, opened from `source`.
     """
     if not source:
         return start

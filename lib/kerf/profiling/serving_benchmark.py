@@ -183,7 +183,7 @@ def _calls(opened, texts: list, what: str, tails: bool = False) -> dict[str, flo
 
 
 def _seconds(opened, texts: list) -> list[float]:
-    """Seconds of calls with one batch, after one that does not count."""
+    """Seconds of calls with one batch, after one warm-up call."""
     seconds: list[float] = []
     while len(seconds) < 1 + FEWEST or len(seconds) < 1 + CALLS and sum(seconds[1:]) < SECONDS:
         clock = time.perf_counter()

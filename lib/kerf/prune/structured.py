@@ -99,7 +99,7 @@ def remove(
     """Take neurons or heads out of every block of `net`, in place; yields the name of each layer that loses columns,
     the share of them that goes, and its weight with 0 in those.
 
-    Blocks go in the order they run; each makes up for what those before it changed. Shapes change at the end.
+    Blocks go in the order they run; each compensates for the changes of those before it. Shapes change at the end.
     """
     found, kept = units(net, step.method), {}
     for (names, inputs), (_, originals) in zip(

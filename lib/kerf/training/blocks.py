@@ -16,7 +16,7 @@ BLOCK_RATES = {"codes": 0.02, "scale": 3e-3, "zero_point": 3e-3, "float": 5e-4, 
 # them swing around it. Scales and LayerNorm can still win.
 EMBEDDING_RATES = {"codes": 0.0, "scale": 3e-4, "zero_point": 0.0, "float": 1e-3, "weight": 0.0}
 JOINT_RATES = {"codes": 0.02, "scale": 1e-3, "zero_point": 1e-3, "float": 2e-4, "weight": 1e-4}
-ENDS = 0.8  # share of the loss on the last states that looks at what is made of them
+ENDS = 0.8  # weight of the output-level loss in the final block
 
 
 class Hidden:

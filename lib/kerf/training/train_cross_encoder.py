@@ -28,8 +28,9 @@ MAX_LENGTH = 128  # tokens of a pair
 
 
 class Training(Parameters):
-    """How a reranker is trained. others: passages beside a query's own; easy: share of the steps in which all of them but one are
-    of chance; learning_rate: the highest, after a tenth of the steps, from which it falls to nothing in a line."""
+    """How a reranker is trained. others: passages beside a query's own; easy: fraction of steps with a single hard negative;
+    learning_rate: the highest, after a warm-up of a tenth of the steps, from which it decays linearly to zero.
+    """
 
     steps: Annotated[
         int, Field(ge=1, le=100_000, description="a whole number from 1 to 100000")

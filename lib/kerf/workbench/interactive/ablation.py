@@ -1,4 +1,4 @@
-"""A yardstick for chains of steps: mean cosine on sentences that no method saw, bytes and seconds, in one row."""
+"""An ablation table of chains of steps: mean cosine on sentences that no method saw, bytes and seconds, in one row."""
 
 from pathlib import Path
 

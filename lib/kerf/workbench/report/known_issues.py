@@ -84,9 +84,7 @@ def _noise(candidate: dict) -> list[str]:
         and 0 < abs(row["value"] - row["baseline"]) <= _width(row)
     ]
     if drowned:
-        lines.append(
-            f"No larger than the noise of measuring, so not a difference: {plain('; '.join(drowned))}."
-        )
+        lines.append(f"Within measurement noise: {plain('; '.join(drowned))}.")
     lines += [
         f"{plain(METRICS[row['name']].label)} has {'no value' if row['value'] is None else 'no interval'}: {plain(row['why'])}."
         for row in candidate["metrics"]

@@ -81,7 +81,7 @@ def checklist(candidate: dict) -> list[tuple[bool, str]]:
         )
     return [
         *boxes,
-        (not noisy(candidate), f"{name}: no gate was passed by less than the noise of measuring"),
+        (not noisy(candidate), f"{name}: no gate was passed within measurement noise"),
         (
             not any(layer.get("reread") for layer in layers),
             f"{name}: no layer was on its grid before",

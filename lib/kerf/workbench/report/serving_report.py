@@ -49,7 +49,7 @@ def noise(noisy: list[str], count: int) -> str:
         if len(noisy) <= FEW
         else "; the last row and column say by how much"
     )
-    return f"the baseline did not agree with itself within a tenth on {len(noisy)} of {count} figures{named}."
+    return f"repeated baseline measurements differed by more than 10 % on {len(noisy)} of {count} figures{named}."
 
 
 def sentence(found: dict, measures: dict) -> str:
