@@ -7,8 +7,27 @@ because without their script nothing of them would be left.
 import re
 from pathlib import Path
 
+import nh3
+
 from kerf.core.atomic import write_page
 
+ATTRIBUTES = {
+    "alt",
+    "aria-label",
+    "class",
+    "colspan",
+    "dir",
+    "height",
+    "id",
+    "lang",
+    "role",
+    "rowspan",
+    "scope",
+    "style",
+    "tabindex",
+    "title",
+    "width",
+}
 TEMPLATES = Path(__file__).parents[1] / "templates"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -46,10 +65,20 @@ def notebook_to_html(path: Path) -> Path:
 
 
 def inert(html: str) -> str:
-    """Take scripts and handlers out of a notebook's own HTML; the page's policy blocks the rest."""
-    html = re.sub(r"<script\b.*?(</script\s*>|\Z)", "", html, flags=re.S | re.I)
-    html = re.sub(r"<(link|iframe|object|embed|base|meta)\b[^>]*>", "", html, flags=re.I)
-    return re.sub(r"(<[^>]*?)\son\w+\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>]+)", r"\1", html, flags=re.I)
+    """A notebook's own HTML without scripts, handlers and what loads something; styles of its tables stay."""
+    return nh3.clean(
+        html,
+        tags=nh3.ALLOWED_TAGS | {"figcaption", "figure", "section", "style"},
+        clean_content_tags={"script"},
+        attributes={"*": ATTRIBUTES, "a": {"href"}, "img": {"src"}},
+        attribute_filter=_without_data_links,
+        url_schemes={"data", "http", "https", "mailto"},
+        link_rel=None,
+    )
+
+
+def _without_data_links(tag: str, attribute: str, value: str) -> str | None:
+    return None if tag == "a" and value.strip().lower().startswith("data:") else value
 
 
 def alt_text(output: dict, kind: str) -> str:
