@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from kerf.calibration import activations, hessian
-from kerf.config import STEPS, Calibration, parse
+from kerf.config import METHODS, STEPS, Calibration, parse
 from kerf.core.errors import refuse
 from kerf.models import architecture, families, registry
 from kerf.quantize.layers import one_layer
@@ -30,12 +30,17 @@ class Choice:
     sparsity: float = 0.0
 
     def steps(self) -> list[dict]:
-        """The chain that does it to every layer: what an experiment's candidate says. GPTQ prunes in the same pass."""
-        grid = {"method": self.method, "bits": self.bits, "clip": self.clip}
-        grid |= {"group_size": self.group_size} if self.group_size else {}
+        """The chain that does it to every layer: what an experiment's candidate says.
+
+        Methods that can prune do so in the same pass; a choice that the method has no key for is left out.
+        """
+        keys = METHODS[self.method].parameters.model_fields
+        asked = {"bits": self.bits, "clip": self.clip, "group_size": self.group_size}
+        chosen = {key: value for key, value in asked.items() if key in keys and value is not None}
+        grid = {"method": self.method, **chosen}
         if not self.sparsity:
             return [{"quantize": grid}]
-        if self.method == "gptq":
+        if "sparsity" in keys:
             return [{"quantize": {**grid, "sparsity": self.sparsity}}]
         return [
             {"prune": {"method": "wanda", "sparsity": self.sparsity, "sweeps": 0}},

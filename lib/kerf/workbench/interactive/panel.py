@@ -11,7 +11,7 @@ import ipywidgets as widgets
 from traitlets import TraitError
 
 from kerf.charts import plots
-from kerf.config import Calibration
+from kerf.config import METHODS, Calibration
 from kerf.core.atomic import write_json
 from kerf.core.cache import meta
 from kerf.core.errors import nearest, refuse
@@ -69,7 +69,7 @@ class Panel:
         known = list(dict.fromkeys([model, *registry.MODELS]))
         self.model = widgets.Dropdown(options=known, value=model, description="model", **WIDE)
         self.layer = widgets.Dropdown(description="layer", **WIDE)
-        self.method = widgets.SelectionSlider(options=["rtn", "gptq"], description="method", **WIDE)
+        self.method = widgets.SelectionSlider(options=_methods(), description="method", **WIDE)
         self.bits = widgets.IntSlider(value=4, min=2, max=8, description="bits", **WIDE)
         self.group_size = widgets.SelectionSlider(
             options=GROUPS, value=64, description="group size", **WIDE
@@ -133,7 +133,7 @@ class Panel:
         if not self._building:
             self._say(
                 "GPTQ is at work in the background; the sliders stay free."
-                if self.method.value == "gptq"
+                if _is_sequential(self.method.value)
                 else ""
             )
         self._newest.ask(self.wish())
@@ -157,7 +157,7 @@ class Panel:
             self.picture.value = drawn(cut)
             self.numbers.value = told(cut, time.perf_counter() - started)
             self.answers.value = self._answered(texts, cut)
-            if choice.method == "gptq" and not self._building:
+            if _is_sequential(choice.method) and not self._building:
                 self._say("GPTQ is done.")
         except Exception as error:  # a wrong choice is told, and the next one is free
             self._say(
@@ -284,3 +284,13 @@ def told(cut: Cut, seconds: float) -> str:
         f'<div aria-live="polite"><strong>{escape(cut.name)}</strong>, {cut.before.shape[0]} × {cut.before.shape[1]}: <strong>{lost}</strong>, '
         f"{cut.bytes:,} bytes, {full / cut.bytes:.1f} times smaller than in float32; shown in {1000 * seconds:.0f} ms</div>"
     )
+
+
+def _methods() -> list[str]:
+    """Methods that quantize one layer by itself."""
+    return [name for name, method in METHODS.items() if method.layer]
+
+
+def _is_sequential(method: str) -> bool:
+    """Whether a whole candidate differs from its layers by themselves."""
+    return METHODS[method].calibration == "sequential"
