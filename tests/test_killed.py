@@ -145,8 +145,8 @@ def gone(pid: int, within: float = 10) -> bool:
 
 def test_a_measured_process_ends_with_who_asked_for_it():
     code = """import os, signal, subprocess, sys
-from kerf import tether
-child = subprocess.Popen(tether.tied([sys.executable, "-c", "import time; time.sleep(300)"]))
+from kerf.core import child_process
+child = subprocess.Popen(child_process.tied([sys.executable, "-c", "import time; time.sleep(300)"]))
 print(child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)"""
     done = subprocess.run(
