@@ -115,7 +115,7 @@ def test_issues_are_those_of_the_figures():
         "not decided",
         "900 items",
         "takes more memory",
-        "no larger",
+        "within measurement noise",
         "no speed",
         "no gate asks for it",
     ):

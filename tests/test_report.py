@@ -6,6 +6,7 @@ import shutil
 import pytest
 from conftest import BROWSER
 from support.reports import VECTORS, entry, gate, metric, taken
+from support.reports import page as page  # a fixture
 
 from kerf.charts import svg
 from kerf.evaluate.metrics import METRICS, SYMBOLS
