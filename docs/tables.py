@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
+README = DOCS.parent / "README.md"
 RUNS = DOCS / "runs"
 ENTRY = (
     "name",
@@ -100,6 +101,21 @@ def page() -> str:
     return INTRO + ("\n".join(map(section, runs)) if runs else NOTHING)
 
 
+def readme() -> str:
+    """The text of README.md with the table of the default experiment's run between its two marks."""
+    text = README.read_text(encoding="utf-8")
+    head, begin, rest = text.partition("<!-- run: minilm -->\n")
+    _, end, tail = rest.partition("<!-- end of run -->")
+    run = json.loads((RUNS / "minilm.json").read_text(encoding="utf-8"))
+    manifest = run["manifest"]
+    said = (
+        f"From run `{manifest['run']}`: {manifest['seconds']:,.0f} s with {manifest['cpu']['threads']} threads of "
+        f"{manifest['cpu']['model']}."
+    )
+    table = section(run).rpartition("\n\n")[2]
+    return f"{head}{begin}\n{said}\n\n{table}\n{end}{tail}"
+
+
 def section(run: dict) -> str:
     """A heading, the run that the figures come from, and a table with one row for each candidate."""
     manifest, model, others = run["manifest"], run["model"], run["candidates"][1:]
@@ -179,6 +195,7 @@ def main() -> None:
     for path in parser.parse_args().add:
         print(add(path))
     (DOCS / "results.md").write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -170,6 +170,7 @@ def test_the_page_of_results_is_made_of_the_runs_that_are_kept():
     assert (ROOT / "docs" / "results.md").read_text() == script("tables").page(), (
         "run `python docs/tables.py`"
     )
+    assert (ROOT / "README.md").read_text() == script("tables").readme()
 
 
 def results():
