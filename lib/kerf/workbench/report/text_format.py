@@ -149,9 +149,11 @@ def reason(gate: dict) -> str:
 def step_in_words(step: dict) -> str:
     """`quantize gptq, bits 4` of {"quantize": {"method": "gptq", "bits": 4}}."""
     ((kind, keys),) = step.items()
-    words = [
-        str(value) if key == "method" else f"{key} {value}" for key, value in (keys or {}).items()
-    ]
+    first = ("method", "bits", "sparsity")  # what tells steps apart, before their other keys
+    ordered = sorted(
+        (keys or {}).items(), key=lambda item: (item[0] not in first, item[0] != "method")
+    )
+    words = [str(value) if key == "method" else f"{key} {value}" for key, value in ordered]
     return f"{kind} {', '.join(words)}".strip()
 
 
