@@ -13,7 +13,7 @@ UNIT = {
     "test_layers",
     "test_likelihood",
     "test_packing",
-    "test_parking",
+    "test_offload",
     "test_statistics",
     "test_steps",
     "test_store",
