@@ -56,6 +56,8 @@ def test_two_candidates_are_paired(model, small):
     found = kerf.compare(small.artifact, wide, **MEASURED)
     assert found.loc["cosine_mean", "winner"] == "b" and found.loc["cosine_mean", "low"] > 0
     assert found.loc["bytes_on_disk", "winner"] == "a"
+    turned = kerf.compare(small, model, **MEASURED)  # the model itself as the second
+    assert turned.loc["cosine_mean", "winner"] == "b" and turned.loc["cosine_mean", "b"] > 0.9999
 
 
 def test_documents_may_be_given_as_they_are(model):

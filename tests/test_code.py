@@ -26,8 +26,9 @@ for method in ("rtn", "gptq"):
     steps = [{"quantize": {"method": method, "bits": 4}}]
     found[method] = str(pipeline.build(sys.argv[1], steps, spec))
     for name, parameters in (("quantize", {"step": steps[0]["quantize"]}), ("compare", {"steps": steps})):
-        found[f"{name} {method}"] = code.digest(tuple(_code(name, parameters)))
-found["calibrate"] = code.digest(tuple(_code("calibrate", {})))
+        found[f"{name} {method}"] = code.digest(tuple(_code(name, {"model": sys.argv[1], **parameters})))
+for name, parameters in (("calibrate", {}), ("kernels", {"step": {"method": "dynamic"}})):
+    found[name] = code.digest(tuple(_code(name, {"model": sys.argv[1], **parameters})))
 print(json.dumps(found))
 """
 
@@ -102,6 +103,17 @@ def test_a_method_throws_its_own_candidates_away_alone(built):
         "quantize gptq",
         "compare gptq",
     }
+
+
+def test_what_measures_a_family_throws_its_comparisons_away_alone(built):
+    compared = {"compare rtn", "compare gptq", "kernels"}
+    assert changed(built, "evaluate/encoder.py", "\nNEW = 1\n") == compared
+    assert changed(built, "evaluate/cross_encoder.py", "\nNEW = 1\n") == set()
+
+
+def test_a_backend_throws_its_own_candidates_away_alone(built):
+    assert changed(built, "backends/torch_.py", "\nNEW = 1\n") == {"kernels"}
+    assert changed(built, "backends/openvino_.py", "\nNEW = 1\n") == set()
 
 
 def test_what_all_stand_on_throws_all_away(built):

@@ -17,7 +17,8 @@ import pandas as pd
 
 from kerf import evaluate, pipeline
 from kerf.config import METHODS, PRUNING_METHODS, Calibration, Evaluation, parse
-from kerf.core.errors import listed, refuse
+from kerf.core import atomic
+from kerf.core.errors import one_of, refuse
 from kerf.core.paths import data_folder
 from kerf.evaluate import ab, comparison_inputs
 from kerf.models import manifest, registry
@@ -45,7 +46,7 @@ def compress(model: str, texts: Texts = "news", method: str = "gptq", **paramete
     """
     known = {**PRUNING_METHODS, **METHODS}
     if method not in known:
-        raise refuse("method", method, listed(known))
+        raise refuse("method", method, one_of(method, known))
     asked = {key: parameters.pop(key) for key in CALIBRATION if key in parameters}
     preset = registry.MODELS[model].calibration if model in registry.MODELS else {}
     calibration = parse(Calibration, {**preset, **asked, "texts": _named(texts)}, "calibration")
@@ -81,7 +82,9 @@ def compare(a: Any, b: Any, data: Texts = "news", **evaluation: Any) -> pd.DataF
         rows = evaluate.read(evaluate.compare(model, second, spec))[0]
         return pd.DataFrame(rows).set_index("name")
     measured = [
-        comparison_inputs.measured(name, model, manifest.verify(folder)["steps"], folder, spec)
+        comparison_inputs.measured(
+            name, model, manifest.verify(folder)["steps"] if folder else [], folder, spec
+        )
         for name, folder in (("a", first), ("b", second))
     ]
     return pd.DataFrame(ab.compare(*measured)["metrics"]).set_index("name")
@@ -106,6 +109,6 @@ def _named(texts: Texts) -> str:
     lines = "\n".join(" ".join(str(document).split()) for document in texts)
     path = data_folder() / "texts" / f"{hashlib.sha256(lines.encode()).hexdigest()[:16]}.txt"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(lines + "\n", encoding="utf-8")
+        with atomic.aside(path) as part:
+            part.write_text(lines + "\n", encoding="utf-8")
     return str(path)

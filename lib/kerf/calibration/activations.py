@@ -17,7 +17,7 @@ from kerf.config import Calibration
 from kerf.core.cache import artifact, meta
 from kerf.data import corpora
 from kerf.models import architecture, families, registry
-from kerf.models.hooks import on_inputs, removed
+from kerf.models.hooks import attached, on_inputs
 
 
 @dataclass
@@ -135,7 +135,7 @@ def groups_of(net, batch: dict) -> list[list[str]]:
             found.append([name])
         last[0] = args[0]
 
-    with torch.no_grad(), removed(on_inputs(architecture.linears(net), look)):
+    with torch.no_grad(), attached(on_inputs(architecture.linears(net), look)):
         net(**batch)
     return found
 

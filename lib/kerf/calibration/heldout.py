@@ -6,7 +6,7 @@ from kerf.config import Calibration
 from kerf.data import corpora
 from kerf.models import architecture, families
 from kerf.models.families import causal, encoder
-from kerf.models.hooks import on_outputs, removed
+from kerf.models.hooks import attached, on_outputs
 
 SENTENCES, CHUNKS = 32, 1  # that are asked about a layer alone
 
@@ -58,7 +58,7 @@ class Chunks:
         def look(name, _, output):
             self.states[name] = output[0] if isinstance(output, tuple) else output
 
-        with removed(on_outputs(architecture.blocks(opened), look)):
+        with attached(on_outputs(architecture.blocks(opened), look)):
             self.aim = opened(**self.batch).logits.log_softmax(-1)
 
     @torch.no_grad()

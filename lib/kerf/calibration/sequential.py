@@ -16,7 +16,7 @@ import torch
 from greenlet import getcurrent, greenlet
 
 from kerf.calibration.offload import park, trim
-from kerf.models.hooks import removed
+from kerf.models.hooks import attached
 from kerf.tensors.matmul_precision import rounded_products
 
 
@@ -62,7 +62,7 @@ def in_lockstep(
         ):  # around the model alone: the caller's loop may want gradients
             return run.switch(*batch)
 
-    with removed([*hooks, *stops.values()]):
+    with attached([*hooks, *stops.values()]):
         runs = [(greenlet(forward), batch) for batch in batches]
         waiting = {run: (advance(run, batch), batch) for run, batch in runs}
         while waiting := {run: stop for run, stop in waiting.items() if not run.dead}:

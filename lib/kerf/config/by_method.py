@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic.fields import FieldInfo
 
 from kerf.config.base import Parameters
-from kerf.core.errors import listed, nearest, refuse
+from kerf.core.errors import listed, nearest, one_of, refuse
 
 # Names that keys and methods had in experiments; manifests and the history still have them.
 OLD_KEYS = {
@@ -40,21 +40,8 @@ class ByMethod:
         if isinstance(method, str) and method in OLD_METHODS and method not in self.methods:
             raise refuse(at, method, f"{OLD_METHODS[method]}, which it is called now")
         if not isinstance(method, str) or method not in self.methods:
-            close = nearest(str(method)[:80], self.methods)
-            raise refuse(
-                at, method, listed(self.methods) + (f"; {close}" if close.startswith("did") else "")
-            )
+            raise refuse(at, method, one_of(method, self.methods))
         return self.methods[method].parameters
-
-    def model_fields_of(self, values: object) -> Mapping[str, FieldInfo]:
-        """Keys of a step with these values; of an unknown method, none but `method`."""
-        method = values.get("method", self.default) if isinstance(values, dict) else self.default
-        known = isinstance(method, str) and method in self.methods
-        return (
-            self.methods[method].parameters.model_fields
-            if known
-            else {"method": self.model_fields["method"]}
-        )
 
     @property
     def model_fields(self) -> dict[str, FieldInfo]:

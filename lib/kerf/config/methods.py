@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from kerf.config import prune, quantize
+from kerf.config import backends, prune, quantize
 from kerf.config.base import Parameters
 from kerf.config.by_method import ByMethod
 from kerf.core.registry import Registry
@@ -18,8 +18,8 @@ from kerf.core.registry import Registry
 class Method:
     """A method of `quantize` or `prune` steps.
 
-    layer: a function of one `kerf.quantize.layer.Layer` to its Quantized and a note (pruning: of
-    `kerf.prune.layer.Layer` to its weight and a note). calibration: what the layer's second moments are of: "none",
+    layer: a function of one `kerf.calibration.layer.Layer` to its Quantized and a note (pruning: to its new weight and a
+    note). calibration: what the layer's second moments are of: "none",
     "moments" (the model as it was), or "sequential" (the model as the layers before have become). shared: a function
     of second moments and the step, called once for all layers that share an input. network, imported, kernel: a module
     whose functions take over where a method is not one layer after another: pruning whole units, taking layers that
@@ -36,11 +36,13 @@ class Method:
     imported: str = ""
     kernel: str = ""
 
-    def modules(self) -> list[str]:
-        """Where its functions stand."""
+    def modules(self, backend: str | None = None) -> list[str]:
+        """Where its functions stand, and those of the backend that runs it; None: the one that is taken by default."""
         functions = [each for each in (self.layer, self.shared) if each is not None]
         named = [each if isinstance(each, str) else each.__module__ for each in functions]
         modules = [self.network, self.imported, self.kernel, self.parameters.__module__]
+        if self.kernel:
+            modules += backends.modules(backend or self.parameters.model_fields["backend"].default)
         return [each.partition(":")[0] for each in (*named, *modules) if each]
 
 

@@ -61,7 +61,7 @@ def artifact(
     has to be one and the same wherever it is measured. What `make` returns is kept in meta.json under "result". With
     KERF_FRESH set to a time (ISO 8601), artifacts finished before it are made again.
     """
-    roots = tuple(map(str, code)) or (make.__module__, *also)
+    roots = tuple(map(sources.root_of, code)) or (make.__module__, *also)
     key = {**key, "roots": roots, "code": sources.digest(roots), "packages": packages()}
     key |= {} if anywhere else {"machine": machine()}
     key = json.loads(json.dumps(key))  # as meta.json will have it

@@ -20,14 +20,21 @@ IMPORT = re.compile(
 
 @cache
 def digest(roots: tuple[str, ...]) -> str:
-    """sha256 of the code of modules, named or as paths of files, and of all that they import."""
+    """sha256 of the code of modules and all that they import, and of files; those of Kerf by their place in it."""
     named = {root for root in roots if not root.endswith(".py")}
-    files = {Path(root) for root in roots if root.endswith(".py")}
+    files = {ROOT / root for root in roots if root.endswith(".py")}
     files |= set(filter(None, map(_file, closure(frozenset(named)))))
     total = hashlib.sha256()
     for file in sorted(files):
         total.update(f"{file.name} {_meaning(file)}".encode())
     return total.hexdigest()
+
+
+def root_of(root: str | Path) -> str:
+    """A module's name, or a file: one of Kerf by its place in the package, so that two clones share what they made."""
+    place = Path(root)
+    inside = isinstance(root, Path) and place.is_relative_to(ROOT)
+    return place.relative_to(ROOT).as_posix() if inside else str(root)
 
 
 @cache
@@ -75,6 +82,7 @@ def _file(name: str) -> Path | None:
     return Path(found.origin) if found and found.origin else None
 
 
+@cache
 def _meaning(file: Path) -> str:
     """The syntax tree of a file without docstrings; comments are no part of it."""
     tree = ast.parse(file.read_bytes())

@@ -77,3 +77,9 @@ def listed(names: Iterable[object], joint: str = "or") -> str:
     """a, b or c."""
     *first, last = map(str, names)
     return f"{', '.join(first)} {joint} {last}" if first else last
+
+
+def one_of(value: object, known: Iterable[str]) -> str:
+    """`a, b or c`, and those that are close to a wrong value."""
+    close = nearest(str(value), known)
+    return listed(known) + (f"; {close}" if close.startswith("did you mean") else "")

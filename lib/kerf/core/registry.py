@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from kerf.core.errors import InputError, nearest, refuse
+from kerf.core.errors import InputError, one_of, refuse
 
 
 class Registry(Mapping):
@@ -48,7 +48,7 @@ class Registry(Mapping):
     def named(self, name: object, parameter: str) -> Any:
         """The entry of a name. Raises InputError, as for a wrong value of `parameter`, with the names that there are."""
         if not isinstance(name, str) or name not in self:
-            raise refuse(parameter, name, f"{' or '.join(self)}; {nearest(str(name)[:80], self)}")
+            raise refuse(parameter, name, one_of(name, self))
         return self[name]
 
     def __getitem__(self, name: str) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf.core.finite import check_finite
-from kerf.models.hooks import on_outputs, removed
+from kerf.models.hooks import attached, on_outputs
 
 PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: how many, tokens before, tokens after
 
@@ -106,7 +106,7 @@ def _broken(opened, ids) -> str:
             found.append(name)
 
     leaves = {n: module for n, module in opened.named_modules() if not any(module.children())}
-    with removed(on_outputs(leaves, look)):
+    with attached(on_outputs(leaves, look)):
         opened(ids, use_cache=False, logits_to_keep=1)
     return next(iter(found), "between two layers")
 

@@ -8,7 +8,7 @@ import numpy as np
 from kerf.core.errors import InputError
 from kerf.evaluate.baseline_logits import Kept
 from kerf.models import architecture, registry
-from kerf.models.hooks import on_inputs, on_outputs, removed
+from kerf.models.hooks import attached, on_inputs, on_outputs
 
 
 def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) -> list[dict]:
@@ -45,7 +45,7 @@ def _one(opened, original, chunk, kept) -> Iterator[float]:
         inputs[name], whole[name] = args[0], isinstance(output, tuple)
 
     blocks = _blocks(opened)
-    with removed(on_outputs(blocks, look)):
+    with attached(on_outputs(blocks, look)):
         yield _divergence(opened, chunk, kept)
     passed = []
     try:
@@ -53,7 +53,7 @@ def _one(opened, original, chunk, kept) -> Iterator[float]:
             own = {key: parameter.data for key, parameter in block.named_parameters()}
             for key, parameter in original.get_submodule(name).named_parameters():
                 block.get_parameter(key).data = parameter.data
-            with removed(on_inputs({name: block}, lambda name, args: (inputs[name], *args[1:]))):
+            with attached(on_inputs({name: block}, lambda name, args: (inputs[name], *args[1:]))):
                 yield _divergence(opened, chunk, kept)
             for key, parameter in block.named_parameters():
                 parameter.data = own[key]

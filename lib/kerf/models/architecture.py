@@ -1,7 +1,7 @@
 """The anatomy of a network: its linear layers, word embeddings and repeated blocks, found without knowing its architecture."""
 
 from kerf.core.errors import refuse
-from kerf.models.hooks import removed
+from kerf.models.hooks import attached
 
 
 def linears(net) -> dict:
@@ -111,7 +111,7 @@ def entry(net, batch: dict) -> tuple:
         raise _Reached(args[0], (args[1:], kwargs))
 
     first = next(iter(blocks(net).values()))
-    with removed([first.register_forward_pre_hook(stop, with_kwargs=True)]):
+    with attached([first.register_forward_pre_hook(stop, with_kwargs=True)]):
         try:
             net(**batch)
         except _Reached as reached:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def removed(handles: Iterable) -> Iterator[None]:
+def attached(handles: Iterable) -> Iterator[None]:
     """While it lasts, the hooks of these handles are there."""
     handles = list(handles)
     try:

@@ -9,7 +9,7 @@ import torch
 
 from kerf.calibration.sequential import rows
 from kerf.models import architecture
-from kerf.models.hooks import on_outputs, removed
+from kerf.models.hooks import attached, on_outputs
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def influence(net, batches: list[dict]) -> dict[str, float]:
         sums[name][0] += float(cosines.double().sum())
         sums[name][1] += len(cosines)
 
-    with removed(on_outputs(architecture.blocks(net), look)):
+    with attached(on_outputs(architecture.blocks(net), look)):
         for batch in batches:
             mask[0] = batch["attention_mask"]
             net(**batch)

@@ -6,7 +6,7 @@ from torch.nn.functional import embedding
 
 from kerf.calibration.offload import park
 from kerf.models import architecture
-from kerf.models.hooks import removed
+from kerf.models.hooks import attached
 from kerf.tensors.quantized import Quantized
 from kerf.training.learnable_quantizer import Learned, Masked
 
@@ -123,7 +123,7 @@ class Stage:
             hooks.append(
                 self.net.get_submodule(name.replace("/", ".")).register_forward_hook(look_up)
             )
-        with removed(hooks):
+        with attached(hooks):
             return architecture.entry(self.net, batch)[0]
 
     def loss(self, states: Hidden, target: Hidden, index: int) -> torch.Tensor:

@@ -19,13 +19,15 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-from kerf.config.methods import METHODS, PRUNING_METHODS, Method
+from kerf.config.by_method import ByMethod
+from kerf.config.methods import METHODS, PRUNING_METHODS, STEPS
 from kerf.core import atomic
 from kerf.core.cache import HANDOVER, NOTICE, artifact, handed_over, meta
 from kerf.core.code import APART, imported
 from kerf.core.digests import sha256
 from kerf.core.errors import printable, refuse
 from kerf.core.paths import shipped
+from kerf.models import families, registry
 from kerf.workbench.run.kernel_forkserver import Nursery
 from kerf.workbench.run.notebook_html import notebook_to_html
 
@@ -77,28 +79,34 @@ def check_parameters(name: str, parameters: dict) -> None:
 
 
 def _code(name: str, parameters: dict) -> list[str]:
-    """Modules that a notebook imports, and those of the methods that its parameters name."""
+    """Modules that a notebook's numbers depend on: those that it imports, and those that its parameters choose by a registry."""
     cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     numbers = [module for module in imported(text) if not module.startswith(APART)]
-    methods = {module for each in _methods(parameters) for module in each.modules()}
-    return [*numbers, *sorted(methods)]
+    chosen = {module for step in _steps(parameters) for module in _method(step)}
+    if "kerf.evaluate" in numbers and "model" in parameters:
+        family = families.of(registry.resolve(parameters["model"]))
+        chosen |= {family.EVALUATION, "kerf.evaluate.measure"}
+    return [*numbers, *sorted(chosen)]
 
 
-def _methods(value: object) -> Iterator[Method]:
-    """Methods of all steps in a notebook's parameters, however deep they lie."""
+def _steps(value: object) -> Iterator[dict]:
+    """Parameters of all steps in a notebook's parameters, however deep they lie, with their methods."""
     if isinstance(value, dict):
-        name = value.get("method")
-        yield from (
-            each[name]
-            for each in (METHODS, PRUNING_METHODS)
-            if isinstance(name, str) and name in each
-        )
-        yield from (found for each in value.values() for found in _methods(each))
-        if value.get("quantize") is not None and "method" not in value["quantize"]:
-            yield METHODS["rtn"]
+        if "method" in value:
+            yield value
+        for kind in STEPS:
+            if isinstance(value.get(kind), dict) and isinstance(STEPS[kind], ByMethod):
+                yield {"method": STEPS[kind].default, **value[kind]}
+        yield from (step for each in value.values() for step in _steps(each))
     elif isinstance(value, list):
-        yield from (found for each in value for found in _methods(each))
+        yield from (step for each in value for step in _steps(each))
+
+
+def _method(step: dict) -> list[str]:
+    """Modules of a step's method, and of its backend."""
+    entry = {**PRUNING_METHODS, **METHODS}.get(step["method"])
+    return entry.modules(step.get("backend")) if entry else []
 
 
 def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
