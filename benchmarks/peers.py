@@ -25,7 +25,7 @@ from kerf.models import architecture, registry
 from kerf.models.families import encoder
 from kerf.pipeline import build
 from kerf.quantize.rounding import rtn
-from kerf.workbench.interactive.ablation import Yardstick
+from kerf.workbench.interactive.ablation import LayerAblation
 
 MODEL, GROUP, SENTENCES, GOAL = "minilm", 64, 400, 0.5
 EMBEDDINGS = {
@@ -101,7 +101,7 @@ def measure(
     calibration: Calibration, environments: Path, widths: list[int], only: list[str]
 ) -> list[dict]:
     """Rows of the table, printed as they come; only: names of what is measured, none for all."""
-    yardstick, rows = Yardstick(MODEL, "news", SENTENCES), []
+    yardstick, rows = LayerAblation(MODEL, "news", SENTENCES), []
     print(
         f"{'bits':>4} {'who':20} {'linear_bits':>11} {'cosine (95 %)':>25} {'1 - cosine':>10} {'seconds':>8}"
     )

@@ -22,7 +22,7 @@ from kerf.config import Calibration
 from kerf.config.prune import Prune, SparseGPT
 from kerf.config.quantize import Gptq, Quantize
 from kerf.models import families, registry
-from kerf.prune.step import pruned
+from kerf.prune.step import prune_layers
 from kerf.quantize.compress import compress
 from kerf.tensors.matmul_precision import rounded_products
 
@@ -102,7 +102,7 @@ def method(model: str, step: Quantize | Prune, groups, batches) -> dict[str, flo
     if isinstance(step, Prune):
         return {
             "sparsegpt": seconds(
-                lambda: [None for _ in pruned(net, reference, step, groups, batches)]
+                lambda: [None for _ in prune_layers(net, reference, step, groups, batches)]
             )[0]
         }
     return {

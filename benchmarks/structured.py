@@ -22,7 +22,7 @@ from kerf.evaluate import stats as st
 from kerf.models import architecture, registry
 from kerf.models.families import encoder
 from kerf.pipeline import build
-from kerf.workbench.interactive.ablation import Yardstick
+from kerf.workbench.interactive.ablation import LayerAblation
 
 MODEL, SENTENCES, TIMED = "minilm", 400, 64
 
@@ -97,7 +97,7 @@ def main() -> None:
             found[f"torch-pruning {what}, {importance}"] = smaller(
                 ask_peer("torchpruning", python, calibration, more, "structured_with")[0]
             )
-    yardstick = Yardstick(MODEL, "news", SENTENCES)
+    yardstick = LayerAblation(MODEL, "news", SENTENCES)
     baseline = registry.open_model(MODEL)
     sentences = corpora.evaluation_sentences("news", SENTENCES)[0][:TIMED]
     batch = encoder.tokenized(baseline, sentences, TIMED, 128)[0]

@@ -10,7 +10,7 @@ from kerf import pipeline
 from kerf.config import Calibration, Evaluation
 from kerf.core.errors import InputError
 from kerf.evaluate import ab, comparison_inputs, per_item_scores
-from kerf.evaluate.bootstrap import Resampled
+from kerf.evaluate.bootstrap import BootstrapMetrics
 from kerf.evaluate.metrics import METRICS
 from kerf.workbench.cli import main
 
@@ -21,7 +21,7 @@ CALIBRATION = Calibration(samples=8, max_length=64)
 def both(model, first):
     chains = {"a": first, "b": [{"quantize": {"method": "rtn", "bits": 2, "group_size": 32}}]}
     return [
-        comparison_inputs.measured(
+        comparison_inputs.candidate_input(
             f"small/{name}", model, steps, pipeline.build(model, steps, CALIBRATION), SPEC
         )
         for name, steps in chains.items()
@@ -67,7 +67,7 @@ def paired_languages(languages):
 @pytest.mark.parametrize("kind", ["encoders", "languages", "rerankers"])
 def test_the_draws_are_those_of_the_report(kind, request):
     for side in request.getfixturevalue(kind):
-        drawn = Resampled(side.items)
+        drawn = BootstrapMetrics(side.items)
         for name, row in side.rows.items():
             if row["low"] is None or name in (
                 "cosine_p01",
@@ -150,7 +150,7 @@ def answers(right, name="x", n=None):
         "baseline": 1.0,
         "n": len(right),
     }
-    return comparison_inputs.Side(name, "m", [], {"retrieval_recall_1": row}, {}, table)
+    return comparison_inputs.ComparisonInput(name, "m", [], {"retrieval_recall_1": row}, {}, table)
 
 
 def flips(n, only_a, only_b):
@@ -186,7 +186,9 @@ def test_too_few_items_for_a_percentile_ask_for_as_many_as_have_one(paired_encod
 
 def test_scores_that_an_older_run_did_not_keep_leave_their_metric_open(encoders):
     old = [
-        comparison_inputs.Side(**{**vars(side), "items": side.items[side.items.metric == "cosine"]})
+        comparison_inputs.ComparisonInput(
+            **{**vars(side), "items": side.items[side.items.metric == "cosine"]}
+        )
         for side in encoders
     ]
     rows = {row["name"]: row for row in ab.compare(*old)["metrics"]}
@@ -200,7 +202,9 @@ def test_times_of_another_machine_are_not_compared(languages, paired_languages):
     a, b = languages
     (row,) = [row for row in paired_languages["metrics"] if row["name"] == "load_seconds"]
     assert row["how"] == "apart" and row["low"] <= row["difference"] <= row["high"]
-    other = comparison_inputs.Side(**{**vars(b), "origin": {**b.origin, "machine": ["another", 1]}})
+    other = comparison_inputs.ComparisonInput(
+        **{**vars(b), "origin": {**b.origin, "machine": ["another", 1]}}
+    )
     (row,) = [row for row in ab.compare(a, other)["metrics"] if row["name"] == "load_seconds"]
     assert row["how"] == "" and "another machine" in row["why"] and row["winner"] is None
 
@@ -334,7 +338,7 @@ def test_other_models_and_other_items_are_refused_by_name(capsys, out, encoders,
     code, _, error = asked(capsys, out, "small/a", "other/b")
     assert code == 2 and "a candidate of the same model" in error and error.count("\n") == 1
     fewer = [
-        comparison_inputs.Side(
+        comparison_inputs.ComparisonInput(
             **{
                 **vars(side),
                 "items": side.items.groupby("metric", observed=True).head(20),
@@ -349,4 +353,7 @@ def test_other_models_and_other_items_are_refused_by_name(capsys, out, encoders,
     swapped = languages[1].items.astype({"text": object})
     swapped.loc[0, "text"] = "Another document."
     with pytest.raises(InputError, match="measured on the items"):
-        ab.compare(languages[0], comparison_inputs.Side(**{**vars(languages[1]), "items": swapped}))
+        ab.compare(
+            languages[0],
+            comparison_inputs.ComparisonInput(**{**vars(languages[1]), "items": swapped}),
+        )

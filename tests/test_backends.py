@@ -236,7 +236,9 @@ def test_as_few_layers_as_it_takes(monkeypatch):
         lambda layers, found: here.update(found=found) or _Nothing(),
     )
     monkeypatch.setattr(
-        backend_stage, "fidelity", lambda found, aim: 1 - sum(worth[name] for name in here["found"])
+        backend_stage,
+        "mean_cosine",
+        lambda found, aim: 1 - sum(worth[name] for name in here["found"]),
     )
     left = lambda floor: [  # noqa: E731
         name

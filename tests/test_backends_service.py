@@ -137,7 +137,7 @@ def test_a_damaged_model_is_refused_by_its_file(model, tmp_path, backend, weight
         kerf.load(folder)
     card = json.loads((folder / "card.json").read_text())
     (folder / backends.backend(backend).MODEL).write_text("<net/>")
-    manifest.seal(
+    manifest.write_manifest(
         folder,
         {key: value for key, value in card.items() if key not in ("files", "sha256", "schema")},
     )  # vouched for, and still no model

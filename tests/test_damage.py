@@ -177,7 +177,7 @@ def candidate(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.parquet").write_bytes(b"weights" * 100)
     (folder / "config.json").write_text("{}")
-    manifest.seal(folder, {"model": "m", "kind": "encoder", "class": "C", "steps": []})
+    manifest.write_manifest(folder, {"model": "m", "kind": "encoder", "class": "C", "steps": []})
     return folder
 
 
@@ -355,7 +355,7 @@ HISTORY = {
 @pytest.mark.parametrize("harm", HISTORY.values(), ids=HISTORY)
 def test_a_run_with_a_damaged_file_is_called_damaged(tmp_path, capsys, harm):
     folder = write_run(tmp_path)
-    history.vouch(folder)
+    history.record_digests(folder)
     assert "PASS, m, 1 candidates" in asked(capsys, "list", "runs", "--out", tmp_path)[1]
     assert asked(capsys, "ab", "small/a", "small/b", "--out", tmp_path)[0] == 0
     harm(folder)
@@ -381,7 +381,7 @@ def test_a_run_that_lost_its_digests_is_damaged_and_one_that_never_had_any_is_re
 
 def test_the_leaderboard_shows_no_edited_figure(tmp_path):
     folder, reports = write_run(tmp_path), tmp_path / "reports"
-    history.vouch(folder)
+    history.record_digests(folder)
     (reports / "small").mkdir()
     shutil.copyfile(folder / "results.json", reports / "small" / "results.json")
     assert [run["problem"] for run in leaderboard.runs(reports)] == [None]

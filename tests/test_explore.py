@@ -23,8 +23,8 @@ from kerf.config import Calibration
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder, root
 from kerf.models import registry
-from kerf.workbench.interactive.background import Building, Newest
-from kerf.workbench.interactive.layer_explorer import Choice, Subject
+from kerf.workbench.interactive.background import BackgroundBuild, LatestRequest
+from kerf.workbench.interactive.layer_explorer import LayerConfig, LayerSession
 from kerf.workbench.interactive.panel import Panel
 from kerf.workbench.interactive.save_candidate import TITLE, add_candidate
 
@@ -38,7 +38,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def subject(tiny):
-    return Subject(tiny, SPEC)
+    return LayerSession(tiny, SPEC)
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ NAME_OF_A_RERANKER = f"bert.{NAME}"
 @pytest.mark.parametrize(
     "choice",
     [
-        Choice(bits=3, group_size=32, clip="mse"),
-        Choice("gptq", 4, None, "hessian"),
-        Choice(bits=4, group_size=32, sparsity=0.5),
+        LayerConfig(bits=3, group_size=32, clip="mse"),
+        LayerConfig("gptq", 4, None, "hessian"),
+        LayerConfig(bits=4, group_size=32, sparsity=0.5),
     ],
 )
 def test_a_cut_is_what_the_first_layer_of_a_candidate_becomes(tiny, subject, choice):
@@ -85,7 +85,7 @@ def test_a_cut_is_what_the_first_layer_of_a_candidate_becomes(tiny, subject, cho
 
 
 def test_error_by_group_adds_up(subject):
-    cut = subject.cut(NAME, Choice(bits=2, group_size=32))
+    cut = subject.cut(NAME, LayerConfig(bits=2, group_size=32))
     error = (cut.after() - cut.before).square()
     assert cut.by_group().shape == (64, 4)
     assert float(cut.by_group()[3, 2]) == pytest.approx(
@@ -94,36 +94,38 @@ def test_error_by_group_adds_up(subject):
 
 
 def test_an_answer_leaves_the_model_as_it_was(subject):
-    texts, cut = subject.kind.EXAMPLES, subject.cut(NAME, Choice(bits=2, group_size=None))
-    ((what, before, after),) = subject.told(texts, cut)
+    texts, cut = subject.kind.EXAMPLES, subject.cut(NAME, LayerConfig(bits=2, group_size=None))
+    ((what, before, after),) = subject.output_diff(texts, cut)
     assert what == "similarity" and before != after
-    assert subject.told(texts) == [(what, before, before)]
+    assert subject.output_diff(texts) == [(what, before, before)]
 
 
 def test_a_prompt_is_answered_with_probabilities(tmp_path):
-    asked = Subject(str(write_causal(tmp_path / "causal")), Calibration(samples=4, max_length=64))
-    cut = asked.cut(next(iter(asked.layers)), Choice(bits=2, group_size=None))
-    rows = asked.told(asked.kind.EXAMPLES, cut)
+    asked = LayerSession(
+        str(write_causal(tmp_path / "causal")), Calibration(samples=4, max_length=64)
+    )
+    cut = asked.cut(next(iter(asked.layers)), LayerConfig(bits=2, group_size=None))
+    rows = asked.output_diff(asked.kind.EXAMPLES, cut)
     assert len(rows) >= 5 and all(0 <= p <= 1 for _, *both in rows for p in both)
     assert [before for _, before, _ in rows[:5]] == sorted(
         (before for _, before, _ in rows[:5]), reverse=True
     )
     assert any(before != after for _, before, after in rows)
     with pytest.raises(InputError, match="prompt"):
-        asked.told(("",))
+        asked.output_diff(("",))
 
 
 def test_a_pair_is_scored_by_a_reranker(tmp_path):
-    asked = Subject(str(write_reranker(tmp_path / "reranker")), SPEC)
-    ((what, before, after),) = asked.told(
-        asked.kind.EXAMPLES, asked.cut(NAME_OF_A_RERANKER, Choice(bits=2, group_size=None))
+    asked = LayerSession(str(write_reranker(tmp_path / "reranker")), SPEC)
+    ((what, before, after),) = asked.output_diff(
+        asked.kind.EXAMPLES, asked.cut(NAME_OF_A_RERANKER, LayerConfig(bits=2, group_size=None))
     )
     assert what == "score" and before != after
 
 
 def test_the_newest_wish_overtakes_the_others():
     done = []
-    newest = Newest(lambda wish: (done.append(wish), time.sleep(0.3)))
+    newest = LatestRequest(lambda wish: (done.append(wish), time.sleep(0.3)))
     for wish in range(20):
         newest.ask(wish)
         time.sleep(0.005)
@@ -132,7 +134,7 @@ def test_the_newest_wish_overtakes_the_others():
 
 
 def test_a_candidate_being_made_can_be_cancelled(tiny):
-    building = Building(tiny, Choice().steps(), SPEC)
+    building = BackgroundBuild(tiny, LayerConfig().steps(), SPEC)
     building.cancel()
     assert building.over(within=30)
     with pytest.raises(RuntimeError, match="cancelled"):
@@ -140,9 +142,9 @@ def test_a_candidate_being_made_can_be_cancelled(tiny):
 
 
 def test_a_candidate_is_made_and_a_wrong_one_says_why(tiny):
-    building = Building(tiny, Choice(group_size=32).steps(), SPEC)
+    building = BackgroundBuild(tiny, LayerConfig(group_size=32).steps(), SPEC)
     assert building.over(within=300) and registry.load(building.result())
-    wrong = Building(tiny, Choice(group_size=48).steps(), SPEC)
+    wrong = BackgroundBuild(tiny, LayerConfig(group_size=48).steps(), SPEC)
     assert wrong.over(within=300)
     with pytest.raises(RuntimeError, match="group_size = 48"):
         wrong.result()
@@ -179,7 +181,7 @@ def test_a_whole_candidate_answers_for_its_own_model_and_choice_alone(house, tin
     cut = panel.subject.cut(NAME, panel.choice())
     for subject, choice, shown in (
         (panel.subject, panel.choice(), True),
-        (panel.subject, Choice(bits=7), False),
+        (panel.subject, LayerConfig(bits=7), False),
         (object(), panel.choice(), False),
     ):
         panel.whole = subject, choice, panel.subject.opened
@@ -208,8 +210,8 @@ def test_an_unknown_layer_is_refused(house, tiny):
 
 
 def test_saved_candidates_gather_in_one_experiment(house, tiny):
-    first = add_candidate("mine", tiny, SPEC, "a", Choice(group_size=32).steps())
-    add_candidate("mine", tiny, SPEC, "b", Choice("gptq", 2, None).steps())
+    first = add_candidate("mine", tiny, SPEC, "a", LayerConfig(group_size=32).steps())
+    add_candidate("mine", tiny, SPEC, "b", LayerConfig("gptq", 2, None).steps())
     content = yaml.safe_load(first.read_text())
     assert (
         [*content["candidates"]] == ["a", "b"]
@@ -218,13 +220,13 @@ def test_saved_candidates_gather_in_one_experiment(house, tiny):
     )
     before = first.read_text()
     for arguments, match in [
-        (("mine", tiny, SPEC, "a", Choice().steps()), "candidate = 'a'"),
-        (("mine", "minilm", SPEC, "c", Choice().steps()), "model = 'minilm'"),
-        (("mine", tiny, Calibration(samples=25), "c", Choice().steps()), "calibration"),
-        (("mine", tiny, SPEC, "No/Name", Choice().steps()), "No/Name"),
+        (("mine", tiny, SPEC, "a", LayerConfig().steps()), "candidate = 'a'"),
+        (("mine", "minilm", SPEC, "c", LayerConfig().steps()), "model = 'minilm'"),
+        (("mine", tiny, Calibration(samples=25), "c", LayerConfig().steps()), "calibration"),
+        (("mine", tiny, SPEC, "No/Name", LayerConfig().steps()), "No/Name"),
         (("mine", tiny, SPEC, "c", [{"quantize": {"bits": 99}}]), "bits = 99"),
-        (("../mine", tiny, SPEC, "c", Choice().steps()), "experiment"),
-        (("minilm", "minilm", SPEC, "c", Choice().steps()), "written by hand"),
+        (("../mine", tiny, SPEC, "c", LayerConfig().steps()), "experiment"),
+        (("minilm", "minilm", SPEC, "c", LayerConfig().steps()), "written by hand"),
     ]:
         with pytest.raises(InputError, match=re.escape(match)):
             add_candidate(*arguments)

@@ -17,7 +17,7 @@ from kerf.evaluate import measure
 from kerf.models import registry
 from kerf.workbench.run import kernel_forkserver, notebook_stage
 
-HAND_OVER = 'from kerf.core.cache import artifact, hand_over\nhand_over(artifact("made", {"n": 1}, lambda folder: None))'
+HAND_OVER = 'from kerf.core.cache import artifact, publish\npublish(artifact("made", {"n": 1}, lambda folder: None))'
 TRIES = "import os, pathlib, signal\ntries = pathlib.Path(tries)\ntries.write_text(tries.read_text() + 'x')\n"
 KILL_KERNEL = "os.kill(os.getpid(), signal.SIGKILL)"
 SCENES = {  # what the notebook does, how often it is run, and what its message says (None: it ends well)
@@ -91,7 +91,7 @@ def test_a_server_that_died_between_stages_or_answers_no_more_is_started_again(s
 
 def test_a_server_that_does_not_get_ready_is_given_up(monkeypatch):
     monkeypatch.setattr(kernel_forkserver, "READY_SECONDS", 0.1)
-    nursery = kernel_forkserver.Nursery()
+    nursery = kernel_forkserver.KernelForkserver()
     with pytest.raises(RuntimeError, match="did not start"):
         nursery.kernel_command()
     assert nursery.process is None
@@ -118,8 +118,8 @@ def test_who_asks_a_silent_server_for_a_kernel_ends(tmp_path):
 
 def test_the_server_and_its_folder_end_with_whoever_was_killed():
     code = """import os, signal
-from kerf.workbench.run.kernel_forkserver import Nursery
-nursery = Nursery()
+from kerf.workbench.run.kernel_forkserver import KernelForkserver
+nursery = KernelForkserver()
 nursery.kernel_command()
 print(nursery.process.pid, nursery.folder, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)"""

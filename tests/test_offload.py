@@ -10,7 +10,7 @@ import torch
 
 from kerf.calibration import offload
 from kerf.calibration.offload import park, trim
-from kerf.calibration.sequential import in_lockstep
+from kerf.calibration.sequential import layer_inputs
 from kerf.core.memory import anonymous_bytes as anonymous
 
 
@@ -68,7 +68,7 @@ def waiting() -> int:
     for batch in batches:
         park(batch["x"])
     before, peak = anonymous(), 0
-    for _, inputs in in_lockstep(net, [["a"], ["b"]], batches):
+    for _, inputs in layer_inputs(net, [["a"], ["b"]], batches):
         for _ in inputs:
             peak = max(peak, anonymous())
     return peak - before

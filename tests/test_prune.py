@@ -20,7 +20,7 @@ from kerf.evaluate import encoder as measured_encoder
 from kerf.evaluate import latency
 from kerf.models import architecture, families, registry
 from kerf.prune import allocation, depth, structured
-from kerf.prune.layers import alone_pruned, prune_group, without_text
+from kerf.prune.layers import prune_at_levels, prune_by_weights, prune_group
 from kerf.prune.sparsegpt import sparsegpt
 from kerf.prune.structured import left, obs_prune
 from kerf.quantize.rounding import rtn
@@ -749,12 +749,12 @@ def test_alone_and_whole_a_layer_is_pruned_the_same_way(method):
     layer = torch.nn.Linear(64, 8, bias=False)
     layer.weight.data = weight.clone()
     whole = (
-        without_text({"l": layer}, step)
+        prune_by_weights({"l": layer}, step)
         if method == "magnitude"
         else prune_group({"l": layer}, [iter([X])], step)
     )
     ((_, expected, _),) = whole
-    nothing, half = alone_pruned(weight, H, step, (0.0, 0.5))
+    nothing, half = prune_at_levels(weight, H, step, (0.0, 0.5))
     assert torch.equal(nothing, weight) and torch.allclose(half, expected, atol=1e-5)
 
 
@@ -802,7 +802,7 @@ def test_shares_of_a_language_model_are_by_what_each_layer_costs_alone(language_
     with torch.no_grad():
         aim = net(ids).logits[0].softmax(-1)
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"):
-        (cut,) = alone_pruned(
+        (cut,) = prune_at_levels(
             (layer := net.get_submodule(name)).weight.data, second[name], step, (0.7,)
         )
         before, layer.weight.data = layer.weight.data, cut

@@ -18,7 +18,7 @@ from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized
 from kerf.training import blockwise
 from kerf.training.blocks import Hidden, Stage
-from kerf.training.learnable_quantizer import Learned
+from kerf.training.learnable_quantizer import LearnableQuantizer
 from kerf.training.training_data import gather, spliced, splices
 
 SPEC = Calibration(samples=32, max_length=32)
@@ -51,7 +51,7 @@ def same(a, b):
 @pytest.mark.parametrize("rows", [None, torch.tensor([1, 4])])
 def test_what_is_learned_starts_exactly_at_the_quantized_weight(grid, rows):
     start = quantized(**grid)
-    learned = Learned(
+    learned = LearnableQuantizer(
         start, rows if len(start.scale) > 1 else None
     )  # rows of one shared grid cannot part
     rows = learned.rows
@@ -61,7 +61,7 @@ def test_what_is_learned_starts_exactly_at_the_quantized_weight(grid, rows):
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_what_is_stored_is_what_was_computed_with(grid):
-    learned = Learned(quantized(**grid))
+    learned = LearnableQuantizer(quantized(**grid))
     target = torch.randn(6, 24, generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.Adam([p for p in learned.parameters() if p.requires_grad], lr=0.05)
     before = float((learned() - target).detach().square().sum())
@@ -83,14 +83,14 @@ def test_what_is_stored_is_what_was_computed_with(grid):
 def test_what_is_pruned_is_0_while_it_is_learned(rows):
     kept = torch.rand(6, 24, generator=torch.Generator().manual_seed(2)) > 0.5
     start = replace(quantized(bits=3, group_size=8), kept=kept)
-    learned = Learned(start, rows)
+    learned = LearnableQuantizer(start, rows)
     assert torch.equal(learned(), start.dequantize()[learned.rows])
     assert torch.equal(learned.result().kept, kept)
 
 
 def test_rows_that_take_no_part_stay():
     start, rows = quantized(bits=3, group_size=8), torch.tensor([0, 5])
-    learned = Learned(start, rows)
+    learned = LearnableQuantizer(start, rows)
     with torch.no_grad():
         learned.codes.add_(1)
         learned.scale.mul_(2)

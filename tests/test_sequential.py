@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kerf.calibration.sequential import in_lockstep
+from kerf.calibration.sequential import layer_inputs
 
 GROUPS = [["left", "right"], ["never"], ["middle"], ["head"]]
 REACHED = [["left", "right"], ["middle"], ["head"]]
@@ -71,7 +71,7 @@ def hooked(net):
 
 def test_unchanged_every_layer_sees_what_a_plain_forward_pass_shows():
     net, batches, order = Net(), make_batches(), []
-    for names, inputs in in_lockstep(net, GROUPS, batches):
+    for names, inputs in layer_inputs(net, GROUPS, batches):
         order.append(names)
         inputs = list(inputs)
         assert all(equal(inputs, plain(Net(), batches, name)) for name in names)
@@ -81,7 +81,7 @@ def test_unchanged_every_layer_sees_what_a_plain_forward_pass_shows():
 
 def test_a_changed_layer_changes_what_later_layers_see():
     net, batches, changed, order = Net(), make_batches(), Net(), []
-    for names, inputs in in_lockstep(net, GROUPS, batches):
+    for names, inputs in layer_inputs(net, GROUPS, batches):
         order.append(names)
         inputs = list(inputs)
         for name in names:
@@ -95,7 +95,7 @@ def test_a_changed_layer_changes_what_later_layers_see():
 def test_the_models_own_forward_runs_once_a_batch():
     net, batches, calls = Net(), make_batches(), []
     net.words.register_forward_hook(lambda *_: calls.append(1))
-    assert len(list(in_lockstep(net, GROUPS, batches))) == len(REACHED)
+    assert len(list(layer_inputs(net, GROUPS, batches))) == len(REACHED)
     assert len(calls) == len(batches)
 
 
@@ -106,7 +106,7 @@ def test_a_layer_that_only_some_batches_reach_is_yielded_with_their_inputs():
             x = self.left(x) if len(input_ids) == 1 else self.right(x)
             return {"x": self.middle(x)}
 
-    steps = in_lockstep(Branching(), [["left"], ["right"], ["middle"]], make_batches())
+    steps = layer_inputs(Branching(), [["left"], ["right"], ["middle"]], make_batches())
     seen = {names[0]: [len(x) for x in inputs] for names, inputs in steps}
     assert seen == {"left": [5], "right": [5, 6], "middle": [5, 6, 5]}
 
@@ -115,28 +115,28 @@ def test_a_network_may_return_a_bare_tensor():
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
     net.forward = lambda x, attention_mask: net[1](net[0](x))
     batches = [{"x": torch.ones(1, 2, 3), "attention_mask": torch.ones(1, 2)}] * 2
-    assert [names for names, _ in in_lockstep(net, [["0"], ["1"]], batches)] == [["0"], ["1"]]
+    assert [names for names, _ in layer_inputs(net, [["0"], ["1"]], batches)] == [["0"], ["1"]]
 
 
 def test_without_batches_nothing_is_yielded():
-    assert list(in_lockstep(Net(), GROUPS, [])) == []
+    assert list(layer_inputs(Net(), GROUPS, [])) == []
 
 
 def stopped_by_an_exception(net):
     with pytest.raises(ZeroDivisionError):
-        for _ in in_lockstep(net, GROUPS, make_batches()):
+        for _ in layer_inputs(net, GROUPS, make_batches()):
             raise ZeroDivisionError
 
 
 def stopped_by_close(net):
-    steps = in_lockstep(net, GROUPS, make_batches())
+    steps = layer_inputs(net, GROUPS, make_batches())
     next(steps)
     assert set(hooked(net)) >= {"left", "never", "middle", "head"}
     steps.close()
 
 
 def stopped_by_break(net):
-    for _ in in_lockstep(net, GROUPS, make_batches()):
+    for _ in layer_inputs(net, GROUPS, make_batches()):
         break
 
 
@@ -144,7 +144,7 @@ def stopped_by_the_network(net):
     batches = make_batches()
     batches[1]["input_ids"] = batches[1]["input_ids"] + 100
     with pytest.raises(IndexError):
-        list(in_lockstep(net, GROUPS, batches))
+        list(layer_inputs(net, GROUPS, batches))
 
 
 @pytest.mark.parametrize(
@@ -162,11 +162,11 @@ def test_products_are_rounded_between_the_stops_alone_and_as_before_in_the_end()
     net, seen, before = Net(), [], torch.get_float32_matmul_precision()
     net.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
     for rounded, inside in ((True, "medium"), (False, before)):
-        for _ in in_lockstep(net, GROUPS, make_batches(), rounded):
+        for _ in layer_inputs(net, GROUPS, make_batches(), rounded):
             assert torch.get_float32_matmul_precision() == before
         assert set(seen) == {inside}
         seen.clear()
-    steps = in_lockstep(net, GROUPS, make_batches(), rounded=True)
+    steps = layer_inputs(net, GROUPS, make_batches(), rounded=True)
     next(steps)
     steps.close()
     assert torch.get_float32_matmul_precision() == before == "highest"

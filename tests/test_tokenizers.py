@@ -146,7 +146,7 @@ def test_other_tokens_than_the_models_are_refused(tmp_path, monkeypatch):
 
 def test_a_candidate_of_before_its_limits_were_kept_is_cut_as_it_was_then(tmp_path):
     model = write_model(tmp_path / "model")
-    told = tokens.told_by(model, {})
+    told = tokens.settings_of(model, {})
     assert (
         told["max_length"] == registry.open_model(str(model)).max_seq_length
         and told["cut"] == "right"
@@ -157,7 +157,7 @@ def test_a_candidate_of_before_its_limits_were_kept_is_cut_as_it_was_then(tmp_pa
 def test_a_damaged_tokenizer_is_refused(tmp_path):
     (tmp_path / tokens.FILE).write_text("{}")
     with pytest.raises(InputError, match="tokenizer.json that tokenizers opens"):
-        tokens.read(tmp_path, tokens.told_by(tmp_path, {}))
+        tokens.read(tmp_path, tokens.settings_of(tmp_path, {}))
 
 
 def known_letters(folder):
@@ -229,7 +229,7 @@ def test_documents_without_tokens_are_left_out_of_a_stream(tmp_path, mixed):
         and "left out" in measured_causal.about(everything)
     )
     with pytest.raises(InputError, match="prompt = '你好'"):
-        causal.answer(registry.load(made), causal.tokenizer(folder), ("你好",))
+        causal.output(registry.load(made), causal.tokenizer(folder), ("你好",))
 
 
 def test_texts_without_tokens_are_left_out_of_what_an_encoder_reads(dropping, mixed):
@@ -249,7 +249,7 @@ def test_texts_without_tokens_are_left_out_of_what_an_encoder_reads(dropping, mi
     ):
         encoder.tokenized(opened, ["你好", "世界"], 2, 32)
     with pytest.raises(InputError, match="text = '你好': at least one token"):
-        encoder.answer(opened, opened.tokenizer, ("The", "你好"))
+        encoder.output(opened, opened.tokenizer, ("The", "你好"))
 
 
 def test_columns_lose_the_rows_without_tokens(dropping):
@@ -343,7 +343,7 @@ def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
     )
     assert load_file(tmp_path / "answers.safetensors")["continued"].shape == (4, 24)
     with pytest.raises(InputError, match="prompt = 60: at most 48"):
-        causal.answer(
+        causal.output(
             opened, lambda *_, **__: {"input_ids": torch.ones(1, 60, dtype=torch.long)}, ("x",)
         )
 

@@ -82,7 +82,7 @@ def compare(a: Any, b: Any, data: Texts = "news", **evaluation: Any) -> pd.DataF
         rows = evaluate.read(evaluate.compare(model, second, spec))[0]
         return pd.DataFrame(rows).set_index("name")
     measured = [
-        comparison_inputs.measured(
+        comparison_inputs.candidate_input(
             name, model, manifest.verify(folder)["steps"] if folder else [], folder, spec
         )
         for name, folder in (("a", first), ("b", second))

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from kerf.calibration.hessian import act_order, corrected, inverse_factor, moments, ordered
-from kerf.calibration.sequential import in_lockstep
+from kerf.calibration.sequential import layer_inputs
 from kerf.models import architecture
 from kerf.quantize.gptq import gptq
 
@@ -81,7 +81,9 @@ def integers(
     found: dict[str, Int8Linear] = {}
     layers = architecture.linears(net)
     with computing(layers, found):
-        pairs = zip(*(in_lockstep(each, groups, batches) for each in (net, reference)), strict=True)
+        pairs = zip(
+            *(layer_inputs(each, groups, batches) for each in (net, reference)), strict=True
+        )
         for (names, inputs), (_, originals) in pairs:
             weights = [layers[name].weight.data for name in names]
             made = _group(

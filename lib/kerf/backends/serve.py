@@ -25,7 +25,7 @@ class _Served:
 
     def __init__(self, folder: Path, run: Callable[..., np.ndarray], card: dict) -> None:
         """run: input_ids, attention_mask and token_type_ids, int64 (texts, tokens) each, to float32 (texts, features)."""
-        told = tokenizing.told_by(folder, card)
+        told = tokenizing.settings_of(folder, card)
         self.run, self._tokenizer = run, tokenizing.read(folder, told)
         self._pad, self.max_seq_length = told["pad"], told["max_length"]
 

@@ -15,7 +15,7 @@ from kerf import backends
 from kerf.backends import int8, mixed, serve, tokens
 from kerf.backends.int8 import Int8Linear
 from kerf.calibration import activations
-from kerf.calibration.heldout import embed, fidelity
+from kerf.calibration.heldout import embed, mean_cosine
 from kerf.config import Calibration
 from kerf.config.quantize import Quantize
 from kerf.core.cache import artifact
@@ -77,7 +77,7 @@ def _make(folder, model, step, calibration, source) -> dict:
     library.save(graph, folder, half=step.unquantized_dtype == "float16")
     seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
     steps = [*(manifest.verify(origin)["steps"] if source else []), {"quantize": step.model_dump()}]
-    manifest.seal(
+    manifest.write_manifest(
         folder,
         {
             "model": model,
@@ -202,7 +202,7 @@ def keep_in_float(
 
     def kept(names) -> float:
         with int8.computing(layers, {name: found[name] for name in names}):
-            return fidelity(embed(opened, batches), aim)
+            return mean_cosine(embed(opened, batches), aim)
 
     stay = list(found)
     if kept(stay) >= floor:

@@ -76,7 +76,7 @@ def read(folder: Path, told: dict):
     return found
 
 
-def told_by(folder: Path, card: dict) -> dict:
+def settings_of(folder: Path, card: dict) -> dict:
     """What `write` returned for a candidate; for one of before it was kept, what was assumed then."""
     if "tokens" in card:
         return card["tokens"]

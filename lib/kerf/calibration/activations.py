@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerf.calibration.hessian import add_second_moments, complete
-from kerf.calibration.sequential import in_lockstep
+from kerf.calibration.sequential import layer_inputs
 from kerf.config import Calibration
 from kerf.core.cache import artifact, meta
 from kerf.data import corpora
@@ -70,15 +70,13 @@ class Moments:
         }
 
 
-def calibrate(model: str, spec: Calibration, device: str = "cpu") -> Path:
+def calibrate(model: str, spec: Calibration) -> Path:
     """Artifact with the statistics of `model` (see the module's docstring) on the text that `spec` names.
 
     A safetensors file a group holds second/<group>, minimum/<group> and maximum/<group>; meta.json's
     result lists the groups in the order they run. Raises InputError for text or models that cannot be used.
     """
-    return artifact(
-        "calibration", key_of(model, spec), lambda folder: _make(folder, model, spec, device)
-    )
+    return artifact("calibration", key_of(model, spec), lambda folder: _make(folder, model, spec))
 
 
 def key_of(model: str, spec: Calibration) -> dict:
@@ -87,12 +85,12 @@ def key_of(model: str, spec: Calibration) -> dict:
     return {"model": weights, "spec": spec.model_dump(), "texts": corpora.digest(spec.texts)}
 
 
-def _make(folder: Path, model: str, spec: Calibration, device: str) -> dict:
+def _make(folder: Path, model: str, spec: Calibration) -> dict:
     import sentence_transformers  # noqa: F401  imports are not what is measured
     from safetensors.torch import save_file
 
     clock, found = time.perf_counter(), []
-    opened = registry.open_model(model, device)
+    opened = registry.open_model(model)
     for group in collect(
         registry.network(opened), families.of_opened(opened).batches(opened, spec)
     ):
@@ -110,7 +108,7 @@ def _make(folder: Path, model: str, spec: Calibration, device: str) -> dict:
 
 def collect(net, batches: list[dict]) -> Iterator[Moments]:
     """Statistics of every group of linear layers that share an input, in the order they run."""
-    for names, inputs in in_lockstep(net, groups_of(net, batches[0]), batches):
+    for names, inputs in layer_inputs(net, groups_of(net, batches[0]), batches):
         moments = None
         for piece in inputs:
             moments = moments or Moments.of(names, piece.shape[1])

@@ -15,11 +15,11 @@ SENTENCES, CHUNKS = 32, 1  # that are asked about a layer alone
 def embed(opened, batches: list[dict]) -> torch.Tensor:
     """Embeddings (texts, features) of tokenized batches, rows of length one."""
     return torch.nn.functional.normalize(
-        torch.cat([encoder.answers(opened, batch) for batch in batches]), dim=-1
+        torch.cat([encoder.forward(opened, batch) for batch in batches]), dim=-1
     )
 
 
-def fidelity(embeddings: torch.Tensor, aim: torch.Tensor) -> float:
+def mean_cosine(embeddings: torch.Tensor, aim: torch.Tensor) -> float:
     """Mean cosine of rows of length one."""
     return float((embeddings * aim).sum(1).mean())
 
@@ -39,7 +39,7 @@ class Sentences:
 
     def lost(self, _) -> float:
         """1 - mean cosine to what it was."""
-        return 1 - fidelity(embed(self.opened, self.batches), self.aim)
+        return 1 - mean_cosine(embed(self.opened, self.batches), self.aim)
 
 
 class Chunks:

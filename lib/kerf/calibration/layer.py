@@ -27,6 +27,6 @@ class Layer:
     shared: object = None
 
     @property
-    def wanted(self) -> torch.Tensor:
+    def target_weight(self) -> torch.Tensor:
         """The target, or the weight itself."""
         return self.weight if self.target is None else self.target

@@ -9,18 +9,20 @@ from kerf.models import families, registry
 
 
 def second_moments(
-    opened, model: str, source: str | Path, calibration: Calibration, device: str = "cpu"
+    opened, model: str, source: str | Path, calibration: Calibration
 ) -> dict[str, object]:
     """Second moments of the input of every layer, by its name, in the float model or in a candidate that was opened."""
     if not source:
-        return activations.second_moments(activations.calibrate(model, calibration, device))
+        return activations.second_moments(activations.calibrate(model, calibration))
     groups = activations.collect(
         registry.network(opened), families.of_opened(opened).batches(opened, calibration)
     )
     return {name: group.second / group.tokens for group in groups for name in group.names}
 
 
-def alone(opened, names: list[str], cuts: Callable, calibration: Calibration, second: dict) -> dict:
+def cost_per_layer(
+    opened, names: list[str], cuts: Callable, calibration: Calibration, second: dict
+) -> dict:
     """costs and bytes of every layer, each cut alone in every way, and how many texts were held back for the costs:
     1 - mean cosine, of a language model mean KL divergence.
 

@@ -20,7 +20,7 @@ from kerf.models.hooks import attached
 from kerf.tensors.matmul_precision import rounded_products
 
 
-def in_lockstep(
+def layer_inputs(
     net, groups: list[list[str]], batches: list[dict], rounded: bool = False
 ) -> Iterator[tuple[list[str], Iterator]]:
     """Yield (names, inputs) for each group of layers that share an input, in the order they run.

@@ -367,7 +367,7 @@ def differences(rows: list[dict]) -> Figure:
     return figure
 
 
-def told(rows: list[dict], a: str, b: str) -> Figure:
+def output_differences(rows: list[dict], a: str, b: str) -> Figure:
     """Who is better at what, each paired metric in half-widths of its own interval; rows: as `kerf.evaluate.ab.compare` gives them."""
     rows = [
         row
@@ -391,7 +391,7 @@ def told(rows: list[dict], a: str, b: str) -> Figure:
     return figure
 
 
-def restored(rows: list[dict]) -> Figure:
+def layer_ablation(rows: list[dict]) -> Figure:
     """Mean KL divergence that is left when a layer is float again; rows: as `kerf.evaluate.layer_ablation` gives them."""
     figure, axes = _axes(height=2.8)
     axes.bar(range(len(rows) - 1), [row["kl"] for row in rows[1:]], color=BLUE)

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from kerf.core import code as sources
-from kerf.core import digests
+from kerf.core import device, digests
 from kerf.core.atomic import write_json
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
@@ -123,7 +123,7 @@ def _damage(folder: Path) -> tuple[Path, int | None, str] | None:
             "is that of another artifact" if _name(said["kind"], said["key"]) != folder.name else ""
         )
         wrong = wrong and f"{META} {wrong}" or digests.damage(folder, said["files"], [META])
-        handed = None if wrong or HANDOVER not in said["files"] else handed_over(folder)
+        handed = None if wrong or HANDOVER not in said["files"] else published(folder)
     except InputError as refusal:
         wrong = str(refusal).removeprefix(f"{folder}/")
     if wrong:
@@ -158,7 +158,7 @@ def meta(folder: Path) -> dict:
     return said
 
 
-def hand_over(folder: Path) -> None:
+def publish(folder: Path) -> None:
     """Note where a notebook's result lies in the file KERF_HANDOVER, for the runner; by hand, do nothing.
 
     An environment variable and no parameter, since executed notebooks are sent to others.
@@ -167,7 +167,7 @@ def hand_over(folder: Path) -> None:
         write_json(Path(os.environ["KERF_HANDOVER"]), {"artifact": str(folder)})
 
 
-def handed_over(folder: Path) -> Path:
+def published(folder: Path) -> Path:
     """The artifact that a notebook handed over, in the same cache. Raises InputError when it handed over none."""
     try:
         return folder.parent / Path(digests.read_json(folder / HANDOVER)["artifact"]).name
@@ -206,7 +206,7 @@ def packages() -> dict[str, str]:
 
 @cache
 def machine() -> dict:
-    """Processor and threads: floating-point sums depend on them, and timings are of one machine only."""
+    """Processor, threads and device: floating-point sums depend on them, and timings are of one machine only."""
     model, flags = platform.processor() or platform.machine(), []
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -219,7 +219,8 @@ def machine() -> dict:
                     f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4"))
                 )
                 break
-    return {"node": platform.node(), "model": model, "flags": flags, "threads": threads()}
+    found = {"node": platform.node(), "model": model, "flags": flags, "threads": threads()}
+    return found if device.current() == "cpu" else {**found, "device": device.current()}
 
 
 def threads() -> int:

@@ -18,15 +18,13 @@ from kerf.evaluate import fidelity, latency
 from kerf.evaluate import stats as st
 from kerf.evaluate.by_family import kind, of_family
 from kerf.evaluate.measured_process import run_measured
-from kerf.evaluate.metrics import brought
+from kerf.evaluate.metrics import metrics_of
 from kerf.models import families, manifest, registry
 
 __all__ = ["compare", "encode", "kind", "of_family", "read"]
 
 
-def encode(
-    model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu"
-) -> Path:
+def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = False) -> Path:
     """Artifact with a model's answers and the figures of `kerf.evaluate.measure`.
 
     `again` is the noise floor: the same model with other batches, another order and another number of
@@ -39,11 +37,10 @@ def encode(
         "kind": families.name_of(registry.resolve(model)),
         "threads": threads() if not again else max(1, threads() - 1),
         "seed": 1 if again else 0,
-        "device": device,
         **how.request(how.gather(model, spec), again),
     }
     if (candidate or again) and how.NEEDS_BASE:
-        base = encode(model, "", spec, device=device)
+        base = encode(model, "", spec)
         request["base"], based = str(base), {"base": meta(base)["key"]}
     else:
         based = {}
@@ -60,25 +57,25 @@ def encode(
     return artifact("encoding", key, make, also=_code(how, candidate))
 
 
-def compare(
-    model: str, candidate: str | Path, spec: Evaluation, again: bool = False, device: str = "cpu"
-) -> Path:
+def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = False) -> Path:
     """Artifact with the metrics of `candidate` (a directory; empty: the baseline) against the baseline.
 
     metrics.json: rows of name, value, low, high, baseline, n, unit. items.parquet: scores of every item.
     pictures.json: what the report and the notebook draw.
     """
-    base = encode(model, "", spec, device=device)
-    other = encode(model, candidate, spec, again, device)
+    base = encode(model, "", spec)
+    other = encode(model, candidate, spec, again)
     key = {"base": meta(base)["key"], "other": meta(other)["key"]}
     # Timings are of one measurement: a comparison made again takes in the encoding that was made again.
     key["restored"] = spec.restored
-    key["metrics"] = [metric.name for metric in brought(families.name_of(registry.resolve(model)))]
+    key["metrics"] = [
+        metric.name for metric in metrics_of(families.name_of(registry.resolve(model)))
+    ]
     key["when"] = [meta(base)["finished"], meta(other)["finished"]]
     return artifact(
         "comparison",
         key,
-        lambda folder: _compare(folder, model, candidate, spec, base, other, device),
+        lambda folder: _compare(folder, model, candidate, spec, base, other),
         also=_code(kind(model), candidate),
     )
 
@@ -96,7 +93,6 @@ def _compare(
     spec: Evaluation,
     base: Path,
     other: Path,
-    device: str,
 ) -> dict:
     how = kind(model)
     rows, pictures = how.compare(folder, how.gather(model, spec), base, other)
@@ -114,7 +110,6 @@ def _compare(
                 {
                     **asked,
                     "threads": threads(),
-                    "device": device,
                     "asked": how.sample(how.gather(model, spec)),
                 }
             )
@@ -128,7 +123,7 @@ def _brought(family: str, folder: Path) -> list[dict]:
     """Rows of metrics that other code brings, from the table of items."""
     import pandas as pd
 
-    found = brought(family)
+    found = metrics_of(family)
     items = pd.read_parquet(folder / "items.parquet") if found else None
     return [fidelity.mean(metric.name, *metric.measure(items), metric.perfect) for metric in found]
 

@@ -12,11 +12,11 @@ import math
 
 from kerf.evaluate import gates
 from kerf.evaluate import stats as st
-from kerf.evaluate.bootstrap import MEANS, QUANTILES, RIGHT, Resampled
+from kerf.evaluate.bootstrap import MEANS, QUANTILES, RIGHT, BootstrapMetrics
 from kerf.evaluate.causal_metrics import detectable
-from kerf.evaluate.comparison_inputs import Side, check
+from kerf.evaluate.comparison_inputs import ComparisonInput, check
 from kerf.evaluate.fidelity import UNDEFINED, without_interval
-from kerf.evaluate.item_diffs import changed
+from kerf.evaluate.item_diffs import item_diffs
 from kerf.evaluate.metrics import METRICS
 
 EXACT = ("bytes_on_disk", "bits_per_weight", "linear_bits", "compression_ratio")
@@ -33,7 +33,7 @@ APART = ("rss_peak_bytes", "load_seconds", "speedup")
 ALPHA = 1 - st.LEVEL
 
 
-def compare(a: Side, b: Side) -> dict:
+def compare(a: ComparisonInput, b: ComparisonInput) -> dict:
     """a, b: name, model, steps, run. metrics: a row each. changed: items that only one of them gets right, and the farthest apart.
 
     A row: name, better (higher, lower), a, b, difference, low, high, n, how (paired, exact, apart, or "" with `why`
@@ -41,7 +41,7 @@ def compare(a: Side, b: Side) -> dict:
     mcnemar_p, detectable. Raises InputError for candidates of other models, or measured on other items.
     """
     check(a, b)
-    drawn = [Resampled(side.items) for side in (a, b)]
+    drawn = [BootstrapMetrics(side.items) for side in (a, b)]
     names = [
         name
         for name in {**a.rows, **a.figures}
@@ -57,10 +57,10 @@ def compare(a: Side, b: Side) -> dict:
         }
         for key, side in (("a", a), ("b", b))
     }
-    return {**told, "metrics": rows, "changed": changed(a.items, b.items)}
+    return {**told, "metrics": rows, "changed": item_diffs(a.items, b.items)}
 
 
-def _row(name: str, a: Side, b: Side, drawn: list[Resampled]) -> dict:
+def _row(name: str, a: ComparisonInput, b: ComparisonInput, drawn: list[BootstrapMetrics]) -> dict:
     before, after = (
         {**side.figures, **{key: row["value"] for key, row in side.rows.items()}}[name]
         for side in (a, b)
@@ -91,7 +91,9 @@ def _row(name: str, a: Side, b: Side, drawn: list[Resampled]) -> dict:
     return row | _paired(row, a, b, drawn)
 
 
-def _paired(row: dict, a: Side, b: Side, drawn: list[Resampled]) -> dict:
+def _paired(
+    row: dict, a: ComparisonInput, b: ComparisonInput, drawn: list[BootstrapMetrics]
+) -> dict:
     name, n = row["name"], row["n"]
     least = (
         max(n, st.items_for_percentile(min(QUANTILES[name][2], 1 - QUANTILES[name][2])))
@@ -122,7 +124,7 @@ def _winner(row: dict, low: float, high: float) -> str | None:
     return "b" if (low > 0) == (row["better"] == "higher") else "a"
 
 
-def _flips(row: dict, a: Side, b: Side) -> dict:
+def _flips(row: dict, a: ComparisonInput, b: ComparisonInput) -> dict:
     """McNemar's test; what it does not confirm, nobody has won."""
     table, score = MEANS[row["name"]]
     right = [score(side.items[side.items.metric == table]).to_numpy(bool) for side in (a, b)]
@@ -146,7 +148,7 @@ def _needed(n: int, only_a: int, only_b: int) -> int:
     return math.ceil(n * max(3.84 * flips / (only_a - only_b) ** 2, 6 / flips))
 
 
-def _apart(row: dict, a: Side, b: Side) -> dict:
+def _apart(row: dict, a: ComparisonInput, b: ComparisonInput) -> dict:
     if a.origin.get("machine") != b.origin.get("machine"):
         return {"why": "measured on another machine, or with other threads"}
     spans = [_span(side.rows[row["name"]]) for side in (a, b)]

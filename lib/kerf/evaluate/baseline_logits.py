@@ -12,7 +12,7 @@ import numpy as np
 FILE, ABOUT = "kept.bin", "kept.json"
 
 
-class Kept:
+class BaselineLogits:
     """Records of all scored tokens, in the order of the text; written in any order."""
 
     def __init__(self, folder: Path, top: int | None = None) -> None:

@@ -68,7 +68,7 @@ def _change(rows):
     return np.exp(-rows.candidate) - np.exp(-rows.baseline)
 
 
-class Resampled:
+class BootstrapMetrics:
     """One candidate's metrics, replicate by replicate."""
 
     def __init__(self, items) -> None:

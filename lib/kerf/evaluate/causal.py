@@ -17,7 +17,7 @@ from kerf.data import corpora, segmentation
 from kerf.evaluate import per_item_scores
 from kerf.evaluate.causal_inference import CONTINUED, PROMPTS, answer
 from kerf.evaluate.causal_metrics import Scored, metrics, pictures
-from kerf.evaluate.fidelity import told
+from kerf.evaluate.fidelity import formatted
 from kerf.models import registry
 from kerf.models.families import causal, lengths
 
@@ -196,7 +196,7 @@ def draw(folder: Path, picture: dict) -> list[tuple]:
     drawn = [(plots.divergence(picture), alt)]
     if picture.get("restored"):
         alt = "Mean KL divergence that is left when one layer is float again; the line is that of the whole candidate."
-        drawn.append((plots.restored(picture["restored"]), alt))
+        drawn.append((plots.layer_ablation(picture["restored"]), alt))
     return drawn
 
 
@@ -239,8 +239,8 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
     ratio, kl, same = (values[name] for name in ("perplexity_ratio", "kl_mean", "same_top"))
     own = values["perplexity"]
     lines = [
-        f"Perplexity went from {_places(own['baseline'])} to {_places(own['value'])}: times {told(ratio)} on {ratio['n']:,} tokens.",
-        f"Mean KL divergence, in nats: {told(kl)}; "
+        f"Perplexity went from {_places(own['baseline'])} to {_places(own['value'])}: times {formatted(ratio)} on {ratio['n']:,} tokens.",
+        f"Mean KL divergence, in nats: {formatted(kl)}; "
         f"the same token comes first for {same['value']:.1%}.",
     ]
     if row := values.get("last_word_accuracy"):

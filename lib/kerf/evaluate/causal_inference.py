@@ -58,15 +58,15 @@ def score(opened, chunks, order, size, base, first, forward) -> dict:
     import torch
 
     from kerf.evaluate import likelihood
-    from kerf.evaluate.baseline_logits import Kept
+    from kerf.evaluate.baseline_logits import BaselineLogits
     from kerf.evaluate.likelihood import EXACT, against, full_divergence, keep, log_probabilities
 
     half = chunks.shape[1] // 2
     scored, found = chunks.shape[1] - half, [None] * len(chunks)
     kept = (
-        Kept(base, min(likelihood.TOP, len(opened.get_output_embeddings().weight)))
+        BaselineLogits(base, min(likelihood.TOP, len(opened.get_output_embeddings().weight)))
         if first
-        else Kept(base)
+        else BaselineLogits(base)
     )
     for start in range(0, len(order), size):
         here = order[start : start + size].tolist()

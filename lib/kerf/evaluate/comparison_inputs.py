@@ -24,7 +24,7 @@ IDENTITY = [
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparisonInput:
     """One of the two: its metric rows by name, its exact figures, and the table of its items."""
 
     name: str
@@ -38,9 +38,9 @@ class Side:
     )  # what must be equal: weights, evaluation text; and run, machine, settings
 
 
-def measured(
+def candidate_input(
     name: str, model: str, steps: list[dict], candidate: str | Path, spec: Evaluation
-) -> Side:
+) -> ComparisonInput:
     """A side that is measured now, or was before: the candidate in a directory (empty: the baseline)."""
     comparison = evaluate.compare(model, candidate, spec)
     made = meta(Path(candidate))["result"] if candidate else {}
@@ -53,12 +53,12 @@ def measured(
     }
     rows = {row["name"]: row for row in evaluate.read(comparison)[0]}
     figures = {key: made[key] for key in FIGURES if key in made}
-    return Side(
+    return ComparisonInput(
         name, model, steps, rows, figures, pd.read_parquet(comparison / "items.parquet"), origin
     )
 
 
-def check(a: Side, b: Side) -> None:
+def check(a: ComparisonInput, b: ComparisonInput) -> None:
     """Refuse two sides that cannot be paired."""
     if a.origin.get("weights") != b.origin.get("weights"):
         own = (

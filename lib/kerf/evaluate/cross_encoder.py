@@ -268,11 +268,11 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
         row, whole = values[f"{name}_loss"], values[name]
         lines.append(
             f"{what} {fidelity.direction(row)}: from {whole['baseline']:.4f} to {whole['value']:.4f}, "
-            f"difference {fidelity.told(row, -1, plus=True)}."
+            f"difference {fidelity.formatted(row, -1, plus=True)}."
         )
     same, score = values["same_first"], values["score_spearman"]
     lines.append(
         f"The same passage comes first for {same['value']:.1%} of {same['n']} queries: {same['lost']} right ones lost, {same['gained']} "
-        f"gained (McNemar p = {same['mcnemar_p']:.3f}). Spearman of the scores {fidelity.told(score)}."
+        f"gained (McNemar p = {same['mcnemar_p']:.3f}). Spearman of the scores {fidelity.formatted(score)}."
     )
     return "\n".join(lines)

@@ -215,13 +215,13 @@ def worst(model: str, folder: Path, picture: dict):
 def conclusion(values: dict[str, dict], picture: dict) -> str:
     """What a comparison says, in sentences. values: metric rows by name."""
     mean = values["cosine_mean"]
-    lines = [f"Mean cosine {fidelity.told(mean)} on {mean['n']} sentences."]
+    lines = [f"Mean cosine {fidelity.formatted(mean)} on {mean['n']} sentences."]
     for what, name in (
         ("Agreement with people", "human_spearman_loss"),
         ("Retrieval (MRR)", "retrieval_mrr_loss"),
     ):
         row = values[name]
         lines.append(
-            f"{what} {fidelity.direction(row)}: difference {fidelity.told(row, -1, plus=True)}."
+            f"{what} {fidelity.direction(row)}: difference {fidelity.formatted(row, -1, plus=True)}."
         )
     return "\n".join(lines)

@@ -53,7 +53,7 @@ def without_interval(documents: int, n: int) -> dict:
     return {"why": why, "needed_n": math.ceil(n * st.LEAST_DOCUMENTS / documents)}
 
 
-def told(found: dict, sign: int = 1, places: int = 4, plus: bool = False) -> str:
+def formatted(found: dict, sign: int = 1, places: int = 4, plus: bool = False) -> str:
     """The value of a row with its interval, or with why it has none, for a conclusion. sign: -1 turns a loss into a change."""
 
     def shown(number: float | None) -> str:

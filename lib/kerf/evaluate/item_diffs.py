@@ -8,7 +8,7 @@ BY_DOCUMENT = ("kl_mean",)  # a token says nothing to a reader: the mean of its 
 SHOWN = 5  # items in each direction
 
 
-def changed(a, b) -> list[dict]:
+def item_diffs(a, b) -> list[dict]:
     """A row for each metric of LOOKED_AT: a_better and b_better of n (how many items), and `items`, those farthest apart.
 
     a, b: DataFrames of the same items (`kerf.evaluate.per_item_scores`). An item: document, text, a, b (the score of each), better.

@@ -33,7 +33,7 @@ def is_faster(candidate: str | Path) -> bool:
 def metric(request: dict) -> dict:
     """Row `speedup`: median of the rounds' ratios, seconds of the baseline over the candidate's, and its interval.
 
-    request: model, candidate, kind, threads, device, and `asked` as the kind's `ask` takes it.
+    request: model, candidate, kind, threads, and `asked` as the kind's `ask` takes it.
     Raises RuntimeError when the process dies.
     """
     with scratch() as folder:
@@ -50,10 +50,7 @@ def measure(request: dict) -> list[float]:
     from kerf.models import registry
 
     ask = of_family(request["kind"]).ask
-    both = [
-        registry.open_source(request["model"], source, request["device"])
-        for source in ("", request["candidate"])
-    ]
+    both = [registry.open_source(request["model"], source) for source in ("", request["candidate"])]
     seconds = np.zeros((ROUNDS + 1, 2))
     for number in range(ROUNDS + 1):
         for place in (0, 1) if number % 2 else (1, 0):

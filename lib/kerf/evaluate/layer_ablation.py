@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kerf.core.errors import InputError
-from kerf.evaluate.baseline_logits import Kept
+from kerf.evaluate.baseline_logits import BaselineLogits
 from kerf.models import architecture, registry
 from kerf.models.hooks import attached, on_inputs, on_outputs
 
@@ -18,7 +18,7 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
     """
     import torch
 
-    kept = Kept(base)
+    kept = BaselineLogits(base)
     opened, original = registry.load(candidate), registry.open_model(model)
     if len(_blocks(opened)) != len(_blocks(original)):
         return []  # of a candidate without some of the blocks, none has its twin

@@ -31,7 +31,7 @@ def measure(request: dict, folder: Path) -> dict:
     import_seconds = time.perf_counter() - clock
 
     def opened():
-        return registry.open_source(request["model"], request["candidate"], request["device"])
+        return registry.open_source(request["model"], request["candidate"])
 
     load_seconds = [_in_child(opened) for _ in range(LOADS)]
     model = opened()  # what kept a child from opening it is raised here

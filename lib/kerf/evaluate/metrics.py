@@ -43,6 +43,6 @@ METRICS = Registry(
 FIGURES = tuple(name for name, fields in _TABLE["metrics"].items() if fields.get("figure"))
 
 
-def brought(family: str) -> list[Metric]:
+def metrics_of(family: str) -> list[Metric]:
     """Metrics of a family of models that other code brings."""
     return [metric for metric in METRICS.values() if metric.measure and family in metric.families]

@@ -84,7 +84,6 @@ def run(
     folder: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = 8,
-    device: str = "cpu",
 ) -> list[dict]:
     """What a model (candidate empty: the baseline) gets for every document: rows of task, metric, document, value.
 
@@ -109,14 +108,13 @@ def run(
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        opened = registry.open_source(model, candidate, device)
+        opened = registry.open_source(model, candidate)
         reader = families.causal.tokenizer(registry.resolve(model))
         asked = HFLM(
             pretrained=opened,
             tokenizer=reader,
             backend="causal",
             batch_size=batch_size,
-            device=device,
         )
         found = simple_evaluate(
             asked, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=0

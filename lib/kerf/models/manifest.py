@@ -42,10 +42,10 @@ def write_candidate(
         path = model_files.module_folders(folder)[0] / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **config}, indent=2))
     write_weights(folder / WEIGHTS, tensors)
-    seal(folder, card)
+    write_manifest(folder, card)
 
 
-def seal(folder: Path, card: dict) -> None:
+def write_manifest(folder: Path, card: dict) -> None:
     """Write the card of a directory whose files are all there."""
     (folder / CARD).unlink(missing_ok=True)  # of an attempt before this one
     card = {"schema": SCHEMA, **card, "files": digests.digests(folder)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from kerf.config.backends import BACKENDS
 from kerf.core import timeouts
 from kerf.core.cache import artifact, digest, meta
+from kerf.core.device import current
 from kerf.core.digests import sha256
 from kerf.core.errors import nearest, refuse
 from kerf.core.paths import data_folder
@@ -190,13 +191,13 @@ def check_layers(model: str, net) -> None:
             )
 
 
-def open_model(name: str, device: str = "cpu"):
+def open_model(name: str, device: str = ""):
     """The baseline in float32, ready to use: a SentenceTransformer or CrossEncoder, or a causal LM of transformers.
 
-    Raises InputError (see `resolve`).
+    device: of torch; empty for `kerf.core.device.current()`. Raises InputError (see `resolve`).
     """
     folder = resolve(name)
-    return families.of(folder).open_folder(folder, device)
+    return families.of(folder).open_folder(folder, device or current())
 
 
 def load(path: str | os.PathLike, device: str = "cpu"):
@@ -220,19 +221,19 @@ def load(path: str | os.PathLike, device: str = "cpu"):
     return families.FAMILIES[card["kind"]].with_weights(folder, card["class"], weights, device)
 
 
-def open_source(model: str, source: str | os.PathLike | None, device: str = "cpu"):
-    """The candidate in directory `source`, or the baseline where it is empty."""
-    return load(source, device) if source else open_model(model, device)
+def open_source(model: str, source: str | os.PathLike | None, device: str = ""):
+    """The candidate in directory `source`, or the baseline where it is empty; device: see `open_model`."""
+    return load(source, device or current()) if source else open_model(model, device)
 
 
-def reference_network(model: str, source: str | os.PathLike | None, start, device: str = "cpu"):
+def reference_network(model: str, source: str | os.PathLike | None, start):
     """The network that per-layer error is computed against: the baseline, or `start` if shapes changed.
 
     `start` is what the step began with, opened from `source`.
     """
     if not source:
         return start
-    baseline = network(open_model(model, device))
+    baseline = network(open_model(model))
     shapes = [
         {name: layer.weight.shape for name, layer in architecture.linears(each).items()}
         for each in (start, baseline)

@@ -20,7 +20,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 _ONE = threading.RLock()  # what transformers reports is caught for the whole process
 
 
-def complete(opening: Callable) -> Callable:
+def refuse_incomplete(opening: Callable) -> Callable:
     """Decorate a function that opens a model of `folder`, its parameter: InputError names missing, unexpected and wrongly shaped tensors."""
 
     @wraps(opening)

@@ -12,7 +12,7 @@ import numpy as np
 
 from kerf.calibration import activations
 from kerf.calibration.allocation import allocate
-from kerf.calibration.layer_sensitivity import alone, second_moments
+from kerf.calibration.layer_sensitivity import cost_per_layer, second_moments
 from kerf.config import Calibration
 from kerf.config.methods import PRUNING_METHODS
 from kerf.config.prune import Prune
@@ -22,15 +22,13 @@ from kerf.prune.check import LEVELS
 
 
 def allocated(
-    model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu"
+    model: str, step: Prune, calibration: Calibration, source: str | Path = ""
 ) -> dict[str, float]:
     """Sparsity of every linear layer, of the baseline or of a candidate `source`; `check` came before.
 
     Raises InputError when the calibration text leaves no sentences.
     """
-    table = json.loads(
-        (_table(model, step, calibration, source, device) / "table.json").read_text()
-    )
+    table = json.loads((_table(model, step, calibration, source) / "table.json").read_text())
     costs, kept = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)
     whole = table["weights"]
     chosen, _, _ = allocate(
@@ -39,7 +37,7 @@ def allocated(
     return {name: LEVELS[index] for name, index in zip(table["layers"], chosen, strict=True)}
 
 
-def _table(model, step, calibration, source, device) -> Path:
+def _table(model, step, calibration, source) -> Path:
     """Artifact with table.json: layers, their weights, costs and kept weights (layers, levels)."""
     key = {
         "method": step.method,
@@ -50,23 +48,23 @@ def _table(model, step, calibration, source, device) -> Path:
     return artifact(
         "allocation",
         key,
-        lambda folder: _make(folder, model, step, calibration, source, device),
+        lambda folder: _make(folder, model, step, calibration, source),
         also=PRUNING_METHODS[step.method].modules(),
     )
 
 
-def _make(folder, model, step, calibration, source, device) -> dict:
-    from kerf.prune.layers import alone_pruned
+def _make(folder, model, step, calibration, source) -> dict:
+    from kerf.prune.layers import prune_at_levels
 
-    opened = registry.open_source(model, source, device)
+    opened = registry.open_source(model, source)
     layers = architecture.linears(registry.network(opened))
 
     def cuts(_, layer, second):
-        for weight in alone_pruned(layer.weight.data, second, step, LEVELS):
+        for weight in prune_at_levels(layer.weight.data, second, step, LEVELS):
             yield weight, int((weight != 0).sum())
 
-    second = second_moments(opened, model, source, calibration, device)
+    second = second_moments(opened, model, source, calibration)
     table = {"layers": list(layers), "weights": [layer.weight.numel() for layer in layers.values()]}
-    table |= alone(opened, list(layers), cuts, calibration, second)
+    table |= cost_per_layer(opened, list(layers), cuts, calibration, second)
     (folder / "table.json").write_text(json.dumps(table))
     return {}

@@ -13,7 +13,7 @@ from kerf.core.registry import resolved
 from kerf.prune import magnitude
 
 
-def without_text(
+def prune_by_weights(
     layers: dict, step: Prune, shares: dict[str, float] | None = None
 ) -> Iterator[tuple[str, torch.Tensor, str]]:
     """Prune each layer by what its weights alone say: by the step's method where that asks no more, else by magnitude.
@@ -62,7 +62,7 @@ def prune_group(
         yield name, _set(layer, found), note
 
 
-def alone_pruned(
+def prune_at_levels(
     weight: torch.Tensor, second: torch.Tensor | None, step: Prune, levels: tuple[float, ...]
 ) -> Iterator[torch.Tensor]:
     """A weight by itself at every level of sparsity, as the step's method would prune it; second: moments of its input."""

@@ -31,7 +31,9 @@ def layer(given: Layer) -> tuple[torch.Tensor, str]:
     found = (
         None
         if R is None
-        else sparsegpt(given.wanted, given.H, R, step.sparsity, step.nm_pattern(), step.sweeps)
+        else sparsegpt(
+            given.target_weight, given.H, R, step.sparsity, step.nm_pattern(), step.sweeps
+        )
     )
     return (
         (found, "")

@@ -30,45 +30,43 @@ CONFIG = {
 }
 
 
-def prune(
-    model: str, step: Prune, calibration: Calibration, source: str | Path = "", device: str = "cpu"
-) -> Path:
+def prune(model: str, step: Prune, calibration: Calibration, source: str | Path = "") -> Path:
     """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
 
     Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises InputError for a pattern
     that does not divide a layer's columns. `check` came before.
     """
-    moments = activations.calibrate(model, calibration, device)
+    moments = activations.calibrate(model, calibration)
     origin = registry.weights_digest(Path(source)) if source else None
     key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
     return artifact(
         "candidate",
         key,
-        lambda folder: _make(folder, model, step, calibration, source, moments, device),
+        lambda folder: _make(folder, model, step, calibration, source, moments),
         also=PRUNING_METHODS[step.method].modules(),
     )
 
 
-def _make(folder, model, step, calibration, source, moments, device) -> dict:
+def _make(folder, model, step, calibration, source, moments) -> dict:
     import sentence_transformers  # noqa: F401  imports are not what is measured
 
     reset_peak_rss()
     clock = time.perf_counter()
-    opened = registry.open_source(model, source, device)
+    opened = registry.open_source(model, source)
     net, reference = (
         registry.network(opened),
-        registry.network(registry.open_source(model, source, device)),
+        registry.network(registry.open_source(model, source)),
     )
     groups, _ = activations.read(moments)
     second = activations.second_moments(moments)
     batches = families.of_opened(opened).batches(opened, calibration)
     places: dict[str, str] = {}
     shares = (
-        allocation.allocated(model, step, calibration, source, device)
+        allocation.allocated(model, step, calibration, source)
         if step.allocation == "sensitivity"
         else None
     )
-    floats = registry.reference_network(model, source, reference, device)
+    floats = registry.reference_network(model, source, reference)
     layers = [
         _row(name, floats, weight, second, note, gone)
         for name, weight, note, gone in _cut(net, reference, step, groups, batches, places, shares)
@@ -138,7 +136,7 @@ def _cut(
                     float(block not in moves),
                 )
         return
-    for name, weight, note in pruned(net, reference, step, groups, batches, shares):
+    for name, weight, note in prune_layers(net, reference, step, groups, batches, shares):
         yield name, weight, note, float((weight == 0).float().mean())
 
 
@@ -164,24 +162,24 @@ def _tensors(net, source, places) -> dict:
     return tensors
 
 
-def pruned(
+def prune_layers(
     net, reference, step: Prune, groups, batches, shares: dict[str, float] | None = None
 ) -> Iterator[tuple[str, object, str]]:
     """Prune the layers of `net` in place, and yield each: name, weight, a note on what was special.
 
     shares: sparsity of each layer, where they differ.
     """
-    from kerf.calibration.sequential import in_lockstep
-    from kerf.prune.layers import prune_group, without_text
+    from kerf.calibration.sequential import layer_inputs
+    from kerf.prune.layers import prune_by_weights, prune_group
 
     layers = architecture.linears(net)
     if PRUNING_METHODS[step.method].calibration == "none":
-        yield from without_text(layers, step, shares)
+        yield from prune_by_weights(layers, step, shares)
         return
     networks = (net, reference) if getattr(step, "asymmetric_calibration", False) else (net,)
     seen = set()
     for stops in zip(
-        *(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True
+        *(layer_inputs(each, groups, batches, rounded=True) for each in networks), strict=True
     ):
         names = stops[0][0]
         seen.update(names)
@@ -189,5 +187,5 @@ def pruned(
             {name: layers[name] for name in names}, [inputs for _, inputs in stops], step, shares
         )
     rest = {name: layer for name, layer in layers.items() if name not in seen}
-    for name, weight, _ in without_text(rest, step, shares):
+    for name, weight, _ in prune_by_weights(rest, step, shares):
         yield name, weight, "no calibration text reached it: pruned by magnitude"

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 
 from kerf.calibration.hessian import corrected, damped, moments
-from kerf.calibration.sequential import in_lockstep
+from kerf.calibration.sequential import layer_inputs
 from kerf.config.prune import UNITS, Prune
 from kerf.models import architecture
 
@@ -103,7 +103,7 @@ def remove(
     """
     found, kept = units(net, step.method), {}
     for (names, inputs), (_, originals) in zip(
-        *(in_lockstep(each, groups, batches, rounded=True) for each in (net, reference)),
+        *(layer_inputs(each, groups, batches, rounded=True) for each in (net, reference)),
         strict=True,
     ):
         for name in (name for name in names if name in found):

@@ -7,7 +7,7 @@ import torch
 from kerf.calibration.hessian import corrected, moments
 from kerf.calibration.layer import Layer
 from kerf.calibration.offload import park
-from kerf.calibration.sequential import in_lockstep
+from kerf.calibration.sequential import layer_inputs
 from kerf.config.methods import METHODS
 from kerf.config.quantize import Quantize
 from kerf.core.registry import resolved
@@ -63,7 +63,7 @@ def _each(net, reference, step, groups, statistics, batches, done, assignment, s
     if method.calibration == "sequential":
         networks = (net, reference) if getattr(step, "asymmetric_calibration", False) else (net,)
         for stops in zip(
-            *(in_lockstep(each, groups, batches, rounded=True) for each in networks), strict=True
+            *(layer_inputs(each, groups, batches, rounded=True) for each in networks), strict=True
         ):
             names = [name for name in stops[0][0] if id(layers[name].weight) not in done]
             seen.update(names)

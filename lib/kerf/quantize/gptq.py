@@ -39,9 +39,9 @@ def layer(given: Layer) -> tuple[Quantized, str]:
     step, mask = given.step, given.mask
     order, (R, damping) = given.shared
     if step.sparsity is not None and R is not None:
-        mask = least_costly(given.wanted, order, R, step)
+        mask = least_costly(given.target_weight, order, R, step)
     shown = (
-        given.wanted if mask is None else given.wanted * mask
+        given.target_weight if mask is None else given.target_weight * mask
     )  # what is 0 for good does not ask for a place on the grid
     grid = rounding.named(
         given.name,
@@ -50,7 +50,7 @@ def layer(given: Layer) -> tuple[Quantized, str]:
         **rounding.grid_options(step, len(given.H), given.H.diagonal()),
     )
     result, damping = gptq(
-        given.wanted,
+        given.target_weight,
         given.H,
         *grid,
         step.bits,

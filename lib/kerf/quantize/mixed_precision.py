@@ -14,7 +14,7 @@ import numpy as np
 
 from kerf.calibration import activations
 from kerf.calibration.allocation import allocate
-from kerf.calibration.layer_sensitivity import alone, second_moments
+from kerf.calibration.layer_sensitivity import cost_per_layer, second_moments
 from kerf.config import Calibration
 from kerf.config.methods import METHODS
 from kerf.config.quantize import Quantize
@@ -33,7 +33,6 @@ def sensitivity(
     step: Quantize,
     calibration: Calibration,
     source: str | Path = "",
-    device: str = "cpu",
 ) -> Path:
     """Artifact with sensitivity.json: layers, widths, costs and bytes (layers, widths), bytes of the rest by dtype.
 
@@ -58,7 +57,7 @@ def sensitivity(
     return artifact(
         "sensitivity",
         key,
-        lambda folder: _make(folder, model, alone, calibration, source, device),
+        lambda folder: _make(folder, model, alone, calibration, source),
         also=METHODS[step.method].modules(),
     )
 
@@ -117,7 +116,7 @@ def held_fidelity(
     model: str, candidate: Path, calibration: Calibration, source: str | Path = ""
 ) -> float:
     """Mean cosine of a candidate's embeddings to the float model's on the text held back; source: what it was cut from."""
-    from kerf.calibration.heldout import embed, fidelity
+    from kerf.calibration.heldout import embed, mean_cosine
 
     opened = registry.open_model(model)
     batches = encoder.held_batches(opened, calibration)
@@ -126,14 +125,14 @@ def held_fidelity(
     registry.network(cut).load_state_dict(
         parquet.read_weights(candidate / parquet.WEIGHTS), strict=False, assign=True
     )
-    return fidelity(embed(cut, batches), aim)
+    return mean_cosine(embed(cut, batches), aim)
 
 
-def _make(folder, model, step, calibration, source, device) -> dict:
+def _make(folder, model, step, calibration, source) -> dict:
     from kerf.quantize.layers import one_layer
 
     clock = time.perf_counter()
-    opened = registry.open_source(model, source, device)
+    opened = registry.open_source(model, source)
     words = list(architecture.embeddings(registry.network(opened)))
     names = [*words, *architecture.linears(registry.network(opened))]
 
@@ -145,8 +144,8 @@ def _make(folder, model, step, calibration, source, device) -> dict:
             )
             yield quantized.dequantize(), parquet.row_bytes(quantized)
 
-    second = second_moments(opened, model, source, calibration, device)
-    found = alone(opened, names, cuts, calibration, second)
+    second = second_moments(opened, model, source, calibration)
+    found = cost_per_layer(opened, names, cuts, calibration, second)
     table = {"layers": names, "embeddings": words, "widths": list(WIDTHS), **found}
     rest = [
         value

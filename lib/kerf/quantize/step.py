@@ -31,7 +31,6 @@ def quantize(
     step: Quantize,
     calibration: Calibration,
     source: str | Path = "",
-    device: str = "cpu",
 ) -> Path:
     """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline); `check` came before.
 
@@ -40,7 +39,7 @@ def quantize(
     """
     # Sequential methods look at the text by themselves, as the layers before each one have become.
     sequential = METHODS[step.method].calibration == "sequential"
-    moments = None if sequential else activations.calibrate(model, calibration, device)
+    moments = None if sequential else activations.calibrate(model, calibration)
     origin = registry.weights_digest(Path(source)) if source else None
     key = {
         "step": step.model_dump(),
@@ -54,17 +53,17 @@ def quantize(
     return artifact(
         "candidate",
         key,
-        lambda folder: _make(folder, model, step, calibration, source, moments, device),
+        lambda folder: _make(folder, model, step, calibration, source, moments),
         also=METHODS[step.method].modules(),
     )
 
 
-def _make(folder, model, step, calibration, source, moments, device) -> dict:
+def _make(folder, model, step, calibration, source, moments) -> dict:
     import sentence_transformers  # noqa: F401  imports are not what is measured
 
     reset_peak_rss()
     clock = time.perf_counter()
-    inputs = (model, step, calibration, source, moments, device)
+    inputs = (model, step, calibration, source, moments)
     found = _write(folder, *inputs, {}) if step.bits != "mixed" else _mixed(folder, *inputs)
     seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
     if imported := imported_by(step):
@@ -73,7 +72,7 @@ def _make(folder, model, step, calibration, source, moments, device) -> dict:
     return {"model": model, "compress_seconds": seconds, "compress_peak_rss_bytes": peak, **found}
 
 
-def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
+def _mixed(folder, model, step, calibration, source, moments) -> dict:
     """Widths by sensitivity, and again with a corrected limit while the sums were too optimistic."""
     from kerf.quantize.mixed_precision import assign, held_fidelity, read, sensitivity
 
@@ -87,11 +86,11 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
             step.min_cosine,
             f"at most {left:.4f}, which is what the steps before left",
         )
-    table = read(sensitivity(model, step, calibration, source, device))
+    table = read(sensitivity(model, step, calibration, source))
     limit, met = step.budget_bytes or 1 - step.min_cosine, None
     for attempt in range(6):
         assignment, predicted = assign(table, step, limit)
-        found = _write(folder, model, step, calibration, source, moments, device, assignment)
+        found = _write(folder, model, step, calibration, source, moments, assignment)
         found |= {"assignment": assignment, "predicted": predicted}
         if step.budget_bytes:
             if found["bytes_on_disk"] <= step.budget_bytes:
@@ -105,21 +104,19 @@ def _mixed(folder, model, step, calibration, source, moments, device) -> dict:
             met = found  # the sums were not too optimistic; were they too careful?
         limit *= (1 - step.min_cosine) / (1 - found["held_back"]) * (0.97 if attempt else 1)
     if met:
-        return met | _write(
-            folder, model, step, calibration, source, moments, device, met["assignment"]
-        )
+        return met | _write(folder, model, step, calibration, source, moments, met["assignment"])
     raise RuntimeError(
         f"no assignment met {step.budget_bytes or step.min_cosine} in {attempt + 1} attempts"
     )
 
 
-def _write(folder, model, step, calibration, source, moments, device, assignment) -> dict:
+def _write(folder, model, step, calibration, source, moments, assignment) -> dict:
     from kerf.quantize.compress import compress
 
-    opened = registry.open_source(model, source, device)
+    opened = registry.open_source(model, source)
     net, reference = (
         registry.network(opened),
-        registry.network(registry.open_source(model, source, device)),
+        registry.network(registry.open_source(model, source)),
     )
     batches = families.of_opened(opened).batches(opened, calibration)
     statistics = activations.second_moments(moments) if moments else {}
@@ -133,7 +130,7 @@ def _write(folder, model, step, calibration, source, moments, device, assignment
 
     def tensors():
         floats, written = (
-            architecture.linears(registry.reference_network(model, source, reference, device)),
+            architecture.linears(registry.reference_network(model, source, reference)),
             set(),
         )
         if imported := imported_by(step):

@@ -8,7 +8,7 @@ from kerf.calibration.offload import park
 from kerf.models import architecture
 from kerf.models.hooks import attached
 from kerf.tensors.quantized import Quantized
-from kerf.training.learnable_quantizer import Learned, Masked
+from kerf.training.learnable_quantizer import LearnableMasked, LearnableQuantizer
 
 # Of Adam. Codes are in steps of the grid, scales relative to where they started.
 BLOCK_RATES = {"codes": 0.02, "scale": 3e-3, "zero_point": 3e-3, "float": 5e-4, "weight": 3e-4}
@@ -61,13 +61,15 @@ class Stage:
         for layer, start in weights.items():
             if layer.startswith(tuple(f"{name}." for name in names)):
                 self.learned[layer.replace(".", "/")] = (
-                    Learned(start) if isinstance(start, Quantized) else Masked(start)
+                    LearnableQuantizer(start)
+                    if isinstance(start, Quantized)
+                    else LearnableMasked(start)
                 )
             if not names and layer in architecture.embeddings(net):
                 occurring = torch.unique(
                     torch.cat([batch["input_ids"].flatten() for batch in fit.batches])
                 )
-                self.learned[layer.replace(".", "/")] = Learned(start, occurring)
+                self.learned[layer.replace(".", "/")] = LearnableQuantizer(start, occurring)
         outside = {id(p) for block in every.values() for p in block.parameters()}
         around = (
             []

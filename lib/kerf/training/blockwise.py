@@ -22,7 +22,7 @@ import torch
 from kerf.config import Reconstruct
 from kerf.models import architecture
 from kerf.training.blocks import Hidden, Stage
-from kerf.training.training_data import Material
+from kerf.training.training_data import TrainingData
 
 CHECKS = 8  # how often a block is measured on the text held back
 
@@ -78,7 +78,7 @@ def reconstruct(
     net,
     reference,
     weights: dict,
-    given: Material,
+    given: TrainingData,
     step: Reconstruct,
     seed: int,
     report=lambda **_: None,

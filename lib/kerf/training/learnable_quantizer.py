@@ -12,7 +12,7 @@ import torch
 from kerf.tensors.quantized import Quantized, top_code, zero_step
 
 
-class Learned(torch.nn.Module):
+class LearnableQuantizer(torch.nn.Module):
     """A quantized weight whose codes, scales and zero points can be learned."""
 
     def __init__(self, start: Quantized, rows: torch.Tensor | None = None) -> None:
@@ -74,7 +74,7 @@ class Learned(torch.nn.Module):
         return replace(self.start, codes=whole[0], scale=whole[1], zero_point=whole[2])
 
 
-class Masked(torch.nn.Module):
+class LearnableMasked(torch.nn.Module):
     """A pruned float weight whose kept values can be learned; what is 0 stays 0."""
 
     def __init__(self, start: torch.Tensor) -> None:

@@ -17,7 +17,6 @@ def reconstruct(
     step: Reconstruct,
     calibration: Calibration,
     source: str | Path = "",
-    device: str = "cpu",
 ) -> Path:
     """Directory of the candidate that `step` makes of the quantized or pruned candidate `source`.
 
@@ -43,18 +42,18 @@ def reconstruct(
         "model": registry.weights_digest(registry.resolve(model)),
     }
     return artifact(
-        "candidate", key, lambda folder: _make(folder, model, step, calibration, source, device)
+        "candidate", key, lambda folder: _make(folder, model, step, calibration, source)
     )
 
 
-def _make(folder, model, step, calibration, source, device) -> dict:
+def _make(folder, model, step, calibration, source) -> dict:
     import torch
 
     from kerf.training import blockwise, training_data
 
     reset_peak_rss()
     clock = time.perf_counter()
-    opened, original = registry.load(source, device), registry.open_model(model, device)
+    opened, original = registry.load(source), registry.open_model(model)
     given = training_data.gather(original, calibration, step.augmentation_factor)
     stored = dict(parquet.read_tensors(source / parquet.WEIGHTS))
     start, rows = given.loss(opened), []

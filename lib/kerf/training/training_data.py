@@ -18,7 +18,7 @@ TOKENS = 512  # of a batch
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """fit, judge: batches to learn from, and of text held back.
 
     ends(states, wanted, batch): loss of the last block's states, by what the model makes of them.
@@ -33,16 +33,16 @@ class Material:
     held: int
 
 
-def gather(original, spec: Calibration, times: int) -> Material:
-    """Material for learning towards the opened model `original`; times: texts for each of the sample."""
+def gather(original, spec: Calibration, times: int) -> TrainingData:
+    """Training data for learning towards the opened model `original`; times: texts for each of the sample."""
     generator = torch.Generator().manual_seed(spec.seed)
     return {encoder: _encoder, causal: _causal}[families.of_opened(original)](
         original, spec, times, generator
     )
 
 
-def _encoder(original, spec, times, generator) -> Material:
-    from kerf.calibration.heldout import embed, fidelity
+def _encoder(original, spec, times, generator) -> TrainingData:
+    from kerf.calibration.heldout import embed, mean_cosine
 
     sample, held = (
         corpora.calibration_sentences(spec.texts, spec.samples, spec.seed),
@@ -60,17 +60,17 @@ def _encoder(original, spec, times, generator) -> Material:
         )
         return (1 - torch.nn.functional.cosine_similarity(found, aim)).mean()
 
-    return Material(
+    return TrainingData(
         fit,
         judge,
         ends,
-        lambda opened: 1 - fidelity(embed(opened, judge), aim),
+        lambda opened: 1 - mean_cosine(embed(opened, judge), aim),
         "1 - mean cosine",
         len(held),
     )
 
 
-def _causal(original, spec, times, generator) -> Material:
+def _causal(original, spec, times, generator) -> TrainingData:
     from kerf.evaluate.likelihood import against, keep
 
     fit = [row for batch in causal.batches(original, spec) for row in batch["input_ids"].tolist()]
@@ -105,7 +105,7 @@ def _causal(original, spec, times, generator) -> Material:
     extra = {key: judge[0][key] for key in ("use_cache", "logits_to_keep")}
     pieces = rows.split(max(1, TOKENS // rows.shape[1]))
     fit = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra} for ids in pieces]
-    return Material(
+    return TrainingData(
         fit,
         judge,
         ends,

@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from kerf.core import device
 from kerf.core.errors import InputError, escaped, refuse
 from kerf.core.user_files import given_path
 from kerf.workbench.crash_report import explain
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
             "-p", dest="overrides", action="append", default=[], metavar="PATH=VALUE"
         )
         command.add_argument("--out", help="where reports/ and data/runs/ go (default: the clone)")
+        command.add_argument("--device", help="of torch, where the models live (default: cpu)")
         if name == "run":
             command.add_argument(
                 "--gate", action="store_true", help="exit 1 unless the verdict is PASS"
@@ -138,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare(parsed):
     from kerf.workbench.run import experiment, runner
 
+    os.environ["KERF_DEVICE"] = device.check(parsed.device or device.current())
     out = _out(parsed)
     read = experiment.read(parsed.experiment, parsed.overrides, parsed.model)
     return read, out, runner.check(read, out)

@@ -6,10 +6,10 @@ that it reads;
 open_folder(folder, device), with_weights(folder, class_name, weights, device): the model, ready to use;
 network(opened): the part whose layers are compressed; batches(opened, spec): calibration text as the
 network takes it; held_batches(opened, spec): the same of text outside the sample, check_held_back(folder,
-spec): refused where there is none; about(folder, spec): what the sample is, in a line; sample_texts(folder,
-spec): its text, refused where there is too little; reader(opened), answer(opened, reader, texts), told(reader, before,
-after): its tokenizer, its answer to a pair of texts or a prompt such as EXAMPLES, and how two answers differ, in rows. What
-a real kernel can run also has inputs(opened), names of what the network takes, and answers(opened, batch), what the model
+spec): refused where there is none; describe_sample(folder, spec): what the sample is, in a line; sample_texts(folder,
+spec): its text, refused where there is too little; reader(opened), output(opened, reader, texts), output_diff(reader, before,
+after): its tokenizer, its output for a pair of texts or a prompt such as EXAMPLES, and how two answers differ, in rows. What
+a real kernel can run also has inputs(opened), names of what the network takes, and forward(opened, batch), what the model
 makes of it.
 """
 
@@ -60,6 +60,6 @@ def whole(opened):
 
         def forward(self, input_ids, attention_mask, token_type_ids=None):
             given = (input_ids, attention_mask, token_type_ids)
-            return kind.answers(opened, dict(zip(names, given, strict=False)))
+            return kind.forward(opened, dict(zip(names, given, strict=False)))
 
     return Whole().eval()

@@ -13,7 +13,7 @@ from kerf.core.errors import refuse
 from kerf.data import corpora
 from kerf.models.families import lengths
 from kerf.models.families.opening import from_folder, quiet
-from kerf.models.tensor_check import complete
+from kerf.models.tensor_check import refuse_incomplete
 
 NAME, CALLED = "causal", "a causal language model"
 READS = ("texts", "passages", "num_chunks", "seq_len", "restored")  # keys of `evaluation`
@@ -59,7 +59,7 @@ def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cp
     return opened
 
 
-@complete
+@refuse_incomplete
 def _opened(folder: Path, device: str, class_name: str, **options):
     quiet()
     opened = from_folder(class_name, folder, dtype="float32", **options)
@@ -115,7 +115,7 @@ def sample_texts(folder: Path, spec: Calibration) -> list[str]:
     return corpora.documents(spec.texts, "calibration")
 
 
-def about(folder: Path, spec: Calibration) -> str:
+def describe_sample(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
     reader = tokenizer(folder)
     sample = _drawn(reader, spec)[: spec.samples]
@@ -179,7 +179,7 @@ def _batches(found: np.ndarray, opened) -> list[dict]:
     return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), **keys} for ids in pieces]
 
 
-def answer(opened, reader, texts: tuple[str]):
+def output(opened, reader, texts: tuple[str]):
     """Probabilities (tokens,) of what comes after a prompt. Raises InputError for an empty one."""
     ids = reader(texts[0], return_tensors="pt")["input_ids"]
     if not ids.numel():
@@ -188,7 +188,7 @@ def answer(opened, reader, texts: tuple[str]):
     return opened(input_ids=ids.to(opened.device)).logits[0, -1].softmax(-1).cpu()
 
 
-def told(reader, before, after) -> list[tuple[str, float, float]]:
+def output_diff(reader, before, after) -> list[tuple[str, float, float]]:
     """Probabilities of the tokens that either of two answers finds most likely."""
     tokens = dict.fromkeys([*before.topk(LIKELY).indices.tolist(), int(after.argmax())])
     return [

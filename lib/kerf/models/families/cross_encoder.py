@@ -71,7 +71,7 @@ def inputs(opened) -> list[str]:
     ]
 
 
-def answers(opened, batch: dict):
+def forward(opened, batch: dict):
     """Scores (pairs, 1), float32, of a tokenized batch, as `predict` gives them."""
     return opened.activation_fn(network(opened)(**batch).logits.float())
 
@@ -103,7 +103,7 @@ def sample_texts(folder: Path, spec: Calibration) -> list[str]:
     ]
 
 
-def about(folder: Path, spec: Calibration) -> str:
+def describe_sample(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
     pairs = _drawn(spec)[: spec.samples]
     return f"{len(pairs)} pairs of a query and a passage, every second one of its own; the first: {pairs[0]!r}{lengths.left_out(tokenizer(lengths.inner(folder)), pairs)}"
@@ -114,14 +114,14 @@ def reader(opened):
     return opened.tokenizer
 
 
-def answer(opened, reader, texts: tuple[str, str]):
+def output(opened, reader, texts: tuple[str, str]):
     """Score (1,) of a passage for a query. Raises InputError for a pair without a token."""
     if not lengths.with_tokens(reader, [texts])[0]:
         raise refuse("text", texts, "at least one token")
     return opened.predict([texts], convert_to_tensor=True)
 
 
-def told(reader, before, after) -> list[tuple[str, float, float]]:
+def output_diff(reader, before, after) -> list[tuple[str, float, float]]:
     """The score of the pair in two models' answers."""
     return [("score", float(before[0]), float(after[0]))]
 

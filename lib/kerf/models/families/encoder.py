@@ -68,7 +68,7 @@ def sample_texts(folder: Path, spec: Calibration) -> list[str]:
     )
 
 
-def about(folder: Path, spec: Calibration) -> str:
+def describe_sample(folder: Path, spec: Calibration) -> str:
     """What the calibration sample is, in a line for a reader."""
     sample = corpora.calibration_sentences(spec.texts, spec.samples, spec.seed)
     return f"{len(sample)} sentences, {sum(len(s.split()) for s in sample):,} words; the first: {sample[0]!r}{lengths.left_out(tokenizer(lengths.inner(folder)), sample)}"
@@ -115,7 +115,7 @@ def inputs(opened) -> list[str]:
     return ["input_ids", "attention_mask"]
 
 
-def answers(opened, batch: dict):
+def forward(opened, batch: dict):
     """Embeddings (texts, features), float32, of a tokenized batch."""
     return pool(opened, network(opened)(**batch).last_hidden_state.float(), batch["attention_mask"])
 
@@ -133,7 +133,7 @@ def reader(opened):
     return opened.tokenizer
 
 
-def answer(opened, reader, texts: tuple[str, str]):
+def output(opened, reader, texts: tuple[str, str]):
     """Embeddings (2, features) of a pair of sentences, of length 1. Raises InputError for one without a token."""
     for text, any_token in zip(texts, lengths.with_tokens(reader, list(texts)), strict=True):
         if not any_token:
@@ -141,6 +141,6 @@ def answer(opened, reader, texts: tuple[str, str]):
     return opened.encode(list(texts), normalize_embeddings=True, convert_to_tensor=True)
 
 
-def told(reader, before, after) -> list[tuple[str, float, float]]:
+def output_diff(reader, before, after) -> list[tuple[str, float, float]]:
     """The similarity of the pair in two models' answers."""
     return [("similarity", float(before[0] @ before[1]), float(after[0] @ after[1]))]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kerf.core.cache import threads
 from kerf.core.errors import InputError, refuse
-from kerf.models.safety.unsafe import told
-from kerf.models.tensor_check import complete
+from kerf.models.safety.unsafe import shown
+from kerf.models.tensor_check import refuse_incomplete
 
 
 def from_folder(class_name: str, folder: Path | str, **options):
@@ -34,7 +34,7 @@ def from_folder(class_name: str, folder: Path | str, **options):
     except InputError:
         raise
     except Exception as error:
-        cause = told(
+        cause = shown(
             " ".join(f"{type(error).__name__}: {error}".split()), 160
         )  # names of tensors stand below the first line
         raise refuse("model", str(folder), f"a model that {library} opens ({cause})") from error
@@ -49,7 +49,7 @@ def quiet() -> None:
     torch.set_num_threads(threads())
 
 
-@complete
+@refuse_incomplete
 def opened(class_name: str, folder: Path, device: str = "cpu"):
     """The model of `folder` as a class of sentence-transformers, on `device`. Raises InputError for one that does not open."""
     quiet()

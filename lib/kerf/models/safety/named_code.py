@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from kerf.models.safety.parsed import walk
 from kerf.models.safety.tree import inside
-from kerf.models.safety.unsafe import Unsafe, told
+from kerf.models.safety.unsafe import Unsafe, shown
 
 SHOWN = 20  # names, at most
 OWN_CODE = ("auto_map", "custom_pipelines", "custom_generate")
@@ -54,7 +54,7 @@ def check(documents: dict[str, object]) -> list[str]:
             _check_entry(file, key, value, owner)
             if key in OWN_CODE and (names := list(_names(value))):
                 _check_known(documents, file, names[0])
-                ignored |= dict.fromkeys(f"{told(name)} ({told(file)})" for name in names[:SHOWN])
+                ignored |= dict.fromkeys(f"{shown(name)} ({shown(file)})" for name in names[:SHOWN])
     return list(ignored)[:SHOWN]
 
 
@@ -75,12 +75,12 @@ def _check_known(documents: dict[str, object], file: str, name: str) -> None:
 
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         raise Unsafe(
-            f"a model without code of its own, or of a type that transformers knows; this one would run {told(name)}"
+            f"a model without code of its own, or of a type that transformers knows; this one would run {shown(name)}"
         )
 
 
 def _check_entry(file: str, key: str, value: object, owner: dict) -> None:
-    where = told(f"{key} of {file}", 120)
+    where = shown(f"{key} of {file}", 120)
     name = PurePosixPath(file).name
     if key == "type" and name == "modules.json":
         _check_names([value], MODULE.fullmatch, where)
@@ -115,7 +115,7 @@ def _check_names(found, accepted: Callable[[str], object], where: str) -> None:
     for each in found:
         if isinstance(each, str) and each and not accepted(each):
             raise Unsafe(
-                f"a model without code of its own; this one would run {told(each)}, the {where}"
+                f"a model without code of its own; this one would run {shown(each)}, the {where}"
             )
 
 
@@ -124,7 +124,7 @@ def _check_arguments(value: object, where: str) -> None:
     for text in _names(value):
         if set(text) & set("/\\") or text == "..":
             raise Unsafe(
-                f"a directory that does not reach outside itself; {where} names {told(text)}"
+                f"a directory that does not reach outside itself; {where} names {shown(text)}"
             )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from kerf.models.safety.tree import Stamp
-from kerf.models.safety.unsafe import Unsafe, told
+from kerf.models.safety.unsafe import Unsafe, shown
 
 LARGEST = 16_000_000  # bytes of one; an index of a hundred thousand tensors has ten million
 TOTAL = 64_000_000  # of all of them
@@ -35,7 +35,7 @@ def _is_searched(name: str, size: int) -> bool:
     last = PurePosixPath(name).name
     if size > LARGEST and last not in (*VOCABULARIES, *UNREAD):
         raise Unsafe(
-            f"configuration of at most {LARGEST // 10**6} MB a file; {told(name)} has {size // 10**6:,} MB"
+            f"configuration of at most {LARGEST // 10**6} MB a file; {shown(name)} has {size // 10**6:,} MB"
         )
     return size <= LARGEST and last not in UNREAD
 
@@ -49,7 +49,7 @@ def _read(path: Path, name: str) -> object:
         cause = "not UTF-8"
     except ValueError as error:  # of a number with more digits than Python reads, too
         cause = str(error)
-    raise Unsafe(f"a {told(name)} in the form that its library writes ({told(cause)})")
+    raise Unsafe(f"a {shown(name)} in the form that its library writes ({shown(cause)})")
 
 
 def _check_form(found: dict[str, object], name: str) -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import PurePosixPath
 
 from kerf.models.safety.parsed import walk
-from kerf.models.safety.unsafe import Unsafe, told
+from kerf.models.safety.unsafe import Unsafe, shown
 from kerf.models.safety.weights import Held, is_opened
 
 FEW = 1024  # layers that any network may ask for: they are built in a moment
@@ -36,9 +36,9 @@ def check(documents: dict[str, object], opened: list[str], held: Held) -> None:
                         and not isinstance(size, bool)
                         and (most := _most(key, owner, held)) < size
                     ):
-                        told_size = told(f"{key} of {file}", 120)
+                        told_size = shown(f"{key} of {file}", 120)
                         raise Unsafe(
-                            f"sizes that fit the weights; the {told_size} is {told(size, 24)}, with room for at most {most:,}"
+                            f"sizes that fit the weights; the {told_size} is {shown(size, 24)}, with room for at most {most:,}"
                         )
 
 

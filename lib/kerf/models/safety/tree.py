@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from kerf.models.safety.unsafe import Unsafe, told
+from kerf.models.safety.unsafe import Unsafe, shown
 
 MARKS = (
     "config.json",
@@ -56,14 +56,14 @@ def files(folder: Path) -> dict[str, Stamp]:
                         found[Path(entry.path).relative_to(root).as_posix()] = stamp
     except OSError as error:
         raise Unsafe(
-            f"a directory that can be read ({told(error.strerror)}: {told(error.filename)})"
+            f"a directory that can be read ({shown(error.strerror)}: {shown(error.filename)})"
         ) from None
     return dict(sorted(found.items()))
 
 
 def _stamp(root: Path, path: Path) -> Stamp | None:
     """Of a file; None for a link to a directory inside, whose files are found in their own place."""
-    name = told(path.relative_to(root))
+    name = shown(path.relative_to(root))
     if path.is_symlink():
         _check_link(root, path, name)
     about = path.stat()
@@ -107,6 +107,6 @@ def inside(value: object, what: str) -> str:
         or set(value) & set("\\:\0")
     ):
         raise Unsafe(
-            f"a directory that does not reach outside itself; {what} names {told(repr(value))}"
+            f"a directory that does not reach outside itself; {what} names {shown(repr(value))}"
         )
     return value

@@ -5,7 +5,7 @@ class Unsafe(Exception):
     """What is accepted in the place of what was found, in one line."""
 
 
-def told(text: object, length: int = 100) -> str:
+def shown(text: object, length: int = 100) -> str:
     """Text that somebody else wrote, fit for a terminal: of bounded length and without control characters."""
     start = str(text)[: length + 1]
     shown = "".join(

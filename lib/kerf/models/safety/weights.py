@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from kerf.models.safety.tree import Stamp
-from kerf.models.safety.unsafe import Unsafe, told
+from kerf.models.safety.unsafe import Unsafe, shown
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 HEADER = 25_000_000  # bytes; a hundred thousand tensors take ten million
@@ -61,7 +61,7 @@ def check(
 
 
 def _only_pickles(name: str) -> str:
-    return f"only pickles ({told(name)}), which could run code"
+    return f"only pickles ({shown(name)}), which could run code"
 
 
 def _shards(names: dict[str, Stamp], documents: dict[str, object]) -> set[str]:
@@ -71,7 +71,7 @@ def _shards(names: dict[str, Stamp], documents: dict[str, object]) -> set[str]:
         if file.endswith(".safetensors.index.json"):
             values = content.get("weight_map") if isinstance(content, dict) else None
             if not isinstance(values, dict):
-                raise Unsafe(f"a {told(file)} in the form that its library writes")
+                raise Unsafe(f"a {shown(file)} in the form that its library writes")
             found |= {_shard(file, value, names) for value in values.values()}
     if own := documents.get("config.json", {}).get("transformers_weights"):
         found.add(_shard("config.json", own, names))
@@ -82,11 +82,11 @@ def _shard(file: str, value: str, names: dict[str, Stamp]) -> str:
     path = str(PurePosixPath(file).parent / value)
     if not path.endswith((".safetensors", ".safetensors.index.json")):
         raise Unsafe(
-            f"weights in safetensors; {told(file)} has a library read {told(value)}, which could be a pickle"
+            f"weights in safetensors; {shown(file)} has a library read {shown(value)}, which could be a pickle"
         )
     if path not in names:
         raise Unsafe(
-            f"a model with all of its files; {told(file)} names {told(value)}, which is not there"
+            f"a model with all of its files; {shown(file)} names {shown(value)}, which is not there"
         )
     return path
 
@@ -111,7 +111,7 @@ def _check_pickles(place: str, names: dict[str, Stamp]) -> None:
     ]
     if pickles and not safe:
         raise Unsafe(
-            f"weights in safetensors; {told(place) or 'this one'} has only pickles ({told(pickles[0])}), which could run code"
+            f"weights in safetensors; {shown(place) or 'this one'} has only pickles ({shown(pickles[0])}), which could run code"
         )
 
 
@@ -138,7 +138,7 @@ def _tensors(path: Path, name: str) -> int:
     from safetensors import safe_open
 
     if _is_pickle(path):
-        raise Unsafe(f"weights in safetensors; {told(name)} is a pickle, which could run code")
+        raise Unsafe(f"weights in safetensors; {shown(name)} is a pickle, which could run code")
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     try:
@@ -148,5 +148,5 @@ def _tensors(path: Path, name: str) -> int:
             return len(file.keys())
     except Exception as error:  # SafetensorError has no public base; OSError of an empty file
         raise Unsafe(
-            f"weights in safetensors; {told(name)} does not open ({told(error)})"
+            f"weights in safetensors; {shown(name)} does not open ({shown(error)})"
         ) from None

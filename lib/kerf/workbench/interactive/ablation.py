@@ -18,7 +18,7 @@ from kerf.models.families import encoder
 BATCH_SIZE = 32
 
 
-class Yardstick:
+class LayerAblation:
     """The float model's embeddings of evaluation sentences, to hold candidates against."""
 
     def __init__(self, model: str, source: str, sentences: int, max_length: int = 128) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from kerf.core import child_process
 
 
-class Newest:
+class LatestRequest:
     """One thread that does the newest wish; those that it overtook are dropped, so that it never lags behind a slider."""
 
     def __init__(self, work: Callable) -> None:
@@ -34,7 +34,7 @@ class Newest:
             self._work(wish)
 
 
-class Building:
+class BackgroundBuild:
     """A candidate made in a process of its own, which can be ended at any time: the cache holds whole folders only."""
 
     def __init__(self, model: str, steps: list[dict], calibration) -> None:

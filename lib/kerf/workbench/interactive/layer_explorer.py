@@ -20,7 +20,7 @@ CELL = 64  # columns whose errors are shown together where the whole row shares 
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerConfig:
     """What can be chosen for a layer; group_size None: one scale a row."""
 
     method: str = "rtn"
@@ -49,11 +49,11 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Cut:
+class LayerResult:
     """A layer before and after. error: squared error of its output on the calibration text over its squared output."""
 
     name: str
-    choice: Choice
+    choice: LayerConfig
     before: torch.Tensor  # (rows, columns)
     quantized: Quantized
     error: float | None
@@ -72,7 +72,7 @@ class Cut:
         return lost.mean(-1) / self.before.square().mean()
 
 
-class Subject:
+class LayerSession:
     """A model held open, with what its calibration text put into every layer."""
 
     def __init__(self, model: str, calibration: Calibration) -> None:
@@ -90,7 +90,7 @@ class Subject:
         self._asked: tuple[tuple[str, ...], torch.Tensor] | None = None
 
     @torch.no_grad()
-    def cut(self, name: str, choice: Choice) -> Cut:
+    def cut(self, name: str, choice: LayerConfig) -> LayerResult:
         """The layer `name` alone. Raises InputError for a group size that does not divide its columns."""
         layer, second = self.layers[name], self.second[name]
         before, columns = layer.weight.detach(), layer.weight.shape[1]
@@ -107,28 +107,28 @@ class Subject:
         quantized = one_layer(name, layer, step, second)
         quantized = replace(quantized, kept=kept) if pruned else quantized
         error = hessian.output_error(before, quantized.dequantize(), second)
-        return Cut(name, choice, before, quantized, error, parquet.row_bytes(quantized))
+        return LayerResult(name, choice, before, quantized, error, parquet.row_bytes(quantized))
 
     @torch.no_grad()
-    def told(
-        self, texts: tuple[str, ...], cut: Cut | None = None, candidate=None
+    def output_diff(
+        self, texts: tuple[str, ...], cut: LayerResult | None = None, candidate=None
     ) -> list[tuple[str, float, float]]:
         """What the baseline answers, and what it does with a cut layer in its place, or what a whole candidate does: rows
         (what, before, after) of the kind's `told`."""
         if self._asked is None or self._asked[0] != texts:
-            self._asked = texts, self.kind.answer(self.opened, self.reader, texts)
+            self._asked = texts, self.kind.output(self.opened, self.reader, texts)
         before = self._asked[1]
         if candidate is not None:
-            return self.kind.told(
-                self.reader, before, self.kind.answer(candidate, self.reader, texts)
+            return self.kind.output_diff(
+                self.reader, before, self.kind.output(candidate, self.reader, texts)
             )
         if cut is None:
-            return self.kind.told(self.reader, before, before)
+            return self.kind.output_diff(self.reader, before, before)
         layer = self.layers[cut.name]
         layer.weight.data = cut.after()
         try:
-            return self.kind.told(
-                self.reader, before, self.kind.answer(self.opened, self.reader, texts)
+            return self.kind.output_diff(
+                self.reader, before, self.kind.output(self.opened, self.reader, texts)
             )
         finally:
             layer.weight.data = cut.before

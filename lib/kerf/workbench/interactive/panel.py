@@ -17,8 +17,8 @@ from kerf.core.cache import meta
 from kerf.core.errors import nearest, refuse
 from kerf.core.paths import data_folder
 from kerf.models import registry
-from kerf.workbench.interactive.background import Building, Newest
-from kerf.workbench.interactive.layer_explorer import Choice, Cut, Subject
+from kerf.workbench.interactive.background import BackgroundBuild, LatestRequest
+from kerf.workbench.interactive.layer_explorer import LayerConfig, LayerResult, LayerSession
 from kerf.workbench.interactive.save_candidate import add_candidate
 
 GROUPS = {"16": 16, "32": 32, "64": 64, "96": 96, "128": 128, "192": 192, "whole row": None}
@@ -44,13 +44,13 @@ class Panel:
     def __init__(
         self, model: str, layer: str | None = None, calibration: Calibration | None = None
     ) -> None:
-        """layer: the first one shown; None: the one that was chosen the last time. Raises InputError as `Subject` does."""
+        """layer: the first one shown; None: the one that was chosen the last time. Raises InputError as `LayerSession` does."""
         self.calibration = calibration or Calibration()
         self._kept = data_folder() / "explore.json"
         self._make_controls(model)
         self._load(model, layer)
         self._restore(REMEMBERED if layer is None else REMEMBERED[1:])
-        self._newest = Newest(self._show)
+        self._newest = LatestRequest(self._show)
         for control in (self.layer, *self.choices, *self.texts):
             control.observe(self._changed, "value")
         self.model.observe(
@@ -62,7 +62,7 @@ class Panel:
         )
         self.cancel.on_click(self._cancel)
         self.save.on_click(self._save)
-        self._building: Building | None = None
+        self._building: BackgroundBuild | None = None
         self._show(self.wish())
 
     def _make_controls(self, model: str) -> None:
@@ -102,7 +102,7 @@ class Panel:
 
     def _load(self, model: str, layer: str | None = None) -> None:
         """Open a model, and lay the page out for what its kind is asked."""
-        self.subject, self.whole = Subject(model, self.calibration), None
+        self.subject, self.whole = LayerSession(model, self.calibration), None
         names = list(self.subject.layers)
         if layer is not None and layer not in names:
             raise refuse("layer", layer, nearest(layer, names))
@@ -121,9 +121,9 @@ class Panel:
         both = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
         self.page.children = [both, self.status, self.numbers, self.picture]
 
-    def choice(self) -> Choice:
+    def choice(self) -> LayerConfig:
         """What the sliders say now."""
-        return Choice(*(control.value for control in self.choices))
+        return LayerConfig(*(control.value for control in self.choices))
 
     def wish(self) -> tuple:
         """Layer, choice and texts: everything that the picture depends on."""
@@ -166,10 +166,10 @@ class Panel:
         finally:
             self._remember()
 
-    def _answered(self, texts, cut: Cut) -> str:
-        columns = {f"{cut.name.rpartition('.')[2]} alone cut": self.subject.told(texts, cut)}
+    def _answered(self, texts, cut: LayerResult) -> str:
+        columns = {f"{cut.name.rpartition('.')[2]} alone cut": self.subject.output_diff(texts, cut)}
         if self.whole and self.whole[:2] == (self.subject, cut.choice):
-            columns["all layers cut"] = self.subject.told(texts, candidate=self.whole[2])
+            columns["all layers cut"] = self.subject.output_diff(texts, candidate=self.whole[2])
         first = next(iter(columns.values()))
         after = {title: {what: value for what, _, value in rows} for title, rows in columns.items()}
         head = "".join(
@@ -190,7 +190,7 @@ class Panel:
         """Cut every layer in a process of its own, then let the answers show it too."""
         subject, choice = self.subject, self.choice()  # another model may be opened meanwhile
         self.build.disabled, self.cancel.disabled = True, False
-        self._building = Building(subject.model, choice.steps(), self.calibration)
+        self._building = BackgroundBuild(subject.model, choice.steps(), self.calibration)
         try:
             while not self._building.over(within=0.5):
                 self._say(
@@ -257,7 +257,7 @@ class Panel:
                 continue
 
 
-def default_name(choice: Choice) -> str:
+def default_name(choice: LayerConfig) -> str:
     """A candidate's name that tells its choice."""
     group = f"g{choice.group_size}" if choice.group_size else "row"
     sparse = f"-sparse{round(100 * choice.sparsity)}" if choice.sparsity else ""
@@ -265,7 +265,7 @@ def default_name(choice: Choice) -> str:
     return f"int{choice.bits}-{choice.method}-{group}{clip}{sparse}"
 
 
-def drawn(cut: Cut) -> str:
+def drawn(cut: LayerResult) -> str:
     """The picture of a cut as HTML, described for those who do not see it."""
     figure = plots.cut(
         cut.before.flatten().numpy(), cut.after().flatten().numpy(), cut.by_group().numpy()
@@ -276,7 +276,7 @@ def drawn(cut: Cut) -> str:
     )
 
 
-def told(cut: Cut, seconds: float) -> str:
+def told(cut: LayerResult, seconds: float) -> str:
     """The numbers of a cut, as one line; seconds: that it took to show it."""
     lost = "no output to lose" if cut.error is None else f"{cut.error:.4%} of its output lost"
     full = 4 * cut.before.numel()

@@ -39,7 +39,7 @@ def finished(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def vouch(folder: Path) -> None:
+def record_digests(folder: Path) -> None:
     """Write SHA256SUMS of a run whose other files are all there, as `sha256sum --check` reads it; results.json is its last line."""
     found = digests.digests(folder, [SUMS])
     lines = [f"{found[name]}  {name}\n" for name in sorted(found, key=lambda name: name == RESULTS)]
@@ -90,7 +90,7 @@ def read(folder: Path, *names: str) -> dict:
 
 
 def find(parameter: str, name: str, out: Path):
-    """A `kerf.evaluate.comparison_inputs.Side`: EXPERIMENT/CANDIDATE, of the newest run, or EXPERIMENT/RUN/CANDIDATE.
+    """A `kerf.evaluate.comparison_inputs.ComparisonInput`: EXPERIMENT/CANDIDATE, of the newest run, or EXPERIMENT/RUN/CANDIDATE.
 
     parameter: what the name is called in a refusal. Raises InputError, with the nearest names, for one that is not
     there, for a candidate that failed, and for a run that cannot be read.
@@ -144,7 +144,7 @@ def _read(parameter: str, name: str, folder: Path) -> dict:
 
 def _side(parameter: str, name: str, folder: Path, content: dict, candidate: dict):
     from kerf.evaluate.comparison_inputs import (
-        Side,  # waits for pandas, which a list of runs need not
+        ComparisonInput,  # waits for pandas, which a list of runs need not
     )
 
     if candidate.get("status") != "ok":
@@ -157,7 +157,7 @@ def _side(parameter: str, name: str, folder: Path, content: dict, candidate: dic
         )
     settings = content.get("settings") or {}
     data, cpu = (content["manifest"].get(key) or {} for key in ("data", "cpu"))
-    return Side(
+    return ComparisonInput(
         name=name,
         model=content["model"]["id"],
         steps=[renamed(step) for step in candidate.get("steps") or []],

@@ -37,7 +37,7 @@ READY_SECONDS = 180.0  # for the imports, on a busy machine
 ANSWER_SECONDS = 20.0  # for a fork
 
 
-class Nursery:
+class KernelForkserver:
     """The process that kernels are forked from, started again when it has died; ends with the process that made it.
 
     folder: where its sockets lie, and all temporary files of its kernels; gone at the end.

@@ -22,13 +22,13 @@ from unittest.mock import patch
 from kerf.config.by_method import ByMethod
 from kerf.config.methods import METHODS, PRUNING_METHODS, STEPS
 from kerf.core import atomic
-from kerf.core.cache import HANDOVER, NOTICE, artifact, handed_over, meta
+from kerf.core.cache import HANDOVER, NOTICE, artifact, meta, published
 from kerf.core.code import APART, imported
 from kerf.core.digests import sha256
 from kerf.core.errors import printable, refuse
 from kerf.core.paths import shipped
 from kerf.models import families, registry
-from kerf.workbench.run.kernel_forkserver import Nursery
+from kerf.workbench.run.kernel_forkserver import KernelForkserver
 from kerf.workbench.run.notebook_html import notebook_to_html
 
 
@@ -42,7 +42,7 @@ class StageFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedStage:
     """A finished stage: result folder, executed notebook, seconds it took now, and the run that made it."""
 
     result: Path
@@ -109,7 +109,7 @@ def _method(step: dict) -> list[str]:
     return entry.modules(step.get("backend")) if entry else []
 
 
-def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
+def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> FinishedStage:
     """Run or reuse notebook `name` with `parameters`; `inputs`: digests of what it reads.
 
     partial: where a notebook that did not finish is left. Raises StageFailed.
@@ -124,8 +124,8 @@ def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
 
     folder = artifact("stage", key, make, code=_code(name, parameters))
     partial.unlink(missing_ok=True)
-    return Done(
-        handed_over(folder),
+    return FinishedStage(
+        published(folder),
         folder / f"{name}.ipynb",
         time.perf_counter() - clock,
         not made,
@@ -134,8 +134,8 @@ def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Done:
 
 
 @cache
-def _nursery() -> Nursery:
-    nursery = Nursery()
+def _nursery() -> KernelForkserver:
+    nursery = KernelForkserver()
     atexit.register(nursery.close)
     return nursery
 
@@ -254,7 +254,7 @@ def _failed(name: str, cell: int | None, message: str, target: Path, partial: Pa
     return StageFailed(f"{name}.ipynb", cell, message)
 
 
-def publish(done: Done, folder: Path, title: str) -> None:
+def publish(done: FinishedStage, folder: Path, title: str) -> None:
     """Copy the executed notebook and its HTML into the report's folder, under `title`."""
     for path in (done.notebook, done.notebook.with_suffix(".html")):
         atomic.copy(path, folder / f"{title}{path.suffix}")

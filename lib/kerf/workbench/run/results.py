@@ -16,7 +16,7 @@ from kerf.evaluate.metrics import METRICS
 from kerf.profiling import footprint, serving_benchmark
 from kerf.profiling.power import governor
 from kerf.workbench.run.experiment import Experiment
-from kerf.workbench.run.history import SUMS, history, vouch
+from kerf.workbench.run.history import SUMS, history, record_digests
 from kerf.workbench.run.record import SCHEMA
 from kerf.workbench.run.runner import Candidate, Run
 
@@ -273,6 +273,6 @@ def write(run: Run, results: dict, found: list[Candidate]) -> None:
                     candidate.compared.result / "items.parquet", aside / f"{candidate.name}.parquet"
                 )
         write_json(aside / "results.json", results)
-        vouch(aside)
+        record_digests(aside)
         replace_folder(aside, place / run.id())
     write_json(run.report / "results.json", results)

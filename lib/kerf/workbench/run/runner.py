@@ -25,7 +25,7 @@ from kerf.data import corpora
 from kerf.models import families, registry
 from kerf.workbench.run.experiment import Experiment
 from kerf.workbench.run.notebook_stage import (
-    Done,
+    FinishedStage,
     StageFailed,
     check_parameters,
     publish,
@@ -41,8 +41,8 @@ class Candidate:
 
     name: str
     steps: list[dict]
-    compressed: list[Done]
-    compared: Done | None = None
+    compressed: list[FinishedStage]
+    compared: FinishedStage | None = None
     error: dict | None = None
     skipped: bool = False
 
@@ -275,13 +275,13 @@ class Run:
         copy_folder(done.result, self.models / candidate.name)
         candidate.compared = self._compare(candidate)
 
-    def _compare(self, candidate: Candidate, again: bool = False) -> Done | None:
+    def _compare(self, candidate: Candidate, again: bool = False) -> FinishedStage | None:
         parameters = _compare_parameters(self.experiment, candidate.steps, again)
         return self._try(candidate, "compare", parameters, "noise" if again else "compare")
 
     def _try(
         self, candidate: Candidate, notebook: str, parameters: dict, title: str = ""
-    ) -> Done | None:
+    ) -> FinishedStage | None:
         """Run a stage and publish its notebook; a failure is noted on the candidate."""
         title = title or notebook
         folder = self.report / candidate.name

@@ -1,0 +1,29 @@
+"""The device that models are opened on: the CPU, unless KERF_DEVICE (`kerf run --device`) names another one of torch.
+
+Everything else lives where the model is. numba kernels serve the CPU, torch kernels every other device (`kerf.tensors.kernels`).
+"""
+
+import os
+
+from kerf.core.errors import refuse
+
+
+def current() -> str:
+    """Name of the device, such as "cpu" or "cuda:0"."""
+    return os.environ.get("KERF_DEVICE", "cpu")
+
+
+def check(name: str) -> str:
+    """`name`, if torch has such a device here. Raises InputError for any other name."""
+    if name == "cpu":
+        return name
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    known = ["cpu"]
+    if accelerator:
+        count = torch.accelerator.device_count()
+        known += [accelerator.type, *(f"{accelerator.type}:{index}" for index in range(count))]
+    if name not in known:
+        raise refuse("device", name, f"a device that torch has here: {', '.join(known)}")
+    return name
