@@ -18,6 +18,7 @@ lint: $(EXTRAS)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	cd lib && ../.venv/bin/lint-imports --no-cache --no-logo
+	cd lib && ../.venv/bin/mypy
 
 lab: $(STAMP)
 	.venv/bin/kerf lab

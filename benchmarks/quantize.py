@@ -17,12 +17,13 @@ import time
 import torch
 
 from kerf.calibration import activations
+from kerf.calibration.layer import Calibrated
 from kerf.calibration.sequential import rows
 from kerf.config import Calibration
 from kerf.config.prune import Prune, SparseGPT
 from kerf.config.quantize import Gptq, Quantize
 from kerf.models import families, registry
-from kerf.prune.step import prune_layers
+from kerf.prune.layers import prune_layers
 from kerf.quantize.compress import compress
 from kerf.tensors.matmul_precision import rounded_products
 
@@ -99,17 +100,10 @@ def floor(net, groups, batches, moments, networks: int) -> dict[str, float]:
 def method(model: str, step: Quantize | Prune, groups, batches) -> dict[str, float]:
     """Seconds of cutting every layer of a freshly opened model."""
     net, reference = (registry.network(registry.open_model(model)) for _ in range(2))
+    text = Calibrated(net, reference, groups, batches)
     if isinstance(step, Prune):
-        return {
-            "sparsegpt": seconds(
-                lambda: [None for _ in prune_layers(net, reference, step, groups, batches)]
-            )[0]
-        }
-    return {
-        "gptq": seconds(
-            lambda: [None for _ in compress(net, reference, step, groups, {}, batches)]
-        )[0]
-    }
+        return {"sparsegpt": seconds(lambda: [None for _ in prune_layers(text, step)])[0]}
+    return {"gptq": seconds(lambda: [None for _ in compress(text, step, {})])[0]}
 
 
 def main() -> None:

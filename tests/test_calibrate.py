@@ -111,7 +111,7 @@ def test_what_padding_holds_does_not_matter(net, batches, groups):
 
 
 def test_inputs_that_are_all_zero_have_figures_without_nan():
-    moments = Moments.of(["a"], 3)
+    moments = Moments.of(["a"], torch.zeros(2, 3))
     moments.add(torch.zeros(2, 3))
     assert moments.figures() == {
         "features": 3,

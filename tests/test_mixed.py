@@ -8,6 +8,7 @@ from support.small import write_model
 
 from kerf import pipeline
 from kerf.calibration.allocation import allocate, frontier
+from kerf.calibration.candidate import StepContext
 from kerf.config import STEPS, Calibration, parse
 from kerf.core.cache import meta
 from kerf.core.errors import InputError
@@ -74,6 +75,10 @@ def table(model):
     )
 
 
+def context(model, source=None):
+    return StepContext("quantize", model, parse(STEPS["quantize"], GRID, "q"), SPEC, source)
+
+
 def test_the_table_has_every_layer_and_the_embeddings_and_wide_layers_lose_little(model, table):
     net = registry.network(registry.open_model(model))
     assert set(table["layers"]) == {*architecture.linears(net), *architecture.embeddings(net)}
@@ -107,7 +112,7 @@ def test_a_floor_in_fidelity_is_kept_on_text_held_back(model):
     made = meta(folder)["result"]
     assert made["held_back"] >= 0.97
     assert made["held_back"] == pytest.approx(
-        mixed_precision.held_fidelity(model, folder, SPEC), abs=1e-6
+        mixed_precision.held_out_cosine(context(model), folder), abs=1e-6
     )
     assert manifest.verify(folder)["steps"] == made["steps"]  # whole, however many attempts it took
     wide = pipeline.build(model, [{"quantize": {**GRID, "bits": 8}}], SPEC)
@@ -141,7 +146,7 @@ def test_widths_after_pruning_are_those_of_what_pruning_left(model, table, first
         made["predicted"]["bytes"] == pytest.approx(made["bytes_on_disk"], rel=0.03)
         and made["bytes_on_disk"] <= budget
     )
-    reached = mixed_precision.held_fidelity(model, source, SPEC, source)
+    reached = mixed_precision.held_out_cosine(context(model, source), source)
     with pytest.raises(
         InputError,
         match=f"min_cosine = 0.99999: at most {reached:.4f}, which is what the steps before left",

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kerf import pipeline
 from kerf.calibration import activations
+from kerf.calibration.layer import Calibrated
 from kerf.config import Calibration
 from kerf.config.quantize import Gptq
 from kerf.core.errors import InputError
@@ -56,7 +57,9 @@ def quantize(net, text, step, reference=None):
     groups = activations.groups_of(net, text[0])
     copy = reference or type(net)()
     copy.load_state_dict(net.state_dict())
-    found = {name: note for name, _, note, _ in compress(net, copy, step, groups, {}, text)}
+    found = {
+        name: note for name, _, note, _ in compress(Calibrated(net, copy, groups, text), step, {})
+    }
     return {
         name: (before[name], architecture.linears(net)[name].weight, found[name]) for name in before
     }

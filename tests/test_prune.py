@@ -12,7 +12,9 @@ from support.small import write_causal, write_model, write_reranker
 import kerf
 from kerf import evaluate, pipeline
 from kerf.calibration import activations, hessian
+from kerf.calibration.candidate import StepContext
 from kerf.calibration.hessian import damped, inverse_factor, moments
+from kerf.calibration.layer import Calibrated
 from kerf.config import STEPS, Calibration, Evaluation, parse
 from kerf.core.cache import meta
 from kerf.core.errors import InputError
@@ -20,7 +22,7 @@ from kerf.evaluate import encoder as measured_encoder
 from kerf.evaluate import latency
 from kerf.models import architecture, families, registry
 from kerf.prune import allocation, depth, structured
-from kerf.prune.layers import prune_at_levels, prune_by_weights, prune_group
+from kerf.prune.layers import prune_at_levels, prune_layers
 from kerf.prune.sparsegpt import sparsegpt
 from kerf.prune.structured import left, obs_prune
 from kerf.quantize.rounding import rtn
@@ -518,15 +520,8 @@ def test_heads_that_stay_are_the_ones_that_were(language_model):
     net, reference = kerf.open_model(language_model), kerf.open_model(language_model)
     groups, _ = activations.read(activations.calibrate(language_model, SMALL_SPEC))
     batches = families.causal.batches(net, SMALL_SPEC)
-    list(
-        structured.remove(
-            net,
-            reference,
-            parse(STEPS["prune"], {"method": "heads", "sparsity": 0.5}, "prune"),
-            groups,
-            batches,
-        )
-    )
+    step = parse(STEPS["prune"], {"method": "heads", "sparsity": 0.5}, "prune")
+    list(structured.prune_network(Calibrated(net, reference, groups, batches), step))
     for name, block in architecture.blocks(net).items():
         own = architecture.blocks(reference)[name].self_attn
         kept = [
@@ -635,7 +630,7 @@ def test_structures_that_cannot_go_are_refused(language_model, steps, message):
 
 def test_twice_as_fast_is_more_than_one_and_each_goes_first_in_turn(monkeypatch):
     asked = []
-    monkeypatch.setattr(registry, "open_source", lambda model, source, device: source or "baseline")
+    monkeypatch.setattr(registry, "open_source", lambda model, source: source or "baseline")
     monkeypatch.setattr(
         measured_encoder,
         "ask",
@@ -644,9 +639,7 @@ def test_twice_as_fast_is_more_than_one_and_each_goes_first_in_turn(monkeypatch)
             time.sleep(0.02 if opened == "baseline" else 0.002),
         ),
     )
-    ratios = latency.measure(
-        {"model": "m", "candidate": "c", "kind": "encoder", "device": "cpu", "asked": []}
-    )
+    ratios = latency.measure({"model": "m", "candidate": "c", "kind": "encoder", "asked": []})
     assert len(ratios) == latency.ROUNDS and np.median(ratios) > 1
     assert {*asked[::2]} == {*asked[1::2]} == {"baseline", "c"}
 
@@ -717,7 +710,7 @@ def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
         {"method": "wanda", "sparsity": 0.5, "allocation": "sensitivity", "sweeps": 0},
         "p",
     )
-    shares = allocation.allocated(model, step, SPEC)
+    shares = allocation.allocated(StepContext("prune", model, step, SPEC))
     sizes = {
         name: rows * columns
         for name, (rows, columns) in registry.describe(model)["linears"].items()
@@ -727,7 +720,7 @@ def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
     made = pipeline.build(model, [{"prune": step.model_dump()}], SPEC)
     gone = {row["name"]: row["sparsity"] for row in meta(made)["result"]["layers"]}
     assert all(gone[name] == pytest.approx(share, abs=0.02) for name, share in shares.items())
-    table = json.loads((allocation._table(model, step, SPEC, "", "cpu") / "table.json").read_text())
+    table = allocation.costs_by_level(StepContext("prune", model, step, SPEC))
     for name, costs in zip(table["layers"], table["costs"], strict=True):
         assert costs[0] == pytest.approx(0, abs=1e-6), (
             f"{name} costs something although nothing went"
@@ -742,18 +735,25 @@ def test_shares_by_sensitivity_spare_the_layer_that_matters(tmp_path):
     )
 
 
+class OneLayer(torch.nn.Module):
+    """A network of one linear layer without a bias."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.layer = torch.nn.Linear(weight.shape[1], len(weight), bias=False)
+        self.layer.weight.data = weight
+
+    def forward(self, x, attention_mask):
+        return self.layer(x)
+
+
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
 def test_alone_and_whole_a_layer_is_pruned_the_same_way(method):
     weight, X = problem(rows=8, columns=64)
     H, step = moments(iter([X]))[0], parse(STEPS["prune"], {"method": method, "sparsity": 0.5}, "p")
-    layer = torch.nn.Linear(64, 8, bias=False)
-    layer.weight.data = weight.clone()
-    whole = (
-        prune_by_weights({"l": layer}, step)
-        if method == "magnitude"
-        else prune_group({"l": layer}, [iter([X])], step)
-    )
-    ((_, expected, _),) = whole
+    net = OneLayer(weight.clone())
+    batch = {"x": X[None], "attention_mask": torch.ones(1, len(X))}
+    ((_, expected, _, _),) = prune_layers(Calibrated(net, net, [["layer"]], [batch]), step)
     nothing, half = prune_at_levels(weight, H, step, (0.0, 0.5))
     assert torch.equal(nothing, weight) and torch.allclose(half, expected, atol=1e-5)
 
@@ -793,9 +793,7 @@ def test_shares_of_a_language_model_are_by_what_each_layer_costs_alone(language_
         made["sparsity"] == pytest.approx(0.5, abs=0.02)
         and len({round(row["sparsity"], 1) for row in made["layers"]}) > 1
     )
-    table = json.loads(
-        (allocation._table(language_model, step, SMALL_SPEC, "", "cpu") / "table.json").read_text()
-    )
+    table = allocation.costs_by_level(StepContext("prune", language_model, step, SMALL_SPEC))
     second = activations.second_moments(activations.calibrate(language_model, SMALL_SPEC))
     net = kerf.open_model(language_model)
     ids = families.causal.held_batches(net, SMALL_SPEC)[0]["input_ids"][:1]

@@ -1,17 +1,24 @@
-"""A chain of steps, from the baseline to a candidate. Every link is kept, so a chain goes on from where it was.
+"""A chain of steps, from the baseline to a candidate; every intermediate candidate is kept as an artifact.
 
-Here, and nowhere else, a step's kind and method decide who does it.
+Here, and nowhere else, a step's kind and method decide which module runs it.
 """
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from kerf.config import STEPS, Calibration, check_chain, parse
-from kerf.config.base import Parameters
 from kerf.config.methods import METHODS
+from kerf.core.registry import resolved
 from kerf.models import manifest
 from kerf.prune import check as prune_check
 from kerf.quantize import check as quantize_check
+
+RUN = {
+    "quantize": "kerf.quantize.step:quantize",
+    "prune": "kerf.prune.step:prune",
+    "reconstruct": "kerf.training.step:reconstruct",
+}
 
 
 def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str:
@@ -28,29 +35,23 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
     source: Path | str = ""
     for kind, step in parsed:
         check(model, kind, step, manifest.verify(Path(source))["steps"] if source else [])
-        source = _make(model, kind, step, calibration, source)
+        if kernel := _kernel(kind, step):
+            source = import_module(kernel).prepare(model, step, calibration, source)
+        else:
+            source = resolved(RUN[kind])(model, step, calibration, source)
     return source
 
 
-def check(model: str, kind: str, step: Parameters, before: list[dict]) -> None:
+def check(model: str, kind: str, step: Any, before: list[dict]) -> None:
     """Refuse, before heavy work, a step that this model cannot take after the steps `before`."""
     if kind == "prune":
         prune_check.check(model, step, before)
     if kind == "quantize":
         quantize_check.check(model, step, before, prune_check.shapes_after(model, before))
-        if METHODS[step.method].kernel:
-            import_module(METHODS[step.method].kernel).check(model, step)
+    if kernel := _kernel(kind, step):
+        import_module(kernel).check(model, step)
 
 
-def _make(
-    model: str, kind: str, step: Parameters, calibration: Calibration, source: Path | str
-) -> Path:
-    from kerf.prune.step import prune
-    from kerf.quantize.step import quantize
-    from kerf.training.step import reconstruct
-
-    if kind == "quantize" and METHODS[step.method].kernel:
-        return import_module(METHODS[step.method].kernel).prepare(model, step, calibration, source)
-    return {"quantize": quantize, "reconstruct": reconstruct, "prune": prune}[kind](
-        model, step, calibration, source
-    )
+def _kernel(kind: str, step: Any) -> str:
+    """The module that makes candidates for a real kernel, if the step's method has one."""
+    return METHODS[step.method].kernel if kind == "quantize" else ""

@@ -1,26 +1,28 @@
-"""Second moments of a layer's input, H = X^T X: summed, damped and factorized, and what they say of a layer's error.
+"""Second moments of a layer's input, H = X^T X: summed, damped and factorized, and the output error they give.
 
-GPTQ, SparseGPT and the learned targets of structured pruning and INT8 stand on the same few functions. The Hessian of a
+GPTQ, SparseGPT and the least-squares targets of structured pruning and INT8 share these few functions. The Hessian of a
 layer's squared output error is 2 H, for every row of its weight (Hassibi and Stork 1993; Frantar et al. 2022).
 """
+
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from kerf.tensors.matmul_precision import rounded_products
 
 DAMPING = 0.1  # share of the mean of the diagonal that is added to it
-RIDGE = 18.0  # the same for `corrected`, times columns over tokens: how much the text has to insist before a weight moves
+RIDGE = 18.0  # the same for `corrected`, times columns over tokens
 TRIANGLE = 256  # columns of a block of X^T X: narrower ones save arithmetic and lose speed
 
 
-def add_second_moments(total, inputs) -> None:
-    """Add X^T X of inputs (tokens, features) to the upper triangle, and what blocks reach below it."""
+def add_second_moments(total: torch.Tensor, inputs: torch.Tensor) -> None:
+    """Add X^T X of inputs (tokens, features) to the upper triangle of `total`, in blocks that reach below it."""
     for start in range(0, len(total), TRIANGLE):
         stop = start + TRIANGLE
         total[start:stop, start:].addmm_(inputs[:, start:stop].T, inputs[:, start:])
 
 
-def complete(total, name: str = "a layer") -> None:
+def complete(total: torch.Tensor, name: str = "a layer") -> None:
     """Copy the upper triangle onto the lower one. Raises ValueError for sums that are NaN or infinite, with the layer's name."""
     if not total.diagonal().isfinite().all():
         raise ValueError(
@@ -30,25 +32,34 @@ def complete(total, name: str = "a layer") -> None:
         total[start:, start - TRIANGLE : start] = total[start - TRIANGLE : start, start:].T
 
 
-def moments(inputs, originals=None):
-    """H = X^T X over all batches, the drift (F - X)^T X where the float model's inputs F come along, and the tokens."""
-    H, drift, tokens = None, None, 0
+def moments(
+    inputs: Iterable[torch.Tensor], originals: Iterator[torch.Tensor] | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+    """H = X^T X over all batches, the drift (F - X)^T X, and the number of tokens.
+
+    inputs: X, batches of (tokens, columns); originals: F, the inputs of the float model; None: no drift.
+    """
+    H: torch.Tensor | None = None
+    drift, tokens = None, 0
     for X in inputs:
         tokens += len(X)
         if H is None:
-            H = torch.zeros(X.shape[1], X.shape[1])
+            H = X.new_zeros(X.shape[1], X.shape[1])
             drift = torch.zeros_like(H) if originals is not None else None
-        F = next(originals) if originals is not None else None
         with rounded_products():
             add_second_moments(H, X)
-            if F is not None:
-                drift.addmm_((F - X).T, X)
+            if originals is not None and drift is not None:
+                drift.addmm_((next(originals) - X).T, X)
+    assert H is not None  # a layer is only stopped at where a batch reaches it
     complete(H)
     return H, drift, tokens
 
 
-def output_error(before, after, second) -> float | None:
-    """Squared error of a layer's output over its squared output, from the second moments of its input; None: no output."""
+def output_error(before: torch.Tensor, after: torch.Tensor, second: torch.Tensor) -> float | None:
+    """Squared error of a layer's output over its squared output, for weights (rows, columns) and second moments (columns, columns).
+
+    None where the output is zero.
+    """
     error = after - before
     output = float(((before @ second) * before).sum())
     return float(((error @ second) * error).sum()) / output if output > 0 else None
@@ -56,7 +67,7 @@ def output_error(before, after, second) -> float | None:
 
 def finite(tensor: torch.Tensor) -> bool:
     """Whether no entry is NaN or infinite, in one pass that allocates nothing."""
-    low, high = tensor.aminmax()  # NaN goes through
+    low, high = tensor.aminmax()  # NaN propagates
     return bool(low.isfinite() and high.isfinite())
 
 
@@ -72,8 +83,8 @@ def damped(H: torch.Tensor, damping: float) -> torch.Tensor:
 def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Tensor | None, float]:
     """Upper Cholesky factor of the inverse of damped H, and the damping it took.
 
-    Damping grows tenfold while a factorization fails; past 1.0 the answer is (None, damping) and the
-    caller falls back to rounding to nearest.
+    Damping grows tenfold while a factorization fails; past 1.0 the result is (None, damping) and the caller falls back to
+    rounding to nearest.
     """
     if not finite(H) or H.diagonal().mean() <= 0:
         return None, damping
@@ -82,7 +93,9 @@ def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Ten
         # flip(L), so inverse(H) = R^T R with R = inverse(U): one factorization instead of two.
         L, failed = torch.linalg.cholesky_ex(damped(H, damping).flip(0, 1))
         if not failed:
-            R = torch.linalg.solve_triangular(L.flip(0, 1), torch.eye(len(H)), upper=True)
+            R = torch.linalg.solve_triangular(
+                L.flip(0, 1), torch.eye(len(H), device=H.device), upper=True
+            )
             if finite(R):
                 return R.contiguous(), damping
         damping = max(10 * damping, DAMPING)
@@ -104,10 +117,9 @@ def corrected(
 ) -> torch.Tensor:
     """The weight whose output on the compressed model's inputs X is closest to W's on the float model's, F.
 
-    Least squares: W + W D (H + ridge)^-1 with H = X^T X and drift D = (F - X)^T X, both (columns,
-    columns), over so many tokens; what few tokens say of many columns is mostly noise, so the ridge grows
-    with columns / tokens. GPTAQ (arXiv:2504.02692) has the same objective, column by column. The weight
-    itself where H cannot be factorized.
+    Least squares: W + W D (H + ridge)^-1 with H = X^T X and drift D = (F - X)^T X, both (columns, columns). Estimates of many
+    columns from few tokens are noisy, so the ridge grows with columns / tokens. GPTAQ (arXiv:2504.02692) has the same
+    objective, column by column. Returns the weight itself where H cannot be factorized.
     """
     L, failed = torch.linalg.cholesky_ex(damped(H, RIDGE * len(H) / tokens))
     if failed or not finite(drift):

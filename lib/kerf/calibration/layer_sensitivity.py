@@ -1,42 +1,50 @@
-"""What a layer costs, with it alone cut in some way and everything else as it was, on calibration text that was held back."""
+"""What a layer costs when it alone is compressed, measured on held-out calibration text."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
 
 from kerf.calibration import activations, heldout
+from kerf.calibration.candidate import StepContext
 from kerf.config import Calibration
-from kerf.models import families, registry
+from kerf.models import registry
+
+Variants = Callable[[str, Any, torch.Tensor | None], Iterator[tuple[torch.Tensor, int]]]
 
 
-def second_moments(
-    opened, model: str, source: str | Path, calibration: Calibration
-) -> dict[str, object]:
-    """Second moments of the input of every layer, by its name, in the float model or in a candidate that was opened."""
-    if not source:
-        return activations.second_moments(activations.calibrate(model, calibration))
-    groups = activations.collect(
-        registry.network(opened), families.of_opened(opened).batches(opened, calibration)
-    )
+def second_moments(context: StepContext, opened: Any) -> dict[str, torch.Tensor]:
+    """Second moments of the input of every layer, by name, in the model that the step starts from; opened: that model."""
+    if not context.source:
+        return activations.second_moments(activations.calibrate(context.model, context.calibration))
+    groups = activations.collect(registry.network(opened), context.batches(opened))
     return {name: group.second / group.tokens for group in groups for name in group.names}
 
 
 def cost_per_layer(
-    opened, names: list[str], cuts: Callable, calibration: Calibration, second: dict
+    opened: Any,
+    names: list[str],
+    variants: Variants,
+    calibration: Calibration,
+    second_moments: dict[str, torch.Tensor],
 ) -> dict:
-    """costs and bytes of every layer, each cut alone in every way, and how many texts were held back for the costs:
-    1 - mean cosine, of a language model mean KL divergence.
+    """Costs and sizes (layers, variants) of every layer, each variant put into `opened` alone, and how many texts were held out.
 
-    cuts(name, layer, second): yields the weight and the size of each way; second: moments of the layer's input, by
-    name in `second`, None where no calibration text reached it.
+    Costs are 1 - mean cosine, of a language model the mean KL divergence. variants(name, layer, second): yields the weight and the size of each
+    variant; second: second moments of the layer's input, None where no calibration text reached it.
     """
-    text, table = heldout.held(opened, calibration), {"costs": [], "bytes": []}
+    text = heldout.held(opened, calibration)
+    table: dict[str, Any] = {"held": text.count, "costs": [], "bytes": []}
     for name in names:
         layer = registry.network(opened).get_submodule(name)
-        before, found = layer.weight.data, []
-        for weight, size in cuts(name, layer, second.get(name)):
+        original, costs, sizes = layer.weight.data, [], []
+        second = second_moments.get(name)
+        on_device = None if second is None else second.to(original.device)
+        for weight, size in variants(name, layer, on_device):
             layer.weight.data = weight
-            found.append((text.lost(name), size))
-            layer.weight.data = before
-        table["costs"].append([cost for cost, _ in found])
-        table["bytes"].append([size for _, size in found])
-    return {"held": text.count, **table}
+            costs.append(text.loss(name))
+            sizes.append(size)
+            layer.weight.data = original
+        table["costs"].append(costs)
+        table["bytes"].append(sizes)
+    return table

@@ -1,8 +1,7 @@
-"""Tensors that wait, in a file instead of anonymous memory.
+"""Offload: CPU tensors that are not needed now, in a mapped file instead of anonymous memory.
 
-The file has no name and is mapped, so the system may write its pages out and take the memory back, and
-nothing is left behind when the process ends. A mapping that no tensor uses any more is used again: the
-first touch of a page costs more than copying into it.
+The file has no name, so the system may write its pages out and take the memory back, and nothing is left behind when the
+process ends. A mapping that no tensor uses any more is reused: the first touch of a page costs more than copying into it.
 """
 
 import ctypes
@@ -22,14 +21,13 @@ _mapped: dict[int, list[mmap.mmap]] = {}  # by size
 
 
 def park(tensor: torch.Tensor) -> torch.Tensor:
-    """Move the values of `tensor` into a mapped file, in place: whoever holds it sees the same values."""
-    if tensor.numel() == 0 or getattr(tensor, "parked", False):
+    """Move the values of `tensor` into a mapped file, in place; a tensor of another device than the CPU stays as it is."""
+    if tensor.numel() == 0 or tensor.device.type != "cpu" or getattr(tensor, "parked", False):
         return tensor
-    copy = torch.frombuffer(
-        _pages(tensor.numel() * tensor.element_size()), dtype=tensor.dtype
-    ).view(tensor.shape)
+    pages = _pages(tensor.numel() * tensor.element_size())
+    copy = torch.frombuffer(pages, dtype=tensor.dtype).view(tensor.shape)
     tensor.data = copy.copy_(tensor)
-    tensor.parked = True
+    tensor.parked = True  # type: ignore[attr-defined]  # a mark on the tensor itself
     return tensor
 
 
@@ -46,9 +44,9 @@ def _pages(size: int) -> mmap.mmap:
 
 
 def trim() -> None:
-    """Give free memory back to the system, where its C library can (glibc keeps most of what torch frees).
+    """Return free memory to the system, where its C library can (glibc keeps most of what torch frees).
 
-    Only after the process has grown: pages that come back have to be touched anew, which costs more than giving them up.
+    Only after the process has grown: touching returned pages again costs more than returning them.
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         return

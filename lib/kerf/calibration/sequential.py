@@ -1,16 +1,15 @@
-"""One forward pass in which every batch waits at each layer until all batches are there.
+"""One forward pass in which every batch waits at each layer until all batches have reached it.
 
-Methods that calibrate layers in order need, at each layer, the inputs that all the calibration text
-produces *after* the layers before it were changed. Here each batch is a greenlet: it runs the model's
-own forward, stops in front of a layer, and goes on once the caller has changed that layer. So a whole
-model is compressed in one forward pass, whatever its architecture, and no layer is ever run twice.
-
-While a batch waits, its activations lie in a file (`kerf.calibration.offload`), so anonymous memory does not grow with the
-number of batches.
+Methods that calibrate layers in order need, at each layer, the inputs that all the calibration text produces *after* the
+layers before it were changed. Here each batch is a greenlet: it runs the model's own forward, stops in front of a layer, and
+continues once the caller has changed that layer. A whole model is compressed in one forward pass, whatever its architecture,
+and no layer runs twice. The activations of a waiting batch are offloaded to a file (`kerf.calibration.offload`), so anonymous
+memory does not grow with the number of batches.
 """
 
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -21,69 +20,75 @@ from kerf.tensors.matmul_precision import rounded_products
 
 
 def layer_inputs(
-    net, groups: list[list[str]], batches: list[dict], rounded: bool = False
-) -> Iterator[tuple[list[str], Iterator]]:
+    net: Any, groups: list[list[str]], batches: list[dict], rounded: bool = False
+) -> Iterator[tuple[list[str], Iterator[torch.Tensor]]]:
     """Yield (names, inputs) for each group of layers that share an input, in the order they run.
 
-    groups: names of linear layers, as `calibrate` found them. inputs: an iterator over (tokens,
-    in_features) tensors, one a batch, padding left out. The layers of the group may be changed before
-    the next one is asked for. A group that no batch reaches is not yielded, and each is yielded once: a
-    layer that the model calls again is not stopped at again. rounded: as `kerf.tensors.matmul_precision` says, between the stops.
+    groups: names of linear layers, as `calibrate` collected them. inputs: an iterator over (tokens, in_features) tensors, one a
+    batch, without padding. The caller may change the layers of the group before it asks for the next one. A group that no
+    batch reaches is not yielded, and each is yielded once: a layer that the model calls again is not stopped at again.
+    rounded: products between the stops as in `kerf.tensors.matmul_precision`.
     """
     order = {group[0]: index for index, group in enumerate(groups)}
-    main, seen = getcurrent(), {}
-    modules = dict(net.named_modules())
+    main, modules = getcurrent(), dict(net.named_modules())
+    read: dict[
+        greenlet, list[weakref.ref]
+    ] = {}  # tensors that layers of a batch read since its last stop
 
-    def forward(batch):
-        net(**batch)  # what it returns is dropped
+    def forward(batch: dict) -> None:
+        net(**batch)  # the output is dropped
 
-    def remember(_, args):  # what a layer reads may be needed again after it, as a residual
-        seen.setdefault(getcurrent(), []).extend(
-            weakref.ref(a) for a in args if isinstance(a, torch.Tensor)
-        )
+    def remember(
+        _: Any, args: tuple
+    ) -> None:  # a later layer may read the tensor again, as a residual
+        tensors = [weakref.ref(tensor) for tensor in args if isinstance(tensor, torch.Tensor)]
+        read.setdefault(getcurrent(), []).extend(tensors)
 
-    def wait(name, inputs):
-        for tensor in (reference() for reference in seen.pop(getcurrent(), ())):
+    def stop(name: str, inputs: torch.Tensor) -> None:
+        for reference in read.pop(getcurrent(), ()):
+            tensor = reference()
             if tensor is not None and tensor.is_floating_point():
                 park(tensor)
         main.switch(name, inputs)
 
+    def advance(run: greenlet, *batch: dict) -> Any:
+        # Around the model alone: the caller's loop may need gradients.
+        with torch.no_grad(), rounded_products(rounded):
+            return run.switch(*batch)
+
     leaves = [module for module in modules.values() if not any(module.children())]
     hooks = [module.register_forward_pre_hook(remember) for module in leaves]
     stops = {
-        n: modules[n].register_forward_pre_hook(lambda _, args, n=n: wait(n, args[0]))
-        for n in order
+        name: modules[name].register_forward_pre_hook(
+            lambda _, args, name=name: stop(name, args[0])
+        )
+        for name in order
     }
-
-    def advance(run, *batch):
-        with (
-            torch.no_grad(),
-            rounded_products(rounded),
-        ):  # around the model alone: the caller's loop may want gradients
-            return run.switch(*batch)
-
     with attached([*hooks, *stops.values()]):
-        runs = [(greenlet(forward), batch) for batch in batches]
-        waiting = {run: (advance(run, batch), batch) for run, batch in runs}
-        while waiting := {run: stop for run, stop in waiting.items() if not run.dead}:
-            first = min((stop[0] for stop, _ in waiting.values()), key=order.__getitem__)
-            here = {run: stop for run, stop in waiting.items() if stop[0][0] == first}
+        waiting = [
+            (run, batch, advance(run, batch))
+            for run, batch in ((greenlet(forward), b) for b in batches)
+        ]
+        while waiting := [entry for entry in waiting if not entry[0].dead]:
+            first = min((name for _, _, (name, _) in waiting), key=order.__getitem__)
+            stopped = [entry for entry in waiting if entry[2][0] == first]
             yield (
                 groups[order[first]],
-                (rows(stop[1], batch["attention_mask"]) for stop, batch in here.values()),
+                (rows(inputs, batch["attention_mask"]) for _, batch, (_, inputs) in stopped),
             )
             stops[first].remove()
-            waiting.update({run: (advance(run), batch) for run, (_, batch) in here.items()})
+            waiting = [
+                (run, batch, advance(run) if place[0] == first else place)
+                for run, batch, place in waiting
+            ]
             trim()
 
 
 def rows(inputs: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Inputs of a layer as (tokens, features) without padding; one row a text where there is no length."""
-    if inputs.ndim == 3 and inputs.shape[:2] == attention_mask.shape:
-        flat = inputs.flatten(0, 1)  # picking whole rows by number is much faster than by a mask
-        return (
-            flat
-            if attention_mask.all()
-            else flat.index_select(0, attention_mask.flatten().nonzero()[:, 0])
-        )
-    return inputs.reshape(-1, inputs.shape[-1])
+    """Inputs of a layer as (tokens, features) without padding; one row a text where there is no token axis."""
+    if inputs.ndim != 3 or inputs.shape[:2] != attention_mask.shape:
+        return inputs.reshape(-1, inputs.shape[-1])
+    flat = inputs.flatten(0, 1)
+    if attention_mask.all():
+        return flat
+    return flat.index_select(0, attention_mask.flatten().nonzero()[:, 0])  # faster than a mask

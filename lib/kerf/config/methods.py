@@ -21,24 +21,25 @@ class Method:
     layer: a function of one `kerf.calibration.layer.Layer` to its Quantized and a note (pruning: to its new weight and a
     note). calibration: what the layer's second moments are of: "none",
     "moments" (the model as it was), or "sequential" (the model as the layers before have become). shared: a function
-    of second moments and the step, called once for all layers that share an input. network, imported, kernel: a module
-    whose functions take over where a method is not one layer after another: pruning whole units, taking layers that
-    something else quantized, running on a real kernel.
+    of second moments and the step, called once for all layers that share an input. Three kinds of methods do not go layer by
+    layer: network, a function of a `kerf.calibration.layer.Calibrated` and the step that prunes a network in place and yields a
+    `kerf.prune.layers.PrunedLayer` each; imported, a module that reads layers quantized by another program; kernel, a module that
+    makes a candidate for a real kernel.
     """
 
     name: str
     help: str
     parameters: type[Parameters]
-    layer: Callable | str | None = None
+    layer: Callable | str = ""
     calibration: Literal["none", "moments", "sequential"] = "none"
-    shared: Callable | str | None = None
+    shared: Callable | str = ""
     network: str = ""
     imported: str = ""
     kernel: str = ""
 
     def modules(self, backend: str | None = None) -> list[str]:
         """Where its functions stand, and those of the backend that runs it; None: the one that is taken by default."""
-        functions = [each for each in (self.layer, self.shared) if each is not None]
+        functions = [each for each in (self.layer, self.shared) if each]
         named = [each if isinstance(each, str) else each.__module__ for each in functions]
         modules = [self.network, self.imported, self.kernel, self.parameters.__module__]
         if self.kernel:
@@ -117,19 +118,19 @@ PRUNING_METHODS = Registry(
         "neurons",
         "whole feed-forward neurons, by least squares: smaller matrices",
         prune.Neurons,
-        network="kerf.prune.structured",
+        network="kerf.prune.structured:prune_network",
     ),
     Method(
         "heads",
         "whole key and value heads with their query heads, by least squares",
         prune.Heads,
-        network="kerf.prune.structured",
+        network="kerf.prune.structured:prune_network",
     ),
     Method(
         "depth",
         "whole blocks, those that change their input least",
         prune.Depth,
-        network="kerf.prune.depth",
+        network="kerf.prune.depth:prune_network",
     ),
 )
 

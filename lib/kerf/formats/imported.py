@@ -21,7 +21,7 @@ from kerf.core.scratch import scratch
 from kerf.data import corpora
 from kerf.formats import gptq_checkpoint
 from kerf.models import architecture, families, registry
-from kerf.quantize.layers import embedding
+from kerf.quantize.compress import embedding
 
 
 def check(model: str, step: Quantize, first: bool) -> None:

@@ -1,70 +1,64 @@
-"""Which layer loses how much: sparsities by what each layer costs, for the same number of weights as one for all.
+"""A sparsity for each layer by what pruning it costs, with the same number of weights left as one sparsity for all.
 
-Every linear layer at every level of LEVELS, with it alone pruned, on calibration text that was held back
-(`kerf.calibration.layer_sensitivity`); then the assignment of least summed cost that keeps as many weights as the step
-asks for, by the integer program that gives mixed bits (`kerf.calibration.allocation`).
+Every linear layer at every level of LEVELS, with it alone pruned, on held-out calibration text
+(`kerf.calibration.layer_sensitivity`); then the assignment of least summed cost that keeps as many weights as the step's sparsity,
+by the integer program that also assigns mixed bits (`kerf.calibration.allocation`).
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from kerf.calibration import activations
 from kerf.calibration.allocation import allocate
+from kerf.calibration.candidate import StepContext
 from kerf.calibration.layer_sensitivity import cost_per_layer, second_moments
-from kerf.config import Calibration
 from kerf.config.methods import PRUNING_METHODS
-from kerf.config.prune import Prune
 from kerf.core.cache import artifact
 from kerf.models import architecture, registry
 from kerf.prune.check import LEVELS
+from kerf.prune.layers import prune_at_levels
 
 
-def allocated(
-    model: str, step: Prune, calibration: Calibration, source: str | Path = ""
-) -> dict[str, float]:
-    """Sparsity of every linear layer, of the baseline or of a candidate `source`; `check` came before.
+def allocated(context: StepContext) -> dict[str, float]:
+    """Sparsity of every linear layer of the model that the step starts from; `check` came before.
 
-    Raises InputError when the calibration text leaves no sentences.
+    Raises InputError when the calibration text leaves no held-out sentences.
     """
-    table = json.loads((_table(model, step, calibration, source) / "table.json").read_text())
-    costs, kept = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)
-    whole = table["weights"]
-    chosen, _, _ = allocate(
-        costs, kept, budget=(1 - step.sparsity) * sum(whole) + len(whole)
-    )  # a weight a layer for rounding
-    return {name: LEVELS[index] for name, index in zip(table["layers"], chosen, strict=True)}
+    table = costs_by_level(context)
+    costs, weights_left = np.array(table["costs"]).clip(min=0), np.array(table["bytes"], float)
+    sizes = table["weights"]
+    budget = (1 - context.step.sparsity) * sum(sizes) + len(sizes)  # a weight a layer for rounding
+    assignment = allocate(costs, weights_left, budget=budget)
+    assert assignment is not None  # `check` refused sparsities above the last level
+    levels = (LEVELS[index] for index in assignment[0])
+    return dict(zip(table["layers"], levels, strict=True))
 
 
-def _table(model, step, calibration, source) -> Path:
-    """Artifact with table.json: layers, their weights, costs and kept weights (layers, levels)."""
-    key = {
-        "method": step.method,
-        "calibration": activations.key_of(model, calibration),
-        "levels": LEVELS,
-        "source": registry.weights_digest(Path(source)) if source else None,
-    }
-    return artifact(
-        "allocation",
-        key,
-        lambda folder: _make(folder, model, step, calibration, source),
-        also=PRUNING_METHODS[step.method].modules(),
-    )
+def costs_by_level(context: StepContext) -> dict:
+    """Layers, their number of weights, and costs and weights left, (layers, levels) each; kept as an artifact."""
+    key = {**context.key(), "step": context.step.method, "levels": LEVELS}
+    modules = PRUNING_METHODS[context.step.method].modules()
+    folder = artifact("allocation", key, lambda folder: _make(context, folder), also=modules)
+    return json.loads((folder / "table.json").read_text())
 
 
-def _make(folder, model, step, calibration, source) -> dict:
-    from kerf.prune.layers import prune_at_levels
-
-    opened = registry.open_source(model, source)
+def _make(context: StepContext, folder: Path) -> dict:
+    opened = context.open()
     layers = architecture.linears(registry.network(opened))
 
-    def cuts(_, layer, second):
-        for weight in prune_at_levels(layer.weight.data, second, step, LEVELS):
+    def levels_of(
+        name: str, layer: Any, second: torch.Tensor | None
+    ) -> Iterator[tuple[torch.Tensor, int]]:
+        for weight in prune_at_levels(layer.weight.data, second, context.step, LEVELS):
             yield weight, int((weight != 0).sum())
 
-    second = second_moments(opened, model, source, calibration)
-    table = {"layers": list(layers), "weights": [layer.weight.numel() for layer in layers.values()]}
-    table |= cost_per_layer(opened, list(layers), cuts, calibration, second)
+    second = second_moments(context, opened)
+    costs = cost_per_layer(opened, list(layers), levels_of, context.calibration, second)
+    sizes = [layer.weight.numel() for layer in layers.values()]
+    table = {"layers": list(layers), "weights": sizes, **costs}
     (folder / "table.json").write_text(json.dumps(table))
     return {}

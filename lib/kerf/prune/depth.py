@@ -1,60 +1,59 @@
-"""Depth: whole blocks dropped, those that change their input least.
+"""Depth: whole blocks removed, those that change their input least.
 
-How much a block matters is 1 - the mean cosine of its output to its input over the tokens of the calibration
-text (block influence, ShortGPT, Men et al. 2024, arXiv:2403.03853). A block that is dropped hands on what it
-got. The blocks behind it move up, and so do the names of their tensors.
+The importance of a block is 1 - the mean cosine of its output to its input over the tokens of the calibration text (block
+influence, ShortGPT, Men et al. 2024, arXiv:2403.03853). The blocks behind a removed one move up, and so do the names of their tensors.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+from kerf.calibration.layer import Calibrated
 from kerf.calibration.sequential import rows
+from kerf.config.prune import Depth
 from kerf.models import architecture
 from kerf.models.hooks import attached, on_outputs
+from kerf.prune.layers import PrunedLayer
+
+
+def prune_network(text: Calibrated, step: Depth) -> Iterator[PrunedLayer]:
+    """Remove blocks of `text.net` in place: the nearest whole number to the step's sparsity, at least one and never all."""
+    net: Any = text.net
+    importance = influence(net, text.batches)
+    names = list(importance)
+    count = min(max(1, round(step.sparsity * len(names))), len(names) - 1)
+    removed = sorted(names, key=lambda name: importance[name])[:count]
+    stay = [index for index, name in enumerate(names) if name not in removed]
+    path = names[0].rpartition(".")[0]
+    blocks = net.get_submodule(path)
+    net.set_submodule(path, torch.nn.ModuleList(blocks[index] for index in stay))
+    if getattr(net.config, "layer_types", None):
+        net.config.layer_types = [net.config.layer_types[index] for index in stay]
+    net.config.num_hidden_layers = len(stay)
+    for name, layer in architecture.linears(text.reference).items():
+        block = next((block for block in names if name.startswith(f"{block}.")), None)
+        if block is not None:
+            gone = block in removed
+            note = f"block influence {importance[block]:.4f}: {'dropped' if gone else 'stays'}"
+            yield PrunedLayer(name, None if gone else layer.weight.data, note, float(gone))
 
 
 @torch.no_grad()
-def influence(net, batches: list[dict]) -> dict[str, float]:
+def influence(net: torch.nn.Module, batches: list[dict]) -> dict[str, float]:
     """1 - mean cosine of output to input of every block, by name in the order they run."""
-    sums, mask = {name: [0.0, 0] for name in architecture.blocks(net)}, [None]
+    blocks = architecture.blocks(net)
+    sums, counts = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 0)
 
-    def look(name, args, output):
-        before, after = (
-            rows(each, mask[0])
-            for each in (args[0], output[0] if isinstance(output, tuple) else output)
-        )
+    def add(name: str, args: tuple, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        mask = batch["attention_mask"]
+        before, after = rows(args[0], mask), rows(hidden, mask)
         cosines = torch.nn.functional.cosine_similarity(before, after)
-        sums[name][0] += float(cosines.double().sum())
-        sums[name][1] += len(cosines)
+        sums[name] += float(cosines.double().sum())
+        counts[name] += len(cosines)
 
-    with attached(on_outputs(architecture.blocks(net), look)):
+    with attached(on_outputs(blocks, add)):
         for batch in batches:
-            mask[0] = batch["attention_mask"]
             net(**batch)
-    return {name: 1 - total / count for name, (total, count) in sums.items()}
-
-
-def drop(net, batches: list[dict], sparsity: float) -> tuple[dict[str, float], dict[str, str]]:
-    """Drop the nearest whole number of blocks, one at least and never all, in place.
-
-    Returns the influence of every block, and the new names of those that stay by their old ones.
-    """
-    found = influence(net, batches)
-    names = list(found)
-    gone = min(max(1, round(sparsity * len(names))), len(names) - 1)
-    stay = [name for name in names if name not in sorted(names, key=found.get)[:gone]]
-    path = names[0].rpartition(".")[0]
-    old = net.get_submodule(path)
-    net.set_submodule(path, torch.nn.ModuleList(old[names.index(name)] for name in stay))
-    if getattr(net.config, "layer_types", None):
-        net.config.layer_types = [net.config.layer_types[names.index(name)] for name in stay]
-    net.config.num_hidden_layers = len(stay)
-    return found, {name: f"{path}.{index}" for index, name in enumerate(stay)}
-
-
-def moved(name: str, places: dict[str, str]) -> str | None:
-    """Name of a tensor after `drop`, None for one of a block that went; places: what `drop` gives."""
-    path = next(iter(places)).rpartition(".")[0]
-    if not name.startswith(f"{path}."):
-        return name
-    block = f"{path}.{name.removeprefix(f'{path}.').partition('.')[0]}"
-    return name.replace(block, places[block], 1) if block in places else None
+    return {name: 1 - sums[name] / counts[name] for name in blocks}

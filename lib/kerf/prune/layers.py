@@ -1,84 +1,90 @@
-"""Layers pruned by any method, by themselves or with those that share their input; weights change in place."""
+"""Layers pruned by any method, one at a time or together; weights change in place."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
-from kerf.calibration.hessian import corrected, moments
-from kerf.calibration.layer import Layer
+from kerf.calibration.layer import Calibrated, Layer, sequential_layers, with_shared
 from kerf.calibration.offload import park
-from kerf.config.methods import PRUNING_METHODS
-from kerf.config.prune import Prune
+from kerf.config.methods import PRUNING_METHODS, Method
 from kerf.core.registry import resolved
 from kerf.prune import magnitude
 
+Layers = dict[str, torch.nn.Linear]
+
+
+class PrunedLayer(NamedTuple):
+    """A layer of the result. weight: (rows, columns) with zeros, None where it has no counterpart to compare with.
+
+    sparsity: share of the layer's weights that are zero or removed.
+    """
+
+    name: str
+    weight: torch.Tensor | None
+    note: str
+    sparsity: float
+
+
+def prune_layers(
+    text: Calibrated, step: Any, sparsities: dict[str, float] | None = None
+) -> Iterator[PrunedLayer]:
+    """Prune the layers of `text.net` in place by a method that works on single layers.
+
+    step: the parameters of a `prune` step; sparsities: of each layer, where they differ.
+    """
+    layers, method = text.layers, PRUNING_METHODS[step.method]
+    if method.calibration == "none":
+        yield from prune_by_weights(layers, step, sparsities)
+        return
+    reached = set()
+    for layer in sequential_layers(text, method, _step_of(step, sparsities)):
+        reached.add(layer.name)
+        yield _finish(layers, layer.name, *resolved(method.layer)(layer))
+    rest = {name: module for name, module in layers.items() if name not in reached}
+    for pruned in prune_by_weights(rest, step, sparsities):
+        yield pruned._replace(note="no calibration text reached it: pruned by magnitude")
+
 
 def prune_by_weights(
-    layers: dict, step: Prune, shares: dict[str, float] | None = None
-) -> Iterator[tuple[str, torch.Tensor, str]]:
-    """Prune each layer by what its weights alone say: by the step's method where that asks no more, else by magnitude.
-
-    shares: see `prune_group`.
-    """
+    layers: Layers, step: Any, sparsities: dict[str, float] | None = None
+) -> Iterator[PrunedLayer]:
+    """Prune by the weights alone: by the step's method if it needs no calibration text, by magnitude otherwise."""
     if getattr(step, "scope", "layer") == "global" and layers:
-        found = magnitude.together(
-            {name: layer.weight.data for name, layer in layers.items()}, step.sparsity
-        )
-        yield from ((name, _set(layers[name], weight), "") for name, weight in found.items())
+        weights = {name: module.weight.data for name, module in layers.items()}
+        for name, weight in magnitude.together(weights, step.sparsity).items():
+            yield _finish(layers, name, weight, "")
         return
-    method = PRUNING_METHODS[
-        step.method if PRUNING_METHODS[step.method].calibration == "none" else "magnitude"
-    ]
-    for name, layer in layers.items():
-        weight, note = resolved(method.layer)(
-            Layer(name, layer.weight.data, at(step, name, shares))
-        )
-        yield name, _set(layer, weight), note
-
-
-def at(step: Prune, name: str, shares: dict[str, float] | None) -> Prune:
-    """The step as it is for a layer."""
-    return step.model_copy(update={"sparsity": shares[name]}) if shares else step
-
-
-def prune_group(
-    layers: dict, inputs: list, step: Prune, shares: dict[str, float] | None = None
-) -> Iterator[tuple[str, torch.Tensor, str]]:
-    """Prune layers that share an input. inputs: of the net, and of the one as it was beside it; shares: sparsity of
-    each layer, where they differ."""
-    H, drift, tokens = moments(*inputs)
-    method = PRUNING_METHODS[step.method]
-    shared = resolved(method.shared)(H, step) if method.shared else None
-    weights = [layer.weight.data.float() for layer in layers.values()]
-    targets = [None] * len(weights)
-    if drift is not None:
-        targets = corrected(torch.cat(weights), H, drift, tokens).split(
-            [len(weight) for weight in weights]
-        )
-    for (name, layer), weight, target in zip(layers.items(), weights, targets, strict=True):
-        found, note = resolved(method.layer)(
-            Layer(name, weight, at(step, name, shares), H, target, shared=shared)
-        )
-        yield name, _set(layer, found), note
+    method, step_of = _without_text(step), _step_of(step, sparsities)
+    for name, module in layers.items():
+        pruned = resolved(method.layer)(Layer(name, module.weight.data, step_of(name)))
+        yield _finish(layers, name, *pruned)
 
 
 def prune_at_levels(
-    weight: torch.Tensor, second: torch.Tensor | None, step: Prune, levels: tuple[float, ...]
+    weight: torch.Tensor, second: torch.Tensor | None, step: Any, levels: tuple[float, ...]
 ) -> Iterator[torch.Tensor]:
-    """A weight by itself at every level of sparsity, as the step's method would prune it; second: moments of its input."""
-    weight, method = weight.float(), PRUNING_METHODS[step.method]
-    if second is None and method.calibration != "none":
-        method = PRUNING_METHODS["magnitude"]
-    shared = resolved(method.shared)(second, step) if method.shared else None
+    """One weight at every level of sparsity, by the step's method; second: second moments of the layer's input."""
+    method = PRUNING_METHODS[step.method] if second is not None else _without_text(step)
+    layer = with_shared(method, Layer("", weight.float(), step, second))
     for level in levels:
-        here = step.model_copy(update={"sparsity": level})
-        yield (
-            resolved(method.layer)(Layer("", weight, here, second, shared=shared))[0]
-            if level
-            else weight
-        )
+        at_level = replace(layer, step=step.model_copy(update={"sparsity": level}))
+        yield resolved(method.layer)(at_level)[0] if level else layer.weight
 
 
-def _set(layer, weight) -> torch.Tensor:
-    layer.weight.data = park(weight.to(layer.weight.dtype).contiguous())
-    return layer.weight.data
+def _without_text(step: Any) -> Method:
+    method = PRUNING_METHODS[step.method]
+    return method if method.calibration == "none" else PRUNING_METHODS["magnitude"]
+
+
+def _step_of(step: Any, sparsities: dict[str, float] | None) -> Callable[[str], Any]:
+    if not sparsities:
+        return lambda name: step
+    return lambda name: step.model_copy(update={"sparsity": sparsities[name]})
+
+
+def _finish(layers: Layers, name: str, weight: torch.Tensor, note: str) -> PrunedLayer:
+    module = layers[name]
+    module.weight.data = park(weight.to(module.weight.dtype).contiguous())
+    return PrunedLayer(name, module.weight.data, note, float((weight == 0).float().mean()))

@@ -1,4 +1,4 @@
-"""Magnitude: the weights of least |w| go."""
+"""Magnitude: prune the weights of least |w|."""
 
 import torch
 
@@ -8,19 +8,17 @@ from kerf.tensors import masks
 
 def layer(given: Layer) -> tuple[torch.Tensor, str]:
     """The weight with its smallest entries 0, over the whole layer or N of every M; and no note."""
-    kept = masks.of_layer(
-        masks.magnitude(given.weight), given.step.sparsity, given.step.nm_pattern()
-    )
-    return given.weight.masked_fill(~kept, 0), ""
+    scores = masks.magnitude(given.weight)
+    mask = masks.of_layer(scores, given.step.sparsity, given.step.nm_pattern())
+    return given.weight.masked_fill(~mask, 0), ""
 
 
 def together(weights: dict[str, torch.Tensor], sparsity: float) -> dict[str, torch.Tensor]:
-    """Weights by name with the smallest of all of them 0, by one threshold."""
-    scores = [masks.magnitude(weight).flatten() for weight in weights.values()]
-    kept = masks.lowest_of_all(torch.cat(scores)[None], sparsity)[0].split(
-        [len(each) for each in scores]
-    )
+    """Weights by name with the smallest entries of all of them 0, by one threshold."""
+    scores = torch.cat([masks.magnitude(weight).flatten() for weight in weights.values()])
+    mask = masks.lowest_of_all(scores[None], sparsity)[0]
+    by_weight = mask.split([weight.numel() for weight in weights.values()])
     return {
-        name: weight.masked_fill(~mask.view_as(weight), 0)
-        for (name, weight), mask in zip(weights.items(), kept, strict=True)
+        name: weight.masked_fill(~kept.view_as(weight), 0)
+        for (name, weight), kept in zip(weights.items(), by_weight, strict=True)
     }

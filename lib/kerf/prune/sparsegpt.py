@@ -1,13 +1,13 @@
-"""SparseGPT: prune column by column, and let the columns not yet seen make up for the error.
+"""SparseGPT: prune column by column, and let the columns that are not pruned yet compensate for the error.
 
-Frantar and Alistarh 2023 (arXiv:2301.00774). With Hinv the upper Cholesky factor of the inverse of H = X^T X,
-removing w from column i costs (w / Hinv[i, i])^2, and every later column j changes by
+Frantar and Alistarh 2023 (arXiv:2301.00774). With Hinv the upper Cholesky factor of the inverse of H = X^T X, removing w from
+column i costs (w / Hinv[i, i])^2, and every later column j changes by
 
     W[:, j] -= w / Hinv[i, i] * Hinv[i, j].
 
-It is the recursion of GPTQ (`kerf.quantize.gptq`) with 0 in the place of the nearest point. Which weights go
-is decided a block of columns at a time, from what the weights have become by then; N:M patterns are
-decided every M columns. Sweeps of coordinate descent then let what is kept settle, earlier columns included.
+It is the recursion of GPTQ (`kerf.quantize.gptq`) with 0 in the place of the nearest point. The mask is chosen for a block of
+columns at a time, from the weights as updated so far; N:M patterns are chosen every M columns. Sweeps of coordinate descent
+then adapt the remaining weights, earlier columns included.
 """
 
 import torch
@@ -16,7 +16,7 @@ from kerf.calibration.hessian import finite, inverse_factor
 from kerf.calibration.layer import Layer
 from kerf.config.prune import SparseGPT
 from kerf.prune import wanda
-from kerf.tensors import numba_kernels
+from kerf.tensors import kernels, numba_kernels
 from kerf.tensors.masks import lowest_of_all
 
 
@@ -26,20 +26,16 @@ def factor(H: torch.Tensor, step: SparseGPT) -> torch.Tensor | None:
 
 
 def layer(given: Layer) -> tuple[torch.Tensor, str]:
-    """The pruned weight towards the target, or by Wanda where there is no factor or numbers overflow; and a note."""
-    step, R = given.step, given.shared
-    found = (
-        None
-        if R is None
-        else sparsegpt(
-            given.target_weight, given.H, R, step.sparsity, step.nm_pattern(), step.sweeps
-        )
-    )
-    return (
-        (found, "")
-        if found is not None
-        else (wanda.layer(given)[0], "sparsegpt gave no finite weights: pruned by wanda")
-    )
+    """The weight pruned towards its target, or by Wanda where there is no factor or numbers overflow; and a note."""
+    step, R, H = given.step, given.shared, given.H
+    assert H is not None  # the registry gives this method its second moments
+    pattern = step.nm_pattern()
+    pruned = None
+    if R is not None:
+        pruned = sparsegpt(given.target_weight, H, R, step.sparsity, pattern, step.sweeps)
+    if pruned is None:
+        return wanda.layer(given)[0], "sparsegpt gave no finite weights: pruned by wanda"
+    return pruned, ""
 
 
 def sparsegpt(
@@ -52,19 +48,19 @@ def sparsegpt(
 ) -> torch.Tensor | None:
     """The pruned weight (rows, columns), float32; None where numbers overflow.
 
-    H: (columns, columns) second moments of the input; R: `inverse_factor` of it. sparsity: share that goes,
-    of every block of columns; pattern: (N, M) instead, N kept of every M.
+    H: (columns, columns) second moments of the input; R: `inverse_factor` of it. sparsity: share pruned of every block of
+    columns; pattern: (N, M) instead, N kept of every M.
     """
     W = weight.float().clone()
-    kept = torch.ones(W.shape, dtype=torch.bool)
+    kept = torch.ones_like(W, dtype=torch.bool)
     zeros, of = (pattern[1] - pattern[0], pattern[1]) if pattern else (0, 0)
     for start in range(0, W.shape[1], numba_kernels.BLOCK):
         stop = min(start + numba_kernels.BLOCK, W.shape[1])
         if not pattern:
             pivots = R.diagonal()[start:stop]
             kept[:, start:stop] = lowest_of_all((W[:, start:stop] / pivots).square_(), sparsity)
-        errors = torch.empty(len(W), stop - start)
-        numba_kernels.prune_block(W, R, kept, zeros, of, errors, start, stop)
+        errors = W.new_empty(len(W), stop - start)
+        kernels.of(W).prune_block(W, R, kept, zeros, of, errors, start, stop)
         if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)

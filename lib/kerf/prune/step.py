@@ -1,191 +1,115 @@
-"""The prune stage: a model or candidate in, a candidate with part of its weights 0 out.
+"""The prune step: a model or candidate in, a candidate with part of its weights zero, or removed, out.
 
-magnitude looks at weights alone. wanda and sparsegpt stream the calibration text through the model, and
-through the model as it was beside it, and prune layers in the order they run, so that later layers see
-what earlier ones became. Word embeddings, positions, biases and LayerNorm stay as they are. With neurons
-and heads whole units go and matrices get smaller, with depth whole blocks.
+magnitude looks at weights alone. wanda and sparsegpt stream the calibration text through the model, and through an unchanged
+copy beside it, and prune layers in the order they run, so that later layers compensate for earlier ones. Word embeddings,
+positions, biases and LayerNorm stay as they are. neurons, heads and depth remove whole units, so matrices or the network shrink.
 """
 
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from kerf.calibration import activations, hessian
+from kerf.calibration.candidate import StepContext, make_candidate
+from kerf.calibration.layer import Calibrated
 from kerf.config import Calibration
 from kerf.config.methods import PRUNING_METHODS
-from kerf.config.prune import STRUCTURES, UNITS, Prune
-from kerf.core.cache import artifact, meta
-from kerf.core.memory import peak_rss_bytes, reset_peak_rss
-from kerf.models import architecture, families, manifest, registry
+from kerf.config.prune import STRUCTURES
+from kerf.core.registry import resolved
+from kerf.models import architecture, manifest, registry
 from kerf.prune import allocation
 from kerf.prune.check import check_structure
+from kerf.prune.layers import PrunedLayer, prune_layers
 from kerf.tensors import parquet
+from kerf.tensors.quantized import Quantized
 
-# What a structure that goes changes in the configuration.
-CONFIG = {
-    "neurons": ["intermediate_size"],
-    "heads": ["num_attention_heads", "num_key_value_heads", "head_dim"],
-    "depth": ["num_hidden_layers", "layer_types"],
-}
+DERIVED = (
+    "head_dim",
+)  # transformers computes it from the number of heads where config.json has none
 
 
-def prune(model: str, step: Prune, calibration: Calibration, source: str | Path = "") -> Path:
-    """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline).
+def prune(
+    model: str, step: Any, calibration: Calibration, source: Path | str | None = None
+) -> Path:
+    """Directory of the candidate; source: the candidate that is pruned, None for the baseline. `check` came before.
 
-    Of a quantized source the grid stays, and what is pruned is 0 beside it. Raises InputError for a pattern
-    that does not divide a layer's columns. `check` came before.
+    A quantized source keeps its scales, zero points and codes, and a mask is stored beside them. Raises InputError for a
+    pattern that does not divide a layer's columns.
     """
-    moments = activations.calibrate(model, calibration)
-    origin = registry.weights_digest(Path(source)) if source else None
-    key = {"step": step.model_dump(), "calibration": meta(moments)["key"], "source": origin}
-    return artifact(
-        "candidate",
-        key,
-        lambda folder: _make(folder, model, step, calibration, source, moments),
-        also=PRUNING_METHODS[step.method].modules(),
-    )
+    context = StepContext("prune", model, step, calibration, Path(source) if source else None)
+    activations.calibrate(
+        model, calibration
+    )  # an artifact of its own, whose time is not counted here
+    return make_candidate(context, _make, modules=PRUNING_METHODS[step.method].modules())
 
 
-def _make(folder, model, step, calibration, source, moments) -> dict:
-    import sentence_transformers  # noqa: F401  imports are not what is measured
-
-    reset_peak_rss()
-    clock = time.perf_counter()
-    opened = registry.open_source(model, source)
-    net, reference = (
-        registry.network(opened),
-        registry.network(registry.open_source(model, source)),
-    )
+def _make(context: StepContext, folder: Path) -> dict:
+    step, method = context.step, PRUNING_METHODS[context.step.method]
+    moments = activations.calibrate(context.model, context.calibration)
     groups, _ = activations.read(moments)
     second = activations.second_moments(moments)
-    batches = families.of_opened(opened).batches(opened, calibration)
-    places: dict[str, str] = {}
-    shares = (
-        allocation.allocated(model, step, calibration, source)
-        if step.allocation == "sensitivity"
-        else None
+    opened, net, reference = context.open_pair()
+    text = Calibrated(net, reference, groups, context.batches(opened))
+    originals = architecture.linears(
+        registry.reference_network(context.model, context.source, reference)
     )
-    floats = registry.reference_network(model, source, reference)
-    layers = [
-        _row(name, floats, weight, second, note, gone)
-        for name, weight, note, gone in _cut(net, reference, step, groups, batches, places, shares)
+    names = {id(module): name for name, module in net.named_modules()}
+    if step.method in STRUCTURES:
+        check_structure(net, step)  # a source may have fewer units than the baseline
+    if method.network:
+        layers = resolved(method.network)(text, step)
+    else:
+        sensitive = getattr(step, "allocation", "uniform") == "sensitivity"
+        layers = prune_layers(text, step, allocation.allocated(context) if sensitive else None)
+    rows = [
+        _row(layer, originals[layer.name].weight.data, second.get(layer.name)) for layer in layers
     ]
-    tensors = _tensors(net, source, places)
-    config = {
-        key: getattr(net.config, key)
-        for key in CONFIG.get(step.method, ())
-        if getattr(net.config, key, None) is not None
+    renamed = {
+        names[id(module)]: name for name, module in net.named_modules() if id(module) in names
     }
-    before = manifest.verify(Path(source))["steps"] if source else []
-    steps = [*before, {"prune": step.model_dump()}]
-    card = {
-        "model": model,
-        "kind": families.name_of(registry.resolve(model)),
-        "class": type(net).__name__,
-        "steps": steps,
-    }
+    tensors = _tensors(net, context.source, renamed)
     manifest.write_candidate(
-        folder, Path(source) if source else registry.resolve(model), tensors, card, config
+        folder, context.origin, tensors, context.card(net), _changed_config(net, reference)
     )
     count = sum(layer.weight.numel() for layer in architecture.linears(reference).values())
     left = sum(int((layer.weight != 0).sum()) for layer in architecture.linears(net).values())
     bits = sum(parquet.stored_bits(tensors[f"{name}.weight"]) for name in architecture.linears(net))
+    return {"linear_bits": bits / count, "sparsity": 1 - left / count, "layers": rows}
+
+
+def _row(layer: PrunedLayer, original: torch.Tensor, second: torch.Tensor | None) -> dict:
+    """A layer's sparsity, and the squared error of its output over its squared output; None where shapes differ."""
+    error = None
+    if layer.weight is not None and second is not None and len(second) == original.shape[1]:
+        error = hessian.output_error(original, layer.weight, second.to(original.device))
     return {
-        "model": model,
-        "steps": steps,
-        "compress_seconds": time.perf_counter() - clock,
-        "compress_peak_rss_bytes": peak_rss_bytes(),
-        "linear_bits": bits / count,
-        "sparsity": 1 - left / count,
-        "layers": layers,
-        **manifest.size(folder),
+        "name": layer.name,
+        "bits": 32,
+        "error": error,
+        "note": layer.note,
+        "sparsity": layer.sparsity,
     }
 
 
-def _cut(
-    net, reference, step, groups, batches, places, shares
-) -> Iterator[tuple[str, object, str, float]]:
-    """Prune `net` in place, and yield each layer: name, weight (None: nothing to compare), a note, share that went.
-    places: filled with the new names of blocks by their old ones, where blocks go; shares: see `pruned`."""
-    if step.method in STRUCTURES:
-        check_structure(net, step)  # a source may have fewer units than the baseline
-    if step.method in UNITS:
-        from kerf.prune import structured
-
-        found = structured.units(net, step.method)
-        for name, gone, weight in structured.remove(net, reference, step, groups, batches):
-            yield name, weight, "", gone
-            yield from ((each, None, "", gone) for each in found[name])
-        return
-    if step.method == "depth":
-        from kerf.prune import depth
-
-        influence, moves = depth.drop(net, batches, step.sparsity)
-        places.update(moves)
-        for name, layer in architecture.linears(reference).items():
-            block = next((block for block in influence if name.startswith(f"{block}.")), None)
-            if block is not None:
-                note = f"block influence {influence[block]:.4f}: " + (
-                    "stays" if block in moves else "dropped"
-                )
-                yield (
-                    name,
-                    layer.weight.data if block in moves else None,
-                    note,
-                    float(block not in moves),
-                )
-        return
-    for name, weight, note in prune_layers(net, reference, step, groups, batches, shares):
-        yield name, weight, note, float((weight == 0).float().mean())
+def _changed_config(net: Any, reference: Any) -> dict:
+    """Keys of the network's configuration that removing units changed, and those that would be derived from them anew."""
+    before, after = reference.config.to_dict(), net.config.to_dict()
+    changed = {key for key, value in after.items() if value != before.get(key)}
+    derived = {key for key in DERIVED if changed and after.get(key) is not None}
+    return {key: after[key] for key in changed | derived}
 
 
-def _row(name, floats, weight, second, note, sparsity) -> dict:
-    whole, error = floats.get_submodule(name).weight.data, None
-    if weight is not None and name in second and len(second[name]) == whole.shape[1]:
-        error = hessian.output_error(whole, weight, second[name])
-    return {"name": name, "bits": 32, "error": error, "note": note, "sparsity": sparsity}
-
-
-def _tensors(net, source, places) -> dict:
-    """What is stored: the network's tensors, those of a quantized source still on their grid; places: see `_cut`."""
-    from kerf.prune.depth import moved
-    from kerf.tensors.quantized import Quantized
-
+def _tensors(net: torch.nn.Module, source: Path | None, renamed: dict[str, str]) -> dict:
+    """Tensors to store by name, those of a quantized source still on their grid; renamed: new names of modules by old ones."""
     tied = getattr(net, "all_tied_weights_keys", None) or {}
     tensors = {name: value for name, value in net.state_dict().items() if name not in tied}
-    linear = {f"{name}.weight" for name in architecture.linears(net)}
-    for name, value in parquet.read_tensors(Path(source) / parquet.WEIGHTS) if source else ():
-        name = moved(name, places) if places else name
-        if isinstance(value, Quantized) and name is not None:
-            tensors[name] = replace(value, kept=tensors[name] != 0) if name in linear else value
+    linears = {f"{name}.weight" for name in architecture.linears(net)}
+    for old, value in parquet.read_tensors(source / parquet.WEIGHTS) if source else ():
+        module, _, parameter = old.rpartition(".")
+        name = f"{renamed.get(module)}.{parameter}".lstrip(".")
+        if isinstance(value, Quantized) and name in tensors:
+            mask = tensors[name] != 0
+            tensors[name] = replace(value, kept=mask.cpu()) if name in linears else value
     return tensors
-
-
-def prune_layers(
-    net, reference, step: Prune, groups, batches, shares: dict[str, float] | None = None
-) -> Iterator[tuple[str, object, str]]:
-    """Prune the layers of `net` in place, and yield each: name, weight, a note on what was special.
-
-    shares: sparsity of each layer, where they differ.
-    """
-    from kerf.calibration.sequential import layer_inputs
-    from kerf.prune.layers import prune_by_weights, prune_group
-
-    layers = architecture.linears(net)
-    if PRUNING_METHODS[step.method].calibration == "none":
-        yield from prune_by_weights(layers, step, shares)
-        return
-    networks = (net, reference) if getattr(step, "asymmetric_calibration", False) else (net,)
-    seen = set()
-    for stops in zip(
-        *(layer_inputs(each, groups, batches, rounded=True) for each in networks), strict=True
-    ):
-        names = stops[0][0]
-        seen.update(names)
-        yield from prune_group(
-            {name: layers[name] for name in names}, [inputs for _, inputs in stops], step, shares
-        )
-    rest = {name: layer for name, layer in layers.items() if name not in seen}
-    for name, weight, _ in prune_by_weights(rest, step, shares):
-        yield name, weight, "no calibration text reached it: pruned by magnitude"

@@ -1,33 +1,35 @@
-"""Feed-forward neurons or attention heads removed for real: smaller matrices, which any machine computes faster.
+"""Feed-forward neurons or attention heads removed: smaller matrices, which any machine computes faster.
 
-A unit is a set S of columns of the linear that narrows a block again (or mixes its heads), with the rows of
-the linears before it that feed them: one neuron, or the query heads that share a key and a value. Removing
-the columns S of W (rows, columns) costs tr(W_S (Hinv_SS)^-1 W_S^T) when what is kept makes up for it by least
-squares, which changes the other columns by
+A unit is a set S of columns of the linear layer that narrows a block again (or mixes its heads), with the rows of the layers
+before it that feed them: one neuron, or the query heads that share a key and a value. Removing the columns S of W (rows,
+columns) costs tr(W_S (Hinv_SS)^-1 W_S^T) when the other columns compensate by least squares:
 
     W -= W_S (Hinv_SS)^-1 Hinv_S,    Hinv -= Hinv_S^T (Hinv_SS)^-1 Hinv_S
 
-(optimal brain surgeon, Hassibi and Stork 1993, over whole columns as in ZipLM, arXiv:2302.04089). They go
-one at a time, the cheapest first, so what is left at the end is the least-squares answer. With saliency
-"activation" they go by the mean square of what they add to the output, whatever could make up for it. A bias
-is one more column whose input is always 1; it never goes, and takes up the mean of what did.
+(optimal brain surgeon, Hassibi and Stork 1993, over whole columns as in ZipLM, arXiv:2302.04089). Units are removed one at a
+time, the cheapest first, so the final weight is the least-squares answer. With saliency "activation" they are ordered by their
+mean squared contribution to the output instead. A bias is one more column whose input is always 1; it is never removed, and
+absorbs the mean of what was.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from kerf.calibration.hessian import corrected, damped, moments
+from kerf.calibration.layer import Calibrated
 from kerf.calibration.sequential import layer_inputs
-from kerf.config.prune import UNITS, Prune
+from kerf.config.prune import UNITS
 from kerf.models import architecture
+from kerf.prune.layers import PrunedLayer
 
-DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units ask for less than single weights
-MULTIPLE = 32  # of neurons that stay: vector units and group sizes like it
+DAMPING = 0.01  # share of the mean of the diagonal of H that is added to it: whole units need less than single weights
+MULTIPLE = 32  # of neurons that stay: vector units and group sizes divide by it
 
 
 def left(units: int, sparsity: float) -> int:
-    """How many of so many units stay: of many the nearest multiple of MULTIPLE."""
+    """Number of units that stay, rounded to a multiple of MULTIPLE where there are many."""
     exact = units * (1 - sparsity)
     return min(units, MULTIPLE * round(exact / MULTIPLE)) if units > 2 * MULTIPLE else round(exact)
 
@@ -42,146 +44,142 @@ def obs_prune(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which units stay, ascending, and the weight (rows, columns) with 0 in the columns of the others.
 
-    W: (rows, columns); H: (columns, columns) second moments; size: neighbouring columns of a unit; the last
-    `fixed` columns are in none. saliency: what removing a unit costs, or how much it says ("activation").
+    W: (rows, columns); H: (columns, columns) second moments; size: neighbouring columns of a unit; the last `fixed` columns
+    are in none. saliency: "second-order", the cost of removing a unit, or "activation", its mean squared contribution to the output.
     """
     W, inverse = W.double().clone(), torch.linalg.inv(damped(H, DAMPING).double())
     units = (len(H) - fixed) // size
-    said = _said(W, H, units, size) if saliency == "activation" else None
-    here = torch.ones(units, dtype=torch.bool)
-    eye = torch.eye(size, dtype=torch.double)
+    contribution = _contributions(W, H, units, size) if saliency == "activation" else None
+    stays = torch.ones(units, dtype=torch.bool, device=W.device)
+    eye = torch.eye(size, dtype=torch.double, device=W.device)
     for _ in range(units - keep):
-        cost = _costs(W, inverse, units, size) if said is None else said
-        cost[~here] = torch.inf
-        unit = int(cost.argmin())
+        cost = _costs(W, inverse, units, size) if contribution is None else contribution
+        unit = int(cost.masked_fill(~stays, torch.inf).argmin())
         columns = slice(unit * size, (unit + 1) * size)
         rows = inverse[columns].clone()
         gain = torch.linalg.solve(rows[:, columns], rows)
         W.addmm_(W[:, columns].clone(), gain, alpha=-1)
         inverse.addmm_(rows.T, gain, alpha=-1)
-        here[unit] = False
+        stays[unit] = False
         inverse[columns], inverse[:, columns], inverse[columns, columns] = 0, 0, eye
         W[:, columns] = 0
-    return here.nonzero()[:, 0], W.float()
+    return stays.nonzero()[:, 0], W.float()
 
 
-def _said(W, H, units: int, size: int) -> torch.Tensor:
-    """Mean square of what each unit adds to the output, (units,)."""
-    columns = slice(0, units * size)
-    parts = W[:, columns].T.reshape(units, size, -1)
-    here = torch.stack(
-        [
-            H[place : place + size, place : place + size].double()
-            for place in range(0, units * size, size)
-        ]
-    )
-    return (parts * (here @ parts)).sum((1, 2))
+def _blocks(matrix: torch.Tensor, units: int, size: int) -> torch.Tensor:
+    """The square blocks of each unit on the diagonal, (units, size, size)."""
+    starts = range(0, units * size, size)
+    return torch.stack([matrix[at : at + size, at : at + size] for at in starts])
 
 
-def _costs(W, inverse, units: int, size: int) -> torch.Tensor:
-    """What removing each unit costs, (units,)."""
+def _contributions(W: torch.Tensor, H: torch.Tensor, units: int, size: int) -> torch.Tensor:
+    """Mean square of each unit's contribution to the output, (units,)."""
+    parts = W[:, : units * size].T.reshape(units, size, -1)
+    return (parts * (_blocks(H.double(), units, size) @ parts)).sum((1, 2))
+
+
+def _costs(W: torch.Tensor, inverse: torch.Tensor, units: int, size: int) -> torch.Tensor:
+    """The cost of removing each unit, (units,)."""
     if size == 1:
         return W[:, :units].square().sum(0) / inverse.diagonal()[:units]
-    blocks = torch.stack(
-        [
-            inverse[place : place + size, place : place + size]
-            for place in range(0, units * size, size)
-        ]
-    )
     parts = W[:, : units * size].T.reshape(units, size, -1)
-    return (parts * torch.linalg.solve(blocks, parts)).sum((1, 2))
+    solved = torch.linalg.solve(_blocks(inverse, units, size), parts)
+    return (parts * solved).sum((1, 2))
 
 
 @torch.no_grad()
-def remove(
-    net, reference, step: Prune, groups, batches
-) -> Iterator[tuple[str, float, torch.Tensor]]:
-    """Take neurons or heads out of every block of `net`, in place; yields the name of each layer that loses columns,
-    the share of them that goes, and its weight with 0 in those.
+def prune_network(text: Calibrated, step: Any) -> Iterator[PrunedLayer]:
+    """Remove neurons or heads from every block of `text.net`, in place; shapes change once all layers were yielded.
 
-    Blocks go in the order they run; each compensates for the changes of those before it. Shapes change at the end.
+    Blocks go in the order they run; each compensates for the changes of those before it. A layer that loses columns is yielded
+    with its weight, zeros in the removed columns; the layers that feed it, which lose rows, without one.
     """
-    found, kept = units(net, step.method), {}
-    for (names, inputs), (_, originals) in zip(
-        *(layer_inputs(each, groups, batches, rounded=True) for each in (net, reference)),
-        strict=True,
-    ):
-        for name in (name for name in names if name in found):
-            layer = net.get_submodule(name)
-            biased, columns = layer.bias is not None, layer.weight.shape[1]
-            there = count(net, found[name])
-            H, drift, tokens = moments(_with_ones(inputs, biased), _with_ones(originals, biased))
-            whole = (
-                torch.cat([layer.weight.data, layer.bias.data[:, None]], 1)
-                if biased
-                else layer.weight.data
-            )
-            stay, cut = obs_prune(
-                corrected(whole, H, drift, tokens),
-                H,
-                left(there, step.sparsity),
-                int(biased),
-                columns // there,
-                step.saliency,
-            )
-            layer.weight.data = cut[:, :columns].contiguous()
-            if biased:
-                layer.bias.data = cut[:, -1].contiguous()
-            kept[name] = stay
-            yield name, 1 - len(stay) / there, layer.weight.data
-    _shrink(net, step.method, found, kept)
+    net, feeding, staying = text.net, units(text.net, step.method), {}
+    walks = (
+        layer_inputs(each, text.groups, text.batches, rounded=True)
+        for each in (net, text.reference)
+    )
+    for (names, inputs), (_, originals) in zip(*walks, strict=True):
+        for name in (name for name in names if name in feeding):
+            total = count(net, feeding[name])
+            keep = left(total, step.sparsity)
+            layer: Any = net.get_submodule(name)
+            stay = _prune_columns(layer, inputs, originals, total, keep, step.saliency)
+            staying[name] = stay
+            sparsity = 1 - len(stay) / total
+            yield PrunedLayer(name, layer.weight.data, "", sparsity)
+            yield from (PrunedLayer(into, None, "", sparsity) for into in feeding[name])
+    _shrink(net, step.method, feeding, staying)
+
+
+def _prune_columns(
+    layer: Any, inputs: Iterator, originals: Iterator, total: int, keep: int, saliency: str
+) -> torch.Tensor:
+    """Set the columns of all but `keep` of `total` units to 0, and compensate with the others; returns the units that stay.
+
+    inputs, originals: batches of the layer's inputs (tokens, columns) in the pruned and in the unchanged network.
+    """
+    columns, biased = layer.weight.shape[1], layer.bias is not None
+    H, drift, tokens = moments(_with_ones(inputs, biased), _with_ones(originals, biased))
+    weight = layer.weight.data
+    if biased:
+        weight = torch.cat([weight, layer.bias.data[:, None]], 1)
+    target = weight if drift is None else corrected(weight, H, drift, tokens)
+    stay, pruned = obs_prune(target, H, keep, int(biased), columns // total, saliency)
+    layer.weight.data = pruned[:, :columns].contiguous()
+    if biased:
+        layer.bias.data = pruned[:, -1].contiguous()
+    return stay
 
 
 def _shrink(
-    net, method: str, found: dict[str, dict[str, int]], kept: dict[str, torch.Tensor]
+    net: Any, method: str, feeding: dict[str, dict[str, int]], staying: dict[str, torch.Tensor]
 ) -> None:
-    """Leave the units `kept` alone in the layers that `units` found, and say so in the configuration."""
-    for name, stay in kept.items():
-        there = count(net, found[name])
-        _narrow(
-            net.get_submodule(name),
-            None,
-            _members(stay, net.get_submodule(name).in_features // there),
-        )
-        for into, size in found[name].items():
-            _narrow(net.get_submodule(into), _members(stay, size), None)
-    for key, value in _config(net, method, len(next(iter(kept.values())))).items():
+    """Remove all units but those in `staying` from their layers, and update the network's configuration."""
+    for name, stay in staying.items():
+        layer = net.get_submodule(name)
+        size = layer.in_features // count(net, feeding[name])
+        _narrow(layer, None, _members(stay, size))
+        for into, rows in feeding[name].items():
+            _narrow(net.get_submodule(into), _members(stay, rows), None)
+    for key, value in _config(net, method, len(next(iter(staying.values())))).items():
         setattr(net.config, key, value)
 
 
-def shrunk(net, steps: list[dict]):
+def shrunk(net: Any, steps: list[dict]) -> Any:
     """Shrink `net` to the shapes that `steps` will produce, keeping the first units (for checking shapes only)."""
-    for step in (each["prune"] for each in steps if each.get("prune", {}).get("method") in UNITS):
-        found = units(net, step["method"])
-        kept = {
+    pruning = [step["prune"] for step in steps if step.get("prune", {}).get("method") in UNITS]
+    for step in pruning:
+        feeding = units(net, step["method"])
+        staying = {
             name: torch.arange(left(count(net, rows), step["sparsity"]))
-            for name, rows in found.items()
+            for name, rows in feeding.items()
         }
-        _shrink(net, step["method"], found, kept)
+        _shrink(net, step["method"], feeding, staying)
     return net
 
 
-def units(net, method: str) -> dict[str, dict[str, int]]:
-    """Layers that lose columns, with those before them that lose rows, and how many rows a unit has there.
+def units(net: torch.nn.Module, method: str) -> dict[str, dict[str, int]]:
+    """Layers that lose columns, each with the layers that feed it and how many rows a unit has there.
 
     Raises InputError for a network that is not understood.
     """
     return {"neurons": architecture.neurons, "heads": architecture.heads}[method](net)
 
 
-def count(net, rows: dict[str, int]) -> int:
-    """How many units there are; rows: of a unit, by layer."""
+def count(net: Any, rows: dict[str, int]) -> int:
+    """Number of units; rows: of one unit, by layer."""
     into, size = next(iter(rows.items()))
     return net.get_submodule(into).out_features // size
 
 
 def _members(stay: torch.Tensor, size: int) -> torch.Tensor:
     """Rows or columns of the units that stay."""
-    return (stay[:, None] * size + torch.arange(size)).flatten()
+    return (stay[:, None] * size + torch.arange(size, device=stay.device)).flatten()
 
 
-def _config(net, method: str, stay: int) -> dict[str, int]:
-    """What the network's configuration says of so many units."""
+def _config(net: Any, method: str, stay: int) -> dict[str, int]:
+    """The keys of the network's configuration with `stay` units."""
     if method == "neurons":
         return {"intermediate_size": stay}
     shared = net.config.num_attention_heads // net.config.num_key_value_heads
@@ -192,13 +190,14 @@ def _config(net, method: str, stay: int) -> dict[str, int]:
     }
 
 
-def _with_ones(inputs, biased: bool) -> Iterator[torch.Tensor]:
+def _with_ones(inputs: Iterator, biased: bool) -> Iterator[torch.Tensor]:
     for X in inputs:
-        yield torch.cat([X, torch.ones(len(X), 1)], 1) if biased else X
+        yield torch.cat([X, X.new_ones(len(X), 1)], 1) if biased else X
 
 
-def _narrow(layer, rows, columns) -> None:
-    weight = layer.weight.data if rows is None else layer.weight.data[rows]
+def _narrow(layer: Any, rows: torch.Tensor | None, columns: torch.Tensor | None) -> None:
+    weight = layer.weight.data
+    weight = weight if rows is None else weight[rows]
     layer.weight.data = (weight if columns is None else weight[:, columns]).contiguous()
     if rows is not None and layer.bias is not None:
         layer.bias.data = layer.bias.data[rows].contiguous()

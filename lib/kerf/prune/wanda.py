@@ -1,28 +1,28 @@
-"""Wanda: in each row the weights of least |w| times the norm of their input go (Sun et al. 2023, arXiv:2306.11695).
+"""Wanda: prune the weights of least |w| times the norm of their input, in each row (Sun et al. 2023, arXiv:2306.11695).
 
-Sweeps of coordinate descent then adapt what is kept; without them it is the method as published.
+Sweeps of coordinate descent then adapt the remaining weights; without them it is the method as published.
 """
 
 import torch
 
 from kerf.calibration.hessian import damped
 from kerf.calibration.layer import Layer
-from kerf.tensors import masks, numba_kernels
+from kerf.tensors import kernels, masks
 
 
 def layer(given: Layer) -> tuple[torch.Tensor, str]:
     """The pruned weight, and no note."""
-    step, weight = given.step, given.weight.float()
-    scores = masks.wanda(weight, given.H.diagonal())
-    kept = (
-        masks.of_layer(scores, step.sparsity, step.nm_pattern())
-        if step.pattern
-        else masks.lowest(scores, step.sparsity)
-    )
-    found = weight.masked_fill(~kept, 0)
+    step, weight, H = given.step, given.weight.float(), given.H
+    assert H is not None  # the registry gives this method its second moments
+    scores = masks.wanda(weight, H.diagonal())
+    if step.pattern:
+        mask = masks.of_layer(scores, step.sparsity, step.nm_pattern())
+    else:
+        mask = masks.lowest(scores, step.sparsity)
+    pruned = weight.masked_fill(~mask, 0)
     if step.method == "wanda" and step.sweeps:
-        coordinate_descent(found, weight, given.H, kept, step.sweeps)
-    return found, ""
+        coordinate_descent(pruned, weight, H, mask, step.sweeps)
+    return pruned, ""
 
 
 def coordinate_descent(
@@ -32,4 +32,4 @@ def coordinate_descent(
     loss = damped(H, 0.01)
     gradient = (W - target) @ loss
     for _ in range(sweeps):
-        numba_kernels.descend_kept(W, gradient, loss, kept)
+        kernels.of(W).descend_kept(W, gradient, loss, kept)

@@ -1,134 +1,115 @@
-"""A network, layer by layer in the order they run, each calibrated on what the layers before it became."""
+"""A network quantized layer by layer in the order the layers run, each calibrated on what the layers before it became."""
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
-from kerf.calibration.hessian import corrected, moments
-from kerf.calibration.layer import Layer
+from kerf.calibration.layer import Calibrated, Layer, sequential_layers, with_shared
 from kerf.calibration.offload import park
-from kerf.calibration.sequential import layer_inputs
 from kerf.config.methods import METHODS
-from kerf.config.quantize import Quantize
 from kerf.core.registry import resolved
 from kerf.models import architecture
-from kerf.quantize.layers import embedding
-from kerf.quantize.rounding import nearest
+from kerf.quantize.rounding import grid_options, named, nearest, rtn
+from kerf.tensors.quantized import Quantized
+
+
+class QuantizedLayer(NamedTuple):
+    """A layer of the result; second: the second moments of its input that were used, None without calibration text."""
+
+    name: str
+    quantized: Quantized
+    note: str
+    second: torch.Tensor | None
 
 
 def compress(
-    net,
-    reference,
-    step: Quantize,
-    groups,
-    statistics,
-    batches,
-    assignment: dict[str, float] | None = None,
-    sparse=False,
-) -> Iterator[tuple[str, object, str, torch.Tensor | None]]:
-    """Quantize the layers of `net` in place, and yield each: name, Quantized, a note on what was special, and the
-    second moments of the inputs that were looked at, if any were.
+    text: Calibrated,
+    step: Any,
+    second_moments: dict[str, torch.Tensor],
+    bits: dict[str, float] | None = None,
+    sparse: bool = False,
+) -> Iterator[QuantizedLayer]:
+    """Quantize the layers of `text.net` in place and yield each of them; layers that share one tensor are quantized once.
 
-    reference: the same network, left as it is; groups: from `activations.groups_of`; statistics: by name, what
-    `activations.second_moments` gives (sequential methods make their own, of the network as it becomes);
-    assignment: layer -> bits, where they are mixed; sparse: the network was pruned, and what is 0 stays 0.
-    Layers that are one tensor (tied) are quantized once.
+    step: the parameters of a `quantize` step. second_moments: of the inputs in the float model, by layer; sequential methods
+    compute their own. bits: width of each layer where widths are mixed. sparse: the network was pruned, and zeros stay zero.
     """
-    done: dict[int, object] = {}
-    shared = _tied(net)
-    for name, quantized, note, second in _each(
-        net, reference, step, groups, statistics, batches, done, assignment or {}, sparse
-    ):
-        weight = net.get_submodule(name).weight
-        done[id(weight)] = (
-            quantized if id(weight) in shared else None
-        )  # kept only where it is needed again
+    embeddings, layers = architecture.embeddings(text.net), text.layers
+    method, modules = METHODS[step.method], {**embeddings, **layers}
+    uses = Counter(id(module.weight) for module in modules.values())
+    finished: dict[int, Quantized | None] = {}  # by weight; kept only where another layer shares it
+    sequential = method.calibration == "sequential"
+
+    def step_of(name: str) -> Any:
+        return step.model_copy(update={"bits": bits[name], "embeddings": "same"}) if bits else step
+
+    def masked(layer: Layer) -> Layer:
+        return replace(layer, mask=layer.weight != 0) if sparse else layer
+
+    def finish(name: str, quantized: Quantized, note: str, second: Any = None) -> QuantizedLayer:
+        weight = modules[name].weight
+        finished[id(weight)] = quantized if uses[id(weight)] > 1 else None
         weight.data = park(quantized.dequantize())
-        yield name, quantized, note, second
+        return QuantizedLayer(name, quantized, note, second)
 
-
-def _each(net, reference, step, groups, statistics, batches, done, assignment, sparse):
-    def at(name):
-        return (
-            step.model_copy(update={"bits": assignment[name], "embeddings": "same"})
-            if assignment
-            else step
-        )
-
-    layers, seen = architecture.linears(net), set()
-    for name, layer in architecture.embeddings(net).items():
-        if at(name).embedding_bits() < 32:
-            yield name, embedding(name, layer, at(name)), "", None
-    method = METHODS[step.method]
-    if method.calibration == "sequential":
-        networks = (net, reference) if getattr(step, "asymmetric_calibration", False) else (net,)
-        for stops in zip(
-            *(layer_inputs(each, groups, batches, rounded=True) for each in networks), strict=True
-        ):
-            names = [name for name in stops[0][0] if id(layers[name].weight) not in done]
-            seen.update(names)
-            if names:
-                yield from _group(
-                    method,
-                    {name: layers[name] for name in names},
-                    [inputs for _, inputs in stops],
-                    at,
-                    sparse,
-                )
-    for name in (name for name in layers if name not in seen):
-        second = statistics.get(name)
-        if id(layers[name].weight) in done:
-            yield name, done[id(layers[name].weight)], "the same tensor as another layer's", second
+    for name, module in embeddings.items():
+        if step_of(name).embedding_bits() < 32:
+            yield finish(name, embedding(name, module, step_of(name)), "")
+    reached = set()
+    if sequential:
+        skip = lambda name: id(layers[name].weight) in finished  # noqa: E731
+        for layer in sequential_layers(text, method, step_of, skip):
+            reached.add(layer.name)
+            quantized, note = resolved(method.layer)(masked(layer))
+            yield finish(layer.name, quantized, note, layer.H)
+    for name in (name for name in layers if name not in reached):
+        weight, second = layers[name].weight, second_moments.get(name)
+        if shared := finished.get(id(weight)):
+            yield finish(name, shared, "the same tensor as another layer's", second)
+            continue
+        second = usable(second, weight)
+        layer = masked(Layer(name, weight.data, step_of(name), second))
+        if sequential:
+            quantized, note = (
+                nearest(layer)[0],
+                "no calibration text reached it: rounded to nearest",
+            )
         else:
-            second = (
-                second
-                if second is not None and len(second) == layers[name].weight.shape[1]
-                else None
-            )
-            note = (
-                "no calibration text reached it: rounded to nearest"
-                if method.calibration == "sequential"
-                else ""
-            )
-            quantize = nearest if note else resolved(method.layer)
-            mask = _mask(layers[name].weight.data, sparse)
-            given = Layer(name, layers[name].weight.data, at(name), second, mask=mask)
-            quantized, said = quantize(given)
-            yield name, quantized, note or said, second
+            quantized, note = resolved(method.layer)(layer)
+        yield finish(name, quantized, note, second)
 
 
-def _tied(net) -> set[int]:
-    """Ids of weights that several layers have."""
-    every = [
-        id(layer.weight)
-        for layer in (*architecture.linears(net).values(), *architecture.embeddings(net).values())
-    ]
-    return {weight for weight in every if every.count(weight) > 1}
+def usable(second: torch.Tensor | None, weight: torch.Tensor) -> torch.Tensor | None:
+    """Second moments on the weight's device; None where the layer has another number of columns than when they were collected."""
+    if second is None or len(second) != weight.shape[1]:
+        return None
+    return second.to(weight.device)
 
 
-def _group(method, layers, inputs, at, sparse) -> Iterator[tuple[str, object, str, torch.Tensor]]:
-    """Layers that share an input: one Hessian, one factor. inputs: of the net, and of the float one beside it.
+def one_layer(
+    name: str,
+    module: Any,
+    step: Any,
+    second: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+) -> Quantized:
+    """A single layer as the step's method quantizes it, the rest of the network unchanged.
 
-    at(name): the step's parameters for a layer.
+    second: second moments of its input, None for embeddings or without calibration text; mask: of a pruned weight.
     """
-    H, drift, tokens = moments(*inputs)
-    targets = dict.fromkeys(layers)
-    if drift is not None:
-        stacked = corrected(
-            torch.cat([layer.weight.data for layer in layers.values()]), H, drift, tokens
-        )
-        targets = dict(
-            zip(
-                layers, stacked.split([len(layer.weight) for layer in layers.values()]), strict=True
-            )
-        )
-    shared = resolved(method.shared)(H, at(next(iter(layers)))) if method.shared else None
-    for name, layer in layers.items():
-        weight = layer.weight.data
-        given = Layer(name, weight, at(name), H, targets[name], _mask(weight, sparse), shared)
-        quantized, note = resolved(method.layer)(given)
-        yield name, quantized, note, H
+    if isinstance(module, torch.nn.Embedding):
+        return embedding(name, module, step)
+    method, layer = METHODS[step.method], Layer(name, module.weight.data, step, second, mask=mask)
+    if second is None and method.calibration == "sequential":
+        return nearest(layer)[0]
+    return resolved(method.layer)(layer if second is None else with_shared(method, layer))[0]
 
 
-def _mask(weight, sparse: bool):
-    return weight != 0 if sparse else None
+def embedding(name: str, module: torch.nn.Embedding, step: Any) -> Quantized:
+    """Word embeddings with one scale per row, whatever the granularity of linear layers: a lookup has no input moments."""
+    columns = module.weight.shape[1]
+    grid = {"bits": step.embedding_bits(), "per_tensor": False, "group_size": columns}
+    return named(name, rtn, module.weight.data, **grid_options(step, columns) | grid)

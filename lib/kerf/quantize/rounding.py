@@ -1,11 +1,12 @@
-"""Rounding to the nearest point of a grid, which methods do where they know no better, and the grid that a step asks for."""
+"""Rounding to the nearest point of a grid, the fallback of every method, and the grid that a step's parameters describe."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from kerf.calibration.layer import Layer
-from kerf.config.quantize import Quantize
 from kerf.core.errors import refuse
 from kerf.tensors import masks
 from kerf.tensors.granularity import PerTensor
@@ -14,7 +15,7 @@ from kerf.tensors.quantized import Quantized, find_grid, round_to
 
 def rtn(
     weight: torch.Tensor,
-    bits: int,
+    bits: float,
     group_size: int,
     symmetric: bool = False,
     clip: bool = False,
@@ -35,18 +36,16 @@ def rtn(
 
 def nearest(given: Layer) -> tuple[Quantized, str]:
     """The layer rounded to nearest, and no note; with a sparsity, without its smallest weights."""
-    step, mask = given.step, given.mask
+    step, weight, mask = given.step, given.weight, given.mask
     if step.sparsity is not None:
-        mask = masks.of_layer(masks.magnitude(given.weight), step.sparsity, step.nm_pattern())
+        mask = masks.of_layer(masks.magnitude(weight), step.sparsity, step.nm_pattern())
     importance = None if given.H is None else given.H.diagonal()
-    found = named(
-        given.name, rtn, given.weight, **grid_options(step, given.weight.shape[1], importance)
-    )
-    return replace(found, kept=mask), ""
+    options = grid_options(step, weight.shape[1], importance)
+    return replace(named(given.name, rtn, weight, **options), kept=mask), ""
 
 
-def grid_options(step: Quantize, columns: int, importance: torch.Tensor | None = None) -> dict:
-    """Keyword arguments of `find_grid` and `rtn` for a linear layer of so many columns."""
+def grid_options(step: Any, columns: int, importance: torch.Tensor | None = None) -> dict[str, Any]:
+    """Keyword arguments of `find_grid` and `rtn` for a layer with that many columns; step: of a method with a grid."""
     return {
         "bits": step.bits,
         "group_size": step.grid().group_size(columns),
@@ -58,8 +57,8 @@ def grid_options(step: Quantize, columns: int, importance: torch.Tensor | None =
     }
 
 
-def named(name: str, function, weight: torch.Tensor, **options):
-    """Call `function`; a scale that does not fit is refused with the layer's name."""
+def named(name: str, function: Callable, weight: torch.Tensor, **options: Any) -> Any:
+    """Call `function`; raises InputError with the layer's name for a scale that does not fit."""
     try:
         return function(weight, **options)
     except OverflowError as error:

@@ -1,4 +1,4 @@
-"""Round to nearest: each weight goes to the closest point of its grid, whatever the others do."""
+"""Round to nearest: each weight goes to the closest point of its grid, independently of the others."""
 
 from kerf.calibration.layer import Layer
 from kerf.quantize.rounding import nearest
@@ -6,5 +6,5 @@ from kerf.tensors.quantized import Quantized
 
 
 def layer(given: Layer) -> tuple[Quantized, str]:
-    """The layer on its grid, and no note; H weighs the columns where `clip: hessian` looks for the grid."""
+    """The layer on its grid, and no note; H weights the columns in the search of `clip: hessian`."""
     return nearest(given)

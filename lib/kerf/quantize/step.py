@@ -1,203 +1,174 @@
-"""The quantize stage: a model or candidate in, a candidate with packed weights out.
+"""The quantize step: a model or candidate in, a candidate with packed weights out.
 
-rtn looks at one weight at a time; gptq streams the calibration text through the model, and through the
-float model beside it, and quantizes layers in the order they run, so that later layers see what earlier
-ones became and make up for it. Word embeddings are rounded to nearest per row, first of all, since every
-layer sees them. Positions, biases and LayerNorm stay float. Linear layers may come quantized from elsewhere instead
-(`kerf.formats.imported`).
-
-A layer is written as soon as it is done, and what the model goes on with lies in a mapped file: memory
-does not grow with the number of layers.
+Sequential methods (gptq) stream the calibration text through the model and through the float model beside it, and quantize
+layers in the order they run, so that later layers compensate for earlier ones. Word embeddings come first, because every layer
+reads them. Positions, biases and LayerNorm stay in `unquantized_dtype`. Linear layers may also come quantized from another
+program (`kerf.formats.imported`). Each layer is written as soon as it is done and its dequantized weight lies in a mapped file,
+so memory does not grow with the number of layers.
 """
 
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from kerf.calibration import activations, hessian
+from kerf.calibration.candidate import StepContext, make_candidate
+from kerf.calibration.layer import Calibrated
 from kerf.config import Calibration
 from kerf.config.methods import METHODS
-from kerf.config.quantize import Quantize
-from kerf.core.cache import artifact
 from kerf.core.errors import refuse
-from kerf.core.memory import peak_rss_bytes, reset_peak_rss
-from kerf.models import architecture, families, manifest, registry
+from kerf.models import architecture, manifest, registry
 from kerf.quantize.check import imported_by
+from kerf.quantize.compress import QuantizedLayer, compress, usable
+from kerf.quantize.mixed_precision import assign, held_out_cosine, read, sensitivity
 
-REREAD = 1e-5  # of the largest weight: a layer that moves less was on this grid before
+ON_GRID = 1e-5  # of the largest weight: a layer that changes less was on this grid before
+ATTEMPTS = 6  # at an assignment of bits that meets its limit
 
 
 def quantize(
-    model: str,
-    step: Quantize,
-    calibration: Calibration,
-    source: str | Path = "",
+    model: str, step: Any, calibration: Calibration, source: Path | str | None = None
 ) -> Path:
-    """Directory of the candidate that `step` makes of `source` (a candidate; empty: the baseline); `check` came before.
+    """Directory of the candidate; source: the candidate that is quantized, None for the baseline. `check` came before.
 
     Made once: the same inputs give the same directory back. Raises InputError for weights whose scale does not fit
     scale_dtype, and for a checkpoint of another model.
     """
-    # Sequential methods look at the text by themselves, as the layers before each one have become.
-    sequential = METHODS[step.method].calibration == "sequential"
-    moments = None if sequential else activations.calibrate(model, calibration)
-    origin = registry.weights_digest(Path(source)) if source else None
-    key = {
-        "step": step.model_dump(),
-        "calibration": activations.key_of(model, calibration),
-        "source": origin,
-    }
-    imported = imported_by(step)
-    if imported:
-        key |= imported.fingerprint(step, calibration)
-        imported.folder_of(model, step, calibration)  # what it takes is counted apart
-    return artifact(
-        "candidate",
-        key,
-        lambda folder: _make(folder, model, step, calibration, source, moments),
-        also=METHODS[step.method].modules(),
-    )
-
-
-def _make(folder, model, step, calibration, source, moments) -> dict:
-    import sentence_transformers  # noqa: F401  imports are not what is measured
-
-    reset_peak_rss()
-    clock = time.perf_counter()
-    inputs = (model, step, calibration, source, moments)
-    found = _write(folder, *inputs, {}) if step.bits != "mixed" else _mixed(folder, *inputs)
-    seconds, peak = time.perf_counter() - clock, peak_rss_bytes()
+    context = StepContext("quantize", model, step, calibration, Path(source) if source else None)
+    method, key = METHODS[step.method], {}
+    if method.calibration != "sequential":
+        activations.calibrate(
+            model, calibration
+        )  # an artifact of its own, whose time is not counted here
     if imported := imported_by(step):
-        spent, held = imported.cost(imported.folder_of(model, step, calibration), step)
-        seconds, peak = seconds + spent, max(peak, held)
-    return {"model": model, "compress_seconds": seconds, "compress_peak_rss_bytes": peak, **found}
+        key = imported.fingerprint(step, calibration)
+        imported.folder_of(model, step, calibration)  # the same
+    return make_candidate(context, _make, key, method.modules())
 
 
-def _mixed(folder, model, step, calibration, source, moments) -> dict:
-    """Widths by sensitivity, and again with a corrected limit while the sums were too optimistic."""
-    from kerf.quantize.mixed_precision import assign, held_fidelity, read, sensitivity
+def _make(context: StepContext, folder: Path) -> dict:
+    step = context.step
+    result = _mixed(context, folder) if step.bits == "mixed" else _write(context, folder)
+    if imported := imported_by(step):
+        checkpoint = imported.folder_of(context.model, step, context.calibration)
+        result["elsewhere"] = imported.cost(checkpoint, step)
+    return result
 
-    if (
-        step.min_cosine
-        and source
-        and (left := held_fidelity(model, Path(source), calibration, source)) < step.min_cosine
-    ):
-        raise refuse(
-            "min_cosine",
-            step.min_cosine,
-            f"at most {left:.4f}, which is what the steps before left",
-        )
-    table = read(sensitivity(model, step, calibration, source))
-    limit, met = step.budget_bytes or 1 - step.min_cosine, None
-    for attempt in range(6):
-        assignment, predicted = assign(table, step, limit)
-        found = _write(folder, model, step, calibration, source, moments, assignment)
-        found |= {"assignment": assignment, "predicted": predicted}
+
+def _mixed(context: StepContext, folder: Path) -> dict:
+    """Widths by sensitivity, and again with a corrected limit until the candidate itself meets the budget or the cosine.
+
+    The first assignment takes the costs of layers as additive; a limit that was met at once is tried once more, tighter.
+    """
+    step, least = context.step, context.step.min_cosine
+    if least and context.source:
+        reached = held_out_cosine(context, context.source)
+        if reached < least:
+            accepted = f"at most {reached:.4f}, which is what the steps before left"
+            raise refuse("min_cosine", least, accepted)
+    table = read(sensitivity(context.model, step, context.calibration, context.source))
+    limit, met = step.budget_bytes or 1 - least, None
+    for attempt in range(ATTEMPTS):
+        bits, predicted = assign(table, step, limit)
+        result = _write(context, folder, bits) | {"assignment": bits, "predicted": predicted}
         if step.budget_bytes:
-            if found["bytes_on_disk"] <= step.budget_bytes:
-                return found
-            limit -= 1.1 * (found["bytes_on_disk"] - step.budget_bytes)
+            excess = manifest.size(folder)["bytes_on_disk"] - step.budget_bytes
+            if excess <= 0:
+                return result
+            limit -= 1.1 * excess
             continue
-        found["held_back"] = held_fidelity(model, folder, calibration, source)
-        if found["held_back"] >= step.min_cosine:
+        cosine = held_out_cosine(context, folder)
+        result["held_back"] = cosine
+        if cosine >= least:
             if attempt:
-                return found
-            met = found  # the sums were not too optimistic; were they too careful?
-        limit *= (1 - step.min_cosine) / (1 - found["held_back"]) * (0.97 if attempt else 1)
+                return result
+            met = result
+        limit *= (1 - least) / (1 - cosine) * (0.97 if attempt else 1)
     if met:
-        return met | _write(folder, model, step, calibration, source, moments, met["assignment"])
-    raise RuntimeError(
-        f"no assignment met {step.budget_bytes or step.min_cosine} in {attempt + 1} attempts"
-    )
+        return met | _write(context, folder, met["assignment"])
+    raise RuntimeError(f"no assignment met {step.budget_bytes or least} in {ATTEMPTS} attempts")
 
 
-def _write(folder, model, step, calibration, source, moments, assignment) -> dict:
-    from kerf.quantize.compress import compress
+def _write(context: StepContext, folder: Path, bits: dict[str, float] | None = None) -> dict:
+    """Write the candidate, with `bits` by layer where widths are mixed; returns what its artifact keeps."""
+    step, rows, sizes = context.step, [], []
+    opened, net, reference = context.open_pair()
+    stored_dtype = _round_unquantized(net, step)
+    tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers ties them as it opens
 
-    opened = registry.open_source(model, source)
-    net, reference = (
-        registry.network(opened),
-        registry.network(registry.open_source(model, source)),
-    )
-    batches = families.of_opened(opened).batches(opened, calibration)
-    statistics = activations.second_moments(moments) if moments else {}
-    groups = activations.groups_of(net, batches[0]) if moments is None else []
-    layers, sizes, kept = [], [], _round_floats(net, step)
-    before = manifest.verify(Path(source))["steps"] if source else []
-    sparse = any("prune" in each for each in before)
-    tied = (
-        getattr(net, "all_tied_weights_keys", None) or {}
-    )  # transformers makes them one tensor as it opens
-
-    def tensors():
-        floats, written = (
-            architecture.linears(registry.reference_network(model, source, reference)),
-            set(),
+    def tensors() -> Iterator[tuple[str, object]]:
+        originals = architecture.linears(
+            registry.reference_network(context.model, context.source, reference)
         )
-        if imported := imported_by(step):
-            adopted = imported.adopted(net, step, imported.folder_of(model, step, calibration))
-            found = ((*each, statistics.get(each[0])) for each in adopted)
-        else:
-            found = compress(net, reference, step, groups, statistics, batches, assignment, sparse)
-        for name, quantized, note, second in found:
+        written = set()
+        for layer in _layers(context, opened, net, reference, bits):
+            name, quantized = layer.name, layer.quantized
             written.add(f"{name}.weight")
-            if name in floats:
-                layers.append(_layer(name, quantized, floats[name].weight.data, second, note))
-                sizes.append((quantized.stored_bits(), quantized.codes.numel()))
+            if name in originals:
+                rows.append(_row(layer, originals[name].weight.data))
+                sizes.append((quantized.codes.numel(), quantized.stored_bits()))
             yield f"{name}.weight", quantized
         for name, value in net.state_dict().items():
             if name not in written and name not in tied:
-                yield name, value.to(kept) if value.is_floating_point() else value
+                yield name, value.to(stored_dtype) if value.is_floating_point() else value
 
-    steps = [*before, {"quantize": step.model_dump()}]
-    card = {
-        "model": model,
-        "kind": families.name_of(registry.resolve(model)),
-        "class": type(net).__name__,
-        "steps": steps,
-    }
-    manifest.write_candidate(
-        folder, Path(source) if source else registry.resolve(model), tensors(), card
-    )
-    linear_bits = sum(bits for bits, _ in sizes) / sum(count for _, count in sizes)
-    counts = [count for _, count in sizes]
-    gone = sum(row["sparsity"] * count for row, count in zip(layers, counts, strict=True)) / sum(
-        counts
-    )
-    return {
-        "steps": steps,
-        "linear_bits": linear_bits,
-        "sparsity": gone,
-        "layers": layers,
-        **manifest.size(folder),
-    }
+    manifest.write_candidate(folder, context.origin, tensors(), context.card(net))
+    count = sum(weights for weights, _ in sizes)
+    zeros = sum(row["sparsity"] * weights for row, (weights, _) in zip(rows, sizes, strict=True))
+    linear_bits = sum(stored for _, stored in sizes) / count
+    return {"linear_bits": linear_bits, "sparsity": zeros / count, "layers": rows}
 
 
-def _round_floats(net, step):
+def _layers(
+    context: StepContext,
+    opened: Any,
+    net: torch.nn.Module,
+    reference: torch.nn.Module,
+    bits: dict[str, float] | None,
+) -> Iterator[QuantizedLayer]:
+    """The layers of `net`, quantized in place by the step's method."""
+    step = context.step
+    batches, second, groups = context.batches(opened), {}, []
+    if METHODS[step.method].calibration == "sequential":
+        groups = activations.groups_of(net, batches[0])
+    else:
+        second = activations.second_moments(
+            activations.calibrate(context.model, context.calibration)
+        )
+    if imported := imported_by(step):
+        folder = imported.folder_of(context.model, step, context.calibration)
+        for name, quantized, note in imported.adopted(net, step, folder):
+            yield QuantizedLayer(name, quantized, note, second.get(name))
+        return
+    sparse = any("prune" in before for before in context.steps_before)
+    yield from compress(Calibrated(net, reference, groups, batches), step, second, bits, sparse)
+
+
+def _round_unquantized(net: torch.nn.Module, step: Any) -> torch.dtype:
     """Round what is not quantized to the dtype it is stored in, before anything is calibrated on it."""
-    import torch
-
-    kept = getattr(torch, step.unquantized_dtype)
-    cut = {
-        id(layer.weight)
-        for layer in (*architecture.linears(net).values(), *architecture.embeddings(net).values())
-    }
+    dtype = getattr(torch, step.unquantized_dtype)
+    layers = (*architecture.linears(net).values(), *architecture.embeddings(net).values())
+    quantized = {id(layer.weight) for layer in layers}
     for parameter in net.parameters():
-        if id(parameter) not in cut and kept != torch.float32:
-            parameter.data = parameter.data.to(kept).float()
-    return kept
+        if id(parameter) not in quantized and dtype != torch.float32:
+            parameter.data = parameter.data.to(dtype).float()
+    return dtype
 
 
-def _layer(name, quantized, weight, second, note) -> dict:
-    """Bits of a layer, and its squared output error over its squared output; second: moments of its input, or None."""
-    gone = 0.0 if quantized.kept is None else 1 - float(quantized.kept.float().mean())
-    row = {"name": name, "bits": quantized.bits, "error": None, "note": note, "sparsity": gone}
+def _row(layer: QuantizedLayer, original: torch.Tensor) -> dict:
+    """Bits of a layer, and the squared error of its output over its squared output; original: its weight in the reference."""
+    quantized, second = layer.quantized, usable(layer.second, original)
     values = quantized.dequantize()
-    if (
-        second is not None and len(second) == weight.shape[1]
-    ):  # a source may have fewer columns than the baseline
-        row["error"] = hessian.output_error(weight, values, second)
-    largest = float(weight.abs().max())
-    row["reread"] = bool(
-        largest > 0 and float(values.sub_(weight).abs_().max()) <= REREAD * largest
-    )
-    return row
+    error = None if second is None else hessian.output_error(original, values, second)
+    largest = float(original.abs().max())
+    moved = float(values.sub_(original).abs_().max())
+    return {
+        "name": layer.name,
+        "bits": quantized.bits,
+        "error": error,
+        "note": layer.note,
+        "sparsity": 0.0 if quantized.kept is None else 1 - float(quantized.kept.float().mean()),
+        "reread": bool(largest > 0 and moved <= ON_GRID * largest),
+    }

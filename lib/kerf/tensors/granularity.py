@@ -1,11 +1,11 @@
-"""What shares one scale and zero_point, for a weight of (rows, columns)."""
+"""How weights share a scale and zero_point, for a weight of (rows, columns)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class PerTensor:
-    """One for the whole weight: scale (1, 1)."""
+class PerChannel:
+    """One per row (output channel): a weight of (384, 1536) has a scale of (384, 1)."""
 
     def group_size(self, columns: int) -> int:
         """Columns that share a scale."""
@@ -13,17 +13,13 @@ class PerTensor:
 
 
 @dataclass(frozen=True)
-class PerChannel:
-    """One a row (output channel): a weight of (384, 1536) has a scale of (384, 1)."""
-
-    def group_size(self, columns: int) -> int:
-        """Columns that share a scale."""
-        return columns
+class PerTensor(PerChannel):
+    """One for the whole weight: scale (1, 1)."""
 
 
 @dataclass(frozen=True)
 class PerGroup:
-    """One for every `size` columns of a row: with 64, a weight of (384, 1536) has a scale of (384, 24)."""
+    """One per `size` columns of a row: with 64, a weight of (384, 1536) has a scale of (384, 24)."""
 
     size: int
 

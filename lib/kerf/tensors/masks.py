@@ -1,4 +1,4 @@
-"""Which weights go: the least by a score, over a layer, a row, or in every few neighbours (N:M).
+"""Pruning masks: the lowest scores of a layer, of a row, or of every M neighbours (N:M).
 
 Scores: magnitude |w|; Wanda (Sun et al. 2023, arXiv:2306.11695) |w| times the root of the input's second
 moment, compared within a row. N:M keeps N of every M neighbouring columns.
@@ -19,9 +19,8 @@ def wanda(weight: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def lowest(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     """bool like scores: False for the `sparsity` share of the last dimension with the lowest scores."""
-    gone = round(sparsity * scores.shape[-1])
-    kept = torch.ones_like(scores, dtype=torch.bool)
-    return kept.scatter_(-1, scores.topk(gone, largest=False, sorted=False).indices, False)
+    pruned = scores.topk(round(sparsity * scores.shape[-1]), largest=False, sorted=False).indices
+    return torch.ones_like(scores, dtype=torch.bool).scatter_(-1, pruned, False)
 
 
 def lowest_of_all(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -37,7 +36,7 @@ def lowest_of_neighbours(scores: torch.Tensor, keep: int, of: int) -> torch.Tens
 def of_layer(
     scores: torch.Tensor, sparsity: float, neighbours: tuple[int, int] | None
 ) -> torch.Tensor:
-    """By a pattern (N, M) where there is one, else the `sparsity` share of the whole layer."""
-    return (
-        lowest_of_neighbours(scores, *neighbours) if neighbours else lowest_of_all(scores, sparsity)
-    )
+    """The mask by a pattern (N, M) where there is one, else of the `sparsity` share of the whole layer."""
+    if neighbours:
+        return lowest_of_neighbours(scores, *neighbours)
+    return lowest_of_all(scores, sparsity)

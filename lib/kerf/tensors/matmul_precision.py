@@ -1,10 +1,9 @@
-"""Matrix products of calibration text, several times faster where the processor has units for bfloat16.
+"""Matrix products of calibration text, several times faster on processors with units for bfloat16.
 
-Factors are rounded to bfloat16 (8 bits of mantissa), sums stay float32. What is computed so only steers how
-weights are cut: errors of a thousandth or so are far below the noise of a sample of text. What Kerf
-measures, and the columns that GPTQ rounds, are computed in float32. Processors without such units go on in
-float32, no slower. Small products gain nothing by it, and training steps of small blocks lose, so only passes of
-calibration text use it.
+Factors are rounded to bfloat16 (8 bits of mantissa), sums stay float32. Second moments computed this way are off by about a
+thousandth, far below the sampling noise of a calibration text. Everything that Kerf measures, and the columns that GPTQ rounds,
+is computed in float32. Processors without such units use float32 at the same speed. Small products gain nothing and training
+steps of small blocks lose time, so only passes of calibration text use it.
 """
 
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def rounded_products(rounded: bool = True) -> Iterator[None]:
-    """Let products of float32 matrices round their factors to bfloat16, or not, inside this context."""
+    """Let products of float32 matrices round their factors to bfloat16 inside this context, if `rounded`."""
     import torch
 
     before = torch.get_float32_matmul_precision()

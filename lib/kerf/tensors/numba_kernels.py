@@ -1,28 +1,35 @@
-"""The inner loops, compiled by numba: what torch could only do with a pass over memory for every operation.
+"""The inner loops for CPU tensors, compiled by numba: torch would pass over memory once for every operation.
 
-Rows of a weight are independent of one another, so each loop runs over rows in parallel and gives the same
-result on any number of threads. The first call of each compiles it (seconds) and keeps the code on disk.
+Rows of a weight are independent of one another, so each loop runs over rows in parallel and gives the same result on any
+number of threads. The first call of each compiles it (seconds) and keeps the code on disk.
 """
+
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numba import njit, prange, set_num_threads
 
 BLOCK = 128  # columns whose updates to all later columns are applied at once
-REASSOCIATE = {
-    "reassoc",
-    "contract",
-    "nsz",
-}  # sums may be reordered, which is what vectorizing takes
+REASSOCIATE = {"reassoc", "contract", "nsz"}  # sums may be reordered, so that they vectorize
+
+compiled: Any = partial(njit, parallel=True, cache=True)
 
 
-def _numpy(*tensors: torch.Tensor):
-    """The tensors' memory as arrays; and as many threads as torch has."""
+def _numpy(*tensors: torch.Tensor) -> list[Any]:
+    """The tensors' memory as arrays; numba gets as many threads as torch has."""
     set_num_threads(torch.get_num_threads())
     return [tensor.numpy() for tensor in tensors]
 
 
-def keep_better(groups, importance, top: int, trial, best) -> None:
+def keep_better(
+    groups: torch.Tensor,
+    importance: torch.Tensor,
+    top: int,
+    trial: tuple[torch.Tensor, ...],
+    best: tuple[torch.Tensor, ...],
+) -> None:
     """Put each group's grid of `trial` into `best` where it has the smaller weighted squared error.
 
     groups: (rows, groups, size); importance: (groups * size,); trial: (factor, scale, zero_point), each
@@ -32,7 +39,7 @@ def keep_better(groups, importance, top: int, trial, best) -> None:
     _keep_better(*_numpy(groups, weights, *trial, *best), np.float32(top))
 
 
-@njit(parallel=True, fastmath=REASSOCIATE, cache=True)
+@compiled(fastmath=REASSOCIATE)
 def _keep_better(
     groups,
     importance,
@@ -63,22 +70,28 @@ TILE = 16  # rows that go through a block together: as many as fit a vector regi
 
 
 def round_block(
-    W, R, scale, zero_point, group_of, top: int, kept, codes, errors, start: int, stop: int
+    W: torch.Tensor,
+    R: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    group_of: torch.Tensor,
+    top: int,
+    kept: torch.Tensor,
+    codes: torch.Tensor,
+    errors: torch.Tensor,
+    start: int,
+    stop: int,
 ) -> None:
     """Columns start:stop of GPTQ: codes and errors (rows, stop - start) from W (rows, columns).
 
-    R: upper factor (columns, columns); scale, zero_point: (groups, rows); group_of: group of a column; kept:
-    bool (rows, columns), where the weight is not 0 for good.
+    R: upper factor (columns, columns); scale, zero_point: (groups, rows); group_of: group of a column; kept: bool (rows,
+    columns), False where the weight was pruned.
     """
-    _round_block(
-        *_numpy(W, R, scale, zero_point, group_of, kept, codes, errors),
-        np.float32(top),
-        start,
-        stop,
-    )
+    arrays = _numpy(W, R, scale, zero_point, group_of, kept, codes, errors)
+    _round_block(*arrays, np.float32(top), start, stop)
 
 
-@njit(parallel=True, cache=True)
+@compiled()
 def _round_block(W, R, scale, zero_point, group_of, kept, codes, errors, top, start, stop):
     for t in prange(-(-len(W) // TILE)):
         first, count = t * TILE, min(TILE, len(W) - t * TILE)
@@ -106,16 +119,25 @@ def _round_block(W, R, scale, zero_point, group_of, kept, codes, errors, top, st
                 codes[first + k, start + i] = np.uint8(w[i, k])
 
 
-def prune_block(W, R, kept, zeros: int, of: int, errors, start: int, stop: int) -> None:
+def prune_block(
+    W: torch.Tensor,
+    R: torch.Tensor,
+    kept: torch.Tensor,
+    zeros: int,
+    of: int,
+    errors: torch.Tensor,
+    start: int,
+    stop: int,
+) -> None:
     """Columns start:stop of SparseGPT: W (rows, columns) of what is kept, and errors (rows, stop - start).
 
-    R: upper factor (columns, columns); kept: bool (rows, columns), given, or with `of` > 0 chosen here: of
-    every `of` neighbours the `zeros` go whose loss (w / pivot)^2 is least once the columns before are done.
+    R: upper factor (columns, columns); kept: bool (rows, columns), an input, or with `of` > 0 an output: of every `of`
+    neighbours, the `zeros` with the least loss (w / pivot)^2 are pruned once the columns before are done.
     """
     _prune_block(*_numpy(W, R, kept, errors), zeros, of, start, stop)
 
 
-@njit(parallel=True, cache=True)
+@compiled()
 def _prune_block(W, R, kept, errors, zeros, of, start, stop):
     for r in prange(len(W)):
         w = W[r, start:stop].copy()
@@ -137,15 +159,17 @@ def _prune_block(W, R, kept, errors, zeros, of, start, stop):
             W[r, start + i] = w[i]
 
 
-def descend_kept(W, gradient, H, kept) -> None:
-    """One sweep of coordinate descent over what is kept: each weight goes where the others want it; in place.
+def descend_kept(
+    W: torch.Tensor, gradient: torch.Tensor, H: torch.Tensor, kept: torch.Tensor
+) -> None:
+    """One sweep of coordinate descent over the weights that are kept; W and gradient change in place.
 
-    gradient: (rows, columns), (W - target) H for the weights as they are.
+    gradient: (rows, columns), (W - target) H for the current weights.
     """
     _descend_kept(*_numpy(W, gradient, H, kept))
 
 
-@njit(parallel=True, cache=True)
+@compiled()
 def _descend_kept(W, gradient, H, kept):
     for r in prange(len(W)):
         for i in range(len(H)):
@@ -156,15 +180,25 @@ def _descend_kept(W, gradient, H, kept):
                     gradient[r, j] += step * H[i, j]
 
 
-def descend(codes, gradient, H, scale, zero_point, group_of, order, top: int, kept) -> None:
-    """One sweep of coordinate descent: each code goes where the others want it; codes, gradient in place.
+def descend(
+    codes: torch.Tensor,
+    gradient: torch.Tensor,
+    H: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    group_of: torch.Tensor,
+    order: torch.Tensor,
+    top: int,
+    kept: torch.Tensor,
+) -> None:
+    """One sweep of coordinate descent over codes; codes and gradient change in place.
 
-    gradient: (rows, columns), (Q - W) H for the codes as they are; order: columns in the order to visit.
+    gradient: (rows, columns), (Q - W) H for the current codes; order: columns in the order to visit.
     """
     _descend(*_numpy(codes, gradient, H, scale, zero_point, group_of, order, kept), np.float32(top))
 
 
-@njit(parallel=True, cache=True)
+@compiled()
 def _descend(codes, gradient, H, scale, zero_point, group_of, order, kept, top):
     for r in prange(len(codes)):
         for i in order:

@@ -1,6 +1,6 @@
-"""Codes of 2 to 8 bits packed without a gap: n codes of b bits take ceil(n * b / 8) bytes.
+"""Codes of 2 to 8 bits packed without gaps: n codes of b bits take ceil(n * b / 8) bytes.
 
-Ternary codes (0, 1, 2; bits = 1.6) lie five in a byte, as digits to base 3.
+Ternary codes (0, 1, 2; bits = 1.6) are packed five to a byte, as digits in base 3.
 """
 
 import numpy as np
@@ -19,14 +19,12 @@ def pack(codes: np.ndarray, bits: float) -> bytes:
     if bits == TERNARY:
         fives = np.pad(flat.astype(np.uint8), (0, -flat.size % 5)).reshape(-1, 5)
         return (fives * _DIGITS).sum(1, dtype=np.uint8).tobytes()
-    flat = np.ascontiguousarray(flat, np.uint8)
-    pieces = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
-    return b"".join(_pack_piece(piece, bits) for piece in pieces)
-
-
-def _pack_piece(piece: np.ndarray, bits: int) -> bytes:
-    spread = np.unpackbits(piece[:, None], axis=1, count=bits, bitorder="little")
-    return np.packbits(spread, bitorder="little").tobytes()
+    flat, width, packed = np.ascontiguousarray(flat, np.uint8), int(bits), []
+    for start in range(0, flat.size, _CHUNK):
+        chunk = flat[start : start + _CHUNK, None]
+        spread = np.unpackbits(chunk, axis=1, count=width, bitorder="little")
+        packed.append(np.packbits(spread, bitorder="little").tobytes())
+    return b"".join(packed)
 
 
 def unpack(packed: bytes, bits: float, count: int) -> np.ndarray:
@@ -36,15 +34,15 @@ def unpack(packed: bytes, bits: float, count: int) -> np.ndarray:
         return (raw[:, None] // _DIGITS % 3).reshape(-1)[:count]
     if raw.size * 8 < count * bits:
         raise ValueError(f"{raw.size} bytes hold fewer than {count} codes of {bits} bits")
-    if 8 % bits == 0:  # codes do not cross bytes: shift and mask, which is much faster
-        whole = raw[: -(-count * bits // 8), None] >> np.arange(0, 8, bits, dtype=np.uint8)
-        return (whole & (2**bits - 1)).astype(np.uint8, copy=False).reshape(-1)[:count]
+    width = int(bits)
+    if 8 % width == 0:  # codes do not cross bytes: shift and mask, which is much faster
+        whole = raw[: -(-count * width // 8), None] >> np.arange(0, 8, width, dtype=np.uint8)
+        return (whole & np.uint8(2**width - 1)).reshape(-1)[:count]
     codes = np.empty(count, np.uint8)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
-        chunk = raw[start * bits // 8 : -(-stop * bits // 8)]
-        spread = np.unpackbits(chunk, count=(stop - start) * bits, bitorder="little").reshape(
-            -1, bits
-        )
-        codes[start:stop] = np.packbits(spread, axis=1, bitorder="little")[:, 0]
+        chunk = raw[start * width // 8 : -(-stop * width // 8)]
+        spread = np.unpackbits(chunk, count=(stop - start) * width, bitorder="little")
+        by_code = spread.reshape(-1, width)
+        codes[start:stop] = np.packbits(by_code, axis=1, bitorder="little")[:, 0]
     return codes

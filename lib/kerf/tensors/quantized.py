@@ -1,12 +1,11 @@
-"""The uniform grid: weight ~ (code - zero_point) * scale, and where to put it.
+"""The uniform grid: weight ~ (code - zero_point) * scale, and how scale and zero_point are chosen.
 
-A grid is shared by a whole tensor, a row (channel) or `group_size` neighbours in a row. Codes are
-unsigned, 0 .. top_code(bits); a symmetric grid has its zero point fixed in the middle. Scales are rounded
-to the dtype they are stored in *before* weights are rounded, so that what is stored is what was chosen.
+A grid is shared by a whole tensor, a row (channel) or `group_size` neighbours in a row. Codes are unsigned, 0 .. top_code(bits);
+a symmetric grid has its zero point fixed in the middle. Scales are rounded to the dtype they are stored in *before* weights are
+rounded, so the stored scale is the one that the codes were chosen for.
 
-Zero points are whole, but half steps at 2 bits where a clip search can choose: of four points, two on
-either side of zero lose a tenth less of a bell curve than zero itself, one below and two above it. The
-half step costs a bit a group.
+Zero points are whole, but half steps at 2 bits with a clip search: four points placed two on either side of zero have a tenth
+less squared error on a normal distribution than zero itself, one below and two above it. The half step costs a bit per group.
 
 Asymmetric min-max grid: Jacob et al. 2018 (arXiv:1712.05877), eq. 1. The clip search shrinks the range
 (at 2 bits it also tries the zero points next to it) and keeps the grid of least squared error, weighted
@@ -17,12 +16,10 @@ from dataclasses import dataclass
 
 import torch
 
-from kerf.tensors.numba_kernels import keep_better
+from kerf.tensors import kernels
 from kerf.tensors.packing import TERNARY
 
-STRETCH = (
-    1.3  # of ternary scales: more zeros, so the file compresses better, for more squared error
-)
+STRETCH = 1.3  # of ternary scales: more zeros compress better, for more squared error
 COARSE = [1 - step / 10 for step in range(9)]  # 1.0 down to 0.2: at 2 bits the best is about 0.4
 FINE = [step / 50 for step in (-4, -3, -2, -1, 1, 2, 3, 4)]  # then around the best of them
 
@@ -36,7 +33,7 @@ def top_code(bits: float) -> int:
 class Quantized:
     """A weight on its grid. codes: uint8 (rows, columns); scale, zero_point (float32): (rows or 1, groups).
 
-    kept: bool (rows, columns) of a pruned weight, which is 0 wherever `kept` is not; None: nothing is pruned.
+    kept: bool (rows, columns) of a pruned weight, which is 0 where `kept` is False; None: nothing is pruned.
     """
 
     codes: torch.Tensor
@@ -60,22 +57,18 @@ class Quantized:
         zero_bits = 0 if self.symmetric else self.zero_point.numel() * zero_point_bits(self.bits)
         codes = self.codes.numel() if self.kept is None else int(self.kept.sum())
         kept = 0 if self.kept is None else self.kept.numel()
-        return (
-            codes * self.bits
-            + kept
-            + self.scale.numel() * self.scale.element_size() * 8
-            + zero_bits
-        )
+        scale_bits = self.scale.numel() * self.scale.element_size() * 8
+        return codes * self.bits + kept + scale_bits + zero_bits
 
 
 def zero_step(bits: float, symmetric: bool = False) -> float:
-    """What zero points are multiples of."""
+    """The step that zero points are multiples of."""
     return 0.5 if bits == 2 and not symmetric else 1.0
 
 
-def zero_point_bits(bits: int) -> int:
+def zero_point_bits(bits: float) -> int:
     """Bits that a zero point is stored in, as a multiple of `zero_step`."""
-    return bits + (zero_step(bits) < 1)
+    return int(bits) + (zero_step(bits) < 1)
 
 
 def find_grid(
@@ -103,7 +96,9 @@ def find_grid(
     groups = weight.float().contiguous().view(rows, columns // group_size, group_size)
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
     if clip:
-        weights = torch.ones(columns) if importance is None else importance.float().contiguous()
+        weights = (
+            groups.new_ones(columns) if importance is None else importance.float().contiguous()
+        )
         scale, zero_point = _search(groups, low, high, bits, symmetric, weights, scale_dtype)
     else:
         scale, zero_point = _affine(low, high, bits, symmetric, scale_dtype, 1.0)
@@ -113,22 +108,25 @@ def find_grid(
     return scale, zero_point
 
 
-def _search(groups, low, high, bits, symmetric, importance, scale_dtype):
+def _search(
+    groups: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    bits: float,
+    symmetric: bool,
+    importance: torch.Tensor,
+    scale_dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Grid of least weighted squared error over factors by which the range of each group is shrunk."""
     step, top = zero_step(bits, symmetric), top_code(bits)
     scale, zero_point = _affine(low, high, bits, symmetric, scale_dtype, step)
     best = (torch.full_like(low, torch.inf), torch.ones_like(low), scale.float(), zero_point)
 
-    def attempt(factor):
+    def attempt(factor: torch.Tensor) -> None:
         scale, middle = _affine(low * factor, high * factor, bits, symmetric, scale_dtype, step)
         for shift in (0, -step, step) if bits == 2 and not symmetric else (0,):
-            keep_better(
-                groups,
-                importance,
-                top,
-                (factor, scale.float(), (middle + shift).clamp_(0, top)),
-                best,
-            )
+            trial = (factor, scale.float(), (middle + shift).clamp_(0, top))
+            kernels.of(groups).keep_better(groups, importance, top, trial, best)
 
     for factor in COARSE:
         attempt(torch.full_like(low, factor))
@@ -139,7 +137,14 @@ def _search(groups, low, high, bits, symmetric, importance, scale_dtype):
     return (best[2] * stretch).to(scale_dtype), best[3]
 
 
-def _affine(low, high, bits, symmetric, scale_dtype, step):
+def _affine(
+    low: torch.Tensor,
+    high: torch.Tensor,
+    bits: float,
+    symmetric: bool,
+    scale_dtype: torch.dtype,
+    step: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Grid from low to high, the zero point a multiple of `step`."""
     top = top_code(bits)
     span = 2 * torch.maximum(-low, high) if symmetric else high - low

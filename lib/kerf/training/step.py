@@ -1,118 +1,104 @@
-"""The reconstruct stage: a quantized or pruned candidate in, the same out with what it has left learned anew."""
+"""The reconstruct step: a quantized or pruned candidate in, the same candidate with its remaining parameters trained out."""
 
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from kerf.calibration.candidate import StepContext, make_candidate
 from kerf.config import Calibration, Reconstruct
-from kerf.core.cache import artifact, meta
+from kerf.core.cache import meta
 from kerf.core.errors import refuse
-from kerf.core.memory import peak_rss_bytes, reset_peak_rss
-from kerf.data import corpora
 from kerf.models import architecture, families, manifest, registry
 from kerf.tensors import parquet
+from kerf.tensors.quantized import Quantized
+from kerf.training import blockwise, training_data
 
 
 def reconstruct(
-    model: str,
-    step: Reconstruct,
-    calibration: Calibration,
-    source: str | Path = "",
+    model: str, step: Reconstruct, calibration: Calibration, source: Path | str | None = None
 ) -> Path:
-    """Directory of the candidate that `step` makes of the quantized or pruned candidate `source`.
+    """Directory of the candidate that training makes of the quantized or pruned candidate `source`.
 
-    Never worse than `source` on the text held back: where nothing was won, its weights are kept. Raises
-    InputError without such a source, and when the calibration text leaves nothing to hold back.
+    Never worse than `source` on held-out text: where training gained nothing, the weights of `source` are kept. Raises
+    InputError without a source, and when the calibration text leaves nothing to hold out.
     """
     if not source:
-        raise refuse(
-            "reconstruct",
-            "first",
-            "a step after quantize or prune: there is nothing to reconstruct yet",
-        )
+        accepted = "a step after quantize or prune: there is nothing to reconstruct yet"
+        raise refuse("reconstruct", "first", accepted)
     registry.check_kind(model, "reconstruct", "encoder", "causal")
     families.of(registry.resolve(model)).check_held_back(registry.resolve(model), calibration)
-    source = Path(source)
-    key = {
-        "step": step.model_dump(),
-        "calibration": calibration.model_dump(),
-        "texts": corpora.digest(calibration.texts),
-    }
-    key |= {
-        "source": registry.weights_digest(source),
-        "model": registry.weights_digest(registry.resolve(model)),
-    }
-    return artifact(
-        "candidate", key, lambda folder: _make(folder, model, step, calibration, source)
-    )
+    context = StepContext("reconstruct", model, step, calibration, Path(source))
+    return make_candidate(context, _make)
 
 
-def _make(folder, model, step, calibration, source) -> dict:
-    import torch
-
-    from kerf.training import blockwise, training_data
-
-    reset_peak_rss()
-    clock = time.perf_counter()
-    opened, original = registry.load(source), registry.open_model(model)
-    given = training_data.gather(original, calibration, step.augmentation_factor)
-    stored = dict(parquet.read_tensors(source / parquet.WEIGHTS))
-    start, rows = given.loss(opened), []
+def _make(context: StepContext, folder: Path) -> dict:
+    source, step = context.origin, context.step
+    opened, original = context.open(), registry.open_model(context.model)
     net = registry.network(opened)
-    card = manifest.verify(source)
-    weights = _learnable(net, stored, any("prune" in each for each in card["steps"]))
+    data = training_data.gather(original, context.calibration, step.augmentation_factor)
+    stored = dict(parquet.read_tensors(source / parquet.WEIGHTS))
+    blocks: list[dict] = []
+    before = data.loss(opened)
+    pruned = any("prune" in earlier for earlier in context.steps_before)
     learned = blockwise.reconstruct(
-        net, registry.network(original), weights, given, step, calibration.seed, _report(rows)
+        net,
+        registry.network(original),
+        _trainable(net, stored, pruned),
+        data,
+        step,
+        context.calibration.seed,
+        _reporter(blocks),
     )
-    kept = {name: value.dtype for name, value in stored.items() if isinstance(value, torch.Tensor)}
-    found = {name: value for name, value in net.state_dict().items() if name in kept}
-    for name, value in found.items():  # what is measured is what will be stored
-        value.copy_(value.to(kept[name]))
-    end = given.loss(opened)
-    if end < start:
-        stored |= {name: value.to(kept[name]) for name, value in found.items()}
+    state = net.state_dict()
+    floats = {
+        name: value
+        for name, value in stored.items()
+        if name in state and isinstance(value, torch.Tensor)
+    }
+    for name, value in floats.items():  # measured with the dtype that will be stored
+        state[name].copy_(state[name].to(value.dtype))
+    after = data.loss(opened)
+    if after < before:
+        stored |= {name: state[name].to(value.dtype) for name, value in floats.items()}
         stored |= {f"{name}.weight": value for name, value in learned.items()}
-    steps = [*card["steps"], {"reconstruct": step.model_dump()}]
-    card = {key: card[key] for key in ("model", "kind", "class")}
-    manifest.write_candidate(folder, source, stored, {**card, "steps": steps})
+    manifest.write_candidate(folder, source, stored, context.card(net))
+    result = meta(source)["result"]
     return {
-        "model": model,
-        "steps": steps,
-        "compress_seconds": time.perf_counter() - clock,
-        "compress_peak_rss_bytes": peak_rss_bytes(),
-        **{name: meta(source)["result"].get(name, 0.0) for name in ("linear_bits", "sparsity")},
-        "blocks": rows,
+        "linear_bits": result.get("linear_bits", 0.0),
+        "sparsity": result.get("sparsity", 0.0),
+        "blocks": blocks,
         "held_back": {
-            "texts": given.held,
-            "loss": given.measure,
-            "before": start,
-            "after": end,
-            "kept": end < start,
+            "texts": data.held,
+            "loss": data.measure,
+            "before": before,
+            "after": after,
+            "kept": after < before,
         },
-        **manifest.size(folder),
     }
 
 
-def _learnable(net, stored: dict, sparse: bool) -> dict:
-    """Quantized weights by layer, and of a pruned network (`sparse`) the float ones of linear layers.
+def _trainable(net: Any, stored: dict, pruned: bool) -> dict:
+    """Quantized weights by layer, and of a pruned network the float weights of linear layers.
 
-    Word embeddings that are, or stand beside, a head stay: they decide every token.
+    Word embeddings of a network with an output head are left out: they affect every token.
     """
-    from kerf.tensors.quantized import Quantized
-
-    apart = architecture.embeddings(net) if net.get_output_embeddings() is not None else {}
+    fixed = architecture.embeddings(net) if net.get_output_embeddings() is not None else {}
+    linears = architecture.linears(net) if pruned else {}
     layers = {name.removesuffix(".weight"): value for name, value in stored.items()}
-    pruned = architecture.linears(net) if sparse else {}
     return {
-        n: value
-        for n, value in layers.items()
-        if isinstance(value, Quantized) and n not in apart or n in pruned
+        name: value
+        for name, value in layers.items()
+        if (isinstance(value, Quantized) and name not in fixed) or name in linears
     }
 
 
-def _report(rows: list[dict]):
-    def report(**row) -> None:
+def _reporter(rows: list[dict]) -> Callable[..., None]:
+    text = "{block}: error on held-out text {before:.4f} -> {after:.4f}, {steps} steps, {seconds:.0f} s"
+
+    def report(**row: Any) -> None:
         rows.append(row)
-        said = "{block}: error on held-back text {before:.4f} -> {after:.4f}, {steps} steps, {seconds:.0f} s"
-        print(said.format(**row), flush=True)
+        print(text.format(**row), flush=True)
 
     return report

@@ -12,7 +12,7 @@ from kerf.calibration import activations, hessian
 from kerf.config import METHODS, STEPS, Calibration, parse
 from kerf.core.errors import refuse
 from kerf.models import architecture, families, registry
-from kerf.quantize.layers import one_layer
+from kerf.quantize.compress import one_layer
 from kerf.tensors import masks, parquet
 from kerf.tensors.quantized import Quantized
 
