@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from memory import anonymous_peak
 
 import kerf
 from kerf import pipeline
 from kerf.config import Calibration, Evaluation
-from kerf.core.memory import anonymous_peak
 from kerf.evaluate import causal, causal_inference
 
 MODEL, STEP = "smollm2", {"quantize": {"method": "rtn", "bits": 4, "group_size": 64}}

@@ -14,8 +14,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from kerf.core.memory import anonymous_bytes
 
 SMALL = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -46,13 +50,31 @@ def write_model(folder: Path, layers: int, sizes: dict) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
+def anonymous_peak(work: Callable[[], object]) -> int:
+    """Peak increase of anonymous memory while work() runs, in bytes. Linux only."""
+    before, stop = anonymous_bytes(), threading.Event()
+    samples = [before]
+
+    def watch() -> None:
+        while not stop.wait(0.003):
+            samples.append(anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        stop.set()
+        watcher.join()
+    return max(samples) - before
+
+
 def measured(model: str, samples: int, bits: int, length: int) -> None:
     """Quantize in this process, and print the peak of anonymous memory above what imports took, in bytes."""
     import sentence_transformers  # noqa: F401  imports are not what is measured
 
     from kerf import pipeline
     from kerf.config import Calibration
-    from kerf.core.memory import anonymous_peak
     from kerf.tensors import numba_kernels  # noqa: F401  compiled before anything is measured
 
     clock = time.perf_counter()

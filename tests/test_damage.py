@@ -265,7 +265,7 @@ def test_what_a_kernel_found_damaged_is_told_by_the_run(tmp_path, capsys):
     (tmp_path / "x.ipynb").write_text(
         json.dumps({"cells": [{"source": "# text"}, {"outputs": outputs}]})
     )
-    notebook_stage._pass_on(tmp_path / "x.ipynb")
+    notebook_stage._repeat_notices(tmp_path / "x.ipynb")
     assert capsys.readouterr().err == told[0]
 
 

@@ -185,7 +185,7 @@ def test_a_whole_candidate_answers_for_its_own_model_and_choice_alone(house, tin
         (object(), panel.choice(), False),
     ):
         panel.whole = subject, choice, panel.subject.opened
-        assert ("all layers cut" in panel._answered(panel.wish()[2], cut)) == shown
+        assert ("all layers cut" in panel._outputs_html(panel.wish()[2], cut)) == shown
 
 
 def test_a_model_that_does_not_open_leaves_the_one_that_is_there(house, tiny):

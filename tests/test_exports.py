@@ -7,8 +7,9 @@ from huggingface_hub import ModelCard
 from support.exports import BROKEN, entry, gate, row, run
 
 from kerf.workbench.report import exports
-from kerf.workbench.report.known_issues import issues, plain, untested
-from kerf.workbench.report.release import checklist
+from kerf.workbench.report.exports import checklist
+from kerf.workbench.report.known_issues import issues, untested
+from kerf.workbench.report.text_format import plain
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_issues_are_those_of_the_figures():
         "takes more memory",
         "within measurement noise",
         "no speed",
-        "no gate asks for it",
+        "no gate judges it",
     ):
         assert words in text.lower(), words
     quiet = entry(
@@ -130,7 +131,7 @@ def test_issues_are_those_of_the_figures():
         kernel="real",
         metrics=[row("cosine_mean", 0.91, 0.905, 0.92, noise=(0.98, 1.0))],
     )
-    assert "less than the baseline differs from itself" in issues(noisy)[0]
+    assert "less than the difference between two measurements of the baseline" in issues(noisy)[0]
 
 
 def test_what_was_not_tested_follows_from_what_was():

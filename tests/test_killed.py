@@ -76,12 +76,12 @@ def test_what_was_killed_is_tried_once_more_and_what_fails_is_not(staged, scene)
 
 
 def test_a_server_that_died_between_stages_or_answers_no_more_is_started_again(staged, monkeypatch):
-    nursery = notebook_stage._nursery()
-    nursery.kernel_command()
-    nursery.process.kill()
-    nursery.process.wait()
+    server = notebook_stage._forkserver()
+    server.kernel_command()
+    server.process.kill()
+    server.process.wait()
     assert staged("'after a death'")[0].result.is_dir()
-    frozen = nursery.process
+    frozen = server.process
 
     frozen.send_signal(signal.SIGSTOP)
     monkeypatch.setattr(kernel_forkserver, "ANSWER_SECONDS", 1.0)
@@ -91,12 +91,12 @@ def test_a_server_that_died_between_stages_or_answers_no_more_is_started_again(s
 
 def test_a_server_that_does_not_get_ready_is_given_up(monkeypatch):
     monkeypatch.setattr(kernel_forkserver, "READY_SECONDS", 0.1)
-    nursery = kernel_forkserver.KernelForkserver()
+    server = kernel_forkserver.KernelForkserver()
     with pytest.raises(RuntimeError, match="did not start"):
-        nursery.kernel_command()
-    assert nursery.process is None
-    nursery.close()
-    assert not nursery.folder.exists()
+        server.kernel_command()
+    assert server.process is None
+    server.close()
+    assert not server.folder.exists()
 
 
 def test_who_asks_a_silent_server_for_a_kernel_ends(tmp_path):
@@ -119,9 +119,9 @@ def test_who_asks_a_silent_server_for_a_kernel_ends(tmp_path):
 def test_the_server_and_its_folder_end_with_whoever_was_killed():
     code = """import os, signal
 from kerf.workbench.run.kernel_forkserver import KernelForkserver
-nursery = KernelForkserver()
-nursery.kernel_command()
-print(nursery.process.pid, nursery.folder, flush=True)
+server = KernelForkserver()
+server.kernel_command()
+print(server.process.pid, server.folder, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)"""
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False

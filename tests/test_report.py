@@ -137,7 +137,7 @@ def test_sparsity_by_layer_is_drawn_where_something_is_gone():
     drawn = svg.by_layer(
         {"pruned": rows, "whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity"
     )
-    assert "Share that is gone of each layer. pruned: largest 0.6; whole: largest 0." in drawn
+    assert "Share of zeros of each layer. pruned: largest 0.6; whole: largest 0." in drawn
     assert svg.by_layer({"whole": [{**row, "sparsity": 0.0} for row in rows]}, "sparsity") == ""
     assert (
         svg.by_layer({"old": [{"name": row["name"], "error": 0.1} for row in rows]}, "sparsity")

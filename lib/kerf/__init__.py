@@ -1,12 +1,15 @@
 """Kerf measures what compressing a model costs.
 
-The path through the library, bottom to top: `models` and `data` say what is compressed and on which text; `calibration`
-looks at the inputs of every layer; `quantize`, `prune` and `training` compress; `tensors` stores the result; `evaluate`
-compares it with the baseline and judges. `pipeline` dispatches the steps; `workbench` runs notebooks and writes reports.
+The packages, bottom to top: `models` and `data` open the model and the texts; `calibration` records the inputs of every
+layer; `quantize`, `prune` and `training` compress; `tensors` stores the result; `evaluate` compares it with the baseline
+and applies gates; `pipeline` dispatches the steps; `workbench` runs notebooks and writes reports.
 """
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
-# Lazy, so that `import kerf` (and with it every command-line refusal) does not wait for torch.
+# Imported on first use, so that `import kerf`, and with it every command-line refusal, does not wait for torch.
 _PUBLIC = {
     "compare": "kerf.api",
     "compress": "kerf.api",
@@ -18,9 +21,7 @@ _PUBLIC = {
 __all__ = ["compare", "compress", "embedder", "load", "open_model", "reranker"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'kerf' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_PUBLIC[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m kerf` is `kerf`."""
+"""`python -m kerf`: the same as `kerf`."""
 
 import sys
 

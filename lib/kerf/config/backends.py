@@ -1,6 +1,6 @@
-"""Backends by name: libraries that compute in INT8, INT4 or bfloat16, and the methods that each runs.
+"""Backends by name: libraries that compute in INT8, INT4 or bfloat16, and the methods that each of them runs.
 
-A new backend is a file with the functions that `kerf.backends` lists and an entry here, or an entry point `kerf.backends`.
+A new backend is a file with the functions that `kerf.backends` lists and an entry below, or an entry point `kerf.backends`.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from kerf.core.registry import Registry
 
 @dataclass(frozen=True)
 class Backend:
-    """A library. module: where its functions stand; methods: those of `quantize` steps that it runs; opener: a function of a
-    candidate's directory and its manifest to the model that a service calls."""
+    """A library. module: the module of its functions; methods: the methods of `quantize` steps that it runs.
+
+    opener: a function from a candidate's directory and its manifest to the model that a service calls."""
 
     name: str
     module: str
@@ -28,13 +29,16 @@ BACKENDS = Registry(
 )
 
 
+def module_of(function: Callable | str) -> str:
+    """The module of a function or of "module:function"."""
+    return function.partition(":")[0] if isinstance(function, str) else function.__module__
+
+
 def modules(name: str) -> list[str]:
-    """Where the functions of a backend stand."""
-    entry = BACKENDS[name]
-    opener = entry.opener if isinstance(entry.opener, str) else entry.opener.__module__
-    return [entry.module, opener.partition(":")[0]]
+    """The modules of a backend."""
+    return [BACKENDS[name].module, module_of(BACKENDS[name].opener)]
 
 
 def libraries(method: str) -> list[str]:
     """Names of the backends that run a method."""
-    return [name for name, each in BACKENDS.items() if method in each.methods]
+    return [name for name, backend in BACKENDS.items() if method in backend.methods]

@@ -1,5 +1,6 @@
-"""The keys of a kind of step whose `method` decides which keys there are: a discriminated union that other packages can add to."""
+"""Kinds of steps whose `method` decides which keys they have: a discriminated union that other packages can extend."""
 
+from collections import ChainMap
 from collections.abc import Mapping
 
 from pydantic.fields import FieldInfo
@@ -7,7 +8,7 @@ from pydantic.fields import FieldInfo
 from kerf.config.base import Parameters
 from kerf.core.errors import listed, nearest, one_of, refuse
 
-# Names that keys and methods had in experiments; manifests and the history still have them.
+# Former names of keys and methods, which manifests and the history still have.
 OLD_KEYS = {
     "floor": "min_cosine",
     "compute": "compute_dtype",
@@ -22,7 +23,7 @@ OLD_METHODS = {"weights": "weight_only"}
 class ByMethod:
     """A kind of step: `methods` (name -> an entry with its `parameters`), the first of which is the default.
 
-    pydantic's own discriminated unions are closed when they are written; methods come by entry points, too.
+    A discriminated union of pydantic is closed when it is defined, but entry points add methods later.
     """
 
     def __init__(self, methods: Mapping) -> None:
@@ -33,45 +34,39 @@ class ByMethod:
         """The method of a step that names none."""
         return next(iter(self.methods))
 
-    def type_of(self, values: object, path: str = "") -> type[Parameters]:
-        """The type of the keys of a step. Raises InputError for an unknown method, an old name apart with the new one."""
-        method = values.get("method", self.default) if isinstance(values, dict) else self.default
-        at = f"{path}.method" if path else "method"
-        if isinstance(method, str) and method in OLD_METHODS and method not in self.methods:
-            raise refuse(at, method, f"{OLD_METHODS[method]}, which it is called now")
-        if not isinstance(method, str) or method not in self.methods:
-            raise refuse(at, method, one_of(method, self.methods))
-        return self.methods[method].parameters
-
     @property
-    def model_fields(self) -> dict[str, FieldInfo]:
-        """Every key that any method has."""
-        return {
-            key: field
-            for entry in reversed(list(self.methods.values()))
-            for key, field in entry.parameters.model_fields.items()
-        }
+    def model_fields(self) -> Mapping[str, FieldInfo]:
+        """The keys of all methods; of a key that several methods have, the field of the first one."""
+        return ChainMap(*(entry.parameters.model_fields for entry in self.methods.values()))
 
-    def methods_with(self, key: str) -> list[str]:
-        """Methods that have a key."""
-        return [
-            name for name, entry in self.methods.items() if key in entry.parameters.model_fields
-        ]
+    def type_of(self, values: dict, path: str) -> type[Parameters]:
+        """The type of a step's keys. Raises InputError for an unknown method, and names the new name of a renamed one."""
+        method = values.get("method", self.default)
+        if isinstance(method, str) and method in self.methods:
+            return self.methods[method].parameters
+        if isinstance(method, str) and method in OLD_METHODS:
+            raise refuse(f"{path}.method", method, f"{OLD_METHODS[method]}, which it is called now")
+        raise refuse(f"{path}.method", method, one_of(method, self.methods))
 
-    def unknown(self, key: str, type_: type[Parameters]) -> str:
-        """What is accepted in the place of a key that `type_` does not have."""
-        elsewhere = self.methods_with(key)
-        if elsewhere:
-            return f"no key of method {type_.model_fields['method'].default}; {listed(elsewhere, 'and')} {'has' if len(elsewhere) == 1 else 'have'} it"
-        return f"no such key; {nearest(key, type_.model_fields)}"
+
+def accepted_key(key: str, kind: type[Parameters] | ByMethod, keys: type[Parameters]) -> str:
+    """What a refusal names as accepted instead of `key`, which `keys`, the type of a step of `kind`, does not have."""
+    if OLD_KEYS.get(key) in kind.model_fields:
+        return f"{OLD_KEYS[key]}, which it is called now"
+    if not isinstance(kind, ByMethod) or key not in kind.model_fields:
+        return f"no such key; {nearest(key, keys.model_fields)}"
+    others = [name for name, entry in kind.methods.items() if key in entry.parameters.model_fields]
+    verb = "has" if len(others) == 1 else "have"
+    method = keys.model_fields["method"].default
+    return f"no key of method {method}; {listed(others, 'and')} {verb} it"
 
 
 def renamed(step: dict) -> dict:
-    """A step of a manifest or of the history, {kind: values}, with today's names of keys and methods."""
-    return {
-        kind: {
-            OLD_KEYS.get(key, key): OLD_METHODS.get(value, value) if key == "method" else value
-            for key, value in (values or {}).items()
-        }
-        for kind, values in step.items()
-    }
+    """A step {kind: values} of a manifest or of the history, with the present names of keys and methods."""
+    current = {}
+    for kind, values in step.items():
+        keys = {OLD_KEYS.get(key, key): value for key, value in (values or {}).items()}
+        if "method" in keys:
+            keys["method"] = OLD_METHODS.get(keys["method"], keys["method"])
+        current[kind] = keys
+    return current

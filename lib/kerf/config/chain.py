@@ -1,148 +1,102 @@
-"""Chains of steps: what may follow what, and how a refusal names the first wrong value."""
+"""Validation of steps: of their keys, of their order, and of keys that have to fit the shapes of a model's layers."""
 
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 
-from kerf.config.base import Parameters
-from kerf.config.by_method import OLD_KEYS, ByMethod
+from kerf.config.base import Parameters, StepParameters
+from kerf.config.by_method import OLD_KEYS, ByMethod, accepted_key
 from kerf.config.methods import METHODS, PRUNING_METHODS, STEPS
-from kerf.config.prune import Prune
-from kerf.config.quantize import Quantize
 from kerf.core.errors import InputError, listed, nearest, refuse
+
+EXAMPLE = "one kind of step with its values, as in {quantize: {bits: 4}}"
+DEPTH_LAST = "the last step: a later step would not find the blocks by their names"
+KERNEL_LAST = "the last step: the layers of a real kernel cannot be changed any more"
+FIRST_ALONE = "none: `sparsity` is only allowed in the first step; add a prune step instead"
 
 
 def check_chain(steps: list[dict], path: str) -> None:
-    """Refuse a chain whose steps, each one kind with its values, cannot follow one another."""
+    """Raise InputError for a chain of steps, each {kind: values}, whose order is not possible."""
     for number, step in enumerate(steps, 1):
         if not isinstance(step, dict) or not step or not set(step) <= set(STEPS):
-            raise refuse(
-                f"{path}.{number}",
-                step,
-                f"one kind of step with its values, as in {{quantize: {{bits: 4}}}}; kinds: {', '.join(STEPS)}",
-            )
+            raise refuse(f"{path}.{number}", step, f"{EXAMPLE}; kinds: {', '.join(STEPS)}")
     pairs = [pair for step in steps for pair in step.items()]
     for number, (kind, values) in enumerate(pairs, 1):
         values = values if isinstance(values, dict) else {}
-        method = str(values.get("method"))
-        if number < len(pairs) and kind == "prune" and method == "depth":
-            raise refuse(
-                f"{path}.{number}.method",
-                "depth",
-                "the last step: what comes after would not find the blocks by their names",
-            )
-        if number > 1 and kind == "quantize" and values.get("sparsity") is not None:
-            raise refuse(
-                f"{path}.{number}.sparsity",
-                values["sparsity"],
-                "none: `sparsity` is only allowed in the first step; add a prune step instead",
-            )
-        if (
-            number < len(pairs)
-            and kind == "quantize"
-            and method in METHODS
-            and METHODS[method].kernel
-        ):
-            raise refuse(
-                f"{path}.{number}.method",
-                method,
-                "the last step: what a kernel runs is not changed any more",
-            )
-        if kind == "reconstruct" and not {"quantize", "prune"} & {
-            kind for kind, _ in pairs[: number - 1]
-        }:
-            raise refuse(f"{path}.{number}", kind, "a step after quantize or prune")
+        method, sparsity = str(values.get("method")), values.get("sparsity")
+        place, last = f"{path}.{number}", number == len(pairs)
+        if kind == "quantize":
+            if number > 1 and sparsity is not None:
+                raise refuse(f"{place}.sparsity", sparsity, FIRST_ALONE)
+            if not last and method in METHODS and METHODS[method].kernel:
+                raise refuse(f"{place}.method", method, KERNEL_LAST)
+        if kind == "prune" and method == "depth" and not last:
+            raise refuse(f"{place}.method", method, DEPTH_LAST)
+        before = {kind for kind, _ in pairs[: number - 1]}
+        if kind == "reconstruct" and not before & {"quantize", "prune"}:
+            raise refuse(place, kind, "a step after quantize or prune")
 
 
-def parse(kind: type[Parameters] | ByMethod, values: object, path: str) -> Parameters:
-    """Validate `values`; InputError names the full path of the first wrong one."""
+def parse(kind: type[Parameters] | ByMethod, values: object, path: str) -> Any:
+    """Validate the keys of a section or step. Raises InputError with the full path of the first wrong one."""
     if not isinstance(values, dict):
         raise refuse(path, values, f"keys and values; accepted: {', '.join(kind.model_fields)}")
-    chosen = kind.type_of(values, path) if isinstance(kind, ByMethod) else kind
+    keys = kind.type_of(values, path) if isinstance(kind, ByMethod) else kind
     for key in values:
-        if key not in chosen.model_fields:
-            raise refuse(f"{path}.{key}", values[key], _unknown(str(key), kind, chosen))
+        if key not in keys.model_fields:
+            raise refuse(f"{path}.{key}", values[key], accepted_key(str(key), kind, keys))
     try:
-        return chosen.model_validate(values)
-    except ValidationError as error:
-        raise _refusal(chosen, error, path) from None
-
-
-def _unknown(key: str, kind: type[Parameters] | ByMethod, chosen: type[Parameters]) -> str:
-    """What is accepted in the place of a key that is none."""
-    if OLD_KEYS.get(key) in kind.model_fields:
-        return f"{OLD_KEYS[key]}, which it is called now"
-    return (
-        kind.unknown(key, chosen)
-        if isinstance(kind, ByMethod)
-        else f"no such key; {nearest(key, chosen.model_fields)}"
-    )
-
-
-def fields_of(key: str) -> list[FieldInfo]:
-    """The fields of a key, of every kind of step and every method that has it."""
-    types = [
-        entry.parameters for methods in (METHODS, PRUNING_METHODS) for entry in methods.values()
-    ]
-    types += [kind for kind in STEPS.values() if not isinstance(kind, ByMethod)]
-    return [each.model_fields[key] for each in types if key in each.model_fields]
+        return keys.model_validate(values)
+    except ValidationError as errors:
+        first = errors.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        raise InputError(f"{path}.{cause}")
+    key = str(first["loc"][0])
+    accepted = keys.model_fields[key].description or str(first["msg"])
+    if first["type"] == "missing":
+        raise InputError(f"{path}.{key} is missing: {accepted}")
+    raise refuse(f"{path}.{key}", first["input"], accepted)
 
 
 def check_value(key: str, value: object, path: str) -> None:
-    """Refuse a value that no kind of step takes for `key`, and a key that none has."""
-    fields = fields_of(key)
+    """Raise InputError for a key that no kind of step has, and for a value that none of them accepts."""
+    kinds = [entry.parameters for entry in (*METHODS.values(), *PRUNING_METHODS.values())]
+    kinds += [kind for kind in STEPS.values() if not isinstance(kind, ByMethod)]
+    fields = [kind.model_fields[key] for kind in kinds if key in kind.model_fields]
+    if not fields and key in OLD_KEYS:
+        raise refuse(path, value, f"{OLD_KEYS[key]}, which it is called now")
     if not fields:
-        known = {name for kind in STEPS.values() for name in kind.model_fields}
-        accepted = (
-            f"{OLD_KEYS[key]}, which it is called now"
-            if key in OLD_KEYS
-            else f"no such key of a step; {nearest(key, {*known, 'candidate'})}"
-        )
-        raise refuse(path, value, accepted)
-    for field in fields:
-        try:
-            return TypeAdapter(Annotated[field.annotation, field]).validate_python(
-                value, strict=True
-            )
-        except ValidationError:
-            continue
-    said = dict.fromkeys(field.description for field in fields if field.description)
-    raise refuse(path, value, " or ".join(said) or listed((*METHODS, *PRUNING_METHODS)))
-
-
-def _refusal(kind: type[Parameters], error: ValidationError, path: str) -> InputError:
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, InputError):
-        return InputError(f"{path}.{cause}")
-    key = str(first["loc"][0])
-    if first["type"] == "missing":
-        return InputError(f"{path}.{key} is missing: {kind.model_fields[key].description}")
-    field = kind.model_fields[key]
-    return refuse(f"{path}.{key}", first["input"], field.description or str(first["msg"]))
+        known = {name for kind in kinds for name in kind.model_fields}
+        raise refuse(path, value, f"no such key of a step; {nearest(key, {*known, 'candidate'})}")
+    types: Any = Union[tuple(Annotated[field.annotation, field] for field in fields)]  # noqa: UP007
+    try:
+        TypeAdapter(types).validate_python(value, strict=True)
+    except ValidationError:
+        descriptions = dict.fromkeys(field.description for field in fields if field.description)
+        accepted = " or ".join(descriptions) or listed((*METHODS, *PRUNING_METHODS))
+        raise refuse(path, value, accepted) from None
 
 
 def check_divides(group_size: int, linears: dict[str, list[int]], path: str) -> None:
-    """Refuse a group size that does not divide every layer's columns; offer those that do."""
-    bad = next((name for name, (_, columns) in linears.items() if columns % group_size), None)
-    if bad:
-        columns = {columns for _, columns in linears.values()}
-        fits = [
-            size for size in range(4, min(columns) + 1, 2) if not any(c % size for c in columns)
-        ]
-        offered = ", ".join(map(str, fits)) or "none: use granularity channel"
-        raise refuse(
-            path,
-            group_size,
-            f"a divisor of the {linears[bad][1]} columns of {bad}; these divide: {offered}",
-        )
+    """Raise InputError, with the sizes that fit, for a group size that does not divide every layer's columns.
 
-
-def check_pattern(step: Quantize | Prune, linears: dict[str, list[int]]) -> None:
-    """Refuse a pattern N:M whose M does not divide every layer's columns."""
+    linears: [rows, columns] of every layer by name.
+    """
+    widths = {columns for _, columns in linears.values()}
     for name, (_, columns) in linears.items():
-        if step.pattern and columns % step.nm_pattern()[1]:
-            raise refuse(
-                "pattern", step.pattern, f"N:M with M a divisor of the {columns} columns of {name}"
-            )
+        if columns % group_size:
+            sizes = range(4, min(widths) + 1, 2)
+            fitting = [str(size) for size in sizes if not any(width % size for width in widths)]
+            offer = ", ".join(fitting) or "none: use granularity channel"
+            accepted = f"a divisor of the {columns} columns of {name}; these divide: {offer}"
+            raise refuse(path, group_size, accepted)
+
+
+def check_pattern(step: StepParameters, linears: dict[str, list[int]]) -> None:
+    """Raise InputError for a pattern N:M whose M does not divide every layer's columns."""
+    pattern = step.nm_pattern()
+    for name, (_, columns) in linears.items():
+        if pattern and columns % pattern[1]:
+            accepted = f"N:M with M a divisor of the {columns} columns of {name}"
+            raise refuse("pattern", step.pattern, accepted)

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, paths, the cache, files, child processes. Nothing here knows of models."""
+"""The foundation of all other packages: errors, paths, the cache, files, child processes. It knows nothing of models."""

@@ -1,4 +1,4 @@
-"""The one way to write a file that others may read: aside, and then renamed, so that it is the old one or the new one, whole."""
+"""Atomic writes: a file is written under another name and renamed, so that readers see the old or the new one, whole."""
 
 import json
 import os
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kerf.core.errors import of_page
+from kerf.core.errors import escaped_lines
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A file to write into, which takes the place of `path` at the end, and is gone after an error."""
+    """A temporary file that replaces `path` at the end; after an error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -23,14 +23,14 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Write text that people open: control characters as escapes, UTF-8."""
+    """Write text that people open, as UTF-8 with control characters as escapes."""
     with aside(path) as part:
-        part.write_text(of_page(text), encoding="utf-8")
+        part.write_text(escaped_lines(text), encoding="utf-8")
     return path
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON; NaN is an error, since JSON has none."""
+    """Write JSON. Raises ValueError for NaN and infinity, which JSON does not have."""
     with aside(path) as part:
         part.write_text(json.dumps(value, indent=1, allow_nan=False))
 

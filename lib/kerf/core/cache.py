@@ -1,9 +1,8 @@
-"""Finished work, kept by content: the same inputs, code and packages give the same folder back.
+"""A cache of finished work by content: the same inputs, code and packages give the same folder.
 
-An artifact is a folder `data/cache/<kind>-<key>/` with a `meta.json` that says what it was made from,
-when, and how long it took, with the sha256 of every file and of itself. It appears whole or not at all (written aside, then
-renamed), so a killed process leaves nothing that a later one could mistake for finished work. Nothing is served
-unseen: what is not as it was written is named on standard error, removed, and made again.
+An artifact is a folder `data/cache/<kind>-<key>/`. Its `meta.json` holds what it was made from, when and how long that took,
+and the sha256 of every file and of itself. It is written aside and renamed, so a killed process leaves no partial artifact,
+and verified before it is used: a damaged one is reported on standard error, removed and made again.
 """
 
 import contextlib
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from kerf.core import code as sources
 from kerf.core import device, digests
@@ -28,20 +28,12 @@ from kerf.core.scratch import scratch
 
 META = "meta.json"
 HANDOVER = "handover.json"
-NOTICE = "kerf: cache: "  # how a line on standard error begins that names what was damaged
+NOTICE = "kerf: cache: "  # the prefix of a line on standard error that names a damaged artifact
 PARTS = {"kind", "key", "run", "started", "finished", "seconds", "result", "files"}  # of meta.json
-
-# Packages that can change a number.
+# Packages whose version can change a number.
 PACKAGES = (
-    "torch",
-    "transformers",
-    "sentence-transformers",
-    "tokenizers",
-    "numpy",
-    "scipy",
-    "pyarrow",
-    "openvino",
-    "onnxruntime",
+    *("torch", "transformers", "sentence-transformers", "tokenizers"),
+    *("numpy", "scipy", "pyarrow", "openvino", "onnxruntime"),
 )
 
 
@@ -53,35 +45,34 @@ def artifact(
     also: Iterable[str] = (),
     anywhere: bool = False,
 ) -> Path:
-    """Folder of the artifact, made by `make(folder)` unless it is there.
+    """Folder of an artifact; `make(folder)` fills it unless the cache has it.
 
-    `key`: everything the content depends on, as JSON. The module of `make` and all that it imports are part of the key
-    (`kerf.core.code`), and `also`: modules that it finds by a registry; `code`: modules or files instead of all of these.
-    `anywhere`: reuse results made on another CPU or thread count; for a model, which
-    has to be one and the same wherever it is measured. What `make` returns is kept in meta.json under "result". With
-    KERF_FRESH set to a time (ISO 8601), artifacts finished before it are made again.
+    Args:
+        key: everything that the content depends on, as JSON. The code of `make`'s module with all that it imports
+            (`kerf.core.code`), the versions of `PACKAGES` and the machine are added.
+        make: writes the files and returns what meta.json keeps under "result".
+        code, also: modules or files whose code counts instead; modules whose code counts too.
+        anywhere: reuse results made on another CPU or thread count.
+
+    With KERF_FRESH set to a time (ISO 8601), artifacts finished before that time are made again.
     """
     roots = tuple(map(sources.root_of, code)) or (make.__module__, *also)
     key = {**key, "roots": roots, "code": sources.digest(roots), "packages": packages()}
     key |= {} if anywhere else {"machine": machine()}
-    key = json.loads(json.dumps(key))  # as meta.json will have it
+    key = json.loads(json.dumps(key))  # as meta.json will hold it
     folder = data_folder() / "cache" / _name(kind, key)
-    if _is_made(folder):
+    if _is_valid(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(f".{kind}-", folder.parent) as aside:
-        started, clock = now(), time.perf_counter()
-        result = make(aside)
         run = os.environ.get("KERF_RUN", "by hand")
-        stamp = {"kind": kind, "key": key, "run": run, "started": started, "finished": now()}
-        stamp |= {
-            "seconds": time.perf_counter() - clock,
-            "result": result or {},
-            "files": digests.digests(aside),
-        }
-        stamp = json.loads(json.dumps(stamp))
-        write_json(aside / META, {**stamp, "sha256": digest(stamp)})
-        if not _is_made(folder):  # by another process meanwhile, which may be reading it
+        content: dict[str, Any] = {"kind": kind, "key": key, "run": run, "started": now()}
+        clock = time.perf_counter()
+        content["result"] = make(aside) or {}
+        content |= {"finished": now(), "seconds": time.perf_counter() - clock}
+        content = json.loads(json.dumps(content | {"files": digests.digests(aside)}))
+        write_json(aside / META, {**content, "sha256": digest(content)})
+        if not _is_valid(folder):  # else another process made it meanwhile and may be reading it
             replace_folder(aside, folder)
     return folder
 
@@ -90,45 +81,47 @@ def _name(kind: str, key: dict) -> str:
     return f"{kind}-{digest(key)[:20]}"
 
 
-def _is_made(folder: Path) -> bool:
-    """Whether the artifact is there, whole and fresh enough. A damaged one is named on standard error and removed."""
-    if not os.path.lexists(folder):
+def _is_valid(folder: Path, stage: Path | None = None) -> bool:
+    """Whether the artifact exists, is intact and is fresh. A damaged one is reported on standard error and removed.
+
+    The artifact of a stage is valid only together with the artifact that its notebook published, `folder` if `stage` is given.
+    """
+    if not stage and not os.path.lexists(folder):
         return False
-    found = _damage(folder)
-    if not found:
-        with contextlib.suppress(InputError):  # another process has just moved it out of the way
-            return _is_fresh(folder)
-        return False
-    where, inode, wrong = found
-    if _inode(where) != inode:  # another process has put a new one in its place meanwhile
-        return _is_made(folder)
-    print(f"{NOTICE}{where.name}: {wrong}; it is made again", file=sys.stderr)
-    for each in {where, folder}:
-        _discard(each)
+    inode = _inode(folder)
+    try:
+        content = meta(folder)
+        if content["finished"] < os.environ.get("KERF_FRESH", ""):
+            return stage is not None
+        if _name(content["kind"], content["key"]) != folder.name:
+            raise InputError(f"{META} is that of another artifact")
+        if damage := digests.damage(folder, content["files"], [META]):
+            raise InputError(damage)
+        return HANDOVER not in content["files"] or _is_valid(published(folder), stage=folder)
+    except InputError as error:
+        if _inode(folder) != inode:  # another process has replaced it meanwhile
+            return _is_valid(folder, stage)
+        damage = str(error).removeprefix(f"{folder}/")
+    print(f"{NOTICE}{folder.name}: {damage}; it is made again", file=sys.stderr)
+    for damaged in {folder, stage or folder}:
+        with scratch(".old-", folder.parent) as old, contextlib.suppress(FileNotFoundError):
+            os.rename(damaged, old / damaged.name)
     return False
 
 
-def _is_fresh(folder: Path) -> bool:
-    return meta(folder)["finished"] >= os.environ.get("KERF_FRESH", "")
-
-
-def _damage(folder: Path) -> tuple[Path, int | None, str] | None:
-    """Which artifact is not as it was written, its inode, and what is wrong: this one, or the one that it handed over."""
-    inode = _inode(folder)
+def meta(folder: Path) -> dict:
+    """Content of an artifact's meta.json. Raises InputError if that file is missing or was edited."""
+    path = folder / META
     try:
-        said = meta(folder)
-        if not _is_fresh(folder):
-            return None  # it is not served in any case
-        wrong = (
-            "is that of another artifact" if _name(said["kind"], said["key"]) != folder.name else ""
-        )
-        wrong = wrong and f"{META} {wrong}" or digests.damage(folder, said["files"], [META])
-        handed = None if wrong or HANDOVER not in said["files"] else published(folder)
-    except InputError as refusal:
-        wrong = str(refusal).removeprefix(f"{folder}/")
-    if wrong:
-        return folder, inode, wrong
-    return _damage(handed) if handed else None
+        if path.is_symlink():
+            raise OSError
+        content = digests.read_json(path)
+        intact = content.pop("sha256") == digest(content) and content.keys() >= PARTS
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        raise InputError(f"{path} is missing or damaged") from None
+    if not intact:
+        raise InputError(f"{path} was edited after it was written (sha256 differs)")
+    return content
 
 
 def _inode(folder: Path) -> int | None:
@@ -137,38 +130,17 @@ def _inode(folder: Path) -> int | None:
     return None
 
 
-def _discard(folder: Path) -> None:
-    with scratch(".old-", folder.parent) as old, contextlib.suppress(FileNotFoundError):
-        os.rename(folder, old / folder.name)
-
-
-def meta(folder: Path) -> dict:
-    """What an artifact says of itself. Raises InputError when its meta.json is missing or was edited."""
-    path = folder / META
-    try:
-        if path.is_symlink():
-            raise OSError
-        said = digests.read_json(path)
-        own = said.pop("sha256")
-        whole = own == digest(said) and said.keys() >= PARTS
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
-        raise InputError(f"{path} is missing or damaged") from None
-    if not whole:
-        raise InputError(f"{path} was edited after it was written (sha256 differs)")
-    return said
-
-
 def publish(folder: Path) -> None:
-    """Note where a notebook's result lies in the file KERF_HANDOVER, for the runner; by hand, do nothing.
+    """Write the path of a notebook's result to the file KERF_HANDOVER, for the runner; without that variable, do nothing.
 
-    An environment variable and no parameter, since executed notebooks are sent to others.
+    The path is no parameter of the notebook, because executed notebooks are sent to other people.
     """
     if "KERF_HANDOVER" in os.environ:
         write_json(Path(os.environ["KERF_HANDOVER"]), {"artifact": str(folder)})
 
 
 def published(folder: Path) -> Path:
-    """The artifact that a notebook handed over, in the same cache. Raises InputError when it handed over none."""
+    """The artifact that a notebook published, in the same cache as `folder`. Raises InputError if it published none."""
     try:
         return folder.parent / Path(digests.read_json(folder / HANDOVER)["artifact"]).name
     except (OSError, ValueError, LookupError, TypeError):
@@ -176,7 +148,7 @@ def published(folder: Path) -> Path:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`; at every moment one of the two is whole."""
+    """Replace `target` by `new`; no reader ever sees a partial folder."""
     os.chmod(new, 0o755)
     with scratch(".old-", target.parent) as old:
         with contextlib.suppress(FileNotFoundError):
@@ -185,45 +157,45 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def now() -> str:
-    """UTC, ISO 8601 with microseconds; strings of it sort by time."""
+    """UTC as ISO 8601 with microseconds; such strings sort by time."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def digest(value: object) -> str:
-    """sha256 of a JSON value, whatever the order of its keys."""
+    """sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @cache
 def packages() -> dict[str, str]:
-    """Installed versions of the packages that can change a number; a kernel's library may be missing."""
-    found = {}
+    """Versions of those of `PACKAGES` that are installed."""
+    versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 @cache
 def machine() -> dict:
-    """Processor, threads and device: floating-point sums depend on them, and timings are of one machine only."""
-    model, flags = platform.processor() or platform.machine(), []
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                model = value.strip()
-            if name.strip() == "flags":
-                flags = sorted(
-                    f for f in value.split() if f.startswith(("avx", "amx", "fma", "sse4"))
-                )
-                break
-    found = {"node": platform.node(), "model": model, "flags": flags, "threads": threads()}
-    return found if device.current() == "cpu" else {**found, "device": device.current()}
+    """Processor, threads and device: floating-point sums depend on them, and timings hold for one machine only."""
+    processor, path = {}, Path("/proc/cpuinfo")
+    if path.is_file():
+        lines = path.read_text().partition("\n\n")[0].splitlines()  # of the first core
+        fields = (line.partition(":") for line in lines)
+        processor = {name.strip(): value.strip() for name, _, value in fields}
+    flags = processor.get("flags", "").split()
+    description = {
+        "node": platform.node(),
+        "model": processor.get("model name") or platform.processor() or platform.machine(),
+        "flags": sorted(f for f in flags if f.startswith(("avx", "amx", "fma", "sse4"))),
+        "threads": threads(),
+    }
+    name = device.current()
+    return description if name == "cpu" else {**description, "device": name}
 
 
 def threads() -> int:
-    """Threads of the heavy work: OMP_NUM_THREADS, else the cores that this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) else len(os.sched_getaffinity(0))
+    """Threads of heavy work: OMP_NUM_THREADS, else the cores that this process may use."""
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return int(setting) if setting.isdigit() and int(setting) else len(os.sched_getaffinity(0))

@@ -1,53 +1,56 @@
-"""Processes that end when the one that started them ends, however it ends.
+"""Child processes that end when their parent ends, for whatever reason.
 
-`run` starts a command through this file: run as a script, it ties itself to its parent and becomes the command, so
-that what is measured is the command alone. Where the system knows no such tie (it is Linux's), only the command runs.
-The tie is to the thread that started the process: call from one that lives as long as it should.
-
-Standard library only, and little of it: it starts before every measured process.
+`run` starts a command through this file: run as a script, it ties itself to its parent with prctl (Linux only) and then
+becomes the command, so that the command alone is measured. The tie is to the thread that started the process: call
+from a thread that lives long enough. Only the standard library is imported, since this runs before every measured process.
 """
+
+from __future__ import annotations
 
 import os
 import signal
 import sys
 
-FROM_OUTSIDE = (
-    signal.SIGKILL,
-    signal.SIGTERM,
-)  # what a system out of memory, or somebody, sends; a crash is another
+TYPE_CHECKING = (
+    False  # typing is not imported, for a fast start; type checkers take this name for true
+)
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+    from typing import Any
+
+# Signals that the system (out of memory) or a person sends; a crash has others.
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 
 
 def tied(command: list) -> list[str]:
-    """The command that starts `command`, its program as a path, so that it ends with this process."""
+    """The command line that starts `command`, whose program is a path, so that it ends with this process."""
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *map(str, command)]
 
 
-def run(command: list, **options):
-    """subprocess.run of a tied command, its output captured as text; one that was killed from outside is run once more."""
+def run(command: list, **options: Any) -> CompletedProcess[str]:
+    """subprocess.run of a tied command with its output captured as text; a command killed from outside is run once more."""
     import subprocess
 
-    for _ in range(2):
-        done = subprocess.run(tied(command), capture_output=True, text=True, check=False, **options)
-        if -done.returncode not in FROM_OUTSIDE:
-            break
-    return done
+    options = {"capture_output": True, "text": True, "check": False, **options}
+    done = subprocess.run(tied(command), **options)
+    return subprocess.run(tied(command), **options) if -done.returncode in FROM_OUTSIDE else done
 
 
-def how_it_ended(done) -> str:
-    """Of a finished process that failed: its status and the last line that it said, in a clause."""
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+def how_it_ended(done: CompletedProcess[str]) -> str:
+    """A clause about a failed process: its exit status and the last line of its standard error."""
     if -done.returncode in FROM_OUTSIDE:
         return f"was killed twice ({signal.Signals(-done.returncode).name}); the system may have run out of memory"
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     return f"ended with {done.returncode}: {last}"
 
 
 def tie(parent: int) -> None:
-    """Have this process killed as soon as its parent, the process `parent`, is gone."""
+    """Have this process killed when its parent, the process `parent`, ends."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; it outlasts exec
-    if os.getppid() != parent:  # it was gone before
+    if os.getppid() != parent:  # the parent ended before
         os._exit(1)
 
 

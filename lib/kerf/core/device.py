@@ -1,6 +1,6 @@
-"""The device that models are opened on: the CPU, unless KERF_DEVICE (`kerf run --device`) names another one of torch.
+"""The torch device that models are opened on: the CPU, unless KERF_DEVICE (`kerf run --device`) names another one.
 
-Everything else lives where the model is. numba kernels serve the CPU, torch kernels every other device (`kerf.tensors.kernels`).
+numba kernels serve the CPU, torch kernels every other device (`kerf.tensors.kernels`).
 """
 
 import os
@@ -14,7 +14,7 @@ def current() -> str:
 
 
 def check(name: str) -> str:
-    """`name`, if torch has such a device here. Raises InputError for any other name."""
+    """Return `name` if torch has this device. Raises InputError for any other name."""
     if name == "cpu":
         return name
     import torch

@@ -1,4 +1,4 @@
-"""Digests of the files of a folder, and which file is no longer what its digest says."""
+"""sha256 of the files of a folder, and which file no longer has the sha256 that was recorded."""
 
 import hashlib
 import json
@@ -7,15 +7,19 @@ import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-SETTLED = 0.05  # seconds; file systems tell times apart that lie a few milliseconds from each other
+from kerf.core.user_files import read_bounded
+
+SETTLED = 0.05  # seconds; file systems do not distinguish times a few milliseconds apart
+LARGEST = 2**30  # bytes of a JSON file
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file; read once a process, and again when anything about the file has changed since.
+    """Hex digest of a file; read once per process, and again when anything about the file has changed.
 
-    The time of change of its inode, unlike that of its content, cannot be set back. The clock of a file system is coarse, so
-    the digest of a file that has only just changed is not kept.
+    The ctime of an inode, unlike its mtime, cannot be set back. The digest of a file that has only just changed is not
+    cached, because the clock of a file system is coarse.
     """
     status = os.stat(path)
     if time.time() - status.st_ctime < SETTLED:
@@ -29,33 +33,30 @@ def _sha256(path: Path, *_: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path, constant: Callable[[str], object] | None = None) -> object:
-    """Content of a JSON file; constant: as of json.loads. Raises OSError for what is no regular file, ValueError for no JSON."""
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise OSError(f"{path} is no regular file")
+def read_json(path: Path, constant: Callable[[str], object] | None = None) -> Any:
+    """Content of a JSON file; constant: `parse_constant` of json.loads. Raises OSError for no regular file, ValueError for no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=constant)
+        return json.loads(read_bounded(path, LARGEST).decode(), parse_constant=constant)
     except RecursionError:
-        raise ValueError(f"{path} is nested too deep") from None
+        raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
 
 
 def entries(folder: Path, but: Iterable[str] = ()) -> dict[str, Path]:
-    """Everything below `folder` that is no directory, by its relative name; links and devices included."""
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_symlink() or not path.is_dir()
-    }
-    return {name: path for name, path in found.items() if name not in but}
+    """All entries below `folder` but directories, links and devices included, by their relative path."""
+    paths = (p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir())
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path for name, path in names.items() if name not in but}
 
 
 def digests(folder: Path, but: Iterable[str] = ()) -> dict[str, str]:
-    """sha256 of every file below `folder`, by its relative name."""
+    """sha256 of every file below `folder`, by its relative path."""
     return {name: sha256(path) for name, path in entries(folder, but).items()}
 
 
 def differing(path: Path, expected: object) -> str:
-    """What is wrong with a file whose sha256 should be `expected`; empty when nothing is."""
+    """What is wrong with a file whose sha256 should be `expected`; empty for an intact file."""
     if not path.is_file():
         return "is no regular file" if path.exists() else "is missing"
     try:
@@ -65,12 +66,10 @@ def differing(path: Path, expected: object) -> str:
 
 
 def damage(folder: Path, expected: dict[str, str], but: Iterable[str] = ()) -> str:
-    """The first file that is missing, differs or was added, and what is wrong with it; empty when all are as `expected`."""
+    """The first file that is missing, differs from `expected` or was added, and what is wrong with it; else empty."""
     for name, digest in expected.items():
-        wrong = (
-            "became a link" if (folder / name).is_symlink() else differing(folder / name, digest)
-        )
+        path = folder / name
+        wrong = "became a link" if path.is_symlink() else differing(path, digest)
         if wrong:
             return f"{name} {wrong}"
-    added = next((name for name in entries(folder, but) if name not in expected), "")
-    return added and f"{added} was added"
+    return next((f"{name} was added" for name in entries(folder, but) if name not in expected), "")

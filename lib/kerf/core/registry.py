@@ -1,4 +1,4 @@
-"""Registries: entries by name, Kerf's own and those that other packages bring by an entry point.
+"""Registries: entries by name, Kerf's own and those that other packages add by an entry point.
 
 [project.entry-points."kerf.methods"]
 mine = "my_package.my_method:METHOD"
@@ -12,25 +12,24 @@ from typing import Any
 from kerf.core.errors import InputError, one_of, refuse
 
 
-class Registry(Mapping):
-    """Entries by name, in the order in which they were added; entry points of `group` are looked for at the first use.
+class Registry(Mapping[str, Any]):
+    """Entries by name, in the order in which they were added. Entry points of `group` are loaded at the first use.
 
     Entries are objects with a `name`, or modules with a NAME.
     """
 
     def __init__(self, group: str, *own: object) -> None:
-        self.group = group
-        self._own = own
-        self._found: dict[str, Any] | None = None
+        self.group, self._own = group, own
+        self._loaded: dict[str, Any] | None = None
 
     def _entries(self) -> dict[str, Any]:
-        if self._found is None:
-            self._found = {}
+        if self._loaded is None:
+            self._loaded = {}
             for entry in self._own:
                 self.add(entry)
-            for point in sorted(entry_points(group=self.group), key=lambda each: each.name):
+            for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
                 self.add(_load(point))
-        return self._found
+        return self._loaded
 
     def add(self, entry: object) -> None:
         """Add an entry. Raises InputError for a name that is taken."""
@@ -42,11 +41,11 @@ class Registry(Mapping):
         self._entries()[name] = entry
 
     def remove(self, name: str) -> None:
-        """Take an entry out again."""
+        """Remove an entry."""
         del self._entries()[name]
 
     def named(self, name: object, parameter: str) -> Any:
-        """The entry of a name. Raises InputError, as for a wrong value of `parameter`, with the names that there are."""
+        """The entry of a name. Raises InputError for an unknown name as the value of `parameter`."""
         if not isinstance(name, str) or name not in self:
             raise refuse(parameter, name, one_of(name, self))
         return self[name]
@@ -65,13 +64,12 @@ def _load(point: EntryPoint) -> object:
     try:
         return point.load()
     except Exception as error:  # another package's code may raise anything
-        raise InputError(
-            f"entry point {point.group}, {point.name} = {point.value}: it does not load ({error})"
-        ) from error
+        origin = f"entry point {point.group}, {point.name} = {point.value}"
+        raise InputError(f"{origin}: it does not load ({error})") from error
 
 
 def resolved(target: Callable | str) -> Callable:
-    """A function, or what "module:function" names: so that a list of entries does not import what none of them needs."""
+    """A function, or the one that "module:function" names: a string defers the import of its module."""
     if callable(target):
         return target
     module, _, name = target.partition(":")

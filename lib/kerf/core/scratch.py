@@ -1,7 +1,7 @@
-"""Temporary folders that a later process may remove once the one that made them is gone.
+"""Temporary folders that a later process may remove once the process that made them has ended.
 
-Whoever makes one holds a lock on it (flock, on the folder itself) for as long as it is used. The system lets go of
-the lock when the process ends, however it ends, so what is not locked belongs to nobody any more.
+A process holds a lock (flock) on its folder while it is used. The system releases the lock when the process ends,
+for whatever reason, so an unlocked folder is free to be removed.
 """
 
 import fcntl
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PREFIX = "kerf-scratch-"  # of those in the system's temporary folder, where others have theirs too
+PREFIX = "kerf-scratch-"  # of folders in the system's temporary folder
 
 
 @contextmanager
@@ -30,26 +30,21 @@ def _locked(prefix: str, parent: Path | None) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):  # a file system without locks: then nobody sweeps there either
+        with suppress(OSError):  # on a file system without locks `sweep` removes nothing either
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # else it was swept before it was locked
+        if folder.exists():  # otherwise it was swept before it was locked
             return folder, lock
         os.close(lock)
 
 
 def sweep(parent: Path, *patterns: str) -> None:
     """Remove the folders below `parent` that match one of `patterns` and that no living process has locked."""
-    for pattern in patterns:
-        for folder in parent.glob(pattern):
-            _sweep(folder)
-
-
-def _sweep(folder: Path) -> None:
-    with suppress(OSError):  # no folder, somebody else's, or locked
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_uid == os.getuid():
-                shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(lock)
+    for folder in (folder for pattern in patterns for folder in parent.glob(pattern)):
+        with suppress(OSError):  # no folder, another user's, or locked
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_uid == os.getuid():
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -1,8 +1,8 @@
 """Real text, split by document into a calibration and an evaluation part that share nothing.
 
-`news` and `wiki` come with Kerf (see data/README.md); any UTF-8 file with one document a line will do
-in their place. A document belongs to a part by the hash of its text, so a part never depends on order
-or on a seed. Human-rated pairs are used for evaluation alone.
+`news` and `wiki` come with Kerf (see data/README.md); a UTF-8 file with one document per line serves as well.
+A hash of its text assigns a document to a part, so the parts depend neither on order nor on a seed. Human-rated pairs are
+used for evaluation only.
 """
 
 import bz2
@@ -11,8 +11,10 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -26,22 +28,30 @@ from kerf.data.segmentation import sentences
 NAMES = ("news", "wiki")
 LARGEST = 2**30  # bytes of a text file
 PARTS = ("calibration", "evaluation")
-SHINGLE = 12  # words in a row that two texts must share to count as overlapping
-HELD_BACK = 128  # sentences by which a step judges itself
+OVERLAP_WORDS = 12  # consecutive words that two texts must share to count as overlapping
+HELD_BACK = 128  # sentences that a step is evaluated on while it runs
 QUERY_WORDS, PASSAGE_WORDS = 12, 28  # of an inverse-cloze pair
+
+Shingle = tuple[str, ...]  # consecutive words
 
 
 def part_of(document: str) -> str:
-    """Part that a document belongs to, by its text alone."""
+    """Part that a document belongs to, by a hash of its text."""
     return PARTS[hashlib.sha256(document.encode()).digest()[0] % 2]
 
 
 def documents(texts: str, part: str) -> list[str]:
-    """Documents of one part of `news`, `wiki` or a text file (one document a line).
+    """Documents of one part of `news`, `wiki` or a text file (one document per line).
 
     Raises InputError for an unknown name or a file that is no UTF-8 text.
     """
     return [document for document in _all_documents(texts) if part_of(document) == part]
+
+
+def digest(texts: str) -> str:
+    """sha256 of the documents of a text source, for cache keys and manifests."""
+    joined = "\n".join(_all_documents(os.fspath(texts)))
+    return hashlib.sha256(joined.encode()).hexdigest()
 
 
 def _all_documents(texts: str) -> list[str]:
@@ -50,12 +60,12 @@ def _all_documents(texts: str) -> list[str]:
     if texts == "wiki":
         return _lines(_wiki() / "wiki.txt")
     path = given_path(texts)
-    if path and path.is_file():
-        content = read_text("texts", path, LARGEST)
-        if "\0" in content:
-            raise refuse("texts", texts, "a UTF-8 text file, one document a line")
-        return _split(content)
-    raise refuse("texts", texts, f"a text file, or a known name: {nearest(texts, NAMES)}")
+    if not path or not path.is_file():
+        raise refuse("texts", texts, f"a text file, or a known name: {nearest(texts, NAMES)}")
+    content = read_text("texts", path, LARGEST)
+    if "\0" in content:
+        raise refuse("texts", texts, "a UTF-8 text file, one document a line")
+    return _split(content)
 
 
 def _lines(path: Path, encoding: str = "utf-8") -> list[str]:
@@ -63,14 +73,13 @@ def _lines(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def _split(content: str) -> list[str]:
-    # Only an end of line divides documents: str.splitlines would also divide them at form feeds and at U+2028.
-    lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return [line.strip() for line in lines if line.strip()]
+    # str.splitlines would also split a document at form feeds and at U+2028.
+    return [line.strip() for line in re.split(r"[\r\n]+", content) if line.strip()]
 
 
 def _wiki() -> Path:
-    """Folder with wiki.txt: the prose paragraphs of the enwiki excerpt, one article a line."""
-    import mwparserfromhell  # only for the first use: the result is kept
+    """Folder with wiki.txt: the prose paragraphs of the enwiki excerpt, one article per line."""
+    import mwparserfromhell  # needed once: the result is cached
 
     packed = downloads.fetch(downloads.TEXTS) / "wiki.xml.bz2"
 
@@ -85,159 +94,149 @@ def _wiki() -> Path:
     return artifact("wiki", {"sha256": sha256(packed)}, make, code=[Path(__file__)])
 
 
-def _articles(file) -> list[str]:
-    """Wiki markup of every page but redirects; the excerpt is cut off inside a page, which is dropped."""
-    found = []
-    try:
+def _articles(file: IO[bytes]) -> Iterator[str]:
+    """Wiki markup of every page but redirects; the excerpt ends inside a page, which is dropped."""
+    with suppress(ElementTree.ParseError):
         for _, element in ElementTree.iterparse(file):
-            if element.tag.endswith("}text") and not (element.text or "").lower().startswith(
-                "#redirect"
-            ):
-                found.append(element.text or "")
-    except ElementTree.ParseError:
-        pass
-    return found
+            text = element.text or ""
+            if element.tag.endswith("}text") and not text.lower().startswith("#redirect"):
+                yield text
 
 
-def _shingles(text: str, size: int = 0) -> set[tuple[str, ...]]:
+def _sentences(texts: str, part: str) -> list[str]:
+    return [sentence for document in documents(texts, part) for sentence in sentences(document)]
+
+
+def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
+    """`samples` sentences drawn without replacement from the calibration part. Raises InputError if it has fewer."""
+    return _shuffled(texts, samples, seed)[:samples]
+
+
+def held_back(texts: str, samples: int, seed: int) -> list[str]:
+    """Up to HELD_BACK sentences of the calibration part that `calibration_sentences` does not draw.
+
+    Raises InputError if fewer than a quarter of them are left.
+    """
+    pool = _shuffled(texts, samples, seed)
+    if len(pool) - samples < HELD_BACK // 4:
+        accepted = (
+            f"at most {len(pool) - HELD_BACK}: a step needs sentences held back from the sample"
+        )
+        raise refuse("calibration.samples", samples, accepted)
+    return pool[samples:][:HELD_BACK]
+
+
+def _shuffled(texts: str, samples: int, seed: int) -> list[str]:
+    """All sentences of the calibration part in random order, a sample of `samples` first. Raises InputError if it has fewer."""
+    pool = list(dict.fromkeys(_sentences(texts, "calibration")))
+    _check_count("calibration.samples", samples, 1, len(pool), "sentences", texts)
+    drawn = np.random.default_rng(seed).choice(len(pool), samples, replace=False)
+    rest = np.setdiff1d(np.arange(len(pool)), drawn)
+    order = [*drawn, *np.random.default_rng(seed).permutation(rest)]
+    return [pool[index] for index in order]
+
+
+def _check_count(parameter: str, count: int, least: int, most: int, items: str, texts: str) -> None:
+    """Raise InputError for a number of items that is not from `least` to `most`, the number that `texts` has."""
+    if most < least:
+        accepted = f"a text with at least {least} {items} for it; {texts} has {most} in documents of its part"
+        raise refuse(parameter, count, accepted)
+    if not least <= count <= most:
+        raise refuse(parameter, count, f"{least} to {most}, the {items} that {texts} has for it")
+
+
+def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[str], list[int]]:
+    """`count` sentences of the evaluation part, and the number of the document of each.
+
+    Sentences that the calibration part has too (news agencies repeat themselves) are left out.
+    Raises InputError if the part has fewer.
+    """
+    known = _owners(_sentences(texts, "calibration"))
+    pool: dict[str, int] = {}
+    for number, document in enumerate(documents(texts, "evaluation")):
+        for sentence in sentences(document):
+            if not _shared(sentence, known):
+                pool.setdefault(sentence, number)
+    _check_count("evaluation.sentences", count, 2, len(pool), "sentences", texts)
+    drawn = sorted(np.random.default_rng(seed).choice(len(pool), count, replace=False))
+    names, numbers = list(pool), list(pool.values())
+    return [names[index] for index in drawn], [numbers[index] for index in drawn]
+
+
+def evaluation_documents(texts: str) -> list[str]:
+    """Documents of the evaluation part that share no 12 consecutive words with the calibration part."""
+    return without_overlap(documents(texts, "evaluation"), documents(texts, "calibration"))
+
+
+def without_overlap(candidates: list[str], others: list[str]) -> list[str]:
+    """Those `candidates` that contain no 12 consecutive words of one of `others`, nor the whole of a shorter one."""
+    known = _owners(others)
+    return [text for text in candidates if not _shared(text, known)]
+
+
+def check_overlap(calibration: list[str], evaluation: list[str]) -> None:
+    """Raise InputError for a calibration text of which 12 consecutive words (or all its words) occur in evaluation text."""
+    known = _owners(calibration)
+    for other in evaluation:
+        if text := _shared(other, known):
+            accepted = "text that does not overlap the evaluation text; this one does"
+            raise refuse("calibration.texts", text, accepted)
+
+
+def _shingles(text: str, size: int = 0) -> set[Shingle]:
+    """All runs of `size` words (by default 12, or their equivalent in characters); of a shorter text, the whole text."""
     words = segmentation.words(text)
-    size = min(size or math.ceil(SHINGLE * (segmentation.letters_per_word(text) or 1)), len(words))
+    default = math.ceil(OVERLAP_WORDS * (segmentation.letters_per_word(text) or 1))
+    size = min(size or default, len(words))
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
 
 
-def _by_length(texts: Iterable[str]) -> dict[int, dict[tuple[str, ...], str]]:
-    """Shingles of all texts (a shorter text is one shingle), by their number of words, and whose they are."""
-    known: dict[int, dict] = {}
+def _owners(texts: Iterable[str]) -> dict[int, dict[Shingle, str]]:
+    """The text of every shingle, by the shingle's number of words."""
+    owners: dict[int, dict[Shingle, str]] = {}
     for text in texts:
         for shingle in _shingles(text):
-            known.setdefault(len(shingle), {})[shingle] = text
-    known.pop(0, None)
-    return known
+            owners.setdefault(len(shingle), {})[shingle] = text
+    owners.pop(0, None)
+    return owners
 
 
-def _shared(text: str, known: dict[int, dict[tuple[str, ...], str]]) -> str | None:
-    """One of the texts in `known` of which 12 words in a row, or all its words, stand in `text`."""
+def _shared(text: str, known: dict[int, dict[Shingle, str]]) -> str | None:
+    """One of the `known` texts of which a shingle occurs in `text`."""
     for size, owners in known.items():
         for shingle in _shingles(text, size) & owners.keys():
             return owners[shingle]
     return None
 
 
-def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
-    """`samples` sentences drawn without repeats from the calibration part.
-
-    Raises InputError when the part has fewer.
-    """
-    return _drawn(texts, samples, seed)[:samples]
-
-
-def held_back(texts: str, samples: int, seed: int, count: int = HELD_BACK) -> list[str]:
-    """Up to `count` sentences of the calibration part that `calibration_sentences` does not give.
-
-    Raises InputError when fewer than a quarter of them are left.
-    """
-    order = _drawn(texts, samples, seed)
-    if len(order) - samples < count // 4:
-        most = len(order) - count
-        raise refuse(
-            "calibration.samples",
-            samples,
-            f"at most {most}: a step needs sentences held back from the sample",
-        )
-    return order[samples:][:count]
-
-
-def _within(least: int, most: int, what: str, texts: str) -> str:
-    if most >= least:
-        return f"{least} to {most}, the {what} that {texts} has for it"
-    return (
-        f"a text with at least {least} {what} for it; {texts} has {most} in documents of its part"
-    )
-
-
-def _drawn(texts: str, samples: int, seed: int) -> list[str]:
-    """All sentences of the calibration part in a random order. Raises InputError when there are fewer than `samples`."""
-    pool = list(
-        dict.fromkeys(
-            s for document in documents(texts, "calibration") for s in sentences(document)
-        )
-    )
-    if samples > len(pool) or samples < 1:
-        raise refuse("calibration.samples", samples, _within(1, len(pool), "sentences", texts))
-    chosen = np.random.default_rng(seed).choice(len(pool), samples, replace=False).tolist()
-    rest = (
-        np.random.default_rng(seed)
-        .permutation(sorted(set(range(len(pool))) - set(chosen)))
-        .tolist()
-    )
-    return [pool[index] for index in chosen + rest]
-
-
-def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[str], list[int]]:
-    """`count` sentences of the evaluation part, and the number of the document that each came from.
-
-    A sentence that stands in the calibration part too (agencies repeat themselves) is left out.
-    Raises InputError when the part has fewer.
-    """
-    calibration = (s for document in documents(texts, "calibration") for s in sentences(document))
-    seen = _by_length(calibration)
-    pool: dict[str, int] = {}
-    for number, document in enumerate(documents(texts, "evaluation")):
-        for sentence in sentences(document):
-            if not _shared(sentence, seen):
-                pool.setdefault(sentence, number)
-    if count > len(pool) or count < 2:
-        raise refuse("evaluation.sentences", count, _within(2, len(pool), "sentences", texts))
-    chosen = sorted(np.random.default_rng(seed).choice(len(pool), count, replace=False))
-    items = list(pool.items())
-    return [items[index][0] for index in chosen], [items[index][1] for index in chosen]
-
-
-def evaluation_documents(texts: str) -> list[str]:
-    """Documents of the evaluation part that share no 12 words in a row with the calibration part."""
-    return without_overlap(documents(texts, "evaluation"), documents(texts, "calibration"))
-
-
-def without_overlap(candidates: list[str], others: list[str]) -> list[str]:
-    """Those of `candidates` that share no 12 words in a row (nor a whole text of `others` that is shorter) with `others`."""
-    seen = _by_length(others)
-    return [text for text in candidates if not _shared(text, seen)]
-
-
 def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
-    """Inverse-cloze retrieval: queries, passages, document numbers, of the evaluation part.
+    """Inverse-cloze retrieval from the evaluation part: queries, passages and document numbers.
 
-    All passages together are what each query is searched in, so the hard wrong answers come from the same article.
+    Every query is searched for among all passages, so its hard negatives are passages of the same article.
     """
     rows = stretches(texts, "evaluation")
-    if count > len(rows) or count < 2:
-        raise refuse("evaluation.passages", count, _within(2, len(rows), "passages", texts))
+    _check_count("evaluation.passages", count, 2, len(rows), "passages", texts)
     queries, passages, numbers = zip(*rows[:count], strict=True)
     return list(queries), list(passages), list(numbers)
 
 
 def stretches(texts: str, part: str) -> list[tuple[str, str, int]]:
-    """Query, its passage and the number of its document, of every stretch of text of a part.
+    """Query, passage and document number of every stretch of text of a part.
 
-    A query is the first 12 words of a stretch, its passage the next 28 (or as many characters as make about so many words). The first stretch of every document comes first,
-    then the second of every one.
+    The query is the first 12 words of a stretch, the passage the next 28 (in scripts without spaces, about as many
+    characters). The first stretches of all documents come first, then the second ones.
     """
     rows = []
     for number, document in enumerate(documents(texts, part)):
-        units, joint, per_word = segmentation.units(document)
-        cut, length = (
-            int(count * per_word) for count in (QUERY_WORDS, QUERY_WORDS + PASSAGE_WORDS)
-        )
+        units, separator, per_word = segmentation.units(document)
+        cut = int(QUERY_WORDS * per_word)
+        length = int((QUERY_WORDS + PASSAGE_WORDS) * per_word)
         for turn, start in enumerate(range(0, len(units) - length + 1, length)):
-            rows.append(
-                (
-                    turn,
-                    number,
-                    *(joint.join(units[start:][own]) for own in (slice(cut), slice(cut, length))),
-                )
-            )
+            query = separator.join(units[start : start + cut]).strip()
+            passage = separator.join(units[start + cut : start + length]).strip()
+            rows.append((turn, number, query, passage))
     rows.sort(key=lambda row: row[:2])
-    return [(query.strip(), passage.strip(), number) for _, number, query, passage in rows]
+    return [(query, passage, number) for _, number, query, passage in rows]
 
 
 def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float]]]:
@@ -248,36 +247,13 @@ def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float
     folder = downloads.fetch(downloads.TEXTS)
     items = _lines(folder / "lee.txt", "latin-1")
     scores = np.loadtxt(folder / "lee_similarities.txt")
-    left, right = np.triu_indices(len(items), 1)  # only the upper triangle is filled
-    found = {"lee": (items, left.tolist(), right.tolist(), scores[left, right].tolist())}
+    upper = np.triu_indices(len(items), 1)  # the lower triangle is empty
+    left, right = (indices.tolist() for indices in upper)
+    pairs = {"lee": (items, left, right, scores[upper].tolist())}
     for name, file in (("wordsim", "wordsim353.tsv"), ("simlex", "simlex999.tsv")):
         rows = [line.split("\t") for line in _lines(folder / file) if not line.startswith("#")]
-        number = {
-            word: index
-            for index, word in enumerate(dict.fromkeys(w for row in rows for w in row[:2]))
-        }
-        found[name] = (
-            list(number),
-            [number[row[0]] for row in rows],
-            [number[row[1]] for row in rows],
-            [float(row[2]) for row in rows],
-        )
-    return found
-
-
-def check_overlap(calibration: list[str], evaluation: list[str]) -> None:
-    """Refuse calibration text of which 12 words in a row (or a whole shorter text) stand in evaluation text."""
-    known = _by_length(calibration)
-    for other in evaluation:
-        if text := _shared(other, known):
-            raise refuse(
-                "calibration.texts",
-                text,
-                "text that does not overlap the evaluation text; this one does",
-            )
-
-
-def digest(texts: str) -> str:
-    """sha256 of the documents of a text source, for keys and manifests."""
-    joined = "\n".join(_all_documents(os.fspath(texts)))
-    return hashlib.sha256(joined.encode()).hexdigest()
+        words = list(dict.fromkeys(word for row in rows for word in row[:2]))
+        index = {word: number for number, word in enumerate(words)}
+        left, right = ([index[row[side]] for row in rows] for side in (0, 1))
+        pairs[name] = (words, left, right, [float(row[2]) for row in rows])
+    return pairs

@@ -1,8 +1,8 @@
-"""Where texts of any script are cut: sentences, words, and what stands for words in scripts without spaces.
+"""Segmentation of text of any script: sentences, words, and graphemes as units where words stand without spaces.
 
-Documents mostly in Latin letters end a sentence at a mark that a space and a capital follow. All others are cut by
-sentencex, the segmenter of Wikimedia, whose straight quotation marks mislead it in Latin text alone. Scripts that write no
-mark at the end of a sentence are cut at their spaces, which end a phrase.
+A document mostly in Latin letters ends a sentence at a mark that is followed by a space and a capital. All others are
+segmented by sentencex, the segmenter of Wikimedia, which straight quotation marks mislead in Latin text only. Scripts
+without a mark at the end of a sentence are split at their spaces, which end a phrase.
 """
 
 import unicodedata
@@ -11,7 +11,7 @@ import regex
 import sentencex
 
 LEAST, MOST = 30, 300  # columns of a sentence: a wide character takes two, a combining mark none
-LOOKED_AT = 4000  # characters of a document that tell its script
+SCRIPT_SAMPLE = 4000  # characters of a document by which its script is detected
 _LATIN_END = regex.compile(r"(?<=[.!?])[\"'”’»]?\s+(?=[\"'„“‘«¿¡]?\p{Lu})")
 _DENSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")  # a word has about 1.5 characters
 _PHRASED = regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]")  # about 4
@@ -19,90 +19,79 @@ _UNMARKED = regex.compile(r"[\p{Thai}\p{Lao}\p{Tibetan}]")
 _UNSPACED = regex.compile(f"{_DENSE.pattern}|{_PHRASED.pattern}")
 _WORD = regex.compile(rf"({_UNSPACED.pattern})\p{{M}}*|((?!{_UNSPACED.pattern})\w)+")
 _AT_THE_END = regex.compile(r"""[[\s.!?"']||[\p{P}--[\x00-\x7f]]]+$""", regex.V1)
-_LANGUAGES = {
-    "el": r"\p{Greek}",
-    "ru": r"\p{Cyrillic}",
-}  # whose marks or abbreviations are their own
+# Languages with marks or abbreviations of their own, by their script.
+_LANGUAGES = {"el": r"\p{Greek}", "ru": r"\p{Cyrillic}"}
 
 
 def _mostly(text: str, script: str | regex.Pattern) -> bool:
-    text = text[:LOOKED_AT]
+    text = text[:SCRIPT_SAMPLE]
     return 2 * len(regex.findall(script, text)) > len(regex.findall(r"\p{L}", text))
 
 
 def letters_per_word(text: str) -> float:
-    """About how many characters a word has where words stand without spaces; 0 where spaces divide them."""
-    if not _UNSPACED.search(text):
-        return 0.0
-    return 1.5 if _mostly(text, _DENSE) else 4.0 if _mostly(text, _PHRASED) else 0.0
+    """Approximate characters per word in scripts without spaces between words; 0 in other scripts."""
+    if _UNSPACED.search(text):
+        for script, letters in ((_DENSE, 1.5), (_PHRASED, 4.0)):
+            if _mostly(text, script):
+                return letters
+    return 0.0
 
 
 def columns(text: str) -> int:
-    """Width of a text in columns."""
+    """Width of a text in columns of a terminal."""
     if text.isascii():
         return len(text)
-    return sum(
-        0
-        if unicodedata.combining(c) or unicodedata.category(c) == "Mn"
-        else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )
+    spacing = [c for c in text if not unicodedata.combining(c) and unicodedata.category(c) != "Mn"]
+    return len(spacing) + sum(unicodedata.east_asian_width(c) in "WF" for c in spacing)
 
 
 def sentences(document: str) -> list[str]:
     """Sentences of LEAST to MOST columns."""
-    return [piece for piece in map(str.strip, _pieces(document)) if LEAST <= columns(piece) <= MOST]
+    pieces = map(str.strip, _pieces(document))
+    return [piece for piece in pieces if LEAST <= columns(piece) <= MOST]
 
 
 def _pieces(document: str) -> list[str]:
     if document.isascii() or _mostly(document, r"\p{Latin}"):
         return _LATIN_END.split(document)
-    language = next(
-        (name for name, script in _LANGUAGES.items() if _mostly(document, script)), "en"
-    )
-    # A digit behind an ideographic full stop begins a sentence; sentencex takes it for the rest of a number.
-    found = [
-        part
-        for piece in sentencex.segment(language, document)
-        for part in regex.split(r"(?<=[。！？])(?=\p{Nd})", piece)
-    ]
-    return (
-        [phrase for piece in found for phrase in _phrases(piece)]
-        if _mostly(document, _UNMARKED)
-        else found
-    )
+    languages = (name for name, script in _LANGUAGES.items() if _mostly(document, script))
+    pieces = []
+    for piece in sentencex.segment(next(languages, "en"), document):
+        # sentencex reads a digit after an ideographic full stop as the rest of a number; it begins a sentence.
+        pieces += regex.split(r"(?<=[。！？])(?=\p{Nd})", piece)
+    if not _mostly(document, _UNMARKED):
+        return pieces
+    return [phrase for piece in pieces for phrase in _phrases(piece)]
 
 
 def _phrases(piece: str) -> list[str]:
-    """Phrases, joined until they are long enough to be a sentence."""
-    found = [""]
+    """Phrases, joined until they have the width of a sentence."""
+    phrases = [""]
     for phrase in piece.split():
-        if columns(found[-1]) >= LEAST:
-            found.append(phrase)
+        if columns(phrases[-1]) >= LEAST:
+            phrases.append(phrase)
         else:
-            found[-1] = f"{found[-1]} {phrase}".strip()
-    return found
+            phrases[-1] = f"{phrases[-1]} {phrase}".strip()
+    return phrases
 
 
 def words(text: str) -> list[str]:
     """Words in lower case without punctuation; single characters in scripts without spaces."""
     if not _UNSPACED.search(text):
         return regex.findall(r"\w+", text.lower())
-    return [found[0] for found in _WORD.finditer(text.lower())]
+    return [match[0] for match in _WORD.finditer(text.lower())]
 
 
 def units(text: str) -> tuple[list[str], str, float]:
-    """What a text is cut into to take so many words of it: the units, what joins them, and how many make a word."""
-    per_word = letters_per_word(text)
-    return (
-        (regex.findall(r"\X", " ".join(text.split())), "", per_word)
-        if per_word
-        else (text.split(), " ", 1)
-    )
+    """Units of a text by which passages are cut, the separator that joins them, and how many make a word."""
+    if per_word := letters_per_word(text):
+        return regex.findall(r"\X", " ".join(text.split())), "", per_word
+    return text.split(), " ", 1
 
 
 def last_word(text: str) -> tuple[str, str]:
-    """(text before, last word) of a text without the marks at its end; ("", "") where no word of its own is the last."""
+    """(text before, last word) of a text without the marks at its end; ("", "") if the text does not end in a word."""
     before, _, last = _AT_THE_END.sub("", text).rpartition(" ")
-    own = not letters_per_word(text) and regex.fullmatch(r"[\p{L}\p{M}]+", last)
-    return (before, last) if own else ("", "")
+    if letters_per_word(text) or not regex.fullmatch(r"[\p{L}\p{M}]+", last):
+        return "", ""
+    return before, last

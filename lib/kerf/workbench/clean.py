@@ -1,7 +1,7 @@
-"""What the cache holds, and what of it nothing can use any more.
+"""The content of the cache, and which artifacts no run can use any more.
 
-An artifact is served to whoever asks with the same key. Its key holds the code, the packages and the notebook that it was made
-by: once one of them has changed, no run asks for it again. Reports and candidates of finished runs lie elsewhere and stay.
+The key of an artifact holds the code, the packages and the notebook that made it: once one of them has changed, no run
+requests the artifact. Reports and candidates of finished runs are stored elsewhere and stay.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from kerf.core.paths import data_folder, shipped
 
 @dataclass(frozen=True)
 class Entry:
-    """An artifact, its size in bytes, and why nothing can use it; empty where something may."""
+    """An artifact, its size in bytes, and why no run can use it; empty if a run may."""
 
     folder: Path
     kind: str
@@ -26,58 +26,44 @@ class Entry:
     unused: str
 
 
-def survey() -> list[Entry]:
-    """Everything in the cache, by kind and name."""
+def survey() -> Iterator[Entry]:
+    """All artifacts in the cache, by kind and name."""
     notebooks = {sha256(path) for path in (shipped() / "notebooks").glob("*.ipynb")}
-    folders = (data_folder() / "cache").glob("[!.]*/")
-    return sorted((_entry(folder, notebooks) for folder in folders), key=lambda each: each.folder)
-
-
-def _entry(folder: Path, notebooks: set[str]) -> Entry:
-    kind = folder.name.rpartition("-")[0]
-    size = sum(path.lstat().st_size for path in folder.rglob("*"))
-    return Entry(folder, kind, size, _why_unused(folder, notebooks))
+    for folder in sorted((data_folder() / "cache").glob("[!.]*/")):
+        size = sum(path.lstat().st_size for path in folder.rglob("*"))
+        yield Entry(folder, folder.name.rpartition("-")[0], size, _why_unused(folder, notebooks))
 
 
 def _why_unused(folder: Path, notebooks: set[str]) -> str:
     try:
         key = meta(folder)["key"]
-        known = key["code"] == code.digest(tuple(key["roots"]))
+        if key["code"] != code.digest(tuple(key["roots"])):
+            return "made by other code"
     except (InputError, KeyError, TypeError, OSError, ValueError):
         return "damaged, or of an earlier version of Kerf"
-    if not known:
-        return "made by other code"
-    made, now = (
-        {name: each.get(name) for name in PACKAGES} for each in (key["packages"], packages())
-    )
-    if made != now:
+    if any(key["packages"].get(name) != packages().get(name) for name in PACKAGES):
         return "made with other packages"
-    return (
-        "of a notebook that has changed"
-        if key.get("notebook", None) not in {None, *notebooks}
-        else ""
-    )
+    if key.get("notebook") not in {None, *notebooks}:
+        return "of a notebook that has changed"
+    return ""
 
 
-def remove(entries: list[Entry]) -> None:
-    """Remove what nothing can use."""
-    for each in entries:
-        if each.unused:
-            shutil.rmtree(each.folder, ignore_errors=True)
-
-
-def lines(entries: list[Entry], dry_run: bool) -> Iterator[str]:
-    """What there is by kind, and what goes."""
-    for kind in sorted({each.kind for each in entries}):
-        chosen = [each for each in entries if each.kind == kind]
+def clean(dry_run: bool) -> Iterator[str]:
+    """Remove the artifacts that no run can use; yields number and size of artifacts by kind, and of unused ones by reason."""
+    entries = list(survey())
+    for kind in sorted({entry.kind for entry in entries}):
+        chosen = [entry for entry in entries if entry.kind == kind]
         yield f"{kind:12} {len(chosen):5} {_megabytes(chosen):10.1f} MB"
-    unused = [each for each in entries if each.unused]
-    for why in sorted({each.unused for each in unused}):
-        chosen = [each for each in unused if each.unused == why]
-        yield f"{why}: {len(chosen)}, {_megabytes(chosen):.1f} MB"
+    unused = [entry for entry in entries if entry.unused]
+    for reason in sorted({entry.unused for entry in unused}):
+        chosen = [entry for entry in unused if entry.unused == reason]
+        yield f"{reason}: {len(chosen)}, {_megabytes(chosen):.1f} MB"
+    for entry in [] if dry_run else unused:
+        shutil.rmtree(entry.folder, ignore_errors=True)
     done = "would be removed; nothing was" if dry_run else "removed"
-    yield f"{len(unused)} of {len(entries)} artifacts {done}, {_megabytes(unused):.1f} of {_megabytes(entries):.1f} MB"
+    sizes = f"{_megabytes(unused):.1f} of {_megabytes(entries):.1f} MB"
+    yield f"{len(unused)} of {len(entries)} artifacts {done}, {sizes}"
 
 
 def _megabytes(entries: list[Entry]) -> float:
-    return sum(each.bytes for each in entries) / 1e6
+    return sum(entry.bytes for entry in entries) / 1e6

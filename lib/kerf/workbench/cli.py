@@ -1,6 +1,6 @@
 """The command line: `kerf run | check | list | ab | report | export | clean | lab`.
 
-Exit codes: 0 it ran; 1 with --gate, the verdict is not PASS, and nothing else; 2 bad input; 3 a stage failed, or Kerf did.
+Exit codes: 0 success; 1 with --gate alone: the verdict is not PASS; 2 bad input; 3 a stage or Kerf itself failed.
 """
 
 import argparse
@@ -11,149 +11,124 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from kerf.core import device
-from kerf.core.errors import InputError, escaped, refuse
+from kerf.core.errors import InputError, escaped, nearest, refuse
+from kerf.core.paths import root, shipped
 from kerf.core.user_files import given_path
 from kerf.workbench.crash_report import explain
 
+if TYPE_CHECKING:
+    from kerf.workbench.run.experiment import Experiment
+    from kerf.workbench.run.runner import Run
+
+Argument = tuple[str, dict[str, Any]]
+Command = tuple[Callable[[argparse.Namespace], int | None], list[Argument]]
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code. A refusal, and whatever else went wrong, is one line on standard error."""
+    """Run one command and return the exit code. A refusal or any other error is one line on standard error."""
     parsed = _parser().parse_args(arguments)
-    _stop_like_an_interrupt()
+    _interrupt_on_signals()
     try:
-        code = parsed.command(parsed)
-        sys.stdout.flush()  # a closed pipe is noticed here, not when nobody can tell of it any more
+        code = parsed.command(parsed) or 0
+        sys.stdout.flush()  # a closed pipe fails here, where it can still be reported
         return code
     except InputError as refusal:
         print(f"kerf: {refusal}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stopped:
-        print(
-            "kerf: stopped; what was finished is kept, and the next run goes on from there",
-            file=sys.stderr,
-        )
-        return 128 + (stopped.args or [signal.SIGINT])[0]
-    except (
-        BaseException
-    ) as error:  # Rust's panics and sys.exit() are no Exception, and would end in 1 too
+    except KeyboardInterrupt as interrupt:
+        message = "stopped; what was finished is kept, and the next run goes on from there"
+        print(f"kerf: {message}", file=sys.stderr)
+        return 128 + (interrupt.args or [signal.SIGINT])[0]
+    except BaseException as error:  # also a panic in Rust and sys.exit(), which would exit with 1
         return explain(error, getattr(parsed, "out", None))
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         super().error(escaped(message))
 
 
-def _stop_like_an_interrupt() -> None:
-    """Let whoever asks this process to end (a CI, a closed terminal) have what Ctrl-C has; what nohup ignores stays so."""
+def _interrupt_on_signals() -> None:
+    """Treat SIGTERM and SIGHUP like Ctrl-C, unless they are ignored, as under nohup."""
 
-    def stop(number, _):
+    def interrupt(number: int, _: object) -> None:
         raise KeyboardInterrupt(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(number) is signal.SIG_DFL
-        ):
-            signal.signal(number, stop)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, interrupt)
+
+
+def _flag(name: str, text: str) -> Argument:
+    return name, {"action": "store_true", "help": text}
+
+
+def _commands() -> dict[str, Command]:
+    """Function and arguments of every command; the docstring of the function is the command's help."""
+    out = "--out", {"help": "folder of reports/ and data/runs/ (default: the clone)"}
+    as_json = _flag("--json", "print JSON")
+    experiment: list[Argument] = [
+        ("experiment", {"help": "a name of `kerf list experiments` or a file"}),
+        ("--model", {"help": "use this model: a known name, a hub id or a directory"}),
+        ("-p", {"dest": "overrides", "action": "append", "default": [], "metavar": "PATH=VALUE"}),
+        ("--device", {"help": "torch device of the models (default: cpu)"}),
+        out,
+    ]
+    gate = _flag("--gate", "exit 1 unless the verdict is PASS")
+    fresh = _flag("--fresh", "reuse no stage of an earlier run")
+    what = "what", {"choices": ["models", "methods", "experiments", "runs"], "metavar": None}
+    side = {"help": "EXPERIMENT/CANDIDATE of the newest run, or EXPERIMENT/RUN/CANDIDATE"}
+    page = "experiment", {"help": "a folder of reports/"}
+    pdf = _flag("--pdf", "print it beside the page, with an installed Chromium")
+    candidate = "candidate", {"help": "its directory, data/runs/EXPERIMENT/NAME"}
+    folder = "folder", {"help": "the checkpoint, a folder that does not exist yet"}
+    formats = "gptq (zero points less one, as AutoGPTQ) or gptq_v2"
+    form = "--format", {"default": "gptq", "help": formats}
+    return {
+        "run": (run, [*experiment, gate, fresh]),
+        "check": (check, experiment),
+        "list": (list_names, [what, as_json, out]),
+        "ab": (compare, [("a", side), ("b", side), as_json, out]),
+        "report": (report, [page, pdf, out]),
+        "export": (export, [candidate, folder, form]),
+        "clean": (clean, [_flag("--dry-run", "only list what would be removed")]),
+        "lab": (lab, []),
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kerf", description="Compress a model, then measure what the cut cost.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, function, text in (
-        ("run", run, "run an experiment and write its report"),
-        ("check", check, "validate everything that needs no heavy work"),
-    ):
-        command = commands.add_parser(name, help=text)
+    for name, (function, arguments) in _commands().items():
+        command = commands.add_parser(name, help=function.__doc__)
         command.set_defaults(command=function)
-        command.add_argument(
-            "experiment", metavar="EXPERIMENT", help="a name of `kerf list experiments` or a file"
-        )
-        command.add_argument(
-            "--model", help="use this model: a known name, a hub id or a directory"
-        )
-        command.add_argument(
-            "-p", dest="overrides", action="append", default=[], metavar="PATH=VALUE"
-        )
-        command.add_argument("--out", help="where reports/ and data/runs/ go (default: the clone)")
-        command.add_argument("--device", help="of torch, where the models live (default: cpu)")
-        if name == "run":
-            command.add_argument(
-                "--gate", action="store_true", help="exit 1 unless the verdict is PASS"
-            )
-            command.add_argument("--fresh", action="store_true", help="make everything again")
-    command = commands.add_parser("list", help="list what there is")
-    command.add_argument("what", choices=["models", "methods", "experiments", "runs"])
-    command.add_argument("--json", action="store_true")
-    command.add_argument("--out", help="whose runs (default: the clone)")
-    command.set_defaults(command=listing)
-    command = commands.add_parser("ab", help="paired comparison of two candidates of finished runs")
-    for name in ("A", "B"):
-        command.add_argument(
-            name.lower(),
-            metavar=name,
-            help="EXPERIMENT/CANDIDATE of the newest run, or EXPERIMENT/RUN/CANDIDATE",
-        )
-    command.add_argument("--json", action="store_true")
-    command.add_argument("--out", help="whose runs (default: the clone)")
-    command.set_defaults(command=versus)
-    command = commands.add_parser(
-        "report", help="where an experiment's newest report is; as PDF too"
-    )
-    command.add_argument("experiment", metavar="EXPERIMENT", help="a folder of reports/")
-    command.add_argument(
-        "--pdf",
-        action="store_true",
-        help="print it beside the page, with a Chromium that is installed",
-    )
-    command.add_argument("--out", help="whose reports (default: the clone)")
-    command.set_defaults(command=report)
-    command = commands.add_parser(
-        "export", help="write a language model's candidate as a GPTQ checkpoint"
-    )
-    command.add_argument(
-        "candidate", metavar="CANDIDATE", help="its directory, data/runs/EXPERIMENT/NAME"
-    )
-    command.add_argument(
-        "folder", metavar="FOLDER", help="the checkpoint, a folder that does not exist yet"
-    )
-    command.add_argument(
-        "--format", default="gptq", help="gptq (zero points less one, as AutoGPTQ) or gptq_v2"
-    )
-    command.set_defaults(command=export)
-    command = commands.add_parser(
-        "clean", help="remove what the cache holds and no run can use any more"
-    )
-    command.add_argument("--dry-run", action="store_true", help="say what would be removed")
-    command.set_defaults(command=clean)
-    command = commands.add_parser(
-        "lab", help="JupyterLab on the notebooks, on localhost, with a token"
-    )
-    command.set_defaults(command=lab)
+        for argument, options in arguments:
+            if not argument.startswith("-"):
+                options = {"metavar": argument.upper(), **options}
+            command.add_argument(argument, **options)
     return parser
 
 
-def _prepare(parsed):
-    from kerf.workbench.run import experiment, runner
+def _prepare(parsed: argparse.Namespace) -> tuple["Experiment", Path, dict]:
+    """The checked experiment, the output folder, and the model's description."""
+    from kerf.workbench.run import experiment, plan
 
     os.environ["KERF_DEVICE"] = device.check(parsed.device or device.current())
     out = _out(parsed)
-    read = experiment.read(parsed.experiment, parsed.overrides, parsed.model)
-    return read, out, runner.check(read, out)
+    checked = experiment.read(parsed.experiment, parsed.overrides, parsed.model)
+    return checked, out, plan.check(checked, out)
 
 
-def _out(parsed) -> Path:
-    from kerf.workbench.run.history import default_out
-
-    return (
-        default_out()
-        if parsed.out is None
-        else _path("--out", parsed.out, "a directory that can be written")
-    ).resolve()
+def _out(parsed: argparse.Namespace) -> Path:
+    if parsed.out is None:
+        return root().resolve()
+    return _path("--out", parsed.out, "a directory that can be written").resolve()
 
 
 def _path(parameter: str, text: str, accepted: str) -> Path:
@@ -163,136 +138,117 @@ def _path(parameter: str, text: str, accepted: str) -> Path:
     return path
 
 
-def check(parsed) -> int:
-    """`kerf check`: say what would run."""
+def check(parsed: argparse.Namespace) -> None:
+    """Validate everything that needs no heavy work."""
     from kerf.evaluate.stats import LEAST_DOCUMENTS
 
-    read, out, description = _prepare(parsed)
-    _say(
-        f"{read.name}: {read.model} ({description['parameters']:,} parameters), "
-        f"{len(read.candidates)} candidates, release {', '.join(read.release)}: ready to run into {out}"
-    )
-    if description["documents"] < LEAST_DOCUMENTS:
+    experiment, out, description = _prepare(parsed)
+    model = f"{experiment.model} ({description['parameters']:,} parameters)"
+    scope = f"{len(experiment.candidates)} candidates, release {', '.join(experiment.release)}"
+    _print(f"{experiment.name}: {model}, {scope}: ready to run into {out}")
+    if (documents := description["documents"]) < LEAST_DOCUMENTS:
         print(
-            f"Its evaluation text comes from {description['documents']} independent documents; with fewer than {LEAST_DOCUMENTS} "
-            "there are no intervals, and gates stay INCONCLUSIVE."
+            f"Its evaluation text comes from {documents} independent documents; with fewer than "
+            f"{LEAST_DOCUMENTS} there are no intervals, and gates stay INCONCLUSIVE."
         )
-    return 0
 
 
-def run(parsed) -> int:
-    """`kerf run`: run, report, and say the verdict."""
+def run(parsed: argparse.Namespace) -> int:
+    """Run an experiment and write its report."""
     from kerf.workbench.report import exports, page
     from kerf.workbench.run import results
     from kerf.workbench.run.runner import Run
 
-    read, out, description = _prepare(parsed)
-    this = Run(read, out, parsed.fresh, _slug(parsed.model) if parsed.model else "")
-    found = this.execute()
+    experiment, out, description = _prepare(parsed)
+    this = Run(experiment, out, parsed.fresh, _slug(parsed.model) if parsed.model else "")
+    candidates = this.execute()
     this.report.mkdir(parents=True, exist_ok=True)
-    content, pictures = results.assemble(this, description, found)
-    results.write(this, content, found)
+    content, pictures = results.assemble(this, description, candidates)
+    results.write(this, content, candidates)
     exports.write(content, this.report)
-    written = page.render_report(content, this.report, pictures)
+    report_page = page.render_report(content, this.report, pictures)
     index = page.render_index(out / "reports")
-    return _conclude(this, content, written, index, parsed.gate)
-
-
-def _conclude(this, content: dict, page: Path, index: Path, gate: bool) -> int:
-    reused = sum(stage["reused"] for stage in this.stages)
-    _say(
-        f"{this.name}: {content['verdict']} ({', '.join(content['release'])}) in {content['manifest']['seconds']:.0f} s; "
-        f"{reused} of {this.total} stages reused"
-    )
-    failed = [c for c in content["candidates"] if c["status"] == "failed"]
-    skipped = [c["name"] for c in content["candidates"] if c["status"] == "skipped"]
-    broken = (content["resources"] or {}).get("error")
-    for name, error in [(c["name"], c["error"]) for c in failed] + (
-        [("resources", broken)] if broken else []
-    ):
-        _say(
-            f"kerf: {name} failed in {error['notebook']}, cell {error['cell']}: {error['message']}",
-            file=sys.stderr,
-        )
-    if skipped:
-        _say(
-            f"kerf: not measured, since the baseline was not: {', '.join(skipped)}", file=sys.stderr
-        )
-    _say(f"report: {page}\nall runs: {index}")
-    if failed or broken:
+    failed = _print_outcome(this, content)
+    _print(f"report: {report_page}\nall runs: {index}")
+    if failed:
         return 3
-    return 1 if gate and content["verdict"] != "PASS" else 0
+    return 1 if parsed.gate and content["verdict"] != "PASS" else 0
+
+
+def _print_outcome(run: "Run", content: dict) -> bool:
+    """Print the verdict and every failure; returns whether a stage failed."""
+    reused, seconds = sum(stage["reused"] for stage in run.stages), content["manifest"]["seconds"]
+    verdict = f"{content['verdict']} ({', '.join(content['release'])})"
+    _print(f"{run.name}: {verdict} in {seconds:.0f} s; {reused} of {run.total} stages reused")
+    rows = content["candidates"]
+    errors = {row["name"]: row["error"] for row in rows if row["status"] == "failed"}
+    if error := (content["resources"] or {}).get("error"):
+        errors["resources"] = error
+    for name, error in errors.items():
+        where = f"{error['notebook']}, cell {error['cell']}"
+        _print(f"kerf: {name} failed in {where}: {error['message']}", sys.stderr)
+    if skipped := [row["name"] for row in rows if row["status"] == "skipped"]:
+        reason = "not measured, since the baseline was not"
+        _print(f"kerf: {reason}: {', '.join(skipped)}", sys.stderr)
+    return bool(errors)
 
 
 def _slug(model: str) -> str:
-    """A model's name as part of a folder's name; the last two parts of a path tell enough."""
-    return (
-        re.sub(r"[^a-z0-9._-]+", "-", "-".join(Path(model).parts[-2:]).lower()).strip("-.")[:60]
-        or "model"
-    )
+    """A model's name, or the last two parts of its path, as part of a folder's name."""
+    name = "-".join(Path(model).parts[-2:]).lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", name).strip("-.")[:60] or "model"
 
 
-def listing(parsed) -> int:
-    """`kerf list`: a name first on each line."""
-    rows = {"models": _models, "methods": _methods, "experiments": _experiments, "runs": _runs}[
-        parsed.what
-    ](parsed)
+def list_names(parsed: argparse.Namespace) -> None:
+    """List models, methods, experiments or runs, with the name first on each line."""
+    functions = {"models": _models, "methods": _methods, "experiments": _experiments}
+    rows = _runs(_out(parsed)) if parsed.what == "runs" else functions[parsed.what]()
     if parsed.json:
         print(json.dumps(rows, indent=1))
-    else:
-        width = max((len(row["name"]) for row in rows), default=0)
-        for row in rows:
-            _say(f"{row['name'].ljust(width)}  {row['about']}")
-    return 0
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        _print(f"{row['name'].ljust(width)}  {row['about']}")
 
 
-def _models(_) -> list[dict]:
+def _models() -> list[dict[str, str]]:
     from kerf.models.registry import MODELS, origin
 
-    return [
-        {"name": name, "about": f"{origin(name)} ({preset.source.licence})"}
-        for name, preset in MODELS.items()
-    ]
+    licences = {name: preset.source.licence for name, preset in MODELS.items()}
+    return [{"name": name, "about": f"{origin(name)} ({licences[name]})"} for name in MODELS]
 
 
-def _methods(_) -> list[dict]:
+def _methods() -> list[dict[str, str]]:
     from kerf.config import METHODS, PRUNING_METHODS, Reconstruct
 
-    rows = [
-        {
-            "name": name,
-            "about": f"{kind}: {method.help}",
-            "keys": ", ".join(method.parameters.model_fields),
-        }
-        for kind, methods in (("quantize", METHODS), ("prune", PRUNING_METHODS))
-        for name, method in methods.items()
-    ]
+    rows = []
+    for kind, methods in (("quantize", METHODS), ("prune", PRUNING_METHODS)):
+        for name, method in methods.items():
+            keys = ", ".join(method.parameters.model_fields)
+            rows.append({"name": name, "about": f"{kind}: {method.help}", "keys": keys})
     learn = "a step after quantize or prune: learn block by block what they left"
-    return [
-        *rows,
-        {"name": "reconstruct", "about": learn, "keys": ", ".join(Reconstruct.model_fields)},
-    ]
+    keys = ", ".join(Reconstruct.model_fields)
+    return [*rows, {"name": "reconstruct", "about": learn, "keys": keys}]
 
 
-def _experiments(_) -> list[dict]:
+def _experiments() -> list[dict[str, str]]:
     from kerf.workbench.run import experiment
 
-    first = {
-        name: experiment.find(name).read_text().splitlines()[0].lstrip("# ")
-        for name in experiment.names()
-    }
-    return [{"name": name, "about": text} for name, text in first.items()]
+    texts = {name: experiment.find(name).read_text() for name in experiment.names()}
+    titles = {name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}
+    return [{"name": name, "about": title} for name, title in titles.items()]
 
 
-def _runs(parsed) -> list[dict]:
-    from kerf.workbench.run.history import read, runs
+def _runs(out: Path) -> list[dict[str, str]]:
+    from kerf.workbench.run import history
     from kerf.workbench.run.record import Damaged, Unreadable
 
     rows = []
-    for folder in runs(_out(parsed)):
+    for folder in history.finished(history.history(out)):
         try:
-            content = read(folder)
-            about = f"{content.get('verdict')}, {content['model']['id']}, {len(content['candidates']) - 1} candidates"
+            content = history.read(folder)
+            count = len(content["candidates"]) - 1
+            about = f"{content.get('verdict')}, {content['model']['id']}, {count} candidates"
         except Damaged as problem:
             about = f"damaged: {problem}"
         except Unreadable as problem:
@@ -301,89 +257,63 @@ def _runs(parsed) -> list[dict]:
     return rows
 
 
-def versus(parsed) -> int:
-    """`kerf ab`: who wins on what."""
+def compare(parsed: argparse.Namespace) -> None:
+    """Compare two candidates of finished runs, paired by item."""
     from kerf.evaluate import ab
+    from kerf.workbench.report.ab_text import text
     from kerf.workbench.run import history
 
-    found = ab.compare(
-        *(history.find(name, getattr(parsed, name.lower()), _out(parsed)) for name in ("A", "B"))
-    )
+    out = _out(parsed)
+    sides = history.find("A", parsed.a, out), history.find("B", parsed.b, out)
+    comparison = ab.compare(*sides)
     if parsed.json:
-        print(json.dumps(found, indent=1, allow_nan=False))
+        print(json.dumps(comparison, indent=1, allow_nan=False))
     else:
-        from kerf.workbench.report.ab_text import text
-
-        _say(text(found))
-    return 0
+        _print(text(comparison))
 
 
-def report(parsed) -> int:
-    """`kerf report`: the path of a page, or of the PDF that was printed from it."""
-    from kerf.core.errors import nearest
+def report(parsed: argparse.Namespace) -> None:
+    """Print the path of an experiment's newest report, or of the report as PDF."""
     from kerf.workbench.report.pdf import printed
 
     reports = _out(parsed) / "reports"
-    known = {page.parent.name: page for page in reports.glob("*/index.html")}
-    if parsed.experiment not in known:
-        raise refuse(
-            "EXPERIMENT",
-            parsed.experiment,
-            f"one with a report in {reports}; {nearest(parsed.experiment, known)}",
-        )
-    page = known[parsed.experiment]
-    _say(printed(page, page.with_name("report.pdf")) if parsed.pdf else page)
-    return 0
+    pages = {page.parent.name: page for page in reports.glob("*/index.html")}
+    if parsed.experiment not in pages:
+        accepted = f"one with a report in {reports}; {nearest(parsed.experiment, pages)}"
+        raise refuse("EXPERIMENT", parsed.experiment, accepted)
+    page = pages[parsed.experiment]
+    _print(printed(page, page.with_name("report.pdf")) if parsed.pdf else page)
 
 
-def export(parsed) -> int:
-    """`kerf export`: a candidate that other libraries read."""
+def export(parsed: argparse.Namespace) -> None:
+    """Write a language model's candidate as a GPTQ checkpoint."""
     from kerf.formats import gptq_checkpoint
 
-    candidate = _path(
-        "CANDIDATE", parsed.candidate, "a candidate's directory, as data/runs/EXPERIMENT/NAME"
-    )
+    directory = "a candidate's directory, as data/runs/EXPERIMENT/NAME"
+    candidate = _path("CANDIDATE", parsed.candidate, directory)
     folder = _path("FOLDER", parsed.folder, "a folder that does not exist yet")
-    _say(gptq_checkpoint.export(candidate, folder, parsed.format))
-    return 0
+    _print(gptq_checkpoint.export(candidate, folder, parsed.format))
 
 
-def clean(parsed) -> int:
-    """`kerf clean`: the cache without what nothing can use."""
-    from kerf.workbench import clean as cleaning
+def clean(parsed: argparse.Namespace) -> None:
+    """Remove what the cache holds and no run can use any more."""
+    from kerf.workbench.clean import clean as clean_cache
 
-    entries = cleaning.survey()
-    if not parsed.dry_run:
-        cleaning.remove(entries)
-    for line in cleaning.lines(entries, parsed.dry_run):
-        _say(line)
-    return 0
+    _print("\n".join(clean_cache(parsed.dry_run)))
 
 
-def _say(text: object, file=None) -> None:
-    """Print lines that may hold names and texts of others."""
-    print("\n".join(map(escaped, str(text).split("\n"))), file=file)
-
-
-def lab(_) -> int:
-    """`kerf lab`: replace this process by JupyterLab."""
-    from kerf.core.paths import root, shipped
-
+def lab(_: argparse.Namespace) -> None:
+    """Replace this process by JupyterLab on the notebooks, on localhost, with a token."""
     os.environ["KERF_ROOT"] = str(root())
     notebooks = root() / "notebooks"
-    if not notebooks.is_dir():  # an installed Kerf: what is opened is a copy
+    if not notebooks.is_dir():  # Kerf is installed without a clone: open a copy
         shutil.copytree(shipped() / "notebooks", notebooks)
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--notebook-dir={notebooks}",
-        "--ip=127.0.0.1",
-    ]
-    if os.geteuid() == 0:  # as in a container; it is bound to this machine and asks for its token
+    command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks}", "--ip=127.0.0.1"]
+    if os.geteuid() == 0:  # as in a container; the server listens on localhost and requires a token
         command.append("--allow-root")
     os.execv(sys.executable, command)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _print(text: object, file: TextIO | None = None) -> None:
+    """Print lines that may hold names and texts of others, with control characters as escapes."""
+    print("\n".join(map(escaped, str(text).split("\n"))), file=file)

@@ -1,4 +1,4 @@
-"""What nobody foresaw: one line with the cause, the full trace in a file, and exit code 3. Exit code 1 is a gate's alone."""
+"""An unexpected error: one line with its cause, the full trace in a file, and exit code 3, since exit code 1 is for gates."""
 
 import contextlib
 import os
@@ -13,32 +13,26 @@ CODE = 3
 
 
 def explain(error: BaseException, out: str | None) -> int:
-    """Say on standard error what ended a command, and where its trace is. Returns the exit code.
+    """Print on standard error what ended a command and where its trace is. Returns the exit code.
 
-    out: the directory of the command's reports, where it has one; the trace goes there, else among temporary files.
+    out: the directory of the command's reports, if it has one, for the trace; otherwise a temporary file holds it.
     """
     if isinstance(error, BrokenPipeError):
-        # What is still in the buffer would raise again when the interpreter ends, and end it with a code of its own.
+        # At exit the interpreter would flush the buffer, fail again, and choose an exit code of its own.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    said = printable(f"{type(error).__name__}: {_message(error)}".rstrip(": "), 300)
-    with contextlib.suppress(OSError):  # standard error may be the pipe that is closed
-        print(
-            f"kerf: {said}; the full trace is in {_written(error, out)}",
-            file=sys.stderr,
-            flush=True,
-        )
+    try:
+        message = " ".join(str(error)[:1000].split())
+    except Exception:
+        message = "no message"
+    cause = printable(f"{type(error).__name__}: {message}".rstrip(": "), 300)
+    line = f"kerf: {cause}; the full trace is in {_write_trace(error, out)}"
+    with contextlib.suppress(OSError):  # standard error may be the closed pipe
+        print(line, file=sys.stderr, flush=True)
     return CODE
 
 
-def _message(error: BaseException) -> str:
-    try:
-        return " ".join(str(error)[:1000].split())
-    except Exception:
-        return "no message"
-
-
-def _written(error: BaseException, out: str | None) -> str:
+def _write_trace(error: BaseException, out: str | None) -> str:
     folders = [Path(out, "reports")] if out else []
     with contextlib.suppress(OSError):
         folders.append(Path(tempfile.gettempdir()))

@@ -1,4 +1,4 @@
-"""Slow work beside a page that must not freeze: the newest of many wishes in a thread, a whole candidate in a process."""
+"""Slow work beside a page that must not freeze: the latest request in a thread, a whole candidate in a process."""
 
 import contextlib
 import json
@@ -8,92 +8,85 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
+from kerf.config import Calibration
 from kerf.core import child_process
 
 
 class LatestRequest:
-    """One thread that does the newest wish; those that it overtook are dropped, so that it never lags behind a slider."""
+    """A thread that handles the latest request and drops older ones, so that it never lags behind a slider."""
 
-    def __init__(self, work: Callable) -> None:
-        """work(wish): shall not raise."""
-        self._work, self._wish, self._changed = work, None, threading.Condition()
+    def __init__(self, handle: Callable[[Any], object]) -> None:
+        """handle(request): must not raise."""
+        self._handle = handle
+        self._requests: SimpleQueue[Any] = SimpleQueue()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def ask(self, wish: object) -> None:
-        """Do `wish` next, in place of any that has not begun."""
-        with self._changed:
-            self._wish = (wish,)
-            self._changed.notify()
+    def ask(self, request: object) -> None:
+        """Handle `request` next, in place of any that has not begun."""
+        self._requests.put(request)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._wish is not None)
-                (wish,), self._wish = self._wish, None
-            self._work(wish)
+            request = self._requests.get()
+            while not self._requests.empty():
+                request = self._requests.get()
+            self._handle(request)
 
 
 class BackgroundBuild:
     """A candidate made in a process of its own, which can be ended at any time: the cache holds whole folders only."""
 
-    def __init__(self, model: str, steps: list[dict], calibration) -> None:
+    def __init__(self, model: str, steps: list[dict], calibration: Calibration) -> None:
         """Start at once."""
-        wish = json.dumps({"model": model, "steps": steps, "calibration": calibration.model_dump()})
-        self._process = subprocess.Popen(
-            child_process.tied([sys.executable, "-m", __name__, wish]),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        request = {"model": model, "steps": steps, "calibration": calibration.model_dump()}
+        command = [sys.executable, "-m", __name__, json.dumps(request)]
+        out, err = subprocess.PIPE, subprocess.DEVNULL
+        tied = child_process.tied(command)
+        self._process = subprocess.Popen(tied, stdout=out, stderr=err, text=True)
         self._started, self._cancelled = time.monotonic(), False
 
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     def over(self, within: float) -> bool:
-        """Whether it is over, after at most so many seconds."""
+        """Whether the process has ended, after waiting for at most `within` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(within)
         return self._process.returncode is not None
 
     def result(self) -> Path:
-        """Directory of the candidate, once it is over. Raises RuntimeError with the cause where there is none."""
-        answer = self._process.stdout.read()
-        if self._cancelled or not answer:
-            raise RuntimeError(
-                "cancelled"
-                if self._cancelled
-                else f"the process ended with {self._process.returncode}"
-            )
-        told = json.loads(answer)
-        if "problem" in told:
-            raise RuntimeError(told["problem"])
-        return Path(told["folder"])
+        """Directory of the candidate, once the process has ended. Raises RuntimeError with the cause of a failure."""
+        line = self._process.communicate()[0]
+        if self._cancelled:
+            raise RuntimeError("cancelled")
+        died = {"problem": f"the process ended with {self._process.returncode}"}
+        outcome = json.loads(line) if line else died
+        if "problem" in outcome:
+            raise RuntimeError(outcome["problem"])
+        return Path(outcome["folder"])
 
     def cancel(self) -> None:
-        """End it; what was being made is thrown away."""
+        """End the process; its unfinished work is thrown away."""
         self._cancelled = True
         self._process.terminate()
 
 
 def main() -> None:
-    """What the process does: one line of JSON on its standard output, whatever a library prints."""
-    from kerf.config import Calibration
+    """Build the candidate in the argument, and print its folder or the problem as one line of JSON."""
     from kerf.pipeline import build
 
-    wish = json.loads(sys.argv[1])
+    request = json.loads(sys.argv[1])
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            told = {
-                "folder": str(
-                    build(wish["model"], wish["steps"], Calibration(**wish["calibration"]))
-                )
-            }
-    except Exception as error:  # told to whoever waits
-        told = {"problem": f"{error}".partition("\n")[0] or type(error).__name__}
-    print(json.dumps(told))
+        with contextlib.redirect_stdout(sys.stderr):  # what a library prints
+            calibration = Calibration(**request["calibration"])
+            outcome = {"folder": str(build(request["model"], request["steps"], calibration))}
+    except Exception as error:  # the parent process raises it
+        outcome = {"problem": f"{error}".partition("\n")[0] or type(error).__name__}
+    print(json.dumps(outcome))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""One layer under the saw: what a choice of grid and sparsity does to its weights, its output and an answer of the model.
+"""Quantize and prune one layer: the effect on its weights, its output and an output of the model.
 
-Quick enough to follow a slider, since one layer is cut alone and everything else stays float: the whole model is
-`pipeline.build`'s, and loses more than its layers one by one. Not here: sliders.
+It is quick enough to follow a slider, since everything else stays float. A whole candidate (`pipeline.build`) loses
+more than its layers one by one.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -16,12 +17,12 @@ from kerf.quantize.compress import one_layer
 from kerf.tensors import masks, parquet
 from kerf.tensors.quantized import Quantized
 
-CELL = 64  # columns whose errors are shown together where the whole row shares a scale
+MOST_COLUMNS = 64  # columns whose error is shown as one cell if the whole row shares a scale
 
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """What can be chosen for a layer; group_size None: one scale a row."""
+    """Settings of one layer; group_size None: one scale per row."""
 
     method: str = "rtn"
     bits: int = 4
@@ -30,22 +31,20 @@ class LayerConfig:
     sparsity: float = 0.0
 
     def steps(self) -> list[dict]:
-        """The chain that does it to every layer: what an experiment's candidate says.
+        """The steps of a candidate that treats every layer so.
 
-        Methods that can prune do so in the same pass; a choice that the method has no key for is left out.
+        Settings without a key in the method are left out; a method that can prune does so in the same step.
         """
         keys = METHODS[self.method].parameters.model_fields
-        asked = {"bits": self.bits, "clip": self.clip, "group_size": self.group_size}
-        chosen = {key: value for key, value in asked.items() if key in keys and value is not None}
-        grid = {"method": self.method, **chosen}
+        settings = {"bits": self.bits, "clip": self.clip, "group_size": self.group_size}
+        used = {key: value for key, value in settings.items() if key in keys and value is not None}
+        quantize = {"method": self.method, **used}
         if not self.sparsity:
-            return [{"quantize": grid}]
+            return [{"quantize": quantize}]
         if "sparsity" in keys:
-            return [{"quantize": {**grid, "sparsity": self.sparsity}}]
-        return [
-            {"prune": {"method": "wanda", "sparsity": self.sparsity, "sweeps": 0}},
-            {"quantize": grid},
-        ]
+            return [{"quantize": {**quantize, "sparsity": self.sparsity}}]
+        prune = {"method": "wanda", "sparsity": self.sparsity, "sweeps": 0}
+        return [{"prune": prune}, {"quantize": quantize}]
 
 
 @dataclass(frozen=True)
@@ -60,75 +59,68 @@ class LayerResult:
     bytes: int
 
     def after(self) -> torch.Tensor:
-        """(rows, columns) as the cut layer computes with them."""
+        """(rows, columns): the weight that the compressed layer computes with."""
         return self.quantized.dequantize()
 
     def by_group(self) -> torch.Tensor:
-        """(rows, groups): squared error of the weights of a group over the layer's mean squared weight."""
-        size = self.choice.group_size or next(
-            s for s in range(CELL, 0, -1) if self.before.shape[1] % s == 0
-        )
-        lost = (self.after() - self.before).square_().view(len(self.before), -1, size)
-        return lost.mean(-1) / self.before.square().mean()
+        """(rows, groups): mean squared error of a group's weights over the layer's mean squared weight."""
+        columns = self.before.shape[1]
+        divisors = (size for size in range(MOST_COLUMNS, 0, -1) if columns % size == 0)
+        size = self.choice.group_size or next(divisors)
+        squared = (self.after() - self.before).square_().view(len(self.before), -1, size)
+        return squared.mean(-1) / self.before.square().mean()
 
 
 class LayerSession:
-    """A model held open, with what its calibration text put into every layer."""
+    """An open model with the second moments of the calibration text at the input of every layer."""
 
     def __init__(self, model: str, calibration: Calibration) -> None:
         """Raises InputError as `models.resolve` and `calibrate.calibrate` do."""
         self.model = model
-        self.second = activations.second_moments(activations.calibrate(model, calibration))
+        folder = activations.calibrate(model, calibration)
+        self.second: dict[str, Any] = dict(activations.second_moments(folder))
         self.opened = registry.open_model(model)
         self.kind = families.of_opened(self.opened)
         self.reader = self.kind.reader(self.opened)
-        self.layers = {
-            name: layer
-            for name, layer in architecture.linears(registry.network(self.opened)).items()
-            if name in self.second
-        }
-        self._asked: tuple[tuple[str, ...], torch.Tensor] | None = None
+        linears = architecture.linears(registry.network(self.opened))
+        self.layers = {name: layer for name, layer in linears.items() if name in self.second}
+        self._baseline: tuple[tuple[str, ...], torch.Tensor] | None = None  # texts and output
 
     @torch.no_grad()
     def cut(self, name: str, choice: LayerConfig) -> LayerResult:
-        """The layer `name` alone. Raises InputError for a group size that does not divide its columns."""
+        """Compress the layer `name` alone. Raises InputError for a group size that does not divide its columns."""
         layer, second = self.layers[name], self.second[name]
         before, columns = layer.weight.detach(), layer.weight.shape[1]
         if columns % (choice.group_size or 1):
-            raise refuse(
-                "group_size", choice.group_size, f"a divisor of the {columns} columns of {name}"
-            )
-        *pruned, last = choice.steps()
-        step = parse(STEPS["quantize"], last["quantize"], "quantize")
-        if pruned:
-            kept = masks.lowest(masks.wanda(before, second.diagonal()), choice.sparsity)
+            accepted = f"a divisor of the {columns} columns of {name}"
+            raise refuse("group_size", choice.group_size, accepted)
+        *pruning, last = choice.steps()
+        step: Any = parse(STEPS["quantize"], last["quantize"], "quantize")
+        mask = None
+        if pruning:
+            mask = masks.lowest(masks.wanda(before, second.diagonal()), choice.sparsity)
             layer = torch.nn.Linear(columns, len(before), bias=False, device="meta")
-            layer.weight = torch.nn.Parameter(before * kept, requires_grad=False)
+            layer.weight = torch.nn.Parameter(before * mask, requires_grad=False)
         quantized = one_layer(name, layer, step, second)
-        quantized = replace(quantized, kept=kept) if pruned else quantized
+        quantized = quantized if mask is None else replace(quantized, kept=mask)
         error = hessian.output_error(before, quantized.dequantize(), second)
         return LayerResult(name, choice, before, quantized, error, parquet.row_bytes(quantized))
 
     @torch.no_grad()
     def output_diff(
-        self, texts: tuple[str, ...], cut: LayerResult | None = None, candidate=None
+        self, texts: tuple[str, ...], cut: LayerResult | None = None, candidate: Any = None
     ) -> list[tuple[str, float, float]]:
-        """What the baseline answers, and what it does with a cut layer in its place, or what a whole candidate does: rows
-        (what, before, after) of the kind's `told`."""
-        if self._asked is None or self._asked[0] != texts:
-            self._asked = texts, self.kind.output(self.opened, self.reader, texts)
-        before = self._asked[1]
+        """(what, baseline, after): after is of an opened `candidate`, or of the baseline with a compressed layer."""
+        if self._baseline is None or self._baseline[0] != texts:
+            self._baseline = texts, self.kind.output(self.opened, self.reader, texts)
+        before = after = self._baseline[1]
         if candidate is not None:
-            return self.kind.output_diff(
-                self.reader, before, self.kind.output(candidate, self.reader, texts)
-            )
-        if cut is None:
-            return self.kind.output_diff(self.reader, before, before)
-        layer = self.layers[cut.name]
-        layer.weight.data = cut.after()
-        try:
-            return self.kind.output_diff(
-                self.reader, before, self.kind.output(self.opened, self.reader, texts)
-            )
-        finally:
-            layer.weight.data = cut.before
+            after = self.kind.output(candidate, self.reader, texts)
+        elif cut is not None:
+            weight = self.layers[cut.name].weight
+            weight.data = cut.after()
+            try:
+                after = self.kind.output(self.opened, self.reader, texts)
+            finally:
+                weight.data = cut.before
+        return self.kind.output_diff(self.reader, before, after)

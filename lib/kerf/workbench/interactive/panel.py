@@ -1,11 +1,12 @@
-"""The panel of `explore`: sliders for one layer, the picture, numbers and answers that follow them, and buttons for the
-whole model. What a choice does is computed by `kerf.workbench.interactive.layer_explorer`; here is only what one sees and presses.
+"""The panel of the notebook `explore`: sliders for one layer, a picture, numbers and outputs that follow them, and
+buttons for the whole model. `kerf.workbench.interactive.layer_explorer` computes what it shows.
 """
 
 import json
 import threading
 import time
 from html import escape
+from typing import Any
 
 import ipywidgets as widgets
 from traitlets import TraitError
@@ -20,237 +21,203 @@ from kerf.models import registry
 from kerf.workbench.interactive.background import BackgroundBuild, LatestRequest
 from kerf.workbench.interactive.layer_explorer import LayerConfig, LayerResult, LayerSession
 from kerf.workbench.interactive.save_candidate import add_candidate
+from kerf.workbench.report.rendering import render
 
 GROUPS = {"16": 16, "32": 32, "64": 64, "96": 96, "128": 128, "192": 192, "whole row": None}
-WIDE = {
-    "layout": widgets.Layout(width="auto", max_width="34em"),
-    "style": {"description_width": "7em"},
-}
-REMEMBERED = (
-    "layer",
-    "method",
-    "bits",
-    "group_size",
-    "clip",
-    "sparsity",
-    "experiment",
-    "candidate",
-)
+CHOICES = ("method", "bits", "group_size", "clip", "sparsity")  # in the order of LayerConfig
+REMEMBERED = (*CHOICES, "experiment", "candidate", "layer")
+
+
+def _control(kind: type[widgets.ValueWidget], description: str, **options: Any) -> Any:
+    layout = widgets.Layout(width="auto", max_width="34em")
+    style = {"description_width": "7em"}
+    return kind(description=description, layout=layout, style=style, **options)
+
+
+def _button(description: str, icon: str, **options: Any) -> widgets.Button:
+    layout = widgets.Layout(width="max-content", flex="0 0 auto")
+    return widgets.Button(description=description, icon=icon, layout=layout, **options)
 
 
 class Panel:
-    """Widgets over one model. `page` is what a notebook displays; the choice is kept in data/explore.json."""
+    """Widgets over one model. `page` is what a notebook displays; the settings are stored in data/explore.json."""
 
     def __init__(
         self, model: str, layer: str | None = None, calibration: Calibration | None = None
     ) -> None:
-        """layer: the first one shown; None: the one that was chosen the last time. Raises InputError as `LayerSession` does."""
+        """layer: the one to show first; None: that of the last time. Raises InputError as `LayerSession` does."""
         self.calibration = calibration or Calibration()
-        self._kept = data_folder() / "explore.json"
-        self._make_controls(model)
-        self._load(model, layer)
-        self._restore(REMEMBERED if layer is None else REMEMBERED[1:])
-        self._newest = LatestRequest(self._show)
-        for control in (self.layer, *self.choices, *self.texts):
-            control.observe(self._changed, "value")
-        self.model.observe(
-            lambda change: change.new != self.subject.model and self._newest.ask(change.new),
-            "value",
-        )
-        self.build.on_click(
-            lambda _: threading.Thread(target=self._make_whole, daemon=True).start()
-        )
-        self.cancel.on_click(self._cancel)
-        self.save.on_click(self._save)
+        self._settings_file = data_folder() / "explore.json"
         self._building: BackgroundBuild | None = None
+        self._make_controls(model)
+        self._open(model, layer)
+        self._restore(REMEMBERED if layer is None else REMEMBERED[:-1])
+        self._requests = LatestRequest(self._show)
+        self._observe()
+        self.model.observe(self._model_changed, "value")
+        self.build.on_click(lambda _: threading.Thread(target=self._build_all, daemon=True).start())
+        self.cancel.on_click(lambda _: self._building and self._building.cancel())
+        self.save.on_click(lambda _: self._save())
         self._show(self.wish())
 
     def _make_controls(self, model: str) -> None:
-        known = list(dict.fromkeys([model, *registry.MODELS]))
-        self.model = widgets.Dropdown(options=known, value=model, description="model", **WIDE)
-        self.layer = widgets.Dropdown(description="layer", **WIDE)
-        self.method = widgets.SelectionSlider(options=_methods(), description="method", **WIDE)
-        self.bits = widgets.IntSlider(value=4, min=2, max=8, description="bits", **WIDE)
-        self.group_size = widgets.SelectionSlider(
-            options=GROUPS, value=64, description="group size", **WIDE
-        )
-        self.clip = widgets.SelectionSlider(
-            options=["none", "mse", "hessian"], description="clip", **WIDE
-        )
-        self.sparsity = widgets.FloatSlider(
-            max=0.9, step=0.05, description="sparsity", continuous_update=True, **WIDE
-        )
-        self.choices = (self.method, self.bits, self.group_size, self.clip, self.sparsity)
+        models = list(dict.fromkeys([model, *registry.MODELS]))
+        methods = [name for name, method in METHODS.items() if method.layer]
+        slider = widgets.SelectionSlider
+        self.model = _control(widgets.Dropdown, "model", options=models, value=model)
+        self.layer = _control(widgets.Dropdown, "layer")
+        self.method = _control(slider, "method", options=methods)
+        self.bits = _control(widgets.IntSlider, "bits", value=4, min=2, max=8)
+        self.group_size = _control(slider, "group size", options=GROUPS, value=64)
+        self.clip = _control(slider, "clip", options=["none", "mse", "hessian"])
+        self.sparsity = _control(widgets.FloatSlider, "sparsity", max=0.9, step=0.05)
+        self.choices = tuple(getattr(self, name) for name in CHOICES)
         self.texts: tuple[widgets.Text, ...] = ()
-        self.picture, self.numbers, self.answers, self.status = (widgets.HTML() for _ in range(4))
-        fitting = widgets.Layout(width="max-content", flex="0 0 auto")
-        self.build = widgets.Button(
-            description="Cut the whole model",
-            icon="cut",
-            tooltip="Every layer, in the background",
-            layout=fitting,
-        )
-        self.cancel = widgets.Button(
-            description="Cancel", icon="stop", disabled=True, layout=fitting
-        )
-        self.experiment = widgets.Text(value="explored", description="experiment", **WIDE)
-        self.candidate = widgets.Text(
-            value="", placeholder="named by the choice", description="candidate", **WIDE
-        )
-        self.save = widgets.Button(description="Save as a candidate", icon="save", layout=fitting)
+        self.picture, self.numbers, self.outputs, self.status = (widgets.HTML() for _ in range(4))
+        hint = "Every layer, in the background"
+        self.build = _button("Cut the whole model", "cut", tooltip=hint)
+        self.cancel = _button("Cancel", "stop", disabled=True)
+        self.save = _button("Save as a candidate", "save")
+        self.experiment = _control(widgets.Text, "experiment", value="explored")
+        self.candidate = _control(widgets.Text, "candidate", placeholder="named by the settings")
         self.page = widgets.VBox()
 
-    def _load(self, model: str, layer: str | None = None) -> None:
-        """Open a model, and lay the page out for what its kind is asked."""
-        self.subject, self.whole = LayerSession(model, self.calibration), None
-        names = list(self.subject.layers)
+    def _open(self, model: str, layer: str | None = None) -> None:
+        """Open a model, and lay out the page with the texts of its family."""
+        self.subject = LayerSession(model, self.calibration)
+        self.whole: tuple[LayerSession, LayerConfig, Any] | None = None  # and the candidate
+        names, examples = list(self.subject.layers), self.subject.kind.EXAMPLES
         if layer is not None and layer not in names:
             raise refuse("layer", layer, nearest(layer, names))
         self.layer.options, self.layer.value = names, layer or names[0]
-        labels = ("sentence", "against") if len(self.subject.kind.EXAMPLES) == 2 else ("prompt",)
-        self.texts = tuple(
-            widgets.Text(value=text, description=label, continuous_update=True, **WIDE)
-            for text, label in zip(self.subject.kind.EXAMPLES, labels, strict=True)
-        )
-        buttons = widgets.HBox(
-            [self.save, self.build, self.cancel], layout=widgets.Layout(flex_flow="row wrap")
-        )
+        labels = ("sentence", "against") if len(examples) == 2 else ("prompt",)
+        pairs = zip(labels, examples, strict=True)
+        self.texts = tuple(_control(widgets.Text, label, value=text) for label, text in pairs)
+        wrap = widgets.Layout(flex_flow="row wrap")
         half = widgets.Layout(flex="1 1 24em", min_width="0")
+        buttons = widgets.HBox([self.save, self.build, self.cancel], layout=wrap)
         left = widgets.VBox([self.model, self.layer, *self.choices, *self.texts], layout=half)
-        right = widgets.VBox([self.answers, self.experiment, self.candidate, buttons], layout=half)
-        both = widgets.HBox([left, right], layout=widgets.Layout(flex_flow="row wrap"))
+        right = widgets.VBox([self.outputs, self.experiment, self.candidate, buttons], layout=half)
+        both = widgets.HBox([left, right], layout=wrap)
         self.page.children = [both, self.status, self.numbers, self.picture]
 
+    def _observe(self) -> None:
+        for control in (self.layer, *self.choices, *self.texts):
+            control.observe(self._changed, "value")
+
     def choice(self) -> LayerConfig:
-        """What the sliders say now."""
+        """The settings of the sliders."""
         return LayerConfig(*(control.value for control in self.choices))
 
-    def wish(self) -> tuple:
-        """Layer, choice and texts: everything that the picture depends on."""
+    def wish(self) -> tuple[str, LayerConfig, tuple[str, ...]]:
+        """Everything that the picture depends on: layer, settings and texts."""
         return self.layer.value, self.choice(), tuple(text.value for text in self.texts)
 
-    def _changed(self, _) -> None:
+    def _changed(self, _: object) -> None:
         if not self._building:
-            self._say(
-                "GPTQ is at work in the background; the sliders stay free."
-                if _is_sequential(self.method.value)
-                else ""
-            )
-        self._newest.ask(self.wish())
+            slow = "GPTQ runs in the background; the sliders stay usable."
+            self._set_status(slow if METHODS[self.method.value].calibration == "sequential" else "")
+        self._requests.ask(self.wish())
 
-    def _show(self, wish: object) -> None:
-        """Draw what a wish asks for, or open another model."""
+    def _model_changed(self, change: Any) -> None:
+        if change.new != self.subject.model:
+            self._requests.ask(change.new)
+
+    def _show(self, request: Any) -> None:
+        """Show the result of a request, or open the model that it names."""
         try:
-            if isinstance(wish, str):
-                self._say(f"Opening {escape(wish)} and calibrating it …")
-                try:
-                    self._load(wish)
-                except Exception:
-                    self.model.value = self.subject.model  # the one that is still there
-                    raise
-                for text in (self.layer, *self.texts):
-                    text.observe(self._changed, "value")
-                wish = self.wish()
-            layer, choice, texts = wish
+            if isinstance(request, str):
+                self._switch(request)
+                request = self.wish()
+            layer, choice, texts = request
             started = time.perf_counter()
             cut = self.subject.cut(layer, choice)
-            self.picture.value = drawn(cut)
-            self.numbers.value = told(cut, time.perf_counter() - started)
-            self.answers.value = self._answered(texts, cut)
-            if _is_sequential(choice.method) and not self._building:
-                self._say("GPTQ is done.")
-        except Exception as error:  # a wrong choice is told, and the next one is free
-            self._say(
-                f"<strong>{escape(str(error).splitlines()[0] if str(error) else type(error).__name__)}</strong>"
-            )
+            self.picture.value = _picture(cut)
+            seconds = time.perf_counter() - started
+            self.numbers.value = render("layer.html.j2", cut=cut, seconds=seconds)
+            self.outputs.value = self._outputs_html(texts, cut)
+            if METHODS[choice.method].calibration == "sequential" and not self._building:
+                self._set_status("GPTQ is done.")
+        except Exception as error:  # a wrong setting must not end the thread
+            self._set_error(error)
         finally:
             self._remember()
 
-    def _answered(self, texts, cut: LayerResult) -> str:
+    def _switch(self, model: str) -> None:
+        self._set_status(f"Opening {escape(model)} and calibrating it …")
+        try:
+            self._open(model)
+        except Exception:
+            self.model.value = self.subject.model  # it is still open
+            raise
+        self._observe()
+
+    def _outputs_html(self, texts: tuple[str, ...], cut: LayerResult) -> str:
+        """A table of the model's outputs: of the baseline, with one layer compressed, and with all layers if built."""
         columns = {f"{cut.name.rpartition('.')[2]} alone cut": self.subject.output_diff(texts, cut)}
         if self.whole and self.whole[:2] == (self.subject, cut.choice):
             columns["all layers cut"] = self.subject.output_diff(texts, candidate=self.whole[2])
-        first = next(iter(columns.values()))
-        after = {title: {what: value for what, _, value in rows} for title, rows in columns.items()}
-        head = "".join(
-            f'<th scope="col">{escape(title)}</th>' for title in ("", "baseline", *columns)
-        )
-        body = "".join(
-            f'<tr><th scope="row">{escape(what)}</th><td>{before:.4f}</td>'
-            + "".join(
-                f"<td>{values[what]:.4f}</td>" if what in values else "<td>–</td>"
-                for values in after.values()
-            )
-            + "</tr>"
-            for what, before, _ in first
-        )
-        return f'<table aria-label="Answers" style="border-spacing: 1em 0; margin: .5em 0 1em">{f"<tr>{head}</tr>"}{body}</table>'
+        rows = [(what, baseline) for what, baseline, _ in next(iter(columns.values()))]
+        after = {title: {row[0]: row[2] for row in column} for title, column in columns.items()}
+        return render("outputs.html.j2", columns=after, rows=rows)
 
-    def _make_whole(self) -> None:
-        """Cut every layer in a process of its own, then let the answers show it too."""
+    def _build_all(self) -> None:
+        """Compress every layer in a process of its own, then add the outputs of the whole candidate."""
         subject, choice = self.subject, self.choice()  # another model may be opened meanwhile
         self.build.disabled, self.cancel.disabled = True, False
-        self._building = BackgroundBuild(subject.model, choice.steps(), self.calibration)
+        building = self._building = BackgroundBuild(subject.model, choice.steps(), self.calibration)
         try:
-            while not self._building.over(within=0.5):
-                self._say(
-                    f"Cutting every layer of {escape(subject.model)}: {self._building.seconds():.0f} s …"
-                )
-            folder = self._building.result()
+            doing = f"Compressing every layer of {escape(subject.model)}"
+            while not building.over(within=0.5):
+                self._set_status(f"{doing}: {building.seconds():.0f} s …")
+            folder = building.result()
             self.whole = subject, choice, registry.load(folder)
-            self._newest.ask(self.wish())
-            self._say(
-                f"Every layer cut in {self._building.seconds():.0f} s: {meta(folder)['result']['bytes_on_disk'] / 1e6:.1f} MB on disk."
-            )
-        except Exception as error:  # told, not raised into a thread that nobody watches
-            self._say(f"<strong>{escape(str(error))}</strong>")
+            self._requests.ask(self.wish())
+            size = f"{meta(folder)['result']['bytes_on_disk'] / 1e6:.1f} MB on disk"
+            self._set_status(f"Every layer compressed in {building.seconds():.0f} s: {size}.")
+        except Exception as error:  # nobody watches this thread
+            self._set_error(error)
         finally:
             self._building, self.build.disabled, self.cancel.disabled = None, False, True
 
-    def _cancel(self, _) -> None:
-        if self._building:
-            self._building.cancel()
-
-    def _save(self, _) -> None:
-        name = self.candidate.value or default_name(self.choice())
+    def _save(self) -> None:
+        choice, model, experiment = self.choice(), self.subject.model, self.experiment.value
+        name = self.candidate.value or default_name(choice)
         try:
-            path = add_candidate(
-                self.experiment.value,
-                self.subject.model,
-                self.calibration,
-                name,
-                self.choice().steps(),
-            )
-            self._say(
-                f"{escape(name)} is in {escape(path.name)}; run it with <code>kerf run {escape(path.stem)}</code>"
-            )
+            path = add_candidate(experiment, model, self.calibration, name, choice.steps())
+            command = f"<code>kerf run {escape(path.stem)}</code>"
+            self._set_status(f"{escape(name)} is in {escape(path.name)}; run it with {command}")
         except ValueError as refusal:
-            self._say(f"<strong>{escape(str(refusal))}</strong>")
+            self._set_error(refusal)
 
-    def _say(self, html: str) -> None:
+    def _set_status(self, html: str) -> None:
         self.status.value = f'<div role="status">{html}</div>'
 
-    def _remember(self) -> None:
-        kept = {name: getattr(self, name).value for name in REMEMBERED} | {
-            "texts": [text.value for text in self.texts]
-        }
-        self._kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._kept, {**self._read(), self.subject.model: kept})
+    def _set_error(self, error: Exception) -> None:
+        line = str(error).partition("\n")[0] or type(error).__name__
+        self._set_status(f"<strong>{escape(line)}</strong>")
 
-    def _read(self) -> dict:
+    def _remember(self) -> None:
+        """Store the settings of the model, for the next start."""
+        settings = {name: getattr(self, name).value for name in REMEMBERED}
+        settings["texts"] = [text.value for text in self.texts]
+        self._settings_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._settings_file, {**self._stored(), self.subject.model: settings})
+
+    def _stored(self) -> dict:
         try:
-            found = json.loads(self._kept.read_text())
-            return found if isinstance(found, dict) else {}
+            content = json.loads(self._settings_file.read_text())
         except (OSError, ValueError):
             return {}
+        return content if isinstance(content, dict) else {}
 
     def _restore(self, names: tuple[str, ...]) -> None:
-        """The choice of the last time, as far as it still fits; names: what is taken from it."""
-        kept = self._read().get(self.subject.model)
-        if not isinstance(kept, dict):
+        """Set the controls `names` and the texts as they were the last time, as far as the values are still valid."""
+        stored = self._stored().get(self.subject.model)
+        if not isinstance(stored, dict):
             return
-        pairs = [(getattr(self, name), kept.get(name)) for name in names if name in kept]
-        for control, value in [*pairs, *zip(self.texts, kept.get("texts") or [], strict=False)]:
+        pairs = [(getattr(self, name), stored[name]) for name in names if name in stored]
+        for control, value in [*pairs, *zip(self.texts, stored.get("texts") or [], strict=False)]:
             try:
                 control.value = value
             except TraitError:
@@ -258,39 +225,14 @@ class Panel:
 
 
 def default_name(choice: LayerConfig) -> str:
-    """A candidate's name that tells its choice."""
+    """A candidate's name made of its settings."""
     group = f"g{choice.group_size}" if choice.group_size else "row"
     sparse = f"-sparse{round(100 * choice.sparsity)}" if choice.sparsity else ""
     clip = f"-{choice.clip}" if choice.clip != "none" else ""
     return f"int{choice.bits}-{choice.method}-{group}{clip}{sparse}"
 
 
-def drawn(cut: LayerResult) -> str:
-    """The picture of a cut as HTML, described for those who do not see it."""
-    figure = plots.cut(
-        cut.before.flatten().numpy(), cut.after().flatten().numpy(), cut.by_group().numpy()
-    )
-    return plots.as_html(
-        figure,
-        f"{cut.name}: histogram of its weights and of the grid's points; image of the error by group.",
-    )
-
-
-def told(cut: LayerResult, seconds: float) -> str:
-    """The numbers of a cut, as one line; seconds: that it took to show it."""
-    lost = "no output to lose" if cut.error is None else f"{cut.error:.4%} of its output lost"
-    full = 4 * cut.before.numel()
-    return (
-        f'<div aria-live="polite"><strong>{escape(cut.name)}</strong>, {cut.before.shape[0]} × {cut.before.shape[1]}: <strong>{lost}</strong>, '
-        f"{cut.bytes:,} bytes, {full / cut.bytes:.1f} times smaller than in float32; shown in {1000 * seconds:.0f} ms</div>"
-    )
-
-
-def _methods() -> list[str]:
-    """Methods that quantize one layer by itself."""
-    return [name for name, method in METHODS.items() if method.layer]
-
-
-def _is_sequential(method: str) -> bool:
-    """Whether a whole candidate differs from its layers by themselves."""
-    return METHODS[method].calibration == "sequential"
+def _picture(cut: LayerResult) -> str:
+    weights = cut.before.flatten().numpy(), cut.after().flatten().numpy()
+    alt = f"{cut.name}: histogram of its weights and of the grid's points; image of the error by group."
+    return plots.as_html(plots.cut(*weights, cut.by_group().numpy()), alt)

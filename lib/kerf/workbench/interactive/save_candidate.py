@@ -1,55 +1,54 @@
-"""Write what was chosen by hand as a candidate of an experiment file, which then runs headless."""
+"""Write a candidate that was chosen by hand into an experiment file, which then runs headless."""
 
-import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 
 from kerf.config import Calibration
 from kerf.core.errors import refuse
 from kerf.core.paths import root
+from kerf.core.scratch import scratch
 from kerf.core.user_files import read_text
 from kerf.models import families, registry
 from kerf.workbench.run import experiment
 from kerf.workbench.run.yaml_reader import LARGEST, read_yaml
 
-TITLE = "# Chosen in explore.ipynb."  # files that begin otherwise were written by people, and keep their comments
+# Files without this first line were written by people, and may have comments that would get lost.
+TITLE = "# Chosen in explore.ipynb."
+FREE_NAME = "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters"
 
 
 def add_candidate(
     name: str, model: str, calibration: Calibration, candidate: str, steps: list[dict]
 ) -> Path:
-    """notebooks/experiments/<name>.yaml with one candidate more. Raises InputError, and writes nothing, for a name that is no
-    file's name, an experiment of another hand, model or calibration, a candidate that is there already, and wrong steps."""
+    """Add a candidate to notebooks/experiments/<name>.yaml.
+
+    Raises InputError, and writes nothing, for a name that no file can have, an experiment that was written by hand or
+    has another model or calibration, the name of a candidate that exists, and invalid steps.
+    """
     if not experiment.is_free(name):
-        raise refuse(
-            "experiment", name, "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters"
-        )
+        raise refuse("experiment", name, FREE_NAME)
     path = root() / "notebooks" / "experiments" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"model": model, "calibration": calibration.model_dump(), "candidates": {}}
+    shared = {"model": model, "calibration": calibration.model_dump()}
+    content: dict[str, Any] = {**shared, "candidates": {}}
     if path.is_file():
         text = read_text("experiment", path, LARGEST)
         if not text.startswith(TITLE):
-            raise refuse(
-                "experiment", name, "one that was begun here; this one was written by hand"
-            )
-        there = read_yaml(text, str(path))
-        for key in ("model", "calibration"):
-            if there[key] != content[key]:
-                raise refuse(
-                    key,
-                    content[key],
-                    f"{there[key]}, as {name} has it; another experiment takes it",
-                )
-        content = there
+            accepted = "one that was begun in this notebook; this one was written by hand"
+            raise refuse("experiment", name, accepted)
+        content = cast(dict, read_yaml(text, str(path)))
+        for key, value in shared.items():
+            if content[key] != value:
+                accepted = f"{content[key]}, as in {name}; choose another experiment"
+                raise refuse(key, value, accepted)
     if candidate in content["candidates"]:
         raise refuse("candidate", candidate, f"a name that is free in {name}")
     content["candidates"][candidate] = steps
     content["criteria"] = [families.name_of(registry.resolve(model))]
-    text = f"{TITLE}\n{yaml.safe_dump(content, sort_keys=False)}"
-    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-        draft = Path(aside, path.name)
-        draft.write_text(text)
+    with scratch(parent=path.parent) as folder:
+        draft = folder / path.name
+        draft.write_text(f"{TITLE}\n{yaml.safe_dump(content, sort_keys=False)}")
         experiment.read(str(draft))
         return draft.replace(path)

@@ -4,77 +4,64 @@ from textwrap import shorten
 
 from kerf.evaluate import ab
 from kerf.evaluate.metrics import METRICS
-from kerf.workbench.report.text_format import interval, number, step_in_words
+from kerf.workbench.report.text_format import interval, number, steps_in_words
 
 WIDTH = 100
+HEADINGS = ["", "A", "B", "B - A", "95 % interval", "winner"]
 
 
-def text(found: dict) -> str:
-    """Who they are, a line a metric, which items changed, and the conclusion."""
-    sides = [
-        f"{key.upper()}  {side['name']}: {'; '.join(map(step_in_words, side['steps'])) or 'the model as it is'} ({side['run']})"
-        for key, side in ((key, found[key]) for key in ("a", "b"))
-    ]
-    head = ["", "A", "B", "B - A", "95 % of it", "who wins"]
-    lines = [*sides, "", *_columns([head, *(_line(row) for row in found["metrics"])]), ""]
-    for row in found["changed"]:
-        lines += [*_changed(row), ""]
-    return "\n".join([*lines, ab.conclusion(found)])
+def text(comparison: dict) -> str:
+    """The two candidates, a line per metric, the items that changed, and the conclusion."""
+    lines = []
+    for side in ("a", "b"):
+        candidate = comparison[side]
+        steps = steps_in_words(candidate) or "the model as it is"
+        lines.append(f"{side.upper()}  {candidate['name']}: {steps} ({candidate['run']})")
+    lines += ["", *_aligned([HEADINGS, *map(_metric, comparison["metrics"])]), ""]
+    for change in comparison["changed"]:
+        lines += [*_changed(change), ""]
+    return "\n".join([*lines, ab.conclusion(comparison)])
 
 
-def _line(row: dict) -> list[str]:
-    about = METRICS[row["name"]]
-    size = (
-        max(row["a"], row["b"], key=abs) if about.unit == "bytes" else row["difference"] or row["a"]
-    )
-    return [
-        about.label,
-        number(row["a"], about.unit),
-        number(row["b"], about.unit),
-        number(row["difference"], about.unit, size),
-        interval(row, "" if about.unit != "bytes" else about.unit, size),
-        _told(row),
-    ]
+def _metric(row: dict) -> list[str]:
+    about, a, b, difference = METRICS[row["name"]], row["a"], row["b"], row["difference"]
+    size = max(a, b, key=abs) if about.unit == "bytes" else difference or a
+    span = interval(row, "bytes" if about.unit == "bytes" else "", size)
+    figures = [number(a, about.unit), number(b, about.unit), number(difference, about.unit, size)]
+    return [about.label, *figures, span, _winner(row)]
 
 
-def _told(row: dict) -> str:
+def _winner(row: dict) -> str:
     if not row["how"]:
         return f"– ({row['why']})"
-    flips = (
-        f" ({row['a_only']} only A, {row['b_only']} only B, McNemar p = {row['mcnemar_p']:.3g})"
-        if "mcnemar_p" in row
-        else ""
-    )
+    flips = ""
+    if "mcnemar_p" in row:
+        flips = (
+            f" ({row['a_only']} only A, {row['b_only']} only B, McNemar p = {row['mcnemar_p']:.3g})"
+        )
     if row["winner"]:
         return row["winner"].upper() + flips
-    return (
-        ab.undecided(row)
-        if row["how"] == "paired"
-        else {"exact": "equal", "apart": "cannot tell"}[row["how"]]
-    ) + flips
+    if row["how"] == "paired":
+        return ab.undecided(row) + flips
+    return {"exact": "equal", "apart": "cannot tell"}[row["how"]] + flips
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    padded = [
-        [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:5], widths[1:5], strict=True)),
-            row[5],
-        ]
-        for row in rows
-    ]
-    return ["  ".join(row).rstrip() for row in padded]
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Lines with the first column flush left, the figures flush right, and the last column as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for label, *figures, last in rows:
+        cells = [cell.rjust(width) for cell, width in zip(figures, widths[1:-1], strict=True)]
+        lines.append("  ".join([label.ljust(widths[0]), *cells, last]).rstrip())
+    return lines
 
 
-def _changed(row: dict) -> list[str]:
-    label = METRICS[row["metric"]].label
-    lines = [
-        f"{label}: of {row['n']:,} {row['of']}, {row['a_better']:,} are better in A and {row['b_better']:,} in B"
-    ]
-    for item in row["items"]:
-        known = shorten(item["text"] or f"document {item['document']}", WIDTH, placeholder=" …")
-        lines.append(
-            f"  {item['better'].upper()}  {number(item['a'])} / {number(item['b'])}  {known}"
-        )
+def _changed(change: dict) -> list[str]:
+    label, better = METRICS[change["metric"]].label, (change["a_better"], change["b_better"])
+    items = f"of {change['n']:,} {change['of']}"
+    lines = [f"{label}: {items}, {better[0]:,} are better in A and {better[1]:,} in B"]
+    for item in change["items"]:
+        name = shorten(item["text"] or f"document {item['document']}", WIDTH, placeholder=" …")
+        scores = f"{number(item['a'])} / {number(item['b'])}"
+        lines.append(f"  {item['better'].upper()}  {scores}  {name}")
     return lines

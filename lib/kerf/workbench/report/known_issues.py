@@ -1,224 +1,176 @@
-"""What a run found that somebody who releases a candidate should know: issues, and what was not tested.
+"""Known issues of a run and its candidates, and what was not tested: Markdown lines, computed from results.json."""
 
-Every line is computed from results.json and stands in Markdown. Not here: the page that holds them
-(`kerf.workbench.report.release`).
-"""
-
-from html import escape
+from collections.abc import Iterator
 
 from kerf.evaluate.metrics import METRICS
-from kerf.workbench.report.text_format import broke, explained, interval, number, reason
+from kerf.workbench.report import text_format
+from kerf.workbench.report.text_format import metrics_of, number, plain, settings_of
 
 ENGLISH = ("news", "wiki")  # texts whose language is known
-TOO_MANY = 3  # names in a line
-WORD = {"FAIL": "failed", "INCONCLUSIVE": "not decided"}
-
-
-def plain(text: object) -> str:
-    """Text that Markdown and a hub show as it stands, on one line."""
-    line = escape(" ".join(str(text).split()), quote=False)
-    return "".join(f"\\{letter}" if letter in "|`*[]\\" else letter for letter in line)
+MANY = 3  # names in a line
+GATE = {"FAIL": "failed", "INCONCLUSIVE": "not decided"}
+CLAIM = {"FAIL": "does not hold", "INCONCLUSIVE": "not decided"}
+WORSE = {"rss_peak_bytes": "takes more memory", "load_seconds": "takes longer to load"}
+SOURCES = {  # of metrics that are measured on other text than evaluation.texts
+    "cosine_mean_wiki": "wiki",
+    "human_spearman": "the human-rated pairs of Lee, WordSim and SimLex",
+}
 
 
 def issues(candidate: dict) -> list[str]:
-    """What is wrong or doubtful with one candidate, the worst first."""
+    """Known issues of one candidate, the worst first."""
     if candidate["status"] != "ok":
-        return [plain(f"It was not measured: {broke(candidate)}")]
-    return [
-        *_gates(candidate),
-        *_noise(candidate),
-        *_layers(candidate),
-        *_resources(candidate),
-        *_ungated(candidate),
-    ]
+        return [plain(f"It was not measured: {text_format.failure(candidate)}")]
+    checks = (_gates, _noise, _layers, _resources, _ungated)
+    return [line for check in checks for line in check(candidate)]
 
 
-def _gates(candidate: dict) -> list[str]:
-    lines = [
-        f"Gate {WORD[gate['verdict']]}: {plain(reason(explained(gate, candidate)))}."
-        for verdict in WORD
-        for gate in candidate["gates"]
-        if gate["verdict"] == verdict
-    ]
+def _gates(candidate: dict) -> Iterator[str]:
+    for verdict, word in GATE.items():
+        for gate in candidate["gates"]:
+            if gate["verdict"] == verdict:
+                yield f"Gate {word}: {_reason(gate, candidate)}."
     if not candidate["gates"]:
-        lines.append("No gate applies to it, so nothing decides whether it may be used.")
-    said = {"FAIL": "does not hold", "INCONCLUSIVE": "not decided"}
-    return lines + [
-        f"Claim {said[gate['verdict']]}: {plain(reason(explained(gate, candidate)))} ({plain(gate['source'] or gate['criteria'])})."
-        for gate in candidate["claims"]
-        if gate["verdict"] in said
-    ]
+        yield "No gate applies to it, so nothing decides whether it may be used."
+    for claim in candidate["claims"]:
+        if word := CLAIM.get(claim["verdict"], ""):
+            source = plain(claim["source"] or claim["criteria"])
+            yield f"Claim {word}: {_reason(claim, candidate)} ({source})."
+
+
+def _reason(gate: dict, candidate: dict) -> str:
+    return plain(text_format.reason(text_format.explained(gate, candidate)))
 
 
 def noisy(candidate: dict) -> list[dict]:
-    """Gates that passed by less than the baseline differs from itself between two measurements."""
-    rows = {row["name"]: row for row in candidate["metrics"]}
-    return [
-        gate
-        for gate in candidate["gates"]
-        if gate["verdict"] == "PASS"
-        and gate["metric"] in rows
-        and 0 <= abs(gate["bound"] - gate["threshold"]) < _width(rows[gate["metric"]])
-    ]
+    """Gates that passed by a margin smaller than the noise floor of their metric."""
+    rows = metrics_of(candidate)
+    gates = [gate for gate in candidate["gates"] if gate["verdict"] == "PASS"]
+    floors = [_noise_floor(rows.get(gate["metric"], {})) for gate in gates]
+    pairs = zip(gates, floors, strict=True)
+    return [gate for gate, floor in pairs if abs(gate["bound"] - gate["threshold"]) < floor]
 
 
-def _width(row: dict) -> float:
-    """How far apart two measurements of the baseline lay; 0 where it was measured once."""
+def _noise_floor(row: dict) -> float:
+    """Difference between two measurements of the baseline; 0 where it was measured once."""
     noise = row.get("noise") or {}
-    return (
-        0.0
-        if noise.get("low") is None or noise.get("high") is None
-        else noise["high"] - noise["low"]
-    )
+    once = noise.get("low") is None or noise.get("high") is None
+    return 0.0 if once else noise["high"] - noise["low"]
 
 
-def _noise(candidate: dict) -> list[str]:
-    lines = [
-        f"{plain(METRICS[gate['metric']].label)} passed by less than the baseline differs from itself when it is measured again."
-        for gate in noisy(candidate)
-    ]
-    drowned = [
+def _noise(candidate: dict) -> Iterator[str]:
+    for gate in noisy(candidate):
+        label = plain(METRICS[gate["metric"]].label)
+        yield f"{label} passed by less than the difference between two measurements of the baseline."
+    rows = candidate["metrics"]
+    compared = [row for row in rows if None not in (row["baseline"], row["value"])]
+    within = [
         METRICS[row["name"]].label
-        for row in candidate["metrics"]
-        if None not in (row["baseline"], row["value"])
-        and 0 < abs(row["value"] - row["baseline"]) <= _width(row)
+        for row in compared
+        if 0 < abs(row["value"] - row["baseline"]) <= _noise_floor(row)
     ]
-    if drowned:
-        lines.append(f"Within measurement noise: {plain('; '.join(drowned))}.")
-    lines += [
-        f"{plain(METRICS[row['name']].label)} has {'no value' if row['value'] is None else 'no interval'}: {plain(row['why'])}."
-        for row in candidate["metrics"]
-        if row.get("why")
-    ]
-    return lines
+    if within:
+        yield f"Within measurement noise: {plain('; '.join(within))}."
+    for row in rows:
+        if row.get("why"):
+            missing = "no value" if row["value"] is None else "no interval"
+            yield f"{plain(METRICS[row['name']].label)} has {missing}: {plain(row['why'])}."
 
 
-def _layers(candidate: dict) -> list[str]:
+def _layers(candidate: dict) -> Iterator[str]:
     layers = candidate.get("layers") or []
-    reread = sum(bool(layer.get("reread")) for layer in layers)
-    lines = []
-    if reread:
-        lines.append(
-            f"{reread} of {len(layers)} layers were on the grid that they were cut to before: cutting them proves nothing."
-        )
-    notes = {}
+    notes: dict[str, list[str]] = {}
     for layer in layers:
         if layer.get("note"):
             notes.setdefault(layer["note"], []).append(layer["name"])
-    lines += [
-        f"{plain(note)}: {plain(_some(names))}." for note, names in list(notes.items())[:TOO_MANY]
-    ]
-    rest = sum(len(names) for names in list(notes.values())[TOO_MANY:])
-    return lines + (
-        [f"{rest} more layers have notes of their own, in results.json."] if rest else []
-    )
+    if unchanged := sum(bool(layer.get("reread")) for layer in layers):
+        yield (
+            f"{unchanged} of {len(layers)} layers were already on the grid that they were quantized to: "
+            "quantizing them proves nothing."
+        )
+    for note, names in list(notes.items())[:MANY]:
+        yield f"{plain(note)}: {plain(_some(names))}."
+    if rest := sum(len(names) for names in list(notes.values())[MANY:]):
+        yield f"{rest} more layers have notes of their own, in results.json."
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:TOO_MANY])
-    return shown if len(names) <= TOO_MANY else f"{shown} and {len(names) - TOO_MANY} more"
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return ", ".join(names[:MANY]) + more
 
 
-def _resources(candidate: dict) -> list[str]:
-    rows = {row["name"]: row for row in candidate["metrics"]}
-    lines = []
-    if candidate["kernel"] == "dequantized" and "speedup" not in rows:
-        lines.append("Weights are stored small but computed in float: it may claim no speed.")
-    for name, more in (
-        ("rss_peak_bytes", "takes more memory"),
-        ("load_seconds", "takes longer to load"),
-    ):
-        row = rows.get(name)
-        if (
-            row
-            and row["baseline"] is not None
-            and (row["low"] if row["low"] is not None else row["value"])
-            > row["baseline"] + _width(row)
-        ):
-            unit = METRICS[name].unit
-            lines.append(
-                f"It {more} than the baseline: {number(row['value'], unit)} against {number(row['baseline'], unit)}."
-            )
-    if "speedup" in rows and rows["speedup"]["low"] is not None and rows["speedup"]["low"] <= 1:
-        lines.append(
-            f"That it is faster is not shown: {number(rows['speedup']['value'])} times ({interval(rows['speedup'])})."
-        )
-    return lines
+def _resources(candidate: dict) -> Iterator[str]:
+    rows = metrics_of(candidate)
+    speedup = rows.get("speedup")
+    if candidate["kernel"] == "dequantized" and not speedup:
+        yield "Weights are stored small but computed in float: no speedup can be claimed."
+    for name, worse in WORSE.items():
+        row, unit = rows.get(name), METRICS[name].unit
+        if not row or row["baseline"] is None:
+            continue
+        least = row["value"] if row["low"] is None else row["low"]
+        if least > row["baseline"] + _noise_floor(row):
+            values = f"{number(row['value'], unit)} against {number(row['baseline'], unit)}"
+            yield f"It {worse} than the baseline: {values}."
+    if speedup and speedup["low"] is not None and speedup["low"] <= 1:
+        times = f"{number(speedup['value'])} times ({text_format.interval(speedup)})"
+        yield f"That it is faster is not shown: {times}."
 
 
-def _ungated(candidate: dict) -> list[str]:
+def _ungated(candidate: dict) -> Iterator[str]:
     judged = {gate["metric"] for gate in [*candidate["gates"], *candidate["claims"]]}
-    free = [METRICS[row["name"]].label for row in candidate["metrics"] if row["name"] not in judged]
-    return [f"Measured, but no gate asks for it: {plain('; '.join(free))}."] if free else []
+    free = [METRICS[name].label for name in metrics_of(candidate) if name not in judged]
+    if free:
+        yield f"Measured, but no gate judges it: {plain('; '.join(free))}."
 
 
-def of_the_run(results: dict) -> list[str]:
+def of_the_run(results: dict) -> Iterator[str]:
     """Issues that all candidates share."""
-    setting = {path: entry["value"] for path, entry in (results.get("settings") or {}).items()}
-    grids = {}
-    for name, grid in (results["model"].get("on_grid") or {}).items():
-        grids.setdefault(f"{grid['bits']} bits in groups of {grid['group_size']}", []).append(name)
-    lines = [
-        f"The baseline's own weights lie on a low-bit grid: {len(names)} layer{'s' * (len(names) > 1)} at {grid} ({plain(_some(names))}). "
-        "What lands on the same grid seems to lose nothing."
-        for grid, names in grids.items()
-    ]
-    baseline = results["candidates"][0]
+    for grid, names in text_format.layers_by_grid(results["model"]).items():
+        layers = f"{len(names)} layer{'s' * (len(names) > 1)} at {grid} ({plain(_some(names))})"
+        yield (
+            f"The baseline's own weights lie on a low-bit grid: {layers}. "
+            "Quantizing to the same grid seems to lose nothing."
+        )
+    baseline, *candidates = results["candidates"]
     if baseline["status"] != "ok":
-        lines += [f"The baseline: {line}" for line in issues(baseline)]
-    if setting.get("calibration.texts") and setting.get("calibration.texts") == setting.get(
-        "evaluation.texts"
-    ):
-        lines.append(
-            f"Calibrated and measured on other documents of one source, {plain(setting['calibration.texts'])}: "
+        yield from (f"The baseline: {line}" for line in issues(baseline))
+    settings = settings_of(results)
+    texts = settings.get("calibration.texts")
+    if texts and texts == settings.get("evaluation.texts"):
+        yield (
+            f"Calibrated and measured on different documents of one source, {plain(texts)}: "
             "text of another kind may lose more."
         )
-    reused = [candidate["name"] for candidate in results["candidates"] if candidate.get("reused")]
-    return lines + (
-        [f"Taken from an earlier run with the same inputs: {plain(', '.join(reused))}."]
-        if reused
-        else []
-    )
+    reused = [row["name"] for row in (baseline, *candidates) if row.get("reused")]
+    if reused:
+        yield f"Reused from an earlier run with the same inputs: {plain(', '.join(reused))}."
 
 
-def untested(results: dict, candidates: list[dict]) -> list[str]:
-    """What nothing in the run says anything about. candidates: those meant for release."""
-    manifest, cpu = results["manifest"], results["manifest"].get("cpu") or {}
-    setting = {path: entry["value"] for path, entry in (results.get("settings") or {}).items()}
-    measured = {row["name"] for candidate in candidates for row in candidate["metrics"]}
-    sources = _sources(str(setting.get("evaluation.texts")), measured)
-    foreign = [name for name in (setting.get("evaluation.texts"),) if name not in ENGLISH]
-    lines = [
-        f"Other hardware than {plain(processor(cpu))}; no GPU.",
-        f"Other text than {plain('; '.join(sources))}.",
-        f"Other languages than {plain('that of ' + str(foreign[0]) if foreign else 'English')}.",
-        f"Another draw of calibration text than {setting.get('calibration.samples')} samples with seed {manifest.get('seed')}.",
-    ]
+def untested(results: dict, candidates: list[dict]) -> Iterator[str]:
+    """What the run gives no evidence about; candidates: those meant for release."""
+    manifest, settings = results["manifest"], settings_of(results)
+    measured = {name for candidate in candidates for name in metrics_of(candidate)}
+    texts = settings.get("evaluation.texts")
+    extra = [text for name, text in SOURCES.items() if name in measured]
+    sources = "; ".join(dict.fromkeys([str(texts), *extra]))
+    language = "English" if texts in ENGLISH else f"that of {texts}"
+    yield f"Other hardware than {plain(processor(manifest.get('cpu') or {}))}; no GPU."
+    yield f"Other text than {plain(sources)}."
+    yield f"Other languages than {plain(language)}."
+    samples, seed = settings.get("calibration.samples"), manifest.get("seed")
+    yield f"Another draw of calibration text than {samples} samples with seed {seed}."
     if "perplexity" in measured:
-        lines.append(
-            f"Contexts longer than {setting.get('evaluation.seq_len', setting.get('evaluation.context'))} tokens."
-        )
-    slow = [
-        candidate["name"]
-        for candidate in candidates
-        if candidate["status"] == "ok"
-        and "speedup" not in {row["name"] for row in candidate["metrics"]}
-    ]
+        tokens = settings.get("evaluation.seq_len", settings.get("evaluation.context"))
+        yield f"Contexts longer than {tokens} tokens."
+    ready = [candidate for candidate in candidates if candidate["status"] == "ok"]
+    slow = [row["name"] for row in ready if "speedup" not in metrics_of(row)]
     if slow:
-        lines.append(f"Whether it is faster: {plain(', '.join(slow))}.")
-    return lines
+        yield f"Whether it is faster: {plain(', '.join(slow))}."
 
 
 def processor(cpu: dict) -> str:
     """Processor and threads of a manifest."""
     threads = cpu.get("threads", "an unknown number of")
-    return f"{cpu.get('model') or 'an unknown processor'} with {threads} {'thread' if threads == 1 else 'threads'}"
-
-
-def _sources(own: str, measured: set[str]) -> list[str]:
-    """Texts that the metrics were measured on, in a reader's words."""
-    extra = {
-        "cosine_mean_wiki": "wiki",
-        "human_spearman": "the human-rated pairs of Lee, WordSim and SimLex",
-    }
-    return list(dict.fromkeys([own, *(text for name, text in extra.items() if name in measured)]))
+    model = cpu.get("model") or "an unknown processor"
+    return f"{model} with {threads} {'thread' if threads == 1 else 'threads'}"

@@ -1,207 +1,187 @@
-"""The leaderboard: every run below a reports folder, every candidate of every run, and what is best among them.
+"""The leaderboard: every run below a reports folder, every candidate of every run, and the best of them.
 
-A run that cannot be read is told and hides nothing else. Bests are by the bound of an interval, as gates are: what is
-counted on is what a candidate keeps at least. Values of two runs are not paired; `kerf ab` pairs what it can.
+A run that cannot be read is listed with its problem and hides no other run. Candidates are ranked by the worse end of
+their interval, as gates judge them. Values of two runs are not paired; `kerf ab` pairs what it can.
 """
 
 import math
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from kerf.evaluate.gates import NOT_MEASURED, run_verdict, standing
-from kerf.evaluate.metrics import METRICS
+from kerf.workbench.report.text_format import describe, metrics_of
 from kerf.workbench.run.history import RESULTS, damage, finished, read
 from kerf.workbench.run.record import Damaged, Unreadable
 
-HEADLINES = [
-    "cosine_mean",
-    "perplexity_ratio",
-    "kl_mean",
-    "ndcg_10",
-    "exact_match",
-]  # the first that was measured
+# Metrics of fidelity; the first that was measured is a candidate's headline.
+HEADLINES = ("cosine_mean", "perplexity_ratio", "kl_mean", "ndcg_10", "exact_match")
 
 
 def runs(reports: Path) -> list[dict]:
-    """One row a run, newest first: key, experiment, started, link, page, and either problem or what the run found."""
-    reports, found = Path(reports), {}
-    for folder in [
-        *(path.parent for path in reports.glob(f"*/{RESULTS}")),
-        *finished(reports / "history"),
-    ]:
+    """One row per run, newest first: key, experiment, started, link, page, rows (candidates), and a problem or None."""
+    folders = [path.parent for path in reports.glob(f"*/{RESULTS}")]
+    unique: dict[str, dict] = {}
+    for folder in [*folders, *finished(reports / "history")]:
         run = _run(folder, reports)
-        found.setdefault(run["key"], run)  # the newest of an experiment also stands in its history
-    return sorted(found.values(), key=lambda run: run["started"], reverse=True)
+        unique.setdefault(run["key"], run)  # the newest of an experiment is also in its history
+    return sorted(unique.values(), key=lambda run: run["started"], reverse=True)
 
 
 def _run(folder: Path, reports: Path) -> dict:
     inside, page, path = folder.relative_to(reports), folder / "index.html", folder / RESULTS
-    run = {
+    target = page if page.is_file() else path
+    run: dict[str, Any] = {
         "key": str(inside),
         "experiment": str(inside).removeprefix("history/"),
         "started": "",
         "problem": None,
         "rows": [],
-        "link": quote(str((page if page.is_file() else path).relative_to(reports))),
+        "link": quote(str(target.relative_to(reports))),
         "page": page.is_file(),
     }
     with suppress(OSError):
         run["started"] = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
     try:
-        results = read(folder, RESULTS)
-        manifest, model = results["manifest"], results["model"]
-        if wrong := damage(
-            folder,
-            RESULTS,
-            vouched=reports / "history" / results["experiment"] / str(manifest.get("run")),
-        ):
-            raise Damaged(wrong)
-        own = run | {
-            "key": f"{results['experiment']} {manifest.get('run') or manifest['started']}",
-            "run": str(manifest.get("run") or ""),
-            "experiment": str(results["experiment"]),
-            "started": str(manifest["started"]),
-            "verdict": _verdict(results),
-            "model": str(model["id"]),
-            "seconds": float(manifest["seconds"]),
-            "release": list(results.get("release") or []),
-        }
-        return {**own, "rows": [_candidate(candidate, own) for candidate in results["candidates"]]}
-    except Damaged as problem:
-        return {**run, "problem": f"damaged: {problem}"}
-    except Unreadable as problem:
-        return {**run, "problem": f"not readable: {RESULTS} {problem}"}
+        return run | _content(folder, reports, run["link"])
+    except Damaged as error:
+        run["problem"] = f"damaged: {error}"
+    except Unreadable as error:
+        run["problem"] = f"not readable: {RESULTS} {error}"
     except (LookupError, TypeError):
-        return {**run, "problem": f"not readable: {RESULTS} lacks a part that it should have"}
+        run["problem"] = f"not readable: {RESULTS} lacks a part that it should have"
+    return run
+
+
+def _content(folder: Path, reports: Path, link: str) -> dict:
+    """The part of a run's row that is read from its results.json."""
+    results = read(folder, RESULTS)
+    manifest, experiment = results["manifest"], str(results["experiment"])
+    name = manifest.get("run")
+    if problem := damage(folder, RESULTS, vouched=reports / "history" / experiment / str(name)):
+        raise Damaged(problem)
+    content = {
+        "key": f"{experiment} {name or manifest['started']}",
+        "run": str(name or ""),
+        "experiment": experiment,
+        "started": str(manifest["started"]),
+        "verdict": _verdict(results),
+        "model": str(results["model"]["id"]),
+        "seconds": float(manifest["seconds"]),
+        "release": list(results.get("release") or []),
+    }
+    shared = {key: content[key] for key in ("experiment", "run", "started", "model", "release")}
+    rows = [_candidate(row, shared | {"link": link}) for row in results["candidates"]]
+    return content | {"rows": rows}
 
 
 def _verdict(results: dict) -> str:
-    """A run's verdict; judged anew where a release candidate broke, since older files call that FAIL."""
-    meant = results.get("release") or []
-    broken = any(
-        each["name"] in meant and standing(each) == NOT_MEASURED for each in results["candidates"]
-    )
-    return run_verdict(results["candidates"], meant) if broken else str(results["verdict"])
+    """A run's verdict; recomputed if a release candidate broke, since older files call that FAIL."""
+    release, candidates = results.get("release") or [], results["candidates"]
+    released = [candidate for candidate in candidates if candidate["name"] in release]
+    broken = any(standing(candidate) == NOT_MEASURED for candidate in released)
+    return run_verdict(candidates, release) if broken else str(results["verdict"])
 
 
-def _candidate(candidate: dict, run: dict) -> dict:
-    measured = {metric["name"]: metric for metric in candidate.get("metrics") or []}
-    headline = next((name for name in HEADLINES if name in measured), None)
-    return {
-        **{key: run[key] for key in ("experiment", "run", "started", "model", "link")},
+def _candidate(candidate: dict, shared: dict) -> dict:
+    metrics = metrics_of(candidate)
+    headline = next((name for name in HEADLINES if name in metrics), None)
+    return shared | {
         "name": str(candidate["name"]),
         "verdict": standing(candidate),
         "grade": candidate.get("grade"),
-        "status": candidate.get("status"),
         "bytes": candidate.get("bytes_on_disk"),
         "ratio": candidate.get("compression_ratio"),
         "bits": candidate.get("bits_per_weight"),
-        "sparsity": candidate.get("sparsity"),
-        "speedup": measured.get("speedup"),
+        "speedup": metrics.get("speedup"),
         "headline": headline,
-        "fidelity": measured.get(headline),
-        "release": candidate["name"] in run["release"],
+        "fidelity": metrics.get(headline or ""),
+        "release": candidate["name"] in shared["release"],
     }
 
 
-def candidates(found: list[dict]) -> list[dict]:
-    """Every candidate of every run, baselines apart."""
-    return [row for run in found for row in run["rows"] if row["name"] != "baseline"]
+def candidates(runs: list[dict]) -> list[dict]:
+    """Every candidate of every run, without baselines."""
+    return [row for run in runs for row in run["rows"] if row["name"] != "baseline"]
 
 
 def newest(rows: list[dict]) -> list[dict]:
-    """Of each candidate of an experiment on a model the newest measurement; rows: newest first."""
-    kept = {}
+    """The newest measurement of each candidate of an experiment on a model; rows: newest first."""
+    unique: dict[tuple[str, str, str], dict] = {}
     for row in rows:
-        kept.setdefault((row["model"], row["experiment"], row["name"]), row)
-    return list(kept.values())
+        unique.setdefault((row["model"], row["experiment"], row["name"]), row)
+    return list(unique.values())
 
 
 def bound(row: dict) -> float | None:
-    """What a candidate keeps at least: the worse end of its interval, or the value where it has none."""
+    """The worse end of a candidate's interval, or its value where it has no interval."""
     metric = row["fidelity"] or {}
-    better = METRICS[row["headline"]].better if row["headline"] in METRICS else "higher"
-    end = metric.get("low" if better == "higher" else "high")
+    end = metric.get("high" if _sign(row) < 0 else "low")
     value = metric.get("value") if end is None else end
     return value if value is not None and math.isfinite(value) else None
 
 
-def better(row: dict, other: float) -> bool:
-    """Whether a row's bound is at least as good as a value of its metric."""
-    own = bound(row)
-    return own is not None and (
-        own >= other if METRICS[row["headline"]].better == "higher" else own <= other
-    )
+def _sign(row: dict) -> int:
+    """-1 where a lower headline metric is better."""
+    return -1 if describe(row["headline"]).better == "lower" else 1
+
+
+def _score(row: dict) -> float:
+    """The bound, negated where lower is better; -inf where there is none."""
+    value = bound(row)
+    return -math.inf if value is None else _sign(row) * value
+
+
+def measured(rows: list[dict]) -> list[dict]:
+    """Candidates that have a size and a bound, smallest first."""
+    measured = [row for row in rows if row["bytes"] and bound(row) is not None]
+    return sorted(measured, key=lambda row: row["bytes"])
 
 
 def best_within(rows: list[dict], limit: float) -> dict | None:
-    """The candidate of the best bound whose weight file has at most `limit` bytes; rows: of one model and headline."""
-    fits = [
-        row for row in rows if row["bytes"] and row["bytes"] <= limit and bound(row) is not None
-    ]
-    sign = -1 if fits and METRICS[fits[0]["headline"]].better == "lower" else 1
-    return max(fits, key=lambda row: sign * bound(row), default=None)
+    """The candidate with the best bound in at most `limit` bytes; rows: of one model and headline."""
+    small = [row for row in measured(rows) if row["bytes"] <= limit]
+    return max(small, key=_score, default=None)
 
 
 def smallest(rows: list[dict], least: float) -> dict | None:
     """The smallest candidate whose bound is at least as good as `least`; rows: of one model and headline."""
-    return min(
-        (row for row in rows if row["bytes"] and better(row, least)),
-        key=lambda row: row["bytes"],
-        default=None,
-    )
+    return next((row for row in measured(rows) if _score(row) >= _sign(row) * least), None)
 
 
 def frontier(rows: list[dict]) -> list[dict]:
-    """Those that no other beats in both bytes and bound, smallest first."""
-    ranked, kept = (
-        sorted(
-            (row for row in rows if row["bytes"] and bound(row) is not None),
-            key=lambda row: row["bytes"],
-        ),
-        [],
-    )
-    for row in ranked:
-        if not any(better(other, bound(row)) for other in kept):
-            kept.append(row)
-    return kept
+    """Candidates that no other beats in both bytes and bound, smallest first."""
+    ahead: list[dict] = []
+    for row in measured(rows):
+        if not ahead or _score(row) > _score(ahead[-1]):
+            ahead.append(row)
+    return ahead
 
 
 def by_model(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Rows that can be held against one another: of one model, by the same headline."""
-    groups = {}
+    """Comparable rows: by model and headline metric."""
+    groups: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         if row["headline"]:
             groups.setdefault((row["model"], row["headline"]), []).append(row)
     return groups
 
 
-def trends(found: list[dict]) -> dict[str, list[dict]]:
-    """For experiments that ran more than once: runs oldest first, with the worst release candidate's fidelity."""
-    lines = {}
-    for run in reversed([run for run in found if not run["problem"]]):
-        meant = [row for row in run["rows"] if row["release"] and bound(row) is not None]
-        worst = next(
-            (row for row in meant if all(better(other, bound(row)) for other in meant)), None
-        )
-        lines.setdefault(run["experiment"], []).append(
-            {
-                "run": run["run"],
-                "started": run["started"],
-                "verdict": run["verdict"],
-                "seconds": run["seconds"],
-                "worst": worst,
-            }
-        )
+def trends(runs: list[dict]) -> dict[str, list[dict]]:
+    """Of experiments that ran more than once: runs, oldest first, each with its worst release candidate (`worst`)."""
+    lines: dict[str, list[dict]] = {}
+    for run in reversed([run for run in runs if not run["problem"]]):
+        released = [row for row in run["rows"] if row["release"] and bound(row) is not None]
+        point = {key: run[key] for key in ("run", "started", "verdict", "seconds")}
+        point["worst"] = min(released, key=_score, default=None)
+        lines.setdefault(run["experiment"], []).append(point)
     return {name: line for name, line in lines.items() if len(line) > 1}
 
 
 def side_by_side(first: dict, second: dict) -> list[dict]:
-    """Candidates of two runs by name, either side None where the run does not have it."""
-    sides = [{row["name"]: row for row in run["rows"]} for run in (first, second)]
-    return [
-        {"name": name, "first": sides[0].get(name), "second": sides[1].get(name)}
-        for name in dict.fromkeys([*sides[0], *sides[1]])
-    ]
+    """Candidates of two runs by name; None for a run that does not have the candidate."""
+    before, after = ({row["name"]: row for row in run["rows"]} for run in (first, second))
+    names = dict.fromkeys([*before, *after])
+    return [{"name": name, "first": before.get(name), "second": after.get(name)} for name in names]

@@ -1,63 +1,70 @@
 """The model card of a candidate: README.md with the `model-index` that the Hugging Face hub reads.
 
-The hub's format has one value for a metric, so its interval, the baseline and the number of items stand in `args`.
-What depends on one machine (time, memory) stays out of it.
+The hub stores one value per metric, so the interval, the baseline and the number of items are in `args`. Figures of
+one machine (time, memory) are left out of the index.
 """
+
+from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kerf.evaluate.metrics import METRICS
 from kerf.models.registry import MODELS
-from kerf.workbench.report.known_issues import issues, plain, untested
-from kerf.workbench.report.text_format import (
-    answer,
-    asked,
-    explained,
-    interval,
-    moment,
-    number,
-    step_in_words,
-)
+from kerf.workbench.report.known_issues import issues, untested
+from kerf.workbench.report.rendering import render
+from kerf.workbench.report.text_format import answer, explained, settings_of, steps_in_words
 from kerf.workbench.run.results import TIMED
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
 
 TASKS = {"encoder": "sentence-similarity", "causal": "text-generation", "reranker": "text-ranking"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-RATED = {
-    "human_spearman_lee": "Lee",
-    "human_spearman_wordsim": "WordSim",
-    "human_spearman_simlex": "SimLex",
-    "human_spearman": "Lee, WordSim, SimLex",
-    "human_spearman_loss": "Lee, WordSim, SimLex",
-}
+TEXTS = {"news": "Lee background corpus, news", "wiki": "enwiki excerpt"}
+HUMAN_RATED = {f"human_spearman_{name.lower()}": name for name in ("Lee", "WordSim", "SimLex")}
+HUMAN_RATED |= dict.fromkeys(("human_spearman", "human_spearman_loss"), "Lee, WordSim, SimLex")
 ON_WIKI = ("cosine_mean_wiki", "retrieval_mrr", "retrieval_mrr_loss", "retrieval_recall_1")
 
 
 def card(results: dict, candidate: dict) -> str:
-    """The file's text, for a candidate that was measured."""
+    """The Markdown of a measured candidate."""
     from huggingface_hub import ModelCard
 
-    return str(
-        ModelCard(
-            f"---\n{metadata(results, candidate).to_yaml()}\n---\n\n{_body(results, candidate)}"
-        )
+    model = results["model"]
+    gates = [explained(gate, candidate) for gate in candidate["gates"]]
+    base = _hub_id(model["id"])
+    text = render(
+        "model_card.md.j2",
+        metadata=metadata(results, candidate).to_yaml(),
+        title=title(results, candidate),
+        origin=MODELS[model["id"]].source.origin
+        if model["id"] in MODELS
+        else base or "A local model",
+        steps=steps_in_words(candidate),
+        verdict=answer(candidate, gates),
+        candidate=candidate,
+        model=model,
+        registry=METRICS,
+        gates={gate["metric"]: f"{gate['required']}: {gate['verdict']}" for gate in gates},
+        issues=issues(candidate),
+        untested=list(untested(results, [candidate])),
+        manifest=results["manifest"],
     )
+    return str(ModelCard(text))
 
 
-def metadata(results: dict, candidate: dict):
-    """ModelCardData of a candidate."""
+def metadata(results: dict, candidate: dict) -> ModelCardData:
+    """The YAML header of a model card."""
     from huggingface_hub import ModelCardData
 
     model = results["model"]
-    kinds = [kind for step in candidate["steps"] for kind in step]
-    methods = [
-        keys["method"]
-        for step in candidate["steps"]
-        for keys in step.values()
-        if "method" in (keys or {})
-    ]
-    base = _base(model["id"])
-    preset = MODELS.get(model["id"])
+    steps = [item for step in candidate["steps"] for item in step.items()]
+    kinds = [kind for kind, _ in steps]
+    methods = [keys["method"] for _, keys in steps if "method" in (keys or {})]
+    base, preset = _hub_id(model["id"]), MODELS.get(model["id"])
     return ModelCardData(
         model_name=title(results, candidate),
         base_model=base,
@@ -66,152 +73,46 @@ def metadata(results: dict, candidate: dict):
         library_name="kerf",
         pipeline_tag=TASKS.get(model["kind"]),
         tags=list(dict.fromkeys(["kerf", *kinds, *methods])),
-        eval_results=_results(results, candidate) or None,
+        eval_results=list(_eval_results(results, candidate)) or None,
     )
 
 
 def title(results: dict, candidate: dict) -> str:
-    """The model's name and the candidate's; of a directory its name alone, since cards are sent to others."""
+    """The model's name, without the directories of a local path, and the candidate's."""
     return f"{results['model']['id'].rstrip('/').rpartition('/')[2]}-{candidate['name']}"
 
 
-def _base(model: str) -> str | None:
-    """The hub's id of the baseline, where it has one; a directory has none."""
+def _hub_id(model: str) -> str | None:
+    """The hub's id of the baseline; a local directory has none."""
     origin = MODELS[model].source.origin.partition(",")[0] if model in MODELS else model
     return origin if HUB_ID.fullmatch(origin) else None
 
 
-def _origin(model: str) -> str:
-    """The baseline in words that are true elsewhere."""
-    return MODELS[model].source.origin if model in MODELS else _base(model) or "A local model"
-
-
-def _results(results: dict, candidate: dict) -> list:
+def _eval_results(results: dict, candidate: dict) -> Iterator[EvalResult]:
     from huggingface_hub import EvalResult
 
-    found = []
     for row in candidate["metrics"]:
         if row["name"] in TIMED or row["value"] is None or not math.isfinite(row["value"]):
             continue
-        dataset, name = _dataset(results, row["name"])
+        dataset_type, dataset_name = _dataset(results, row["name"])
         args = {key: row[key] for key in ("low", "high", "baseline", "n") if row[key] is not None}
-        found.append(
-            EvalResult(
-                task_type=TASKS.get(results["model"]["kind"], "other"),
-                dataset_type=dataset,
-                dataset_name=name,
-                dataset_split="evaluation",
-                metric_type=row["name"],
-                metric_name=METRICS[row["name"]].label,
-                metric_value=row["value"],
-                metric_args=args,
-            )
+        yield EvalResult(
+            task_type=TASKS.get(results["model"]["kind"], "other"),
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
+            dataset_split="evaluation",
+            metric_type=row["name"],
+            metric_name=METRICS[row["name"]].label,
+            metric_value=row["value"],
+            metric_args=args,
         )
-    return found
 
 
 def _dataset(results: dict, metric: str) -> tuple[str, str]:
-    """Identifier and name of the text that a metric was measured on."""
-    if metric in RATED:
-        return RATED[metric].lower().replace(", ", "-"), RATED[metric]
-    own = "wiki" if metric in ON_WIKI else str(results["settings"]["evaluation.texts"]["value"])
-    known = {"news": "Lee background corpus, news", "wiki": "enwiki excerpt"}
-    return own.rpartition("/")[2], known.get(own, own.rpartition("/")[2])
-
-
-def _body(results: dict, candidate: dict) -> str:
-    gates = [explained(gate, candidate) for gate in candidate["gates"]]
-    said, manifest = answer(candidate, gates), results["manifest"]
-    steps = "; ".join(step_in_words(step) for step in candidate["steps"])
-    lines = [
-        f"# {plain(title(results, candidate))}",
-        "",
-        f"{plain(_origin(results['model']['id']))}, made smaller by Kerf: {plain(steps)}.",
-        "",
-        f"**May it be used? {said['answer'].capitalize()}**: {plain(said['why'])}.",
-        "",
-    ]
-    lines += [
-        "## Size",
-        "",
-        *_table(["", "This model", "Baseline"], _sizes(results, candidate)),
-        "",
-    ]
-    lines += [
-        "## What was measured",
-        "",
-        *_table(
-            ["Metric", "Value", "95 % interval", "Baseline", "Items", "Asked"], _measured(candidate)
-        ),
-        "",
-    ]
-    lines += [
-        "## Use",
-        "",
-        "```python",
-        "import kerf",
-        "",
-        'model = kerf.load("path/to/this/folder")',
-        "```",
-        "",
-    ]
-    lines += [
-        "## Known issues",
-        "",
-        *(f"- {line}" for line in issues(candidate) or ["Nothing was found."]),
-        "",
-    ]
-    lines += [
-        "## What was not tested",
-        "",
-        *(f"- {line}" for line in untested(results, [candidate])),
-        "",
-    ]
-    lines += [
-        "## Provenance",
-        "",
-        f"Run `{manifest.get('run')}` of {moment(manifest.get('started', ''))}, Kerf {manifest.get('kerf')}, "
-        f"Python {manifest.get('python')}, sha256 of the baseline's files `{(manifest.get('data') or {}).get('weights', 'unknown')}`.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _sizes(results: dict, candidate: dict) -> list[list[str]]:
-    model = results["model"]
-    return [
-        [
-            "Weight files",
-            number(candidate["bytes_on_disk"], "bytes"),
-            number(model["bytes"], "bytes"),
-        ],
-        [
-            "Bits per weight",
-            number(candidate["bits_per_weight"]),
-            number(8 * model["bytes"] / model["parameters"]),
-        ],
-        ["Times smaller", number(candidate["compression_ratio"]), "1"],
-    ]
-
-
-def _measured(candidate: dict) -> list[list[str]]:
-    gates = {gate["metric"]: gate for gate in candidate["gates"]}
-    rows = []
-    for row in candidate["metrics"]:
-        about, gate = METRICS[row["name"]], gates.get(row["name"])
-        wanted = f"{asked(gate)}: {gate['verdict']}" if gate else "–"
-        rows.append(
-            [
-                about.label,
-                number(row["value"], about.unit),
-                interval(row, about.unit, row["value"]),
-                number(row["baseline"], about.unit),
-                number(row["n"]),
-                wanted,
-            ]
-        )
-    return rows
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *([plain(cell) for cell in row] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    """Identifier and name of the data that a metric was measured on."""
+    if metric in HUMAN_RATED:
+        name = HUMAN_RATED[metric]
+        return name.lower().replace(", ", "-"), name
+    texts = "wiki" if metric in ON_WIKI else str(settings_of(results)["evaluation.texts"])
+    identifier = texts.rpartition("/")[2]
+    return identifier, TEXTS.get(texts, identifier)

@@ -1,4 +1,4 @@
-"""A report's page as PDF, printed by a Chromium that is installed; Kerf brings none."""
+"""Print a report's page as PDF with an installed Chromium; Kerf does not ship one."""
 
 import os
 import shutil
@@ -12,36 +12,20 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def printed(page: Path, target: Path) -> Path:
-    """`page` (HTML) printed to `target`. Raises InputError where no browser is installed, RuntimeError where it fails."""
+    """Print `page` (HTML) to `target`. Raises InputError if no browser is installed, RuntimeError if it fails."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        raise refuse(
-            "--pdf",
-            target.name,
-            f"one of {', '.join(BROWSERS)} on the path, as `apt-get install chromium` gives",
-        )
-    with scratch() as aside:
-        made = Path(aside, "page.pdf")
-        command = [
-            browser,
-            "--headless",
-            "--disable-gpu",
-            "--no-pdf-header-footer",
-            f"--user-data-dir={aside}/profile",
-            f"--print-to-pdf={made}",
-        ]
-        command += (
-            ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []
-        )  # as in a container
-        done = subprocess.run(
-            [*command, page.resolve().as_uri()],
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        if not made.is_file():
-            raise RuntimeError(
-                f"{browser} printed nothing: {done.stderr.strip().splitlines()[-1:] or done.returncode}"
-            )
-        return Path(shutil.move(made, target))
+        accepted = f"one of {', '.join(BROWSERS)} on the path, as `apt-get install chromium` gives"
+        raise refuse("--pdf", target.name, accepted)
+    with scratch() as folder:
+        pdf = folder / "page.pdf"
+        options = ["--headless", "--disable-gpu", "--no-pdf-header-footer"]
+        options += [f"--user-data-dir={folder}/profile", f"--print-to-pdf={pdf}"]
+        if os.geteuid() == 0:  # as in a container
+            options += ["--no-sandbox", "--disable-dev-shm-usage"]
+        command = [browser, *options, page.resolve().as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+        if not pdf.is_file():
+            why = done.stderr.strip().splitlines()[-1:] or done.returncode
+            raise RuntimeError(f"{browser} printed nothing: {why}")
+        return Path(shutil.move(pdf, target))

@@ -1,55 +1,73 @@
-"""A run in words: figures for people, may a candidate be used and why, the summary of a report."""
+"""Figures and verdicts of a run as text: numbers, intervals, thresholds, and whether a candidate may be used and why."""
 
 import math
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
+from html import escape
 from textwrap import shorten
+from typing import Any
 
-from kerf.evaluate.metrics import METRICS
+from kerf.evaluate.metrics import METRICS, Metric
 
-OPS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
-TONES = {
+OPERATORS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
+TONES = {  # of a verdict: the answer to "May it be used?", and the style of its mark
     "PASS": ("yes", "pass"),
     "FAIL": ("no", "fail"),
     "INCONCLUSIVE": ("not decided", "open"),
     "NOT MEASURED": ("not measured", "broke"),
 }
+COUNTED = {  # in the summary of a run, of each answer
+    "yes": "may be used",
+    "no": "may not",
+    "not decided": "cannot be decided yet",
+    "not measured": "could not be measured",
+    "not judged": "not judged",
+}
 
 
-def number(value, unit: str = "", like=None) -> str:
-    """A figure for people: as many places as its size deserves, or as `like` has."""
+def number(value: float | None, unit: str = "", like: float | None = None) -> str:
+    """A figure rounded for people: its decimals follow its own size, or the size of `like`."""
     if value is None:
         return "–"
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     if unit == "bytes":
         return f"{value / 1e6:,.1f} MB"
-    text = (
-        f"{value:,}"
-        if isinstance(value, int)
-        else f"{value:,.{_places(value if like is None else like)}f}"
-    )
-    return f"{text.replace('-', '−')} {unit}".strip()
+    decimals = 0 if isinstance(value, int) else _decimals(value if like is None else like)
+    text = f"{value:,.{decimals}f}".replace("-", "−")
+    return f"{text} {unit}".strip()
 
 
-def interval(entry: dict | None, unit: str = "", like=None) -> str:
-    """`low to high` with the places of the value it belongs to."""
-    if not entry or entry.get("low") is None or entry.get("high") is None:
+def _decimals(value: float) -> int:
+    size = abs(value)
+    if 0.995 <= size < 1:
+        return 5 if size > 0.9995 else 4  # the significant digits come after the nines
+    if 0 < size < 0.1:
+        return min(8, 1 - math.floor(math.log10(size)) + (size < 0.01))
+    return next((places for most, places in ((10, 3), (100, 2), (1000, 1)) if size < most), 0)
+
+
+def interval(row: dict | None, unit: str = "", like: float | None = None) -> str:
+    """`low to high`, with the decimals of the value `like`."""
+    if not row or row.get("low") is None or row.get("high") is None:
         return "–"
-    return f"{number(entry['low'], unit, like)} to {number(entry['high'], unit, like)}"
+    return f"{number(row['low'], unit, like)} to {number(row['high'], unit, like)}"
 
 
-def asked(gate: dict) -> str:
-    """A gate's threshold in words."""
-    threshold, unit = gate["threshold"], describe(gate["metric"])["unit"]
+def threshold(gate: dict) -> str:
+    """The condition of a gate: `at least 0.90`."""
+    value, unit = gate["threshold"], describe(gate["metric"]).unit
+    operator = OPERATORS.get(gate["op"], gate["op"])
     if unit == "bytes":
-        return f"{OPS.get(gate['op'], gate['op'])} {number(threshold, unit)}"
-    text = f"{threshold:.6g}".replace("-", "−")
-    text = text + "0" if len(text.partition(".")[2]) == 1 else text
-    return f"{OPS.get(gate['op'], gate['op'])} {text} {unit}".strip()
+        return f"{operator} {number(value, unit)}"
+    text = f"{value:.6g}".replace("-", "−")
+    text += "0" if len(text.partition(".")[2]) == 1 else ""
+    return f"{operator} {text} {unit}".strip()
 
 
 def moment(text: str) -> str:
-    """An ISO time as people write it; anything else as it stands."""
+    """An ISO time as `2026-01-31 12:00 UTC`; any other text unchanged."""
     try:
         when = datetime.fromisoformat(str(text))
     except ValueError:
@@ -57,53 +75,63 @@ def moment(text: str) -> str:
     return f"{when:%Y-%m-%d %H:%M}" + (" UTC" if when.tzinfo == UTC else "")
 
 
-def describe(name: str | None) -> dict:
-    """Label, explanation, formula, unit and direction of a metric; the bare name if it is unknown."""
+def plain(text: object) -> str:
+    """Text on one line, escaped so that Markdown and a model hub show it literally."""
+    line = escape(" ".join(str(text).split()), quote=False)
+    return "".join(f"\\{letter}" if letter in "|`*[]\\" else letter for letter in line)
+
+
+def describe(name: str | None) -> Metric:
+    """A metric with a capitalized label; of an unknown metric, its bare name."""
     metric = METRICS.get(name)
-    label = metric.label[:1].upper() + metric.label[1:] if metric else name
-    return {
-        "name": name,
-        "label": label,
-        "doc": getattr(metric, "doc", ""),
-        "formula": getattr(metric, "formula", ""),
-        "unit": getattr(metric, "unit", "") or "",
-        "better": getattr(metric, "better", "higher"),
-    }
+    if metric is None:
+        return Metric(name or "", label=name or "", doc="", formula="")
+    return replace(metric, label=metric.label[:1].upper() + metric.label[1:])
 
 
-def _places(value):
-    size = abs(value)
-    if 0.995 <= size < 1:
-        return 5 if size > 0.9995 else 4  # the interesting digits come after the nines
-    if 0 < size < 0.1:
-        return min(8, 1 - math.floor(math.log10(size)) + (size < 0.01))
-    return 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+def metrics_of(candidate: dict) -> dict[str, dict]:
+    """Rows of a candidate's metrics by name."""
+    return {row["name"]: row for row in candidate.get("metrics") or []}
 
 
-def answer(candidate: dict, gates: list[dict]) -> dict:
-    """May it be used? The word, a tone for its mark, and why."""
-    status, verdict = candidate.get("status"), candidate.get("verdict")
+def settings_of(results: dict) -> dict[str, Any]:
+    """Values of the settings that all candidates share."""
+    return {path: entry["value"] for path, entry in (results.get("settings") or {}).items()}
+
+
+def layers_by_grid(model: dict) -> dict[str, list[str]]:
+    """Names of the baseline's layers whose weights already lie on a low-bit grid, by the grid."""
+    grids: dict[str, list[str]] = {}
+    for name, grid in (model.get("on_grid") or {}).items():
+        grids.setdefault(f"{grid['bits']} bits in groups of {grid['group_size']}", []).append(name)
+    return grids
+
+
+def answer(candidate: dict, gates: list[dict]) -> dict[str, str]:
+    """May it be used? The answer, the tone of its mark and why; gates: explained."""
+    verdict = candidate.get("verdict")
     if candidate["name"] == "baseline":
-        return {"answer": "reference", "tone": "plain", "why": "the model as it is"}
-    if status in ("failed", "skipped"):
-        word, tone = TONES["NOT MEASURED"]
-        return {"answer": word, "tone": tone, "why": broke(candidate)}
-    if not gates or verdict not in TONES:
-        return {"answer": "not judged", "tone": "plain", "why": "no threshold applies to it"}
-    if verdict == "PASS":
-        why = {1: "its one threshold was met", 2: "both thresholds were met"}.get(
-            len(gates), f"all {len(gates)} thresholds were met"
-        )
+        word, tone, why = "reference", "plain", "the model as it is"
+    elif candidate.get("status") in ("failed", "skipped"):
+        (word, tone), why = TONES["NOT MEASURED"], failure(candidate)
+    elif not gates or verdict not in TONES:
+        word, tone, why = "not judged", "plain", "no threshold applies to it"
     else:
-        decisive = [gate for gate in gates if gate["verdict"] == verdict]
-        more = f"; and {len(decisive) - 1} more" if len(decisive) > 1 else ""
-        why = "; ".join(reason(gate) for gate in decisive[:1]) + more
-    word, tone = TONES[verdict]
+        (word, tone), why = TONES[verdict], _why(verdict, gates)
     return {"answer": word, "tone": tone, "why": why}
 
 
-def broke(candidate: dict) -> str:
-    """What kept a candidate from being measured, in a clause: the notebook, the cell and the message."""
+def _why(verdict: str, gates: list[dict]) -> str:
+    if verdict == "PASS":
+        few = {1: "its one threshold was met", 2: "both thresholds were met"}
+        return few.get(len(gates), f"all {len(gates)} thresholds were met")
+    reasons = [reason(gate) for gate in gates if gate["verdict"] == verdict]
+    more = f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return "".join(reasons[:1]) + more
+
+
+def failure(candidate: dict) -> str:
+    """Why a candidate was not measured, in a clause: the notebook, the cell and the message."""
     error = candidate.get("error") or {}
     why = shorten(str(error.get("message") or "no message"), 300, placeholder=" …")
     first = "the baseline was not measured: " if candidate.get("status") == "skipped" else ""
@@ -111,81 +139,62 @@ def broke(candidate: dict) -> str:
 
 
 def explained(gate: dict, candidate: dict) -> dict:
-    """A gate with what it is `about`, what was `asked` in words, and the row that it `measured` (None: nothing)."""
-    metric = next(
-        (row for row in candidate.get("metrics") or [] if row["name"] == gate["metric"]), None
-    )
-    if metric is None and isinstance(
-        candidate.get(gate["metric"]), (int, float)
-    ):  # a size or a time of its own
-        metric = dict.fromkeys(("low", "high", "noise", "n"), None) | {
-            "value": candidate[gate["metric"]]
-        }
-    return {**gate, "about": describe(gate["metric"]), "asked": asked(gate), "measured": metric}
+    """A gate with its metric (`about`), its condition in words (`required`) and the row it judged (`measured`, or None)."""
+    metric = metrics_of(candidate).get(gate["metric"])
+    figure = candidate.get(gate["metric"])  # a size or a time is no metric row
+    if metric is None and isinstance(figure, (int, float)):
+        metric = {"value": figure, "low": None, "high": None, "noise": None, "n": None}
+    about = describe(gate["metric"])
+    return {**gate, "about": about, "required": threshold(gate), "measured": metric}
 
 
 def reason(gate: dict) -> str:
-    """What an explained gate asked and what was measured, in a clause."""
-    label = gate["about"]["label"] or ""
+    """What an explained gate requires and what was measured, in a clause."""
+    label, unit = gate["about"].label, gate["about"].unit
     label = label[:1].lower() + label[1:] if label[1:2].islower() else label  # "nDCG" stays
-    metric, unit = gate["measured"], gate["about"]["unit"]
-    if metric is None or metric.get("value") is None:
-        return f"{label} {gate['asked']} was asked, and it {'is ' + metric['why'] if metric and metric.get('why') else 'was not measured'}"
-    span = interval(metric, like=metric["value"])
-    text = f"{label} {gate['asked']} was asked, measured {number(metric['value'], unit)}"
+    metric = gate["measured"] or {}
+    value, cause = metric.get("value"), metric.get("why")
+    text = f"{label} must be {gate['required']}"
+    if value is None:
+        return f"{text}, but it {f'is {cause}' if cause else 'was not measured'}"
+    span = interval(metric, like=value)
+    text += f", measured {number(value, unit)}"
     text += f" ({span})" if span != "–" and unit != "bytes" else ""
-    if metric.get("why"):
-        text += f"; {metric['why']}"
+    text += f"; {cause}" if cause else ""
     if gate["verdict"] == "INCONCLUSIVE":
-        needed = gate.get("needed_n")
-        text += (
-            f"; about {needed:,.0f} items would decide"
-            if needed
-            else "; more items would be needed to decide"
-        )
+        items = gate.get("needed_n")
+        enough = f"about {items:,.0f} items would" if items else "more items would be needed to"
+        text += f"; {enough} decide"
     return text
 
 
 def step_in_words(step: dict) -> str:
     """`quantize gptq, bits 4` of {"quantize": {"method": "gptq", "bits": 4}}."""
     ((kind, keys),) = step.items()
-    first = ("method", "bits", "sparsity")  # what tells steps apart, before their other keys
+    main = ("method", "bits", "sparsity")  # they distinguish steps, so they come first
     ordered = sorted(
-        (keys or {}).items(), key=lambda item: (item[0] not in first, item[0] != "method")
+        (keys or {}).items(), key=lambda item: (item[0] not in main, item[0] != "method")
     )
     words = [str(value) if key == "method" else f"{key} {value}" for key, value in ordered]
     return f"{kind} {', '.join(words)}".strip()
 
 
+def steps_in_words(candidate: dict) -> str:
+    """The chain of a candidate, empty for the baseline."""
+    return "; ".join(step_in_words(step) for step in candidate.get("steps") or [])
+
+
 def summary(rows: list[dict]) -> str:
-    """What a manager needs to know, as one or two sentences."""
-    meant = [row for row in rows if row["release"]] or [row for row in rows if not row["baseline"]]
-    said = {
-        "yes": "may be used",
-        "no": "may not",
-        "not decided": "cannot be decided yet",
-        "not measured": "could not be measured",
-        "not judged": "not judged",
-    }
-    counts = {word: sum(row["answer"] == word for row in meant) for word in said}
-    parts = [f"{counts[word]} {text}" for word, text in said.items() if counts[word]]
-    if len(meant) == 1:
-        answer = meant[0]["answer"]
-        verb = {"no": "may not be used", "not judged": "was not judged"}.get(answer, said[answer])
-        text = f"{meant[0]['name']}, the one candidate meant for release, {verb}."
-    elif meant:
-        counted = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-        text = f"Of the {len(meant)} candidates meant for release, {counted}."
-    else:
-        text = "There is no candidate beside the baseline."
-    usable = [
-        row["candidate"]
-        for row in rows
-        if row["answer"] == "yes" and row["candidate"].get("bytes_on_disk")
-    ]
-    if usable:
-        best = min(usable, key=lambda candidate: candidate["bytes_on_disk"])
-        text += f" The smallest of all that met their thresholds is {best['name']}: {number(best['bytes_on_disk'], 'bytes')}"
-        ratio = best.get("compression_ratio")
-        text += f", {ratio:.1f} times smaller than the original." if ratio else "."
-    return text
+    """The verdicts of the release candidates in a sentence, or of all candidates; rows: of the report's first table."""
+    released = [row for row in rows if row["release"]]
+    released = released or [row for row in rows if not row["baseline"]]
+    if not released:
+        return "There is no candidate besides the baseline."
+    if len(released) == 1:
+        word = released[0]["answer"]
+        verb = {"no": "may not be used", "not judged": "was not judged"}.get(word) or COUNTED[word]
+        return f"{released[0]['name']}, the one candidate meant for release, {verb}."
+    counts = Counter(row["answer"] for row in released)
+    *most, last = [f"{counts[word]} {text}" for word, text in COUNTED.items() if counts[word]]
+    counted = f"{', '.join(most)} and {last}" if most else last
+    return f"Of the {len(released)} candidates meant for release, {counted}."

@@ -1,23 +1,16 @@
-"""An experiment: one YAML file, checked whole before anything runs.
+"""An experiment: one YAML file, checked as a whole before anything runs.
 
-Parameters come from four places; the later in this list yields to the earlier: the command line, the
-experiment file, the model's preset, the defaults. Where each one came from is kept for the report.
+Values come from the command line, the experiment file, the model's preset or the defaults, in this order of precedence.
+The origin of each value is kept for the report.
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kerf.config import (
-    METHODS,
-    STEPS,
-    Calibration,
-    Evaluation,
-    Parameters,
-    Resources,
-    check_chain,
-    parse,
-)
+from kerf.config import METHODS, STEPS, Calibration, Evaluation, Resources, check_chain, parse
 from kerf.core.errors import CONTROL, nearest, refuse
 from kerf.core.paths import shipped
 from kerf.core.user_files import given_path, read_text
@@ -27,53 +20,49 @@ from kerf.workbench.run.overrides import KEYS, SECTIONS, override
 from kerf.workbench.run.yaml_reader import LARGEST, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-MANY = {"candidates": 200, "steps": 20, "criteria": 20}  # at most
-TAKEN = ("baseline", "history")  # folders beside those of experiments and candidates
-FILES = (
-    "index.html",
-    "results.json",
-    "gates.xml",
-    "release.md",
-    "report.pdf",
-)  # files there, and what they are written as first
+NAMES = "of a-z, 0-9, '.', '_' and '-', at most 64 characters, not"  # NAME in a refusal
+TAKEN = ("baseline", "history")  # folders in reports/ and in the report of an experiment
+FILES = ("index.html", "results.json", "gates.xml", "release.md", "report.pdf")  # files there
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a chain: its kind ("quantize"), its parameters, and where each came from."""
+    """One step of a chain: its kind ("quantize"), its parameters, and the origin of each parameter."""
 
     kind: str
-    parameters: Parameters
+    parameters: Any
     origin: dict[str, str]
 
     @property
     def notebook(self) -> str:
-        """Name of the notebook that does it."""
-        return (
-            "kernels"
-            if self.kind == "quantize" and METHODS[self.parameters.method].kernel
-            else self.kind
-        )
+        """Name of the notebook that runs the step."""
+        on_kernel = self.kind == "quantize" and METHODS[self.parameters.method].kernel
+        return "kernels" if on_kernel else self.kind
+
+    @property
+    def values(self) -> dict[str, dict]:
+        """The step as in an experiment, with all its defaults: {kind: values}."""
+        return {self.kind: self.parameters.model_dump()}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A checked experiment."""
+    """A checked experiment. origin: where each value came from, by its path."""
 
     name: str
     model: str
     calibration: Calibration
     evaluation: Evaluation
-    resources: Resources | None  # None: nobody asked for them
+    resources: Resources | None  # None: the service benchmark is not part of the experiment
     candidates: dict[str, list[Step]]
     release: list[str]
     criteria: dict[str, dict]
-    deciding: str  # the first criteria, as they were asked for
-    origin: dict[str, str] = field(default_factory=dict)
+    deciding: str  # the first criteria, as the experiment names them
+    origin: dict[str, str]
 
 
 def names() -> list[str]:
-    """Experiments that come with the clone."""
+    """Experiments that come with Kerf."""
     return sorted(path.stem for path in (shipped() / "notebooks" / "experiments").glob("*.yaml"))
 
 
@@ -83,172 +72,139 @@ def find(experiment: str) -> Path:
         return shipped() / "notebooks" / "experiments" / f"{experiment}.yaml"
     path = given_path(experiment)
     if not path or not path.is_file():
-        raise refuse(
-            "EXPERIMENT", experiment, f"a YAML file or a known name: {nearest(experiment, names())}"
-        )
+        accepted = f"a YAML file or a known name: {nearest(experiment, names())}"
+        raise refuse("EXPERIMENT", experiment, accepted)
     return path
 
 
 def is_free(name: object) -> bool:
-    """Whether an experiment or a candidate may be called so: no folder or file of a report is."""
-    shaped = isinstance(name, str) and NAME.fullmatch(name)
-    return (
-        bool(shaped)
-        and name.rstrip(".") not in TAKEN
-        and not f"{name}.".startswith(tuple(f"{file}." for file in FILES))
-    )
+    """Whether an experiment or a candidate may have this name: no folder or file of a report has it."""
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name.rstrip(".") in TAKEN:
+        return False
+    return not f"{name}.".startswith(tuple(f"{file}." for file in FILES))
 
 
-def read(experiment: str, overrides: list[str] = (), model: str | None = None) -> Experiment:
+def read(experiment: str, overrides: Sequence[str] = (), model: str | None = None) -> Experiment:
     """Read, override and check an experiment. Raises InputError with the path of the first wrong value."""
     path = find(experiment)
     content = read_yaml(read_text("EXPERIMENT", path, LARGEST), str(path))
     if not isinstance(content, dict):
         raise refuse("EXPERIMENT", str(path), f"keys and values; accepted: {', '.join(KEYS)}")
-    for key in content:
+    for key, value in content.items():
         if key not in KEYS:
-            raise refuse(
-                str(key), content[key], f"no such key in an experiment; {nearest(str(key), KEYS)}"
-            )
-    given = override(content, overrides)
+            accepted = f"no such key in an experiment; {nearest(str(key), KEYS)}"
+            raise refuse(str(key), value, accepted)
+    overridden = override(content, list(overrides))
     if model is not None:
-        if "model" in given:
+        if "model" in overridden:
             raise refuse("--model", model, "a model once; -p model= names one already")
-        content["model"], given = model, given | {"model"}
-    _check_model(content.get("model"))
-    if not is_free(path.stem):
-        raise refuse(
-            "EXPERIMENT",
-            path.stem,
-            f"a file name of a-z, 0-9, '.', '_' and '-', at most 64 characters, not {', '.join(TAKEN + FILES)}",
-        )
-    return _typed(path.stem, content, given)
-
-
-def _check_model(model: object) -> None:
+        content["model"] = model
+        overridden.add("model")
+    model = content.get("model")
     if not isinstance(model, str) or not model.strip() or CONTROL.search(model):
         raise refuse("model", model, "a name of `kerf list models`, a hub id or a directory")
+    if not is_free(path.stem):
+        accepted = f"a file name {NAMES} {', '.join(TAKEN + FILES)}"
+        raise refuse("EXPERIMENT", path.stem, accepted)
+    return _checked(path.stem, content, overridden)
 
 
-def _typed(name: str, content: dict, given: set[str]) -> Experiment:
-    preset = (
-        registry.MODELS[content["model"]].calibration if content["model"] in registry.MODELS else {}
-    )
-    origin = {"model": "command line" if "model" in given else "experiment"}
-    sections = {}
-    for section, kind in SECTIONS.items():
+def _checked(name: str, content: dict, overridden: set[str]) -> Experiment:
+    model = content["model"]
+    preset = registry.MODELS[model].calibration if model in registry.MODELS else {}
+    origin = {"model": "command line" if "model" in overridden else "experiment"}
+    sections: dict[str, Any] = {"resources": None}
+    for section, type_ in SECTIONS.items():
         if section == "resources" and section not in content:
             continue
+        defaults = preset if section == "calibration" else {}
         values = content.get(section, {})
-        under = preset if section == "calibration" else {}
-        sections[section] = parse(
-            kind, {**under, **values} if isinstance(values, dict) else values, section
-        )
-        for key in kind.model_fields:
-            origin[f"{section}.{key}"] = _origin(f"{section}.{key}", key, given, values, under)
-    candidates = _candidates(content.get("candidates"), given)
+        sections[section], origins = _parse(type_, values, section, overridden, defaults)
+        origin |= {f"{section}.{key}": source for key, source in origins.items()}
+    candidates = _candidates(content.get("candidates"), overridden)
     release = _release(content.get("release", list(candidates)), candidates)
-    asked = content.get("criteria", ["encoder"])
-    asked = [asked] if isinstance(asked, str) else asked
-    criteria = _criteria(asked)
+    criteria = content.get("criteria", ["encoder"])
+    criteria = [criteria] if isinstance(criteria, str) else criteria
     return Experiment(
-        name,
-        content["model"],
-        sections["calibration"],
-        sections["evaluation"],
-        sections.get("resources"),
-        candidates,
-        release,
-        criteria,
-        asked[0],
-        origin,
+        name=name,
+        model=model,
+        **sections,
+        candidates=candidates,
+        release=release,
+        criteria=_criteria(criteria),
+        deciding=criteria[0],
+        origin=origin,
     )
 
 
-def _origin(path: str, key: str, given: set[str], values: dict, under: dict) -> str:
-    if path in given or path.rpartition(".")[0] in given and key in values:
-        return "command line"
-    if key in values:
-        return "experiment"
-    return "model preset" if key in under else "default"
+def _parse(
+    type_: Any, values: Any, path: str, overridden: set[str], preset: Mapping[str, object]
+) -> tuple[Any, dict[str, str]]:
+    """Typed parameters of a section or a step, and the origin of each value by its key."""
+    parameters = parse(type_, {**preset, **values} if isinstance(values, dict) else values, path)
+    origin = {}
+    for key in type(parameters).model_fields:
+        if f"{path}.{key}" in overridden or path in overridden and key in values:
+            origin[key] = "command line"
+        elif key in values:
+            origin[key] = "experiment"
+        else:
+            origin[key] = "model preset" if key in preset else "default"
+    return parameters, origin
 
 
-def _candidates(value: object, given: set[str]) -> dict[str, list[Step]]:
-    if not isinstance(value, dict) or not 0 < len(value) <= MANY["candidates"]:
-        raise refuse(
-            "candidates", value, f"name: [steps], at least one, at most {MANY['candidates']}"
-        )
-    found = {}
-    for name, chain in value.items():
+def _sized(value: Any, type_: type[list | dict], path: str, accepted: str, most: int) -> Any:
+    """`value`, if it is a list or mapping of 1 to `most` items."""
+    if not isinstance(value, type_) or not 0 < len(value) <= most:
+        raise refuse(path, value, f"{accepted}, at least one, at most {most}")
+    return value
+
+
+def _candidates(value: object, overridden: set[str]) -> dict[str, list[Step]]:
+    candidates = {}
+    for name, chain in _sized(value, dict, "candidates", "name: [steps]", 200).items():
         if not is_free(name):
-            accepted = "names of a-z, 0-9, '.', '_' and '-', at most 64 characters, not baseline"
-            raise refuse(
-                "candidates",
-                name,
-                f"{accepted}, {', '.join((*TAKEN[1:], *FILES))}; a number in quotes",
-            )
-        if not isinstance(chain, list) or not 0 < len(chain) <= MANY["steps"]:
-            raise refuse(
-                f"candidates.{name}",
-                chain,
-                f"a list of steps, at least one, at most {MANY['steps']}",
-            )
-        found[name] = [
-            _step(step, f"{name}.{number}", given) for number, step in enumerate(chain, 1)
-        ]
-        check_chain([{step.kind: step.parameters.model_dump()} for step in found[name]], name)
-    return found
+            taken = ", ".join((*TAKEN[1:], *FILES))
+            accepted = f"names {NAMES} baseline, {taken}; a number in quotes"
+            raise refuse("candidates", name, accepted)
+        chain = _sized(chain, list, f"candidates.{name}", "a list of steps", 20)
+        steps = [_step(step, f"{name}.{n}", overridden) for n, step in enumerate(chain, 1)]
+        check_chain([step.values for step in steps], name)
+        candidates[name] = steps
+    return candidates
 
 
-def _step(step: object, path: str, given: set[str]) -> Step:
+def _step(step: object, path: str, overridden: set[str]) -> Step:
     if not isinstance(step, dict) or len(step) != 1:
-        raise refuse(
-            path,
-            step,
-            f"one kind of step with its parameters, as in {{quantize: {{bits: 4}}}}; kinds: "
-            f"{', '.join(STEPS)}",
-        )
+        example = "one kind of step with its parameters, as in {quantize: {bits: 4}}"
+        raise refuse(path, step, f"{example}; kinds: {', '.join(STEPS)}")
     ((kind, values),) = step.items()
     if kind not in STEPS:
         raise refuse(path, kind, f"a kind of step: {nearest(str(kind), STEPS)}")
     values = {} if values is None else values  # `- reconstruct:` has all defaults
-    parameters = parse(STEPS[kind], values, path)
-    origin = {
-        key: _origin(f"{path}.{key}", key, given, values, {})
-        for key in type(parameters).model_fields
-    }
-    return Step(kind, parameters, origin)
+    return Step(kind, *_parse(STEPS[kind], values, path, overridden, {}))
 
 
-def _release(value: object, candidates: dict) -> list[str]:
+def _release(value: object, candidates: dict[str, list[Step]]) -> list[str]:
     if not isinstance(value, list) or not value:
         raise refuse("release", value, f"a list of candidates: {', '.join(candidates)}")
     for number, name in enumerate(value, 1):
         if not isinstance(name, str) or name not in candidates:
-            raise refuse(
-                f"release.{number}",
-                name,
-                nearest(str(name) if isinstance(name, str) else "", candidates),
-            )
+            near = nearest(name if isinstance(name, str) else "", candidates)
+            raise refuse(f"release.{number}", name, near)
         if name in value[: number - 1]:
             raise refuse(f"release.{number}", name, "each candidate once")
     return value
 
 
 def _criteria(value: object) -> dict[str, dict]:
-    if (
-        not isinstance(value, list)
-        or not 0 < len(value) <= MANY["criteria"]
-        or not all(isinstance(name, str) for name in value)
-    ):
-        raise refuse(
-            "criteria",
-            value,
-            f"a list of names in data/criteria, or of JSON files, at most {MANY['criteria']}",
-        )
-    found = {}
-    for path in map(find_criteria, value):
-        if path.stem in found:
+    accepted = "a list of names in data/criteria, or of JSON files"
+    paths = _sized(value, list, "criteria", accepted, 20)
+    if not all(isinstance(name, str) for name in paths):
+        raise refuse("criteria", value, accepted)
+    criteria: dict[str, dict] = {}
+    for path in map(find_criteria, paths):
+        if path.stem in criteria:
             raise refuse("criteria", value, f"each name once; {path.stem} stands there twice")
-        found[path.stem] = read_criteria(path)
-    return found
+        criteria[path.stem] = read_criteria(path)
+    return criteria

@@ -1,33 +1,18 @@
-"""Turn an executed notebook into one page that needs no script and no network.
+"""An executed notebook as one HTML page that needs no script and no network.
 
-Not here: running notebooks. Widgets are replaced by the output they last showed,
-because without their script nothing of them would be left.
+A widget needs its script, so its last output takes its place.
 """
 
 import re
 from pathlib import Path
+from typing import Any
 
 import nh3
 
 from kerf.core.atomic import write_page
 
-ATTRIBUTES = {
-    "alt",
-    "aria-label",
-    "class",
-    "colspan",
-    "dir",
-    "height",
-    "id",
-    "lang",
-    "role",
-    "rowspan",
-    "scope",
-    "style",
-    "tabindex",
-    "title",
-    "width",
-}
+TEXT_ATTRIBUTES = {"alt", "aria-label", "dir", "lang", "role", "scope", "tabindex", "title"}
+LAYOUT_ATTRIBUTES = {"class", "colspan", "height", "id", "rowspan", "style", "width"}
 TEMPLATES = Path(__file__).parents[1] / "templates"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -35,14 +20,17 @@ BANNER = "papermill-error-cell-tag"
 
 
 def notebook_to_html(path: Path) -> Path:
-    """Write `path` (.ipynb) beside itself as .html and return that file."""
+    """Write the notebook `path` beside itself as .html and return the new path."""
     import nbformat
     from nbconvert import HTMLExporter
 
-    path = Path(path)
     notebook = nbformat.read(path, as_version=4)
     _replace_widgets(notebook)
-    _restyle_banner(notebook)
+    for cell in notebook.cells:
+        if BANNER in _tags(
+            cell
+        ):  # papermill sets colours inline, where a style sheet has no effect
+            cell.source = re.sub(r'\sstyle="[^"]*"', "", cell.source)
     exporter = HTMLExporter(
         template_name="notebook",
         extra_template_basedirs=[str(TEMPLATES)],
@@ -51,11 +39,9 @@ def notebook_to_html(path: Path) -> Path:
         exclude_output_prompt=True,
         filters={"inert": inert, "alt_text": alt_text},
     )
-    css = (TEMPLATES / "style.css").read_text() + (
-        TEMPLATES / "notebook" / "notebook.css"
-    ).read_text()
+    sheets = (TEMPLATES / "style.css", TEMPLATES / "notebook" / "notebook.css")
     page = {
-        "css": css,
+        "css": "".join(sheet.read_text() for sheet in sheets),
         "title": _title(notebook, path.stem),
         "source": path.name,
         "injected": any("injected-parameters" in _tags(cell) for cell in notebook.cells),
@@ -65,12 +51,12 @@ def notebook_to_html(path: Path) -> Path:
 
 
 def inert(html: str) -> str:
-    """A notebook's own HTML without scripts, handlers and what loads something; styles of its tables stay."""
+    """A notebook's own HTML without scripts, handlers and links that load something; the style of tables remains."""
     return nh3.clean(
         html,
         tags=nh3.ALLOWED_TAGS | {"figcaption", "figure", "section", "style"},
         clean_content_tags={"script"},
-        attributes={"*": ATTRIBUTES, "a": {"href"}, "img": {"src"}},
+        attributes={"*": TEXT_ATTRIBUTES | LAYOUT_ATTRIBUTES, "a": {"href"}, "img": {"src"}},
         attribute_filter=_without_data_links,
         url_schemes={"data", "http", "https", "mailto"},
         link_rel=None,
@@ -81,40 +67,28 @@ def _without_data_links(tag: str, attribute: str, value: str) -> str | None:
     return None if tag == "a" and value.strip().lower().startswith("data:") else value
 
 
-def alt_text(output: dict, kind: str) -> str:
-    """The description that the notebook recorded for a picture."""
+def alt_text(output: dict, mime_type: str) -> str:
+    """The description of a picture that the notebook recorded."""
     metadata = output.get("metadata", {})
-    return (
-        metadata.get(kind, {}).get("alt")
-        or metadata.get("alt")
-        or "Figure, described by the text around it"
-    )
+    description = metadata.get(mime_type, {}).get("alt") or metadata.get("alt")
+    return description or "Figure, described by the text around it"
 
 
-def _tags(cell):
+def _tags(cell: Any) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def _title(notebook, fallback):
+def _title(notebook: Any, default: str) -> str:
+    """The first heading of the notebook as plain text."""
     for cell in notebook.cells:
-        heading = (
-            cell.cell_type == "markdown"
-            and BANNER not in _tags(cell)
-            and re.search(r"^#\s+(.+)$", cell.source, re.M)
-        )
-        if heading:
+        own = cell.cell_type == "markdown" and BANNER not in _tags(cell)
+        if own and (heading := re.search(r"^#\s+(.+)$", cell.source, re.M)):
             return re.sub(r"[`*_]", "", heading[1]).strip()
-    return fallback
+    return default
 
 
-def _restyle_banner(notebook):
-    # papermill writes its colours into the tag, where a style sheet cannot reach
-    for cell in notebook.cells:
-        if BANNER in _tags(cell):
-            cell.source = re.sub(r'\sstyle="[^"]*"', "", cell.source)
-
-
-def _replace_widgets(notebook):
+def _replace_widgets(notebook: Any) -> None:
+    """Replace each widget by its last outputs."""
     from nbformat import from_dict
 
     models = notebook.metadata.pop("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
@@ -122,18 +96,19 @@ def _replace_widgets(notebook):
         outputs = []
         for output in cell.get("outputs", []):
             view = output.get("data", {}).pop(WIDGET_VIEW, None)
-            shown = _shown_by(view["model_id"], models, set()) if view else []
+            shown = _widget_outputs(view["model_id"], models, set()) if view else []
             outputs += [from_dict(item) for item in shown] or [output]
         if "outputs" in cell:
             cell.outputs = outputs
 
 
-def _shown_by(model_id, models, seen):
+def _widget_outputs(model_id: str, models: dict[str, dict], seen: set[str]) -> list[dict]:
+    """Last outputs of a widget and of its children, depth first."""
     if model_id in seen:
         return []
     seen.add(model_id)
     state = models.get(model_id, {}).get("state", {})
-    found = list(state.get("outputs", []))
+    outputs = list(state.get("outputs", []))
     for child in state.get("children", []):
-        found += _shown_by(str(child).removeprefix("IPY_MODEL_"), models, seen)
-    return found
+        outputs += _widget_outputs(str(child).removeprefix("IPY_MODEL_"), models, seen)
+    return outputs

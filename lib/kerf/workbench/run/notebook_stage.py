@@ -1,14 +1,14 @@
-"""One stage: one parameterized notebook, run by papermill in a kernel of its own, kept by content.
+"""One stage: a parameterized notebook, run by papermill in a kernel of its own and cached by content.
 
-A finished stage is an artifact (the executed notebook, its HTML, and where its result lies), so the next
-run takes it from there. A stage that dies leaves a partial notebook that says so on its first line.
+A finished stage is an artifact: the executed notebook, its HTML, and the path of its result. A stage that fails leaves a
+partial notebook that says so in its first cell.
 """
 
-import ast
 import atexit
 import json
 import logging
 import os
+import re
 import sys
 import time
 import uuid
@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
-from kerf.config.by_method import ByMethod
-from kerf.config.methods import METHODS, PRUNING_METHODS, STEPS
+from kerf.config.methods import METHODS, PRUNING_METHODS
 from kerf.core import atomic
 from kerf.core.cache import HANDOVER, NOTICE, artifact, meta, published
 from kerf.core.code import APART, imported
@@ -31,9 +31,11 @@ from kerf.models import families, registry
 from kerf.workbench.run.kernel_forkserver import KernelForkserver
 from kerf.workbench.run.notebook_html import notebook_to_html
 
+CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"  # system libraries of macOS cannot fork
+
 
 class StageFailed(RuntimeError):
-    """A notebook did not finish. Carries notebook, cell and message, as results.json has them."""
+    """A notebook did not finish. error: notebook, cell and message, as in results.json."""
 
     def __init__(self, notebook: str, cell: int | None, message: str) -> None:
         message = printable(message)
@@ -43,7 +45,7 @@ class StageFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """A finished stage: result folder, executed notebook, seconds it took now, and the run that made it."""
+    """A finished stage: result folder, executed notebook, seconds in this run, and the run that executed it."""
 
     result: Path
     notebook: Path
@@ -53,147 +55,130 @@ class FinishedStage:
 
 
 def notebook_path(name: str) -> Path:
-    """Path of one of the clone's notebooks."""
+    """Path of one of Kerf's notebooks."""
     return shipped() / "notebooks" / f"{name}.ipynb"
 
 
+def _cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def _source(cells: list[dict]) -> str:
+    return "\n".join("".join(cell["source"]) for cell in cells)
+
+
 @cache
-def accepted(name: str) -> list[str]:
-    """Parameters of a notebook: what its `parameters` cell assigns."""
-    cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", ())]
-    tree = ast.parse("\n".join("".join(cell["source"]) for cell in tagged))
-    return [node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)]
+def _accepted(path: Path) -> list[str]:
+    """Parameters of a notebook: the names that its `parameters` cell assigns."""
+    tagged = [cell for cell in _cells(path) if "parameters" in cell["metadata"].get("tags", ())]
+    return re.findall(r"^(\w+) *=", _source(tagged), re.M)
 
 
 def check_parameters(name: str, parameters: dict) -> None:
     """Refuse a parameter that the notebook does not have: papermill itself would only warn."""
-    if not notebook_path(name).is_file():
-        raise refuse("notebook", name, f"a file in {notebook_path(name).parent}")
-    known = accepted(name)
-    for key in parameters:
+    path = notebook_path(name)
+    if not path.is_file():
+        raise refuse("notebook", name, f"a file in {path.parent}")
+    known = _accepted(path)
+    for key, value in parameters.items():
         if key not in known:
-            raise refuse(
-                key, parameters[key], f"a parameter of {name}.ipynb; it has {', '.join(known)}"
-            )
+            raise refuse(key, value, f"a parameter of {path.name}; it has {', '.join(known)}")
 
 
 def _code(name: str, parameters: dict) -> list[str]:
-    """Modules that a notebook's numbers depend on: those that it imports, and those that its parameters choose by a registry."""
-    cells = json.loads(notebook_path(name).read_text(encoding="utf-8"))["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    numbers = [module for module in imported(text) if not module.startswith(APART)]
-    chosen = {module for step in _steps(parameters) for module in _method(step)}
-    if "kerf.evaluate" in numbers and "model" in parameters:
+    """Modules that a notebook's numbers depend on: those it imports, and those its parameters choose from a registry."""
+    cells = [cell for cell in _cells(notebook_path(name)) if cell["cell_type"] == "code"]
+    modules = [name for name in imported(_source(cells)) if not name.startswith(APART)]
+    methods, chosen = {**PRUNING_METHODS, **METHODS}, set()
+    for step in _steps(parameters):
+        if step["method"] in methods:
+            chosen |= {*methods[step["method"]].modules(step.get("backend"))}
+    if "kerf.evaluate" in modules and "model" in parameters:
         family = families.of(registry.resolve(parameters["model"]))
         chosen |= {family.EVALUATION, "kerf.evaluate.measure"}
-    return [*numbers, *sorted(chosen)]
+    return [*modules, *sorted(chosen)]
 
 
 def _steps(value: object) -> Iterator[dict]:
-    """Parameters of all steps in a notebook's parameters, however deep they lie, with their methods."""
-    if isinstance(value, dict):
-        if "method" in value:
-            yield value
-        for kind in STEPS:
-            if isinstance(value.get(kind), dict) and isinstance(STEPS[kind], ByMethod):
-                yield {"method": STEPS[kind].default, **value[kind]}
-        yield from (step for each in value.values() for step in _steps(each))
-    elif isinstance(value, list):
-        yield from (step for each in value for step in _steps(each))
-
-
-def _method(step: dict) -> list[str]:
-    """Modules of a step's method, and of its backend."""
-    entry = {**PRUNING_METHODS, **METHODS}.get(step["method"])
-    return entry.modules(step.get("backend")) if entry else []
+    """Parameters of all steps in a notebook's parameters, at any depth: dictionaries with a method."""
+    if isinstance(value, dict) and isinstance(value.get("method"), str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _steps(item)
 
 
 def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> FinishedStage:
-    """Run or reuse notebook `name` with `parameters`; `inputs`: digests of what it reads.
+    """Run or reuse notebook `name` with `parameters`; inputs: digests of the data that it reads.
 
-    partial: where a notebook that did not finish is left. Raises StageFailed.
+    partial: path for a notebook that does not finish. Raises StageFailed.
     """
     key = {"notebook": sha256(notebook_path(name)), "parameters": parameters, "inputs": inputs}
-    clock = time.perf_counter()
-    made = []
+    start = time.perf_counter()
+    reused = True
 
     def make(folder: Path) -> None:
-        made.append(True)
+        nonlocal reused
+        reused = False
         _execute(name, parameters, folder, partial)
 
     folder = artifact("stage", key, make, code=_code(name, parameters))
     partial.unlink(missing_ok=True)
-    return FinishedStage(
-        published(folder),
-        folder / f"{name}.ipynb",
-        time.perf_counter() - clock,
-        not made,
-        meta(folder)["run"],
-    )
+    seconds, run = time.perf_counter() - start, meta(folder)["run"]
+    return FinishedStage(published(folder), folder / f"{name}.ipynb", seconds, reused, run)
 
 
 @cache
-def _nursery() -> KernelForkserver:
-    nursery = KernelForkserver()
-    atexit.register(nursery.close)
-    return nursery
+def _forkserver() -> KernelForkserver:
+    server = KernelForkserver()
+    atexit.register(server.close)
+    return server
 
 
 @cache
-def _kernels():
-    """Kernel manager class whose kernels start warm where processes can fork, else Jupyter's own."""
+def _kernel_manager_class() -> type:
+    """Class of kernel managers: kernels are forked from a warm process where processes can fork."""
     from jupyter_client import AsyncKernelManager
 
-    if not _can_fork():
+    if not CAN_FORK:
         return AsyncKernelManager
 
     class WarmKernelManager(AsyncKernelManager):
-        def __init__(self, **options):
+        def __init__(self, **options: Any) -> None:
             super().__init__(**options)
-            self.connection_file = str(
-                _nursery().folder / f"kernel-{uuid.uuid4()}.json"
-            )  # goes with the folder
+            # The server removes its folder, and with it this file.
+            self.connection_file = str(_forkserver().folder / f"kernel-{uuid.uuid4()}.json")
 
-        def format_kernel_cmd(self, extra_arguments=None):
-            return [
-                part.format(connection_file=self.connection_file)
-                for part in _nursery().kernel_command()
-            ]
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            command = _forkserver().kernel_command()
+            return [part.format(connection_file=self.connection_file) for part in command]
 
     return WarmKernelManager
 
 
-def _can_fork() -> bool:
-    return (
-        hasattr(os, "fork") and sys.platform != "darwin"
-    )  # macOS's own libraries do not survive a fork
-
-
 def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
-    with patch.dict(
-        os.environ, KERF_HANDOVER=str(folder / HANDOVER)
-    ):  # kernels inherit it, of this stage alone
-        _run_notebook(name, parameters, folder / f"{name}.ipynb", partial)
-    notebook_to_html(folder / f"{name}.ipynb")
-    _pass_on(folder / f"{name}.ipynb")
+    notebook = folder / f"{name}.ipynb"
+    with patch.dict(os.environ, KERF_HANDOVER=str(folder / HANDOVER)):  # for this stage's kernel
+        _run_notebook(name, parameters, notebook, partial)
+    notebook_to_html(notebook)
+    _repeat_notices(notebook)
 
 
 def _run_notebook(name: str, parameters: dict, target: Path, partial: Path) -> None:
+    """Execute a notebook; a kernel that dies is started once more."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
-    # Without it every kernel warns that its sockets are open to whoever shares the machine.
-    encrypted = Config({"KernelManager": {"transport_encryption": "required"}})
     options = {
         "kernel_name": "python3",
-        "kernel_manager_class": _kernels(),
-        "config": encrypted,
+        "kernel_manager_class": _kernel_manager_class(),
+        # Without encryption each kernel warns that other users of the machine can open its sockets.
+        "config": Config({"KernelManager": {"transport_encryption": "required"}}),
         "progress_bar": False,
     }
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    for last in (False, True):
+    for attempt in (1, 2):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -202,43 +187,32 @@ def _run_notebook(name: str, parameters: dict, target: Path, partial: Path) -> N
         except papermill.PapermillExecutionError as error:
             message = f"{error.ename}: {error.evalue}".splitlines()[0]
             raise _failed(name, error.cell_index, message, target, partial) from None
-        except RuntimeError as error:  # the kernel was killed, or it did not start
-            if last:
+        except RuntimeError as error:  # the kernel was killed, or did not start
+            if attempt == 2:
                 message = f"the kernel died twice ({error}); the system may have run out of memory"
-                raise _failed(name, _last_started(target), message, target, partial) from None
-            print(
-                f"kerf: {name}.ipynb: the kernel died ({error}); the stage is tried once more",
-                file=sys.stderr,
-            )
-            if _can_fork() and not isinstance(error, DeadKernelError):
-                _nursery().end()  # it may be what does not answer
+                # papermill marks all cells as completed, so the last one with a count is the cell that ran.
+                cells = enumerate(_cells(target) if target.is_file() else [])
+                started = [
+                    index for index, cell in cells if cell.get("execution_count") is not None
+                ]
+                raise _failed(name, max(started, default=None), message, target, partial) from None
+            notice = f"the kernel died ({error}); the stage is tried once more"
+            print(f"kerf: {name}.ipynb: {notice}", file=sys.stderr)
+            if CAN_FORK and not isinstance(error, DeadKernelError):
+                _forkserver().end()  # the server itself may hang
 
 
-def _pass_on(path: Path) -> None:
-    """Say on standard error what the kernel found damaged in the cache: nobody would look for it in the notebook."""
-    outputs = [
-        output
-        for cell in json.loads(path.read_text())["cells"]
-        for output in cell.get("outputs", [])
-    ]
-    for line in "".join(
-        "".join(each["text"]) for each in outputs if each.get("name") == "stderr"
-    ).splitlines():
+def _repeat_notices(path: Path) -> None:
+    """Repeat on standard error what the kernel reported about damage in the cache."""
+    outputs = [output for cell in _cells(path) for output in cell.get("outputs", [])]
+    streams = ["".join(out["text"]) for out in outputs if out.get("name") == "stderr"]
+    for line in "".join(streams).splitlines():
         if line.startswith(NOTICE):
             print(line, file=sys.stderr)
 
 
-def _last_started(path: Path) -> int | None:
-    """Index of the cell that ran when the kernel died: papermill marks them all as completed."""
-    if not path.is_file():
-        return None
-    cells = json.loads(path.read_text())["cells"]
-    return max(
-        (i for i, c in enumerate(cells) if c.get("execution_count") is not None), default=None
-    )
-
-
 def _failed(name: str, cell: int | None, message: str, target: Path, partial: Path) -> StageFailed:
+    """Write the partial notebook, and build the exception."""
     import nbformat
 
     if target.is_file():
@@ -246,15 +220,15 @@ def _failed(name: str, cell: int | None, message: str, target: Path, partial: Pa
         note = f"**This notebook did not finish.** It stopped in cell {cell}: {message}"
         notebook.cells.insert(0, nbformat.v4.new_markdown_cell(note))
         notebook.metadata["kerf"] = {"status": "failed", "cell": cell, "message": message}
-        for index, each in enumerate(notebook.cells[1:]):
-            if cell is not None and index > cell and "papermill" in each.metadata:
-                each.metadata["papermill"]["status"] = "pending"
+        for pending in notebook.cells[cell + 2 :] if cell is not None else []:
+            if "papermill" in pending.metadata:
+                pending.metadata["papermill"]["status"] = "pending"
         partial.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, partial)
     return StageFailed(f"{name}.ipynb", cell, message)
 
 
-def publish(done: FinishedStage, folder: Path, title: str) -> None:
+def publish(stage: FinishedStage, folder: Path, title: str) -> None:
     """Copy the executed notebook and its HTML into the report's folder, under `title`."""
-    for path in (done.notebook, done.notebook.with_suffix(".html")):
+    for path in (stage.notebook, stage.notebook.with_suffix(".html")):
         atomic.copy(path, folder / f"{title}{path.suffix}")

@@ -1,101 +1,89 @@
-"""What the command line sets in an experiment: PATH=VALUE, the value read as in the file."""
+"""Overrides of an experiment on the command line: PATH=VALUE, with the value in YAML as in the file."""
+
+from collections import defaultdict
 
 import yaml
 
-from kerf.config import STEPS, Calibration, Evaluation, Resources
+from kerf.config import STEPS, Calibration, Evaluation, Parameters, Resources
 from kerf.core.errors import nearest, refuse
 from kerf.workbench.run.yaml_reader import parse_yaml
 
 KEYS = ("model", "calibration", "evaluation", "resources", "candidates", "release", "criteria")
-SECTIONS = {"calibration": Calibration, "evaluation": Evaluation, "resources": Resources}
+SECTIONS: dict[str, type[Parameters]] = {
+    "calibration": Calibration,
+    "evaluation": Evaluation,
+    "resources": Resources,
+}
 
 
 def override(content: dict, overrides: list[str]) -> set[str]:
-    """Set `overrides` in an experiment's `content`. Returns the full paths that were set.
+    """Apply `overrides` to an experiment's `content` in place. Returns the full paths that were set.
 
-    Raises InputError for a path that matches nothing or several things, and for one that is set twice.
+    Raises InputError for a path that matches no value or several, and for a path that is set twice.
     """
-    given = set()
-    for each in overrides:
-        path = _set(content, *_split(each))
-        if path in given:
-            raise refuse("-p", each, f"each path once; {path} is set already")
-        given.add(path)
-    return given
-
-
-def _split(override: str) -> tuple[str, object]:
-    path, equals, value = override.partition("=")
-    if not equals or not path:
-        raise refuse("-p", override, "PATH=VALUE, as in calibration.samples=64")
-    try:
-        return path, parse_yaml(value, path)
-    except yaml.YAMLError:  # no YAML, so the text itself: a file's name may have any characters
-        return path, value
+    paths: set[str] = set()
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise refuse("-p", text, "PATH=VALUE, as in calibration.samples=64")
+        try:
+            full_path = _set(content, path, parse_yaml(value, path))
+        except yaml.YAMLError:  # text as it stands: the name of a file may have any characters
+            full_path = _set(content, path, value)
+        if full_path in paths:
+            raise refuse("-p", text, f"each path once; {full_path} is set already")
+        paths.add(full_path)
+    return paths
 
 
 def _set(content: dict, path: str, value: object) -> str:
-    candidates = content.get("candidates") if isinstance(content.get("candidates"), dict) else {}
     if path in KEYS and path != "candidates":
         content[path] = value
         return path
-    head, _, key = path.partition(".")
-    if head in SECTIONS and key in SECTIONS[head].model_fields:
-        if not isinstance(content.setdefault(head, {}), dict):
-            raise refuse(
-                head,
-                content[head],
-                f"keys and values; accepted: {', '.join(SECTIONS[head].model_fields)}",
-            )
-        content[head][key] = value
+    section, _, key = path.partition(".")
+    if section in SECTIONS and key in (fields := SECTIONS[section].model_fields):
+        values = content.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise refuse(section, values, f"keys and values; accepted: {', '.join(fields)}")
+        values[key] = value
         return path
-    # A candidate's name may hold dots, so it is the longest name that the path starts with.
-    name = max((n for n in map(str, candidates) if path.startswith(f"{n}.")), key=len, default=None)
-    if name is not None:
-        found = _step_key(candidates.get(name), path[len(name) + 1 :], path)
-        if found:
-            number, key = found
-            ((kind, values),) = candidates[name][number].items()
-            candidates[name][number] = {kind: {**(values or {}), key: value}}
-            return f"{name}.{number + 1}.{key}"
-    raise refuse("-p", path, nearest(path, _paths(candidates)))
-
-
-def _step_key(chain: object, rest: str, path: str) -> tuple[int, str] | None:
-    if not isinstance(chain, list) or not all(map(_is_step, chain)):
-        return None
-    fields = [_fields(step) for step in chain]
-    number, _, key = rest.partition(".")
-    if number.isdecimal() and number.isascii() and len(number) < 10:
-        place = int(number) - 1
-        return (place, key) if 0 <= place < len(chain) and key in fields[place] else None
-    places = [place for place, known in enumerate(fields) if rest in known]
-    if len(places) > 1:
-        choices = [f"{path.removesuffix(rest)}{place + 1}.{rest}" for place in places]
-        raise refuse("-p", path, f"several steps have it: {' or '.join(choices)}")
-    return (places[0], rest) if places else None
-
-
-def _fields(step: dict) -> list[str]:
-    """Keys that a step may have: with another method, others."""
+    steps = _steps_by_path(content.get("candidates"))
+    if path not in steps:
+        known = [key for key in KEYS if key != "candidates"]
+        known += [f"{name}.{key}" for name in SECTIONS for key in SECTIONS[name].model_fields]
+        known += [name for name, by_full_path in steps.items() if name not in by_full_path]
+        raise refuse("-p", path, nearest(path, known))
+    if len(steps[path]) > 1:
+        raise refuse("-p", path, f"several steps have it: {' or '.join(steps[path])}")
+    ((full_path, step),) = steps[path].items()
     (kind,) = step
-    return [*STEPS[kind].model_fields]
+    step[kind] = {**(step[kind] or {}), full_path.rpartition(".")[2]: value}
+    return full_path
+
+
+def _steps_by_path(candidates: object) -> dict[str, dict[str, dict]]:
+    """Steps with a key, by CANDIDATE.KEY and CANDIDATE.NUMBER.KEY, and then by the latter.
+
+    A key counts if the step has it with any method, since another override may change the method. The name of a candidate
+    may hold dots: of two candidates that a path could mean, it means the one with the longer name.
+    """
+    chains = candidates.items() if isinstance(candidates, dict) else ()
+    steps: dict[str, dict[str, dict]] = {}
+    for name, chain in sorted(chains, key=lambda item: len(str(item[0]))):
+        if not isinstance(name, str) or not isinstance(chain, list):
+            continue
+        own: dict[str, dict[str, dict]] = defaultdict(dict)
+        for number, step in enumerate(filter(_is_step, chain), 1):
+            (kind,) = step
+            for key in STEPS[kind].model_fields:
+                full_path = f"{name}.{number}.{key}"
+                own[full_path][full_path] = own[f"{name}.{key}"][full_path] = step
+        steps |= own
+    return steps
 
 
 def _is_step(step: object) -> bool:
-    return (
-        isinstance(step, dict)
-        and len(step) == 1
-        and next(iter(step)) in STEPS
-        and isinstance(next(iter(step.values())), dict | None)
-    )
-
-
-def _paths(candidates: dict) -> list[str]:
-    found = [key for key in KEYS if key != "candidates"]
-    found += [f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields]
-    for name, chain in candidates.items():
-        for step in chain if isinstance(chain, list) else []:
-            if _is_step(step):
-                found += [f"{name}.{key}" for key in _fields(step)]
-    return found
+    if not isinstance(step, dict) or len(step) != 1:
+        return False
+    ((kind, values),) = step.items()
+    return kind in STEPS and isinstance(values, dict | None)

@@ -1,25 +1,24 @@
-"""results.json as it is read back: which parts it cannot do without, and of what type each is.
+"""The schema of results.json for reading: required parts, and the types of known parts.
 
-A file of an older Kerf may lack the others, and what is not named here is taken as it stands.
+A file of an older Kerf may lack the optional parts. Parts that are not listed are not checked.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kerf.core.digests import read_json
 
 SCHEMA = 1  # of results.json: the one that is written, and the newest that is read
-Bytes = Annotated[int, Field(ge=0)]
 
 
 class Unreadable(ValueError):
-    """A run whose results.json cannot be read, and why: `str` of it goes on where "its results.json" ends."""
+    """A run whose results.json cannot be read; `str` of it continues a sentence that begins with "its results.json"."""
 
 
 class Damaged(Unreadable):
-    """A run with a file that is no longer as it was written: `str` of it names the file."""
+    """A run with a file that has changed since it was written; `str` of it names the file."""
 
 
 class _Part(BaseModel):
@@ -44,7 +43,7 @@ class _Candidate(_Part):
     grade: str | None = None
     steps: list[dict] | None = None
     metrics: list[_Metric] | None = None
-    bytes_on_disk: Bytes | None = None
+    bytes_on_disk: Annotated[int, Field(ge=0)] | None = None
     bits_per_weight: float | None = None
     linear_bits: float | None = None
     compression_ratio: float | None = None
@@ -80,33 +79,29 @@ class _Results(_Part):
 
 
 def read(path: Path) -> dict:
-    """Content of a results.json. Raises Unreadable, naming the part that is missing or of a wrong type."""
+    """Content of a results.json. Raises Unreadable, naming the part that is missing or has a wrong type."""
+    content: Any
     try:
-        content = read_json(path, _no_number)
+        content = read_json(path, _refuse_constant)
         schema = content["schema"]
         if schema <= SCHEMA:
             _Results.model_validate(content)
+            return content
     except ValidationError as error:
-        raise Unreadable(_wrong(error)) from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        part = ".".join(map(str, first["loc"]))
+        missing = first["type"] == "missing"
+        problem = f"lacks a required part ({part})" if missing else f"has a {part} of a wrong type"
     except OSError:
-        raise Unreadable("cannot be opened") from None
+        problem = "cannot be opened"
     except ValueError:
-        raise Unreadable("is not valid JSON") from None
+        problem = "is not valid JSON"
     except (LookupError, TypeError):
-        raise Unreadable("lacks a part that it should have (schema)") from None
-    if schema > SCHEMA:
-        raise Unreadable(f"is of a newer Kerf (it has schema {schema}, this one reads {SCHEMA})")
-    return content
+        problem = "lacks a required part (schema)"
+    else:
+        problem = f"is of a newer Kerf (it has schema {schema}, this one reads {SCHEMA})"
+    raise Unreadable(problem)
 
 
-def _no_number(text: str):
-    raise ValueError(text)
-
-
-def _wrong(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
-    missing = first["type"] == "missing"
-    return (
-        f"lacks a part that it should have ({path})" if missing else f"has a {path} of a wrong kind"
-    )
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(text)  # NaN and infinities are not JSON

@@ -1,10 +1,10 @@
-// Tables sort by a press on a heading and show the rows that hold every word of a filter; bests follow two limits.
-// Everything can be read without this.
+// Tables sort by their headings and can be filtered by words; the best candidates follow two limits.
+// The page is complete without this script.
 const value = (row, column) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
 
 function compare(a, b, column, down) {
   const [x, y] = [value(a, column), value(b, column)];
-  if (x === "" || y === "") return (x === "") - (y === "");  // what was not measured stands last either way
+  if (x === "" || y === "") return (x === "") - (y === "");  // missing values come last in both directions
   const [p, q] = [Number(x), Number(y)];
   return down * (Number.isNaN(p) || Number.isNaN(q) ? x.localeCompare(y) : p - q);
 }
@@ -26,33 +26,33 @@ function sortable(table) {
 }
 
 function labelled(text, type, after) {
-  const label = document.createElement("label"), input = document.createElement("input"), told = document.createElement("output");
+  const label = document.createElement("label"), input = document.createElement("input"), output = document.createElement("output");
   input.type = type;
   if (type === "number") { input.step = "any"; input.min = "0"; }
   label.append(text, input);
   const line = document.createElement("p");
   line.className = "ask";
-  line.append(label, told);
+  line.append(label, output);
   after.before(line);
-  return [input, told];
+  return [input, output];
 }
 
 for (const table of document.querySelectorAll("table.board")) {
   sortable(table);
-  const [input, told] = labelled("Show rows with ", "search", table.parentElement), rows = [...table.tBodies[0].rows];
+  const [input, shown] = labelled("Show rows with ", "search", table.parentElement), rows = [...table.tBodies[0].rows];
   input.addEventListener("input", () => {
     const words = input.value.toLowerCase().split(/\s+/);
     rows.forEach(row => { row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word)); });
-    told.textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length}`;
+    shown.textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length}`;
   });
 }
 
 for (const table of document.querySelectorAll("table.frontier")) {
   const rows = [...table.tBodies[0].rows].map(row => ({...row.dataset, mb: Number(row.dataset.mb), bound: Number(row.dataset.bound),
-                                                      told: `${row.dataset.name}: ${row.cells[2].textContent} MB, ${row.cells[3].textContent}`}));
-  const sign = table.dataset.better === "lower" ? -1 : 1, told = row => row ? row.told : "none";
+                                                      text: `${row.dataset.name}: ${row.cells[2].textContent} MB, ${row.cells[3].textContent}`}));
+  const sign = table.dataset.better === "lower" ? -1 : 1, text = row => row ? row.text : "none";
   const [size, within] = labelled("Best within MB ", "number", table.parentElement);
-  size.addEventListener("input", () => { within.textContent = told(rows.filter(row => row.mb <= Number(size.value)).at(-1)); });
+  size.addEventListener("input", () => { within.textContent = text(rows.filter(row => row.mb <= Number(size.value)).at(-1)); });
   const [least, over] = labelled(`Smallest with ${table.dataset.label} of at ${sign === 1 ? "least" : "most"} `, "number", table.parentElement);
-  least.addEventListener("input", () => { over.textContent = told(rows.find(row => sign * row.bound >= sign * Number(least.value))); });
+  least.addEventListener("input", () => { over.textContent = text(rows.find(row => sign * row.bound >= sign * Number(least.value))); });
 }
