@@ -101,8 +101,8 @@ class Judge:
     def score(self, opened, first: bool = False) -> dict[str, np.ndarray]:
         """kl, loss and base_loss of every scored token."""
         size = causal.BATCH_TOKENS // self.chunks.shape[1]
-        found = causal_inference.score(
-            opened, self.chunks, np.arange(len(self.chunks)), size, self.folder, first, []
+        found, _ = causal_inference.score(
+            opened, self.chunks, np.arange(len(self.chunks)), size, self.folder, first
         )
         return {name: found[name].double().numpy() for name in ("kl", "loss", "base_loss")}
 

@@ -44,7 +44,7 @@ def scored(models, chunks, size: int) -> None:
     order = np.arange(len(chunks))
     with tempfile.TemporaryDirectory() as folder:
         for first, opened in zip((True, False), models, strict=True):
-            causal_inference.score(opened, chunks, order, size, Path(folder), first, [])
+            causal_inference.score(opened, chunks, order, size, Path(folder), first)
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """`kerf.compress` and `kerf.compare`: what a run does, in one call."""
 
+from pathlib import Path
+
 import pytest
 from support.small import write_model
 
@@ -86,3 +88,12 @@ def test_wrong_arguments_are_refused_in_one_line(model, call, said):
     with pytest.raises(InputError) as refusal:
         call(model)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_directory_is_one_model_however_it_is_written(model, monkeypatch):
+    monkeypatch.chdir(Path(model).parent)
+    name = Path(model).name
+    small = kerf.compress(f"./{name}", method="rtn", bits=8, **SAMPLE)
+    for a in (model, name, Path(name)):
+        assert kerf.compare(a, small, **MEASURED).loc["cosine_mean", "value"] > 0.99
+    assert kerf.compare(small, model, **MEASURED).loc["cosine_mean", "b"] > 0.9999

@@ -49,6 +49,14 @@ def problem(tokens=800, columns=32, rows=16, seed=0):
     return torch.randn(rows, columns, generator=generator), X
 
 
+def linear(weight, bias=None) -> torch.nn.Linear:
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    layer.weight.data = weight
+    if bias is not None:
+        layer.bias.data = bias
+    return layer
+
+
 def test_inputs_are_rounded_to_bytes_of_their_own_columns():
     _, X = problem()
     low, delta = X.amin(0), (X.amax(0) - X.amin(0)) / 255
@@ -63,7 +71,7 @@ def test_inputs_are_rounded_to_bytes_of_their_own_columns():
 
 def test_ranges_of_columns_lose_far_less_than_one_range():
     weight, X = problem()
-    made = int8._group([weight], [None], X, X)[0]
+    made = int8._group([linear(weight)], X, X)[0]
     one = int8.rounded(X, X.min(), (X.max() - X.min()) / 255)
     wanted = X @ weight.T
     alone = float((one @ weight.T - wanted).square().sum() / wanted.square().sum())
@@ -78,7 +86,7 @@ def test_ranges_of_columns_lose_far_less_than_one_range():
 def test_what_a_kernel_multiplies_is_the_same_sum():
     weight, X = problem()
     bias = torch.arange(16.0)
-    made = int8._group([weight[:10], weight[10:]], [bias[:10], bias[10:]], X, X)
+    made = int8._group([linear(weight[:10], bias[:10]), linear(weight[10:], bias[10:])], X, X)
     for part, layer in zip((weight[:10], weight[10:]), made, strict=True):
         u = ((X - layer.low) / layer.delta).round().clamp(0, 255).double()
         kernel = (
@@ -109,7 +117,7 @@ def test_inputs_of_a_token_are_rounded_between_its_own_bounds():
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_torch_multiplies_the_same_sum(dynamic):
     weight, X = problem()
-    for layer in int8._group([weight], [torch.arange(16.0)], X, X, dynamic):
+    for layer in int8._group([linear(weight, torch.arange(16.0))], X, X, dynamic):
         parts = {
             "codes": layer.codes,
             "scale": layer.scale,
@@ -135,7 +143,7 @@ def test_a_layer_makes_up_for_what_came_before_it():
     wanted = F @ weight.T
 
     def lost(originals):
-        made = int8._group([weight], [None], X, originals)[0]
+        made = int8._group([linear(weight)], X, originals)[0]
         return float(
             (int8.rounded(X, made.low, made.delta) @ made.weight().T + made.bias - wanted)
             .square()
@@ -143,7 +151,7 @@ def test_a_layer_makes_up_for_what_came_before_it():
         )
 
     assert lost(F) < 0.5 * lost(X)
-    made = int8._group([weight], [None], X + 3, F)[0]  # what came before moved every input
+    made = int8._group([linear(weight)], X + 3, F)[0]  # what came before moved every input
     found = int8.rounded(X + 3, made.low, made.delta) @ made.weight().T + made.bias
     assert (found - wanted).mean(0).abs().max() < 1e-3 * wanted.std()
 
@@ -462,10 +470,10 @@ def test_no_processor_adds_bytes_up_wrongly(model, monkeypatch):
 
 def test_where_sums_of_bytes_saturate_codes_have_seven_bits(monkeypatch, tmp_path):
     weight, X = problem()
-    made = int8._group([weight], [None], X, X, bits=7)[0]
+    made = int8._group([linear(weight)], X, X, bits=7)[0]
     assert (
         60 < made.codes.short().abs().max() <= 64
-        and made.error < 9 * int8._group([weight], [None], X, X)[0].error
+        and made.error < 9 * int8._group([linear(weight)], X, X)[0].error
     )
     monkeypatch.setattr(openvino_, "adds_bytes_exactly", lambda: False)
     with pytest.raises(InputError, match="a processor with VNNI"):
@@ -479,7 +487,7 @@ def test_without_units_for_bfloat16_it_is_not_emulated(model, monkeypatch):
     )
     expected = kerf.load(whole).encode(TEXTS)
     for flags in (["avx512_vnni"], ["avx512_vnni", "avx512_bf16"]):
-        monkeypatch.setattr(openvino_, "machine", lambda flags=flags: {"flags": flags})
+        monkeypatch.setattr(cache, "machine", lambda flags=flags: {"flags": flags})
         same = np.array_equal(kerf.load(half).encode(TEXTS), expected)
         assert (
             same

@@ -13,7 +13,7 @@ from support.small import write_model
 
 import kerf
 from kerf import backends, evaluate, pipeline
-from kerf.backends import serve, step
+from kerf.backends import serve, step, tokens
 from kerf.config import STEPS, Calibration, Evaluation, parse
 from kerf.core.errors import InputError
 from kerf.models import manifest, registry
@@ -102,7 +102,8 @@ def test_ten_thousand_texts_and_two_threads_at_once(model, backend):
 
 @pytest.mark.parametrize(("lengths", "width"), [([1], 8), ([8, 3], 8), ([9], 16)])
 def test_batches_are_padded_to_even_lengths(lengths, width):
-    ids, mask = serve.padded([list(range(5, 5 + length)) for length in lengths])
+    inputs = tokens.batch([list(range(5, 5 + length)) for length in lengths])
+    ids, mask, _ = inputs.values()
     assert ids.shape == mask.shape == (len(lengths), width) and mask.sum(1).tolist() == lengths
     assert all(
         row[:length].tolist() == list(range(5, 5 + length)) and not row[length:].any()
@@ -195,7 +196,7 @@ def test_a_comparison_says_how_much_faster(model):
         ([64] * 40, 32, [32, 8]),
         ([65, *[20] * 40], 32, [16, 25]),
         ([512] * 5, 32, [4, 1]),
-        ([serve.MOST * 2] * 2, 32, [1, 1]),
+        ([serve.MAX_TOKENS * 2] * 2, 32, [1, 1]),
         ([300] * 7, 7, [4, 3]),
         ([], 4, []),
     ],
@@ -207,7 +208,9 @@ def test_long_texts_run_in_smaller_pieces(lengths, batch_size, sizes):
     assert [len(piece) for piece in pieces] == sizes and [
         place for piece in pieces for place in piece
     ] == list(range(len(lengths)))
-    assert all(len(piece) == 1 or len(piece) * lengths[piece[0]] <= serve.MOST for piece in pieces)
+    assert all(
+        len(piece) == 1 or len(piece) * lengths[piece[0]] <= serve.MAX_TOKENS for piece in pieces
+    )
 
 
 EXPERIMENT = """

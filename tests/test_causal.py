@@ -182,21 +182,6 @@ def test_mixed_widths_refuse_a_causal_model(model):
         )
 
 
-def test_kinds_offer_the_same_names():
-    for kind in families.FAMILIES.values():
-        for name in (
-            "open_folder",
-            "with_weights",
-            "network",
-            "batches",
-            "held_batches",
-            "check_held_back",
-            "about",
-            "sample_texts",
-        ):
-            assert callable(getattr(kind, name))
-
-
 def test_the_embedded_language_model_is_what_its_package_holds():
     """The conversion from GGUF keeps every value: two layers read here with the plain definition of the format."""
     from gguf import GGUFReader

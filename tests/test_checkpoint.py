@@ -19,7 +19,7 @@ from kerf.core.cache import meta
 from kerf.core.errors import InputError
 from kerf.formats import gptq_checkpoint, imported
 from kerf.formats.gptq_checkpoint import Checkpoint, export
-from kerf.formats.gptq_layout import packed, unpacked
+from kerf.formats.gptq_layout import pack_layer, unpack_layer
 from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized
 
@@ -52,7 +52,7 @@ def field(words, index, bits) -> int:
 @pytest.mark.parametrize("form", gptq_checkpoint.FORMATS)
 def test_every_weight_follows_from_the_words_by_definition(bits, form):
     layer = quantized(bits)
-    parts, weight = packed("layer", layer, form), layer.dequantize()
+    parts, weight = pack_layer("layer", layer, form), layer.dequantize()
     assert parts["qweight"].shape == (64 * bits // 32, 32) and parts["qzeros"].shape == (
         2,
         32 * bits // 32,
@@ -83,7 +83,7 @@ def test_every_weight_follows_from_the_words_by_definition(bits, form):
 def test_a_layer_comes_back_as_it_was(bits, form, seed, shared, low):
     zeros = torch.zeros(32, 64 // shared) if low else None  # zero points of 0 everywhere
     layer = quantized(bits, group_size=shared, seed=seed, zeros=zeros)
-    back = unpacked("layer", packed("layer", layer, form), bits, form)
+    back = unpack_layer(pack_layer("layer", layer, form), bits, form)
     assert torch.equal(back.codes, layer.codes) and torch.equal(back.scale, layer.scale)
     assert torch.equal(back.zero_point, layer.zero_point) and torch.equal(
         back.dequantize(), layer.dequantize()
@@ -94,9 +94,9 @@ def test_a_layer_comes_back_as_it_was(bits, form, seed, shared, low):
 def test_a_zero_point_that_borrowed_from_its_neighbour_is_read_right(bits):
     """As gptqmodel writes v1: one less in every field of the whole word, whatever overflows."""
     layer = quantized(bits, zeros=torch.randint(0, 2, (32, 2)).float())
-    parts = packed("layer", layer, "gptq_v2")
+    parts = pack_layer("layer", layer, "gptq_v2")
     parts["qzeros"] = parts["qzeros"] - sum(1 << shift for shift in range(0, 32, bits))
-    assert torch.equal(unpacked("layer", parts, bits, "gptq").dequantize(), layer.dequantize())
+    assert torch.equal(unpack_layer(parts, bits, "gptq").dequantize(), layer.dequantize())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from support.small import FAMILIES, write_family
 
 import kerf
 from kerf import backends, pipeline
-from kerf.backends import mixed, openvino_, serve
+from kerf.backends import mixed, openvino_, tokens
 from kerf.calibration import activations
 from kerf.config import Calibration
 from kerf.core.finite import check_finite
@@ -113,11 +113,11 @@ def test_a_kernel_that_answers_otherwise_in_a_batch_is_no_candidate(folder, monk
 
 
 def test_batches_end_where_the_positions_do():
-    ids, mask = serve.padded([[5] * 9, [6] * 50], pad=1, most=50)
+    ids, mask, _ = tokens.batch([[5] * 9, [6] * 50], pad=1, most=50).values()
     assert (
         ids.shape == (2, 50) and ids[0, 9:].tolist() == [1] * 41 and mask.sum(1).tolist() == [9, 50]
     )
-    assert serve.padded([[]])[0].shape == (1, 8)
+    assert tokens.batch([[]])["input_ids"].shape == (1, 8)
 
 
 def test_what_is_no_number_is_an_error_with_its_text():

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import kerf
+from kerf.config import Calibration
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
 from kerf.models import families, manifest, model_files, registry
@@ -216,6 +217,15 @@ def test_what_is_no_part_of_a_model_neither_counts_nor_travels(copy, plain, fami
     assert manifest.size(folder)["bytes_on_disk"] == sum(
         (folder / name).stat().st_size for name in [*heads, parquet.WEIGHTS]
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batches_are_on_the_device_of_the_network(plain, family):
+    opened, spec = registry.open_model(str(plain[family])), Calibration(samples=8)
+    opened.to("meta")
+    module = families.FAMILIES[family]
+    for batch in [*module.batches(opened, spec), *module.held_batches(opened, spec)]:
+        assert {value.device.type for value in batch.values() if torch.is_tensor(value)} == {"meta"}
 
 
 @pytest.mark.parametrize("name", SMALL)

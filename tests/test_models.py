@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
+from kerf import evaluate
 from kerf.core.errors import InputError
-from kerf.models import registry
-from kerf.models.families import encoder
+from kerf.evaluate.protocol import FamilyEvaluation
+from kerf.models import families, registry
+from kerf.models.families import FAMILIES, encoder
+from kerf.models.families.protocol import Family
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
 MODULES = [
@@ -105,6 +108,15 @@ def test_batches_go_from_short_to_long_and_are_cut_at_the_longest_allowed(tiny):
     texts = ["a b c d e f g h i j", "a", "a b c", "b"]
     batches = encoder.tokenized(registry.open_model(str(tiny)), texts, 2, 6)
     assert [b["attention_mask"].sum(1).tolist() for b in batches] == [[3, 3], [5, 6]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_provides_what_the_protocol_names(family):
+    names = {*Family.__annotations__, *(name for name in vars(Family) if name[0] != "_")}
+    assert len(names) == 20
+    assert [name for name in sorted(names) if not hasattr(FAMILIES[family], name)] == []
+    for name in names - {*Family.__annotations__}:
+        assert callable(getattr(FAMILIES[family], name))
 
 
 @pytest.mark.parametrize(
@@ -235,3 +247,8 @@ def test_truncated_weights_are_refused(mine):
     whole = (mine / "model.safetensors").read_bytes()
     (mine / "model.safetensors").write_bytes(whole[:-100])
     assert "model.safetensors does not open" in refusal(registry.open_model, mine)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_every_family_implements_the_protocol_of_evaluation(name):
+    assert isinstance(evaluate.of_family(name), FamilyEvaluation)

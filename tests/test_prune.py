@@ -633,13 +633,15 @@ def test_twice_as_fast_is_more_than_one_and_each_goes_first_in_turn(monkeypatch)
     monkeypatch.setattr(registry, "open_source", lambda model, source: source or "baseline")
     monkeypatch.setattr(
         measured_encoder,
-        "ask",
+        "predict_once",
         lambda opened, _: (
             asked.append(opened),
             time.sleep(0.02 if opened == "baseline" else 0.002),
         ),
     )
-    ratios = latency.measure({"model": "m", "candidate": "c", "kind": "encoder", "asked": []})
+    ratios = latency.measure(
+        {"model": "m", "candidate": "c", "family": "encoder", "latency_input": []}
+    )
     assert len(ratios) == latency.ROUNDS and np.median(ratios) > 1
     assert {*asked[::2]} == {*asked[1::2]} == {"baseline", "c"}
 

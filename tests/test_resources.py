@@ -27,11 +27,8 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def asked(model):
     opened = registry.open_model(model)
-    return serving_benchmark.Asked(
-        model,
-        1,
-        {16: footprint.of_length(opened, corpora.evaluation_sentences("news", 40)[0], 16, 32)},
-    )
+    sentences = corpora.evaluation_sentences("news", 40)[0]
+    return {16: footprint.of_length(opened, sentences, 16, 32)}
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +40,13 @@ def candidate(model):
 
 def test_texts_have_the_length_that_was_asked(model, asked):
     opened = registry.open_model(model)
-    lengths = [len(opened.tokenizer(text)["input_ids"]) for text in asked.texts[16]]
-    assert len(set(asked.texts[16])) == 32 and max(lengths) == 16 and min(lengths) >= 12
+    lengths = [len(opened.tokenizer(text)["input_ids"]) for text in asked[16]]
+    assert len(set(asked[16])) == 32 and max(lengths) == 16 and min(lengths) >= 12
 
 
-def test_every_model_has_its_figures_and_a_dead_one_its_reason(asked, candidate, tmp_path):
+def test_every_model_has_its_figures_and_a_dead_one_its_reason(model, asked, candidate, tmp_path):
     rows = serving_benchmark.measure(
-        asked, {"int8": candidate, "gone": tmp_path / "nowhere"}, rounds=1
+        model, 1, asked, {"int8": candidate, "gone": tmp_path / "nowhere"}, rounds=1
     )
     assert {row["model"] for row in rows} == {"baseline", "baseline again", "int8", "gone"}
     failed = [row for row in rows if row["measure"] == "failed"]
@@ -87,14 +84,16 @@ def test_files_are_forgotten_and_whole(candidate):
 
 
 def test_one_thread_answers_too_where_there_are_more(model, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which `one` changes
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which `profile` changes
     opened = registry.open_model(model)
     lines = corpora.evaluation_sentences("news", 40)[0]
     given = {
         str(length): footprint.of_length(opened, lines, length, 32)
         for length in (16, serving_benchmark.ALONE)
     }
-    found = serving_benchmark.one({"model": model, "candidate": "", "threads": 2, "texts": given})
+    found = serving_benchmark.profile(
+        {"model": model, "candidate": "", "threads": 2, "texts": given}
+    )
     assert {name for name in found if "one thread" in name} == {
         f"{what}, {batch} x 64 tokens, one thread"
         for what in ("latency", "throughput")
@@ -103,7 +102,7 @@ def test_one_thread_answers_too_where_there_are_more(model, monkeypatch):
     assert min(found.values()) > 0
     assert not [
         name
-        for name in serving_benchmark.one(
+        for name in serving_benchmark.profile(
             {"model": model, "candidate": "", "threads": 1, "texts": given}
         )
         if "one thread" in name
@@ -124,9 +123,7 @@ def test_a_reranker_answers_pairs_of_the_length_that_was_asked(tmp_path):
     candidate = pipeline.build(
         reranker, [{"quantize": {"method": "dynamic"}}], Calibration(samples=16, max_length=64)
     )
-    rows = serving_benchmark.measure(
-        serving_benchmark.Asked(reranker, 1, {16: pairs}), {"int8": candidate}, rounds=1
-    )
+    rows = serving_benchmark.measure(reranker, 1, {16: pairs}, {"int8": candidate}, rounds=1)
     assert {row["model"] for row in rows} == {"baseline", "baseline again", "int8"} and all(
         row["value"] > 0 for row in rows
     )

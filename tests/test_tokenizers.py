@@ -217,7 +217,7 @@ def test_documents_without_tokens_are_left_out_of_a_stream(tmp_path, mixed):
         [{"quantize": {"method": "gptq", "bits": 4}}],
         Calibration(texts=mixed, samples=4, max_length=32),
     )
-    assert "without any token left out" in causal.about(
+    assert "without any token left out" in causal.describe_sample(
         folder, Calibration(texts=mixed, samples=4, max_length=32)
     )
     everything = measured_causal.gather(
@@ -338,8 +338,8 @@ def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
     ):
         measured_causal.gather(str(folder), Evaluation(num_chunks=4, passages=4))
     opened = registry.open_model(str(folder))
-    measured_causal.answer(
-        opened, {**measured_causal.request(everything, False), "seed": 0}, tmp_path
+    measured_causal.run_inference(
+        opened, {**measured_causal.inference_request(everything, False), "seed": 0}, tmp_path
     )
     assert load_file(tmp_path / "answers.safetensors")["continued"].shape == (4, 24)
     with pytest.raises(InputError, match="prompt = 60: at most 48"):

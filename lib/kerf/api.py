@@ -20,12 +20,12 @@ from kerf.config import METHODS, PRUNING_METHODS, Calibration, Evaluation, parse
 from kerf.core import atomic
 from kerf.core.errors import one_of, refuse
 from kerf.core.paths import data_folder
-from kerf.evaluate import ab, comparison_inputs
+from kerf.evaluate import ab
+from kerf.evaluate.comparison_inputs import ComparisonInput, candidate_input
 from kerf.models import manifest, registry
 from kerf.models.model_files import CARD
 
-Texts = str | os.PathLike | Iterable[str]
-CALIBRATION = tuple(Calibration.model_fields)
+Texts = str | os.PathLike[str] | Iterable[str]
 
 
 def compress(model: str, texts: Texts = "news", method: str = "gptq", **parameters: Any) -> Any:
@@ -39,17 +39,19 @@ def compress(model: str, texts: Texts = "news", method: str = "gptq", **paramete
             the calibration.
 
     Returns:
-        What `kerf.load` returns; its `artifact` is the candidate's directory. Made once: the same arguments open it again.
+        The opened candidate, as from `kerf.load`; its `artifact` is the candidate's directory. It is made once: the same
+        arguments open it again.
 
     Raises:
         InputError: for a parameter that is not accepted, before heavy work.
     """
-    known = {**PRUNING_METHODS, **METHODS}
-    if method not in known:
-        raise refuse("method", method, one_of(method, known))
-    asked = {key: parameters.pop(key) for key in CALIBRATION if key in parameters}
+    methods = {**PRUNING_METHODS, **METHODS}
+    if method not in methods:
+        raise refuse("method", method, one_of(method, methods))
     preset = registry.MODELS[model].calibration if model in registry.MODELS else {}
-    calibration = parse(Calibration, {**preset, **asked, "texts": _named(texts)}, "calibration")
+    keys = [key for key in Calibration.model_fields if key in parameters]
+    options = {**preset, **{key: parameters.pop(key) for key in keys}, "texts": _file_of(texts)}
+    calibration = parse(Calibration, options, "calibration")
     kind = "quantize" if method in METHODS else "prune"
     folder = pipeline.build(model, [{kind: {"method": method, **parameters}}], calibration)
     opened = registry.load(folder)
@@ -61,49 +63,49 @@ def compare(a: Any, b: Any, data: Texts = "news", **evaluation: Any) -> pd.DataF
     """Compare two models on the same text, item by item.
 
     Args:
-        a, b: a model's name or directory, a candidate's directory, or what `kerf.compress` gave; both of one model.
+        a, b: a model's name or directory, a candidate's directory, or an opened candidate of `kerf.compress`; both of one
+            model.
         data: evaluation text: news, wiki, a text file with one document a line, or documents.
         evaluation: further keys of `evaluation`, as in an experiment (`sentences=200`).
 
     Returns:
         A row for each metric. Where `a` is the model itself: value of `b`, low, high (95 % interval), baseline, n. Where
-        both are candidates: a, b, their paired difference with low and high, winner.
+        it is a candidate: a, b, their paired difference with low and high, winner.
 
     Raises:
         InputError: for candidates of two models, and for text that cannot be used.
     """
-    spec = parse(Evaluation, {**evaluation, "texts": _named(data)}, "evaluation")
-    sides = [_side(each) for each in (a, b)]
-    models = {model for model, _ in sides}
-    if len(models) > 1:
-        raise refuse("b", sides[1][0], f"a candidate of {sides[0][0]}")
-    (model, first), (_, second) = sides
-    if not first:
-        rows = evaluate.read(evaluate.compare(model, second, spec))[0]
+    spec = parse(Evaluation, {**evaluation, "texts": _file_of(data)}, "evaluation")
+    (model, folder_a), (other, folder_b) = _side(a), _side(b)
+    if model != other:  # two names, perhaps of one model
+        digests = {registry.weights_digest(registry.resolve(name)) for name in (model, other)}
+        if len(digests) > 1:
+            raise refuse("b", other, f"a candidate of {model}")
+    if not folder_a:
+        rows = evaluate.read(evaluate.compare(model, folder_b or "", spec))[0]
         return pd.DataFrame(rows).set_index("name")
-    measured = [
-        comparison_inputs.candidate_input(
-            name, model, manifest.verify(folder)["steps"] if folder else [], folder, spec
-        )
-        for name, folder in (("a", first), ("b", second))
-    ]
-    return pd.DataFrame(ab.compare(*measured)["metrics"]).set_index("name")
+
+    def measured(name: str, folder: Path | None) -> ComparisonInput:
+        steps = manifest.verify(folder)["steps"] if folder else []
+        return candidate_input(name, model, steps, folder or "", spec)
+
+    differences = ab.compare(measured("a", folder_a), measured("b", folder_b))
+    return pd.DataFrame(differences["metrics"]).set_index("name")
 
 
-def _side(given: Any) -> tuple[str, Path | str]:
-    """The model, and the candidate's directory; empty for the model itself."""
-    folder = getattr(given, "artifact", given)
+def _side(side: Any) -> tuple[str, Path | None]:
+    """The model of one side of a comparison, and the candidate's directory; None for the model itself."""
+    folder = getattr(side, "artifact", side)
     if isinstance(folder, str | os.PathLike) and Path(folder, CARD).is_file():
         return manifest.verify(Path(folder))["model"], Path(folder)
-    if not isinstance(given, str | os.PathLike):
-        raise refuse(
-            "model", type(given).__name__, "a name, a directory, or what kerf.compress gave"
-        )
-    return str(given), ""
+    if not isinstance(side, str | os.PathLike):
+        accepted = "a name, a directory, or what kerf.compress returned"
+        raise refuse("model", type(side).__name__, accepted)
+    return os.fspath(side), None
 
 
-def _named(texts: Texts) -> str:
-    """A name or file of texts; documents are written into one, by their digest."""
+def _file_of(texts: Texts) -> str:
+    """A name or file of texts; documents are written into a file that is named by their digest."""
     if isinstance(texts, str | os.PathLike):
         return os.fspath(texts)
     lines = "\n".join(" ".join(str(document).split()) for document in texts)

@@ -1,11 +1,4 @@
-"""Real kernels: candidates that compute in bytes, not only lie in them. One library a file, all with the same names:
-
-available(): whether it is installed, INSTALL: the line that installs it; convert(opened): the model as its graph, of
-which weights(graph) names the layers, put_integers and put_packed (graph, found) change them, and save(graph, folder,
-half) writes; run(folder, card, threads): the model of a candidate as a function of input_ids, attention_mask and
-token_type_ids, (texts, tokens) each, that gives embeddings or scores (texts, features); settings(step) is what the card
-tells it. Which library runs which method stands in `kerf.config.backends`.
-"""
+"""Backends: candidates that run on a library's INT8, INT4 or bfloat16 kernels. One library a module, see `protocol`."""
 
 import logging as python_logging
 import warnings
@@ -13,87 +6,89 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 from io import StringIO
-from types import ModuleType
+from typing import Any, cast
 from unittest.mock import patch
 
+from kerf.backends.protocol import BackendModule
 from kerf.config.backends import BACKENDS
 from kerf.config.backends import modules as modules
-from kerf.core.errors import refuse
+from kerf.core import cache
+from kerf.core.errors import InputError, refuse
+from kerf.models import families
 
-MASKED = (
-    -1e9
-)  # a score of what is not attended to: exp of it is 0, and it is finite in bfloat16 too
+MASKED = -1e9  # attention score of a masked token: its exp is 0, and it is finite in bfloat16 too
 
 
-def backend(name: str) -> ModuleType:
-    """The module of a library; InputError when it is not installed."""
-    found = import_module(BACKENDS.named(name, "backend").module)
-    if not found.available():
-        raise refuse("backend", name, f"a library that is installed: `{found.INSTALL}`")
-    return found
+def backend(name: str) -> BackendModule:
+    """The module of a backend. Raises InputError when its library is not installed."""
+    library = cast(BackendModule, import_module(BACKENDS.named(name, "backend").module))
+    if not library.available():
+        raise refuse("backend", name, f"a library that is installed: `{library.INSTALL}`")
+    return library
 
 
 def adds_bytes_exactly() -> bool:
-    """Whether this processor adds products of bytes in 32 bits (VNNI, AMX); without, sums of two saturate at 16."""
-    from kerf.core.cache import machine
+    """Whether this CPU sums products of bytes in 32 bits (VNNI, AMX); without, sums of two saturate at 16 bits."""
+    return any("vnni" in flag or flag == "amx_int8" for flag in cache.machine()["flags"])
 
-    return any("vnni" in flag or flag == "amx_int8" for flag in machine()["flags"])
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16; without, libraries emulate it, a hundred times slower."""
+    return any("bf16" in flag for flag in cache.machine()["flags"])
+
+
+def refusal(name: str, accepted: str, error: Exception) -> InputError:
+    """The InputError for a model that a library rejects, with the last line of the library's error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return refuse("backend", name, f"{accepted} ({lines[-1][-160:]})")
 
 
 @contextmanager
-def conversion(name: str, opened) -> Iterator[tuple]:
-    """While it lasts, a library reads `kinds.whole(opened)`, quietly; that, and an example of what it takes. What it cannot
-    read is InputError."""
+def conversion(name: str, opened: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the whole model as one module, and example inputs to trace it with; exporters are quiet meanwhile.
+
+    Raises InputError, with the first cause, for a model that the exporter cannot read.
+    """
     import torch
     from transformers.utils import logging
 
-    from kerf.models import families
-
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
-    example = dict(
-        zip(
-            families.of_opened(opened).inputs(opened),
-            (ids, (ids > 0).long(), torch.zeros_like(ids)),
-            strict=False,
-        )
-    )
-    told, disabled = logging.get_verbosity(), python_logging.root.manager.disable
+    inputs = (ids, (ids > 0).long(), torch.zeros_like(ids))
+    example = dict(zip(families.of_opened(opened).inputs(opened), inputs, strict=False))
+    verbosity, disabled = logging.get_verbosity(), python_logging.root.manager.disable
     try:
-        with (
-            attending(),
-            warnings.catch_warnings(),
-            redirect_stderr(StringIO()),
-        ):  # torch's exporter prints the whole graph beside its error
+        # torch's exporter prints the whole graph on standard error beside its exception.
+        with _finite_masks(), warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             logging.set_verbosity_error()
             python_logging.disable()
             yield families.whole(opened), example
     except Exception as error:
-        cause = error
-        while cause.__cause__:  # exporters say which operator it was in the first of a chain
+        cause: BaseException = error
+        while cause.__cause__:  # exporters name the operator in the first exception of a chain
             cause = cause.__cause__
-        said = " ".join(str(cause).split()) or type(cause).__name__
-        raise refuse(
-            "backend", name, f"a model whose operators and shapes it takes ({said[:240]})"
-        ) from error
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        accepted = f"a model whose operators and shapes it takes ({reason[:240]})"
+        raise refuse("backend", name, accepted) from error
     finally:
-        logging.set_verbosity(told)
+        logging.set_verbosity(verbosity)
         python_logging.disable(disabled)
 
 
 @contextmanager
-def attending() -> Iterator[None]:
-    """While it lasts, attention that is traced masks by MASKED. Rows of a sliding window that hold only padding would be
-    softmax of -inf alone: torch answers 0 there, graphs of other libraries NaN."""
+def _finite_masks() -> Iterator[None]:
+    """Make attention mask with MASKED instead of -inf. A row that holds only padding, as in a sliding window, is a softmax
+    of -inf alone: 0 in torch, and NaN in graphs of other libraries."""
     import torch
 
     attention = torch.nn.functional.scaled_dot_product_attention
 
-    def finite(query, key, value, attn_mask=None, *rest, **options):
+    def finite(
+        query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **options: Any
+    ) -> Any:
         if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(
-                ~attn_mask, MASKED
-            )
+            zeros = torch.zeros_like(attn_mask, dtype=query.dtype)
+            attn_mask = zeros.masked_fill(~attn_mask, MASKED)
         elif attn_mask is not None:
             attn_mask = attn_mask.clamp(min=MASKED)
         return attention(query, key, value, attn_mask, *rest, **options)

@@ -1,111 +1,207 @@
-"""ONNX Runtime: a model as an ONNX graph, its layers on the integer products of its kernels. An optional extra.
+"""ONNX Runtime (an optional extra): a model as an ONNX graph, pooling included, its layers on the library's integer kernels.
 
-The graph takes token numbers and an attention mask and gives embeddings or scores, pooling and what follows included; what
-its layers become stands in `kerf.backends.onnx_layers`. bfloat16 is not here: there are no kernels for it on x86.
+An integer layer gets its inputs through a QuantizeLinear and becomes a MatMulIntegerToFloat. A packed linear layer
+becomes a MatMulNBits, which unpacks codes as it multiplies, and packed word embeddings a GatherBlockQuantized. There is no
+bfloat16: the library has no kernels for it on x86.
 
-On x86 without VNNI or AMX the product of unsigned and signed bytes saturates in 16 bits; the session is told to take the
-slower one of unsigned bytes there (session.x64quantprecision), so that every machine gives the same sums. It would take it
-everywhere, and more than half as long again.
+On x86 without VNNI or AMX, products of unsigned and signed bytes saturate at 16 bits. session.x64quantprecision selects the
+slower product of unsigned bytes there, so that every machine gives the same sums; elsewhere it would cost half as much again.
 """
 
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kerf.backends import adds_bytes_exactly
-from kerf.backends.onnx_layers import OWN, constant, replace
-from kerf.backends.onnx_layers import put_integers as put_integers
-from kerf.backends.onnx_layers import put_packed as put_packed
-from kerf.backends.onnx_layers import weights as weights
-from kerf.core.errors import refuse
+from kerf.backends import adds_bytes_exactly, conversion, protocol, refusal
+from kerf.backends.protocol import Int8Linear, IntegerLayers, Kernel, KernelStep, PackedLayers
+from kerf.tensors.packing import pack
 
 MODEL = "model.onnx"
 INSTALL = "pip install onnxruntime==1.31.1 onnxscript==0.7.2"  # lib[onnxruntime]
+CONTRIB = "com.microsoft"  # operators that the library adds to those of ONNX
 
 
 def available() -> bool:
-    """Whether the library is installed, and what writes its graphs."""
-    from importlib.util import find_spec
-
-    return all(map(find_spec, ("onnxruntime", "onnxscript")))
+    return all(map(importlib.util.find_spec, ("onnxruntime", "onnxscript")))
 
 
-def convert(opened):
-    """The graph of a SentenceTransformer or CrossEncoder in float32. Raises InputError for one that cannot be exported for every shape."""
+def convert(opened: Any) -> Any:
     import torch
 
-    from kerf.backends import conversion
-
     with conversion("onnxruntime", opened) as (whole, example):
-        free = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)  # texts and tokens
-        program = torch.onnx.export(
-            whole,
-            tuple(example.values()),
-            input_names=list(example),
-            output_names=["answers"],
-            dynamic_shapes=dict.fromkeys(example, free),
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
-    program.model.opset_imports[OWN] = 1
+        dynamic = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)  # texts and tokens
+        options: dict[str, Any] = {"dynamo": True, "optimize": False, "verbose": False}
+        options |= {"input_names": list(example), "output_names": ["answers"]}
+        options["dynamic_shapes"] = dict.fromkeys(example, dynamic)
+        program: Any = torch.onnx.export(whole, tuple(example.values()), **options)
+    program.model.opset_imports[CONTRIB] = 1
     return program.model
 
 
-def settings(step) -> dict[str, str]:
-    """Nothing: what a step asks for is in the graph."""
-    return {}
+def weights(graph: Any) -> dict[str, list[Any]]:
+    """The nodes that each weight is an input of."""
+    nodes: dict[str, list[Any]] = {}
+    for node in graph.graph:
+        if node.op_type in ("MatMul", "Gemm", "Gather"):
+            source = node.inputs[0 if node.op_type == "Gather" else 1]
+            if source.producer() is not None and source.producer().op_type == "Transpose":
+                source = source.producer().inputs[0]
+            name = source.name or ""
+            if source.is_initializer() and name.startswith("net.") and name.endswith(".weight"):
+                name = name.removeprefix("net.").removesuffix(".weight")
+                nodes.setdefault(name, []).append(node)
+    return nodes
 
 
-def save(graph, folder: Path, half: bool) -> None:
-    """Write graph and weights in one file; half: float weights as float16."""
-    import onnx_ir
-    from onnx_ir.passes import common
-
-    for clean in (common.RemoveUnusedNodesPass(), common.ClearMetadataAndDocStringPass()):
-        clean(graph)
-    if half:
-        _halve(graph)
-    onnx_ir.save(graph, folder / MODEL)
-
-
-def _halve(graph) -> None:
-    """Float weights of the network in half the bytes; they are whole again when the graph is loaded."""
-    import onnx_ir
+def put_integers(graph: Any, layers: IntegerLayers) -> None:
+    from onnx_ir.convenience import replace_all_uses_with
     from onnx_ir.tape import Tape
 
-    tape = Tape(graph.graph)
-    for name, value in list(graph.graph.initializers.items()):
-        if name.startswith("net.") and value.dtype == onnx_ir.DataType.FLOAT:
-            small = constant(tape, name, value.const_value.numpy().astype(np.float16))
-            replace(value, tape.op("Cast", [small], {"to": onnx_ir.DataType.FLOAT}))
-            del graph.graph.initializers[name]
+    nodes, tape = weights(graph), Tape(graph.graph)
+    one, zero = _constant(tape, "one", np.float32(1)), _constant(tape, "zero", np.uint8(0))
+    inputs: dict[tuple, tuple] = {}  # layers that share an input share its bytes
+    for name, layer in layers.items():
+        bias = layer.bias if layer.low is None else layer.bias + layer.weight() @ layer.low
+        bias = _constant(tape, f"{name}.added", bias.numpy())
+        codes = _constant(tape, f"{name}.codes", layer.codes.numpy().T)
+        scale = _constant(tape, f"{name}.scale", layer.scale.numpy())
+        if layer.low is None:
+            sums = layer.codes.numpy().sum(1, dtype=np.float32) * layer.scale.numpy()
+            sums = _constant(tape, f"{name}.sums", sums)
+        for node in nodes[name]:
+            key = node.inputs[0], id(layer.low)
+            if key not in inputs:
+                units, *grid = _units(tape, name, node.inputs[0], layer)
+                inputs[key] = tape.op("QuantizeLinear", [units, one, zero]), *grid
+            units, *grid = inputs[key]
+            operands = [units, codes, one, scale, zero, *([] if grid else [None, bias])]
+            product = tape.op("MatMulIntegerToFloat", operands, domain=CONTRIB)
+            if grid:
+                low, delta = grid  # of each token
+                shift = tape.op("Add", [tape.op("Mul", [low, sums]), bias])
+                product = tape.op("Add", [tape.op("Mul", [product, delta]), shift])
+            replace_all_uses_with(_with_bias(node), product)
     graph.graph.sort()
 
 
-def run(folder: Path, card: dict, threads: int):
-    """The loaded model: input_ids, attention_mask and token_type_ids in, answers out; from any thread. Raises InputError when it cannot be loaded."""
+def _units(tape: Any, name: str, x: Any, layer: Int8Linear) -> list[Any]:
+    """The input x of a layer in units of its grid; then, where each token has its own grid, low and delta."""
+
+    def constant(part: str, value: Any) -> Any:
+        return _constant(tape, f"{name}.{part}", value)
+
+    if layer.low is not None and layer.delta is not None:
+        units = tape.op("Mul", [x, constant("units", 1 / layer.delta.numpy())])
+        return [tape.op("Add", [units, constant("low", -(layer.low / layer.delta).numpy())])]
+    last = constant("last", np.array([-1]))
+    low, high = tape.op("ReduceMin", [x, last]), tape.op("ReduceMax", [x, last])
+    span = tape.op("Sub", [high, low])
+    delta = tape.op("Div", [span, constant("top", np.float32(protocol.TOP_INPUT))])
+    delta = tape.op("Max", [delta, constant("smallest", np.float32(protocol.SMALLEST))])
+    return [tape.op("Div", [tape.op("Sub", [x, low]), delta]), low, delta]
+
+
+def _with_bias(node: Any) -> Any:
+    """The output of a layer, after the bias that is added to its product."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) == 1 and uses[0].node.op_type == "Add":
+        add = uses[0].node
+        if any(value.is_initializer() and value.name.endswith(".bias") for value in add.inputs):
+            return add.outputs[0]
+    return node.outputs[0]
+
+
+def put_packed(graph: Any, layers: PackedLayers) -> None:
+    """Codes of other widths than 2, 4 and 8 bits are stored as bytes."""
+    from onnx_ir.convenience import replace_all_uses_with
+    from onnx_ir.tape import Tape
+
+    nodes, tape = weights(graph), Tape(graph.graph)
+    for name, layer in layers.items():
+        rows, columns = layer.codes.shape
+        bits = int(layer.bits) if layer.bits in (2, 4, 8) else 8
+        group = columns // layer.scale.shape[1]
+        # Columns that share a scale in the library's layout: a power of two from 16 to 256 that divides the group.
+        block = next((size for size in (256, 128, 64, 32) if group % size == 0), 16)
+        blocks = -(-columns // block)
+        scale, zero_point = (
+            part.float().expand(rows, -1).repeat_interleave(blocks // part.shape[1], 1).numpy()
+            for part in (layer.scale, layer.zero_point)
+        )
+        scale = _constant(tape, f"{name}.scale", scale)
+        zero_point = _packed(zero_point.astype(np.uint8), bits, -blocks % (8 // bits))
+        zero_point = _constant(tape, f"{name}.zero", zero_point)
+        for node in nodes[name]:
+            looked_up = node.op_type == "Gather"
+            codes = _packed(layer.codes.numpy(), bits, 0 if looked_up else -columns % block)
+            codes = codes if looked_up else codes.reshape(rows, blocks, -1)
+            inputs = [_constant(tape, f"{name}.codes", codes), scale, zero_point]
+            options = {"bits": bits, "block_size": block}
+            if looked_up:
+                inputs.insert(1, node.inputs[1])
+                options |= {"gather_axis": 0, "quantize_axis": 1}
+            else:
+                inputs.insert(0, node.inputs[0])
+                if len(node.inputs) > 2:  # the bias of a Gemm; that of a MatMul is an Add after it
+                    inputs += [None, node.inputs[2]]
+                options |= {"K": columns, "N": rows, "accuracy_level": 1}  # 1: inputs stay float32
+            kernel = "GatherBlockQuantized" if looked_up else "MatMulNBits"
+            output = tape.op(kernel, inputs, options, domain=CONTRIB)
+            replace_all_uses_with(node.outputs[0], output)
+    graph.graph.sort()
+
+
+def _packed(codes: np.ndarray, bits: int, padding: int) -> np.ndarray:
+    """Codes (rows, columns) with columns of padding, as uint8 (rows, bytes)."""
+    padded = np.pad(codes, ((0, 0), (0, padding)))
+    return np.frombuffer(pack(padded, bits), np.uint8).reshape(len(codes), -1)
+
+
+def _constant(tape: Any, name: str, value: Any) -> Any:
+    import onnx_ir
+
+    return tape.initializer(onnx_ir.tensor(np.ascontiguousarray(value), name=f"kerf.{name}"))
+
+
+def settings(step: KernelStep) -> dict[str, str]:
+    return {}
+
+
+def save(graph: Any, folder: Path, half: bool) -> None:
+    import onnx_ir
+    from onnx_ir.convenience import replace_all_uses_with
+    from onnx_ir.passes import common
+    from onnx_ir.tape import Tape
+
+    common.RemoveUnusedNodesPass()(graph)
+    common.ClearMetadataAndDocStringPass()(graph)
+    tape = Tape(graph.graph)
+    for name, value in list(graph.graph.initializers.items()) if half else []:
+        if name.startswith("net.") and value.dtype == onnx_ir.DataType.FLOAT:
+            small = _constant(tape, name, value.const_value.numpy().astype(np.float16))
+            replace_all_uses_with(value, tape.op("Cast", [small], {"to": onnx_ir.DataType.FLOAT}))
+            del graph.graph.initializers[name]
+    graph.graph.sort()
+    onnx_ir.save(graph, folder / MODEL)
+
+
+def run(folder: Path, card: dict, threads: int) -> Kernel:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
-    options.add_session_config_entry(
-        "session.x64quantprecision", "0" if adds_bytes_exactly() else "1"
-    )
+    slower = "0" if adds_bytes_exactly() else "1"
+    options.add_session_config_entry("session.x64quantprecision", slower)
+    path, providers = str(folder / MODEL), ["CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(
-            str(folder / MODEL), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # the library raises a dozen kinds, none with a base of its own
-        raise refuse(
-            "backend",
-            "onnxruntime",
-            f"a model that it loads ({str(error).strip().splitlines()[-1][-160:]})",
-        ) from None
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # the library's exceptions have no common base
+        raise refusal("onnxruntime", "a model that it loads", error) from None
+    names = [value.name for value in session.get_inputs()]
 
-    taken = [each.name for each in session.get_inputs()]
+    def kernel(**inputs: np.ndarray) -> np.ndarray:
+        return session.run(None, {name: inputs[name] for name in names})[0]
 
-    def answer(**given: np.ndarray) -> np.ndarray:
-        return session.run(None, {name: given[name] for name in taken})[0]
-
-    return answer
+    return kernel

@@ -1,68 +1,68 @@
-"""Encoders and rerankers on a real kernel: what a service calls in the place of a SentenceTransformer or CrossEncoder.
+"""Encoders and rerankers on a real kernel, with the methods of SentenceTransformer and CrossEncoder that services call.
 
-Texts are tokenized together, sorted by length and padded to a multiple of 8 tokens, so that batches are even and
-kernels see few shapes; a batch of long texts runs in halves, quarters and so on. Any thread may call.
+Texts are tokenized together and sorted by length, so that batches are even; a batch of long texts runs in halves, quarters
+and so on. Any thread may call.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kerf.backends import backend
-from kerf.backends import tokens as tokenizing
-from kerf.backends.tokens import padded as padded
+from kerf.backends import backend, tokens
+from kerf.backends.protocol import Kernel
 from kerf.core.cache import threads
 from kerf.core.errors import refuse
 from kerf.core.finite import check_finite
 
-MOST = 2048  # tokens that run at once: more of them hold more memory, and take no less time
+MAX_TOKENS = 2048  # that run at once: more of them take more memory and no less time
 
 
 class _Served:
-    """A tokenizer and a kernel, from texts or pairs of texts to rows of numbers."""
+    """A tokenizer and a kernel: from texts or pairs of texts to rows of numbers."""
 
-    def __init__(self, folder: Path, run: Callable[..., np.ndarray], card: dict) -> None:
-        """run: input_ids, attention_mask and token_type_ids, int64 (texts, tokens) each, to float32 (texts, features)."""
-        told = tokenizing.settings_of(folder, card)
-        self.run, self._tokenizer = run, tokenizing.read(folder, told)
-        self._pad, self.max_seq_length = told["pad"], told["max_length"]
+    def __init__(self, folder: Path, run: Kernel, card: dict) -> None:
+        settings = tokens.settings_of(folder, card)
+        self.run, self._tokenizer = run, tokens.read(folder, settings)
+        self._pad, self.max_seq_length = settings["pad"], settings["max_length"]
 
-    def _rows(self, texts: Sequence, batch_size: int) -> np.ndarray:
-        """(texts, features) in the order of the texts, which may be none. Raises ValueError for a batch_size below 1, and for
-        an answer that is NaN or infinite, with its text."""
+    def _rows(self, texts: Sequence, batch_size: int, to_numpy: bool = True) -> np.ndarray:
+        """(texts, features) in the order of the texts. Raises ValueError for an answer that is NaN or infinite."""
+        if not to_numpy:
+            raise ValueError(f"convert_to_numpy = {to_numpy!r}: true, kernels return no tensors")
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size!r}: a whole number from 1")
-        tokens = self._tokenizer.encode_batch_fast(list(texts))
-        order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]), reverse=True)
-        found = None if order else self._batch(self._tokenizer.encode_batch_fast([""]))[:0]
-        for places in _pieces(order, tokens, batch_size):
-            rows = self._batch([tokens[place] for place in places])
-            found = np.empty((len(tokens), rows.shape[1]), np.float32) if found is None else found
-            found[places] = rows
-        check_finite(found, texts)
-        return found
+        encoded = self._tokenizer.encode_batch_fast(list(texts))
+        if not encoded:
+            return self._batch(self._tokenizer.encode_batch_fast([""]))[:0]
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
+        pieces = _pieces(order, encoded, batch_size)
+        rows = np.concatenate([self._batch([encoded[i] for i in piece]) for piece in pieces])
+        rows = rows[np.argsort(order)]
+        check_finite(rows, texts)
+        return rows
 
-    def _batch(self, tokens: list) -> np.ndarray:
-        ids, mask = padded([each.ids for each in tokens], self._pad, self.max_seq_length)
-        types, _ = padded([each.type_ids for each in tokens], 0, self.max_seq_length)
-        return self.run(input_ids=ids, attention_mask=mask, token_type_ids=types)
+    def _batch(self, encoded: list) -> np.ndarray:
+        ids = [encoding.ids for encoding in encoded]
+        types = [encoding.type_ids for encoding in encoded]
+        return self.run(**tokens.batch(ids, self._pad, self.max_seq_length, types))
 
 
-def _pieces(order: list[int], tokens: list, batch_size: int) -> Iterator[list[int]]:
-    """Places of the texts that run at once, the longest first: batch_size of them, or a half, a quarter, ... if they are long."""
+def _pieces(order: list[int], encoded: list, batch_size: int) -> Iterator[list[int]]:
+    """Indices of the texts that run at once, the longest first: batch_size of them, or a half, a quarter, ... of long ones."""
     start = 0
     while start < len(order):
         size = batch_size
-        while size > 1 and size * len(tokens[order[start]]) > MOST:
+        while size > 1 and size * len(encoded[order[start]]) > MAX_TOKENS:
             size = (size + 1) // 2
         yield order[start : start + size]
         start += size
 
 
 class Encoder(_Served):
-    """`encode` as SentenceTransformer has it, for texts in and a float32 array out."""
+    """`encode` of SentenceTransformer, from texts to a float32 array."""
 
     def encode(
         self,
@@ -74,21 +74,15 @@ class Encoder(_Served):
     ) -> np.ndarray:
         """Embeddings (texts, features) in the order of the texts; (features,) for one text.
 
-        Longer texts than max_seq_length tokens are cut; no bar is ever shown. Raises TypeError for what is not text and
-        for options of SentenceTransformer.encode that are not here, ValueError for a batch_size below 1 and for tensors.
+        Texts longer than max_seq_length tokens are truncated; there is no progress bar. Raises TypeError for what is not text
+        and for other options of SentenceTransformer.encode, ValueError for a batch_size below 1 and for tensors.
         """
-        if isinstance(sentences, str):
-            return self.encode(
-                [sentences], batch_size, show_progress_bar, convert_to_numpy, normalize_embeddings
-            )[0]
-        _no_tensors(convert_to_numpy)
-        _check_texts("sentences", sentences)
-        found = self._rows(sentences, batch_size)
-        return (
-            found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)
-            if normalize_embeddings
-            else found
-        )
+        texts = [sentences] if isinstance(sentences, str) else sentences
+        _check_texts("sentences", texts)
+        rows = self._rows(texts, batch_size, convert_to_numpy)
+        if normalize_embeddings:
+            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+        return rows[0] if isinstance(sentences, str) else rows
 
     def get_sentence_embedding_dimension(self) -> int:
         """Features of an embedding."""
@@ -96,7 +90,7 @@ class Encoder(_Served):
 
 
 class Reranker(_Served):
-    """`predict` and `rank` as CrossEncoder has them, for pairs of texts in and float32 scores out."""
+    """`predict` and `rank` of CrossEncoder, from pairs of texts to float32 scores."""
 
     def predict(
         self,
@@ -108,17 +102,17 @@ class Reranker(_Served):
     ) -> np.ndarray:
         """Scores (pairs,) of (query, passage) pairs, in their order; one number for one pair.
 
-        Of a pair longer than max_seq_length tokens the longer text is cut. Raises TypeError for what is no pair of texts and for
-        options of CrossEncoder.predict that are not here, ValueError for a batch_size below 1 and for tensors.
+        In a pair longer than max_seq_length tokens the longer text is truncated. Raises TypeError for what is no pair of texts
+        and for other options of CrossEncoder.predict, ValueError for a batch_size below 1 and for tensors.
         """
-        _no_tensors(convert_to_numpy)
-        if len(inputs) == 2 and all(isinstance(text, str) for text in inputs):
-            return self.predict([inputs], batch_size=batch_size)[0]
-        for pair in inputs:
+        single = len(inputs) == 2 and all(isinstance(text, str) for text in inputs)
+        pairs = [inputs] if single else inputs
+        for pair in pairs:
             if isinstance(pair, str) or len(pair) != 2:
                 raise TypeError(f"inputs: pairs of a query and a passage, not {pair!r}")
             _check_texts("inputs", pair)
-        return self._rows([tuple(pair) for pair in inputs], batch_size)[:, 0]
+        scores = self._rows([tuple(pair) for pair in pairs], batch_size, convert_to_numpy)[:, 0]
+        return scores[0] if single else scores
 
     def rank(
         self,
@@ -129,22 +123,14 @@ class Reranker(_Served):
         *,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-    ) -> list[dict]:
-        """The `top_k` documents (None: all) by their score, the best first: corpus_id, score and, where asked for, text."""
+    ) -> list[dict[str, Any]]:
+        """The `top_k` documents (None: all), the best first: corpus_id, score and, with return_documents, text."""
         scores = self.predict([(query, document) for document in documents], batch_size=batch_size)
-        rows = [{"corpus_id": number, "score": float(score)} for number, score in enumerate(scores)]
-        if return_documents:
-            rows = [
-                {**row, "text": document} for row, document in zip(rows, documents, strict=True)
-            ]
+        rows: list[dict[str, Any]] = []
+        for index, (score, text) in enumerate(zip(scores, documents, strict=True)):
+            document = {"text": text} if return_documents else {}
+            rows.append({"corpus_id": index, "score": float(score), **document})
         return sorted(rows, key=lambda row: row["score"], reverse=True)[:top_k]
-
-
-def _no_tensors(convert_to_numpy: bool) -> None:
-    if not convert_to_numpy:
-        raise ValueError(
-            f"convert_to_numpy = {convert_to_numpy!r}: true, since there is no torch here"
-        )
 
 
 def _check_texts(name: str, texts: Sequence) -> None:
@@ -156,15 +142,13 @@ def _check_texts(name: str, texts: Sequence) -> None:
 def check(model: str, folder: Path) -> None:
     """Refuse a model that puts a prompt before its texts, which an Encoder would not do."""
     path = folder / "config_sentence_transformers.json"
-    if path.is_file() and (value := json.loads(path.read_text()).get("default_prompt_name")):
-        raise refuse(
-            "model",
-            model,
-            f"a model without default_prompt_name for a real kernel; {path.name} says {value!r}",
-        )
+    prompt = path.is_file() and json.loads(path.read_text()).get("default_prompt_name")
+    if prompt:
+        accepted = "a model without default_prompt_name for a real kernel"
+        raise refuse("model", model, f"{accepted}; {path.name} says {prompt!r}")
 
 
 def opened(folder: Path, card: dict) -> Encoder | Reranker:
     """The encoder or reranker of a candidate's directory, whose manifest was verified."""
-    serving = {"encoder": Encoder, "reranker": Reranker}[card["kind"]]
-    return serving(folder, backend(card["backend"]).run(folder, card, threads()), card)
+    run = backend(card["backend"]).run(folder, card, threads())
+    return (Encoder if card["kind"] == "encoder" else Reranker)(folder, run, card)

@@ -1,21 +1,27 @@
-"""One tokenizer for a model and its kernels: what transformers makes of all the model's files, written as one file.
+"""The tokenizer of a kernel: all that transformers reads of a model's tokenizer, written as one tokenizer.json.
 
-A kernel reads tokenizer.json alone. The model itself is opened with tokenizer_config.json, special_tokens_map.json,
-sentence_bert_config.json and others beside it, which may say something else about case, accents or special tokens.
+The model itself is opened with tokenizer_config.json, special_tokens_map.json, sentence_bert_config.json and others, which may
+change case, accents or special tokens. `check` compares the two.
 """
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from kerf.core.errors import refuse
+from kerf.models import families
 
-FILE, STEP = (
-    "tokenizer.json",
-    8,
-)  # tokens: lengths of batches are multiples of it, so that kernels see few shapes
-ODD = (
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Ids = list[list[int]]  # token ids of each text
+FILE = "tokenizer.json"
+STEP = 8  # lengths of batches are multiples of it, in tokens, so that kernels see few shapes
+PROBES = (
     "The Capital of FRANCE is Paris.",
     "café naïve Ångström ÇA İstanbul straße ﬁne",
     "你好，世界。 こんにちは 안녕하세요",
@@ -33,106 +39,103 @@ ODD = (
 )
 
 
-def write(opened, folder: Path) -> dict:
-    """Write the tokenizer of an opened model as tokenizer.json. Returns what a kernel has to know beside it, for the card:
-    max_length (tokens, or None), cut (the side), pad (a token) and plain (special tokens in a text are text)."""
+class Settings(TypedDict):
+    """What a kernel needs beside tokenizer.json; kept in the candidate's manifest."""
+
+    max_length: int | None  # in tokens; None: no limit
+    cut: str  # the side on which longer texts are truncated
+    pad: int  # the padding token
+    plain: bool  # special tokens in a text are ordinary text
+
+
+def write(opened: Any, folder: Path) -> Settings:
+    """Write the tokenizer of an opened model as tokenizer.json. Raises InputError for a model without a fast tokenizer."""
     from tokenizers import Tokenizer
 
-    reader = opened.tokenizer
-    if not getattr(reader, "is_fast", False):
-        raise refuse(
-            "model",
-            opened.model_card_data.model_id or type(reader).__name__,
-            "a fast tokenizer for a real kernel",
-        )
-    alone = Tokenizer.from_str(reader.backend_tokenizer.to_str())
-    alone.no_truncation()
-    alone.no_padding()
-    alone.save(str(folder / FILE))
+    source = opened.tokenizer
+    if not getattr(source, "is_fast", False):
+        name = opened.model_card_data.model_id or type(source).__name__
+        raise refuse("model", name, "a fast tokenizer for a real kernel")
+    tokenizer = Tokenizer.from_str(source.backend_tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.save(str(folder / FILE))
     longest = opened.max_seq_length
     return {
         "max_length": longest if longest and longest < 10**6 else None,
-        "cut": reader.truncation_side,
-        "pad": reader.pad_token_id or 0,
-        "plain": reader.split_special_tokens,
+        "cut": source.truncation_side,
+        "pad": source.pad_token_id or 0,
+        "plain": source.split_special_tokens,
     }
 
 
-def read(folder: Path, told: dict):
-    """The tokenizer of a candidate, which cuts texts and pads nothing; told: what `write` returned. Raises InputError for a damaged one."""
+def read(folder: Path, settings: Settings) -> Tokenizer:
+    """The tokenizer of a candidate, which truncates and never pads. Raises InputError for a damaged file."""
     from tokenizers import Tokenizer
 
     try:
-        found = Tokenizer.from_file(str(folder / FILE))
-    except Exception as error:  # the library raises no kind of its own
-        raise refuse(
-            "path", str(folder), f"a {FILE} that tokenizers opens ({str(error)[:160]})"
-        ) from None
-    found.no_padding()
-    found.no_truncation()
-    found.encode_special_tokens = told["plain"]
-    if told["max_length"]:
-        found.enable_truncation(told["max_length"], direction=told["cut"])
-    return found
+        tokenizer = Tokenizer.from_file(str(folder / FILE))
+    except Exception as error:  # the library raises Exception itself
+        accepted = f"a {FILE} that tokenizers opens ({str(error)[:160]})"
+        raise refuse("path", str(folder), accepted) from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = settings["plain"]
+    if settings["max_length"]:
+        tokenizer.enable_truncation(settings["max_length"], direction=settings["cut"])
+    return tokenizer
 
 
-def settings_of(folder: Path, card: dict) -> dict:
-    """What `write` returned for a candidate; for one of before it was kept, what was assumed then."""
+def settings_of(folder: Path, card: dict) -> Settings:
+    """The settings in a candidate's manifest, or, for a manifest that has none, those that were assumed before."""
     if "tokens" in card:
         return card["tokens"]
-    positions = _read(folder / "config.json").get("max_position_embeddings") or 512
-    asked = _read(folder / "sentence_bert_config.json").get("max_seq_length") or _read(
-        folder / "tokenizer_config.json"
-    ).get("model_max_length")
-    return {
-        "max_length": min(positions, asked or positions),
-        "cut": "right",
-        "pad": 0,
-        "plain": False,
-    }
+
+    def value(file: str, key: str) -> int | None:
+        path = folder / file
+        return json.loads(path.read_text()).get(key) if path.is_file() else None
+
+    positions = value("config.json", "max_position_embeddings") or 512
+    length = value("sentence_bert_config.json", "max_seq_length")
+    length = length or value("tokenizer_config.json", "model_max_length") or positions
+    return {"max_length": min(positions, length), "cut": "right", "pad": 0, "plain": False}
 
 
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.is_file() else {}
+def batch(
+    tokens: Ids, pad: int = 0, most: int | None = None, types: Ids | None = None
+) -> dict[str, np.ndarray]:
+    """The inputs of a kernel, int64 (texts, tokens) each, padded to a multiple of STEP unless that exceeds `most`.
 
-
-def padded(
-    tokens: list[list[int]], pad: int = 0, most: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Token numbers and mask, int64 (texts, tokens), the length a multiple of STEP where that is no more than `most`."""
+    types: which text of a pair each token belongs to; None: all to the first.
+    """
     longest = max(map(len, tokens))
     length = -(-max(longest, 1) // STEP) * STEP
     length = max(min(length, most or length), longest)
-    ids, mask = (
-        np.full((len(tokens), length), pad, np.int64),
-        np.zeros((len(tokens), length), np.int64),
-    )
-    for row, each in enumerate(tokens):
-        ids[row, : len(each)] = each
-        mask[row, : len(each)] = 1
-    return ids, mask
+    ids = np.full((len(tokens), length), pad, np.int64)
+    mask, type_ids = np.zeros_like(ids), np.zeros_like(ids)
+    for row, text in enumerate(tokens):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+        if types:
+            type_ids[row, : len(text)] = types[row]
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
 
 
-def check(opened, tokenizer) -> None:
-    """Refuse a model that does not give the tokens of its kernel's tokenizer for the texts of ODD, or for pairs of them."""
-    from kerf.models import families
-
-    pairs = families.of_opened(opened) is families.cross_encoder
+def check(opened: Any, tokenizer: Tokenizer) -> None:
+    """Refuse a model whose own tokens differ from those of its kernel's tokenizer on PROBES, for a reranker on pairs of them."""
     special = " and ".join(map(str, opened.tokenizer.all_special_tokens[:6]))
-    texts = [*ODD, f"in the text: {special}."]
-    asked = list(zip(texts, texts[::-1], strict=True)) if pairs else texts
-    for text in asked:
-        found = tokenizer.encode(*text) if pairs else tokenizer.encode(text)
-        if found.ids and found.ids != (wanted := _of_model(opened, text)):
-            said = f"a model whose texts are tokenized by its tokenizer alone; {str(text)[:40]!r} is {len(wanted)} tokens for it"
-            raise refuse(
-                "model",
-                str(opened[0].tokenizer.name_or_path),
-                f"{said}, and {len(found.ids)} other ones for a real kernel",
+    texts = [*PROBES, f"in the text: {special}."]
+    pairs = families.of_opened(opened) is families.cross_encoder
+    for probe in zip(texts, texts[::-1], strict=True) if pairs else zip(texts, strict=True):
+        ids = tokenizer.encode(*probe).ids
+        if not ids:
+            continue
+        text = probe if pairs else probe[0]
+        features = opened.preprocess([text])
+        expected = features["input_ids"][0][features["attention_mask"][0].bool()].tolist()
+        if ids != expected:
+            accepted = (
+                f"a model whose texts are tokenized by its tokenizer alone; {str(text)[:40]!r} is {len(expected)} tokens "
+                f"for it, and {len(ids)} other ones for a real kernel"
             )
-
-
-def _of_model(opened, text) -> list[int]:
-    """Tokens that a model itself makes of a text or pair."""
-    features = opened.preprocess([text])
-    return features["input_ids"][0][features["attention_mask"][0].bool()].tolist()
+            raise refuse("model", str(opened[0].tokenizer.name_or_path), accepted)

@@ -1,13 +1,12 @@
-"""The evaluate stage: a candidate against the baseline, in a fresh process, on the same texts.
+"""The evaluate stage: a candidate against the baseline, in fresh processes, on the same inputs.
 
-`encode` makes an artifact with a model's answers to all evaluation texts and what loading and answering
-took; `compare` turns two of them into metrics with intervals, and per-item scores. What the answers are
-and how they compare stands in one file a kind of model.
+`encode` makes an artifact with a model's outputs on all evaluation inputs and the time and memory it took; `compare`
+turns two of them into metrics with intervals, and per-item scores. One module a family of models defines inputs, outputs
+and metrics (`kerf.evaluate.protocol`).
 """
 
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -16,130 +15,110 @@ from kerf.config.backends import modules
 from kerf.core.cache import artifact, meta, threads
 from kerf.evaluate import fidelity, latency
 from kerf.evaluate import stats as st
-from kerf.evaluate.by_family import kind, of_family
 from kerf.evaluate.measured_process import run_measured
 from kerf.evaluate.metrics import metrics_of
+from kerf.evaluate.protocol import Comparison, kind, of_family
 from kerf.models import families, manifest, registry
 
 __all__ = ["compare", "encode", "kind", "of_family", "read"]
 
 
-def encode(model: str, candidate: str | Path, spec: Evaluation, again: bool = False) -> Path:
-    """Artifact with a model's answers and the figures of `kerf.evaluate.measure`.
+def encode(model: str, candidate: str | Path, spec: Evaluation, noise_floor: bool = False) -> Path:
+    """Artifact with the outputs of a candidate (a directory; empty: the baseline), and what `kerf.evaluate.measure` returns.
 
-    `again` is the noise floor: the same model with other batches, another order and another number of
-    threads. Raises InputError for a damaged candidate, RuntimeError when the process dies.
+    noise_floor: other batches, another order and one thread less, to measure how far a model differs from itself.
+    Raises InputError for a damaged candidate, RuntimeError when the process dies.
     """
-    how = kind(model)
+    evaluation = kind(model)
     request = {
-        "model": model,
-        "candidate": str(Path(candidate).resolve()) if candidate else "",
-        "kind": families.name_of(registry.resolve(model)),
-        "threads": threads() if not again else max(1, threads() - 1),
-        "seed": 1 if again else 0,
-        **how.request(how.gather(model, spec), again),
+        **_models(model, candidate),
+        "threads": max(1, threads() - noise_floor),
+        "seed": int(noise_floor),
+        **evaluation.inference_request(evaluation.gather(model, spec), noise_floor),
     }
-    if (candidate or again) and how.NEEDS_BASE:
-        base = encode(model, "", spec)
-        request["base"], based = str(base), {"base": meta(base)["key"]}
-    else:
-        based = {}
     weights = registry.weights_digest(Path(candidate) if candidate else registry.resolve(model))
-    key = {**request, "candidate": bool(candidate), "weights": weights, **based}
+    key = {**request, "candidate": bool(candidate), "weights": weights}
+    if (candidate or noise_floor) and evaluation.NEEDS_BASELINE:
+        base = encode(model, "", spec)
+        request["base"], key["base"] = str(base), meta(base)["key"]
 
     def make(folder: Path) -> dict:
-        (folder / "request.json").write_text(json.dumps(request))
-        run_measured("kerf.evaluate.measure", folder / "request.json")
-        figures = json.loads((folder / "figures.json").read_text())
-        (folder / "request.json").unlink()
-        return figures
+        return run_measured("kerf.evaluate.measure", request, folder)
 
-    return artifact("encoding", key, make, also=_code(how, candidate))
+    return artifact("encoding", key, make, also=_modules(model, candidate))
 
 
-def compare(model: str, candidate: str | Path, spec: Evaluation, again: bool = False) -> Path:
-    """Artifact with the metrics of `candidate` (a directory; empty: the baseline) against the baseline.
+def compare(model: str, candidate: str | Path, spec: Evaluation, noise_floor: bool = False) -> Path:
+    """Artifact with the metrics of a candidate (a directory; empty: the baseline) against the baseline.
 
     metrics.json: rows of name, value, low, high, baseline, n, unit. items.parquet: scores of every item.
-    pictures.json: what the report and the notebook draw.
+    pictures.json: data of the figures in the report and the notebook. noise_floor: see `encode`.
     """
-    base = encode(model, "", spec)
-    other = encode(model, candidate, spec, again)
-    key = {"base": meta(base)["key"], "other": meta(other)["key"]}
-    # Timings are of one measurement: a comparison made again takes in the encoding that was made again.
-    key["restored"] = spec.restored
-    key["metrics"] = [
-        metric.name for metric in metrics_of(families.name_of(registry.resolve(model)))
-    ]
-    key["when"] = [meta(base)["finished"], meta(other)["finished"]]
-    return artifact(
-        "comparison",
-        key,
-        lambda folder: _compare(folder, model, candidate, spec, base, other),
-        also=_code(kind(model), candidate),
-    )
+    base, other = encode(model, "", spec), encode(model, candidate, spec, noise_floor)
+    encodings = {"base": meta(base), "other": meta(other)}
+    extensions = metrics_of(families.name_of(registry.resolve(model)))
+    key = {
+        **{name: encoding["key"] for name, encoding in encodings.items()},
+        "restored": spec.restored,
+        "metrics": [metric.name for metric in extensions],
+        # Timings are of one measurement, so a new measurement needs a new comparison.
+        "when": [encoding["finished"] for encoding in encodings.values()],
+    }
+
+    def make(folder: Path) -> dict:
+        return _compare(Comparison(folder, model, candidate, spec, base, other))
+
+    return artifact("comparison", key, make, also=_modules(model, candidate))
 
 
-def _code(how: ModuleType, candidate: str | Path) -> list[str]:
-    """Modules that measure a candidate of a family, beside those that this one imports."""
-    library = manifest.verify(Path(candidate)).get("backend") if candidate else None
-    return [how.__name__, "kerf.evaluate.measure", *(modules(library) if library else [])]
+def _models(model: str, candidate: str | Path) -> dict[str, str]:
+    """What every request to a measured process names."""
+    path = str(Path(candidate).resolve()) if candidate else ""
+    family = families.name_of(registry.resolve(model))
+    return {"model": model, "candidate": path, "family": family}
 
 
-def _compare(
-    folder: Path,
-    model: str,
-    candidate: str | Path,
-    spec: Evaluation,
-    base: Path,
-    other: Path,
-) -> dict:
-    how = kind(model)
-    rows, pictures = how.compare(folder, how.gather(model, spec), base, other)
-    rows += _brought(families.name_of(registry.resolve(model)), folder)
-    pictures["restored"] = how.restored(model, candidate, spec, base) if candidate else []
-    rows += _resources(meta(base)["result"], meta(other)["result"])
+def _modules(model: str, candidate: str | Path) -> list[str]:
+    """Modules that measure a candidate, beside those that this one imports."""
+    backend = manifest.verify(Path(candidate)).get("backend") if candidate else None
+    evaluation = families.of(registry.resolve(model)).EVALUATION
+    return [evaluation, "kerf.evaluate.measure", *(modules(backend) if backend else [])]
+
+
+def _compare(comparison: Comparison) -> dict:
+    model, candidate, folder = comparison.model, comparison.candidate, comparison.folder
+    base, other = (meta(path)["result"] for path in (comparison.base, comparison.other))
+    evaluation, request = kind(model), _models(model, candidate)
+    inputs = evaluation.gather(model, comparison.spec)
+    rows, pictures = evaluation.compare(comparison, inputs)
+    rows += _extension_metrics(request["family"], folder / "items.parquet")
+    loads, base_load = np.array(other["load_seconds"]), float(np.median(base["load_seconds"]))
+    peaks = (other["rss_peak_bytes"], None, None, base["rss_peak_bytes"])
+    rows.append(fidelity.row("rss_peak_bytes", *peaks, 1))
+    rows.append(fidelity.row("load_seconds", *st.median_interval(loads), base_load, len(loads)))
     if candidate and latency.is_faster(candidate):
-        asked = {
-            "model": model,
-            "candidate": str(Path(candidate).resolve()),
-            "kind": families.name_of(registry.resolve(model)),
-        }
-        rows.append(
-            latency.metric(
-                {
-                    **asked,
-                    "threads": threads(),
-                    "asked": how.sample(how.gather(model, spec)),
-                }
-            )
-        )
+        timed = {"threads": threads(), "latency_input": evaluation.latency_input(inputs)}
+        rows.append(latency.metric({**request, **timed}))
     (folder / "metrics.json").write_text(json.dumps(rows))
     (folder / "pictures.json").write_text(json.dumps(pictures))
-    return {"encode_seconds": meta(other)["result"]["encode_seconds"]}
+    return {"encode_seconds": other["encode_seconds"]}
 
 
-def _brought(family: str, folder: Path) -> list[dict]:
-    """Rows of metrics that other code brings, from the table of items."""
+def _extension_metrics(family: str, items: Path) -> list[dict]:
+    """Rows of metrics that other packages define, from the table of items."""
     import pandas as pd
 
-    found = metrics_of(family)
-    items = pd.read_parquet(folder / "items.parquet") if found else None
-    return [fidelity.mean(metric.name, *metric.measure(items), metric.perfect) for metric in found]
-
-
-def _resources(base: dict, other: dict) -> list[dict]:
-    load = st.median_interval(np.array(other["load_seconds"]))
-    usual = float(np.median(base["load_seconds"]))
-    peak, base_peak = other["rss_peak_bytes"], base["rss_peak_bytes"]
-    return [
-        fidelity.row("rss_peak_bytes", peak, None, None, base_peak, 1),
-        fidelity.row("load_seconds", *load, usual, len(other["load_seconds"])),
-    ]
+    rows = []
+    for metric in metrics_of(family):
+        assert metric.measure
+        values, documents = metric.measure(pd.read_parquet(items))
+        means = st.Documents(documents).means(values)
+        rows.append(fidelity.drawn(metric.name, means, metric.perfect, len(values)))
+    return rows
 
 
 def read(comparison: Path) -> tuple[list[dict], dict]:
-    """Metric rows and histograms of a comparison."""
-    return tuple(
-        json.loads((comparison / name).read_text()) for name in ("metrics.json", "pictures.json")
-    )
+    """Metric rows and data of the figures of a comparison."""
+    files = ("metrics.json", "pictures.json")
+    rows, pictures = (json.loads((comparison / name).read_text()) for name in files)
+    return rows, pictures

@@ -1,196 +1,193 @@
-"""Two candidates against each other, on the same items: the paired difference of every metric, who wins on what.
+"""Comparison of two candidates on the same items: the difference b - a of every metric, its winner.
 
-The difference is always b - a. Its interval comes from drawing the same documents for both; b or a wins where it
-leaves out zero. A yes/no metric has to pass McNemar's exact test too: with a handful of flips drawing documents is
-too sure of itself. Figures of one process (memory, load time) are not paired: they count as different where their
-intervals, or the noise of the baseline around them, do not meet. Not here: correcting for how many metrics are
-looked at (the conclusion says how many would seem to differ by chance), finding and reading runs
-(`kerf.workbench.run.history`), and what may be paired (`kerf.evaluate.comparison_inputs`).
+A metric has a winner where the bootstrap interval of the paired difference excludes zero; a yes/no
+metric has to pass McNemar's exact test too, since few flips make the bootstrap overconfident.
+Figures of one process (memory, load time) differ where their intervals, or the noise of the
+baseline around them, do not overlap. There is no correction for multiple comparisons.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from kerf.evaluate import gates
 from kerf.evaluate import stats as st
-from kerf.evaluate.bootstrap import MEANS, QUANTILES, RIGHT, BootstrapMetrics
+from kerf.evaluate.bootstrap import SCORES, YES_NO, BootstrapMetrics
 from kerf.evaluate.causal_metrics import detectable
 from kerf.evaluate.comparison_inputs import ComparisonInput, check
-from kerf.evaluate.fidelity import UNDEFINED, without_interval
-from kerf.evaluate.item_diffs import item_diffs
+from kerf.evaluate.fidelity import UNDEFINED, Row, without_interval
 from kerf.evaluate.metrics import METRICS
 
 EXACT = ("bytes_on_disk", "bits_per_weight", "linear_bits", "compression_ratio")
-RESTATED = (
-    "human_spearman_loss",
-    "retrieval_mrr_loss",
-    "ndcg_10_loss",
-    "mrr_loss",
-    "bits_per_weight",
-    "compression_ratio",
-)  # of what another row says
+RESTATED = (  # functions of other rows, so the conclusion leaves them out
+    *("human_spearman_loss", "retrieval_mrr_loss", "ndcg_10_loss", "mrr_loss"),
+    *("bits_per_weight", "compression_ratio"),
+)
 SPREAD = ("probability_change_p95",)  # grows with damage as with gain, so nobody wins by it
 APART = ("rss_peak_bytes", "load_seconds", "speedup")
 ALPHA = 1 - st.LEVEL
+SHOWN_ITEMS = ("retrieval_recall_1", "last_word_accuracy", "cosine_mean", "kl_mean", "mrr")
+BY_DOCUMENT = ("kl_mean",)  # readers see documents, since a single token means little
+SHOWN = 5  # items in each direction
 
 
-def compare(a: ComparisonInput, b: ComparisonInput) -> dict:
-    """a, b: name, model, steps, run. metrics: a row each. changed: items that only one of them gets right, and the farthest apart.
+def compare(a: ComparisonInput, b: ComparisonInput) -> dict[str, Any]:
+    """a, b: name, model, steps, run. metrics: a row each. changed: see `_item_diffs`.
 
-    A row: name, better (higher, lower), a, b, difference, low, high, n, how (paired, exact, apart, or "" with `why`
-    nothing can be told), winner (a, b or None), needed_n (items that would decide), and of yes/no items a_only, b_only,
-    mcnemar_p, detectable. Raises InputError for candidates of other models, or measured on other items.
+    Row: name, better (higher, lower), a, b, difference, low, high, n, how (paired, exact, apart, ""
+    with a reason in `why`), winner (a, b, None), needed_n (items that would decide); of yes/no
+    metrics a_only, b_only, mcnemar_p, detectable. Raises InputError if they cannot be paired.
     """
     check(a, b)
-    drawn = [BootstrapMetrics(side.items) for side in (a, b)]
-    names = [
-        name
-        for name in {**a.rows, **a.figures}
-        if name in {**b.rows, **b.figures} and name in METRICS
-    ]
-    rows = [_row(name, a, b, drawn) for name in names]
-    told = {
-        key: {
-            "name": side.name,
-            "model": side.model,
-            "steps": side.steps,
-            "run": side.origin.get("run"),
-        }
-        for key, side in (("a", a), ("b", b))
+    about = {
+        key: {"name": s.name, "model": s.model, "steps": s.steps, "run": s.origin.get("run")}
+        for key, s in (("a", a), ("b", b))
     }
-    return {**told, "metrics": rows, "changed": item_diffs(a.items, b.items)}
+    resampled = [BootstrapMetrics(side.items) for side in (a, b)]
+    shared = [name for name in {**a.rows, **a.figures} if name in b.values and name in METRICS]
+    rows = [_row(name, a, b, resampled) for name in shared]
+    return {**about, "metrics": rows, "changed": _item_diffs(a.items, b.items)}
 
 
-def _row(name: str, a: ComparisonInput, b: ComparisonInput, drawn: list[BootstrapMetrics]) -> dict:
-    before, after = (
-        {**side.figures, **{key: row["value"] for key, row in side.rows.items()}}[name]
-        for side in (a, b)
-    )
-    difference = None if None in (before, after) else after - before
-    row = {
-        "name": name,
-        "better": METRICS[name].better,
-        "a": before,
-        "b": after,
-        "difference": difference,
-        "low": None,
-        "high": None,
-        "n": b.rows.get(name, {}).get("n"),
-        "how": "",
-        "why": "",
-        "winner": None,
-        "needed_n": None,
-    }
-    if difference is None:
+def _row(name: str, a: ComparisonInput, b: ComparisonInput, resampled: list) -> Row:
+    metric, before, after = METRICS[name], a.values[name], b.values[name]
+    row: Row = {"name": name, "better": metric.better, "a": before, "b": after, "difference": None}
+    row |= {"low": None, "high": None, "n": b.rows.get(name, {}).get("n")}
+    row |= {"how": "", "why": "", "winner": None, "needed_n": None}
+    if before is None or after is None:
         return row | {"why": UNDEFINED}
+    row["difference"] = difference = after - before
     if name in EXACT:
-        return row | {"how": "exact", "winner": _winner(row, row["difference"], row["difference"])}
+        return row | {"how": "exact", "winner": _winner(name, difference, difference)}
     if name in APART:
-        return row | _apart(row, a, b)
-    if name in b.figures or not METRICS[name].gated:
-        return row | {"why": "measured once" if METRICS[name].gated else "carries no interval"}
-    return row | _paired(row, a, b, drawn)
+        return row | _apart(name, a, b)
+    if name in b.figures or not metric.gated:
+        return row | {"why": "measured once" if metric.gated else "carries no interval"}
+    return row | _paired(row, a, b, resampled)
 
 
-def _paired(
-    row: dict, a: ComparisonInput, b: ComparisonInput, drawn: list[BootstrapMetrics]
-) -> dict:
-    name, n = row["name"], row["n"]
-    least = (
-        max(n, st.items_for_percentile(min(QUANTILES[name][2], 1 - QUANTILES[name][2])))
-        if name in QUANTILES
-        else n
-    )
-    if least > n:
-        return {"how": "paired", "why": "too few items for a percentile", "needed_n": least}
-    sides = [side.of(name) for side in drawn]
-    if None in sides:
-        return {"why": "the run keeps no scores of its items"}
-    difference = sides[1] - sides[0]
-    low, high = difference.interval()
-    if low is None:
-        return without_interval(len(difference.left_out), n)
-    found = row | {"how": "paired", "low": low, "high": high, "winner": _winner(row, low, high)}
-    if low <= 0 <= high:
-        zero = {"metric": name, "op": ">" if row["difference"] > 0 else "<", "threshold": 0}
-        found["needed_n"] = gates.judge_gate(zero, "", found | {"value": row["difference"]})[
-            "needed_n"
-        ]
-    return found | (_flips(found, a, b) if name in RIGHT else {})
-
-
-def _winner(row: dict, low: float, high: float) -> str | None:
-    if low <= 0 <= high or row["name"] in SPREAD:
+def _winner(name: str, low: float, high: float) -> str | None:
+    if low <= 0 <= high or name in SPREAD:
         return None
-    return "b" if (low > 0) == (row["better"] == "higher") else "a"
+    return "b" if (low > 0) == (METRICS[name].better == "higher") else "a"
 
 
-def _flips(row: dict, a: ComparisonInput, b: ComparisonInput) -> dict:
-    """McNemar's test; what it does not confirm, nobody has won."""
-    table, score = MEANS[row["name"]]
-    right = [score(side.items[side.items.metric == table]).to_numpy(bool) for side in (a, b)]
-    only_a, only_b, p = st.mcnemar(*right)
-    n = len(right[0])
-    told = {
-        "a_only": only_a,
-        "b_only": only_b,
-        "mcnemar_p": p,
-        "detectable": detectable(n, only_a + only_b),
-    }
+def _paired(row: Row, a: ComparisonInput, b: ComparisonInput, resampled: list) -> Row:
+    name, n = row["name"], row["n"]
+    if (q := METRICS[name].quantile) is not None:
+        least = st.items_for_percentile(min(q, 1 - q))
+        if least > n:
+            return {"how": "paired", "why": "too few items for a percentile", "needed_n": least}
+    before, after = (metrics.of(name) for metrics in resampled)
+    if before is None or after is None:
+        return {"why": "the run keeps no scores of its items"}
+    difference = after - before
+    low, high = difference.interval()
+    if low is None or high is None:
+        return without_interval(len(difference.jackknife), n)
+    paired = {"how": "paired", "low": low, "high": high, "winner": _winner(name, low, high)}
+    if low <= 0 <= high:
+        gate = {"metric": name, "op": ">" if row["difference"] > 0 else "<", "threshold": 0}
+        measured = row | paired | {"value": row["difference"]}
+        paired["needed_n"] = gates.judge_gate(gate, "", measured)["needed_n"]
+    scores = METRICS[name].scores
+    if not scores or scores[1] not in YES_NO:
+        return paired
+    tables = [side.items[side.items.metric == scores[0]] for side in (a, b)]
+    right = [SCORES[scores[1]](table).to_numpy(bool) for table in tables]
+    return paired | _mcnemar(right[0], right[1], paired.get("needed_n"))
+
+
+def _mcnemar(a: np.ndarray, b: np.ndarray, needed: int | None) -> Row:
+    """McNemar's test, which a winner has to pass. needed: items that the interval alone needs."""
+    only_a, only_b, p = st.mcnemar(a, b)
+    n, flips = len(a), only_a + only_b
+    test = {"a_only": only_a, "b_only": only_b, "mcnemar_p": p, "detectable": detectable(n, flips)}
     if p <= ALPHA:
-        return told
-    needed = None if only_a == only_b else max(_needed(n, only_a, only_b), row["needed_n"] or 0)
-    return told | {"winner": None, "needed_n": needed}
+        return test
+    if only_a == only_b:
+        return test | {"winner": None, "needed_n": None}
+    # With the same shares: chi-square above 3.84, and the six flips that p < 0.05 needs.
+    decided = math.ceil(n * max(3.84 * flips / (only_a - only_b) ** 2, 6 / flips))
+    return test | {"winner": None, "needed_n": max(decided, needed or 0)}
 
 
-def _needed(n: int, only_a: int, only_b: int) -> int:
-    """Items for McNemar's test if the shares stayed: chi-square above 3.84, and the six flips below which p stays over 0.05."""
-    flips = only_a + only_b
-    return math.ceil(n * max(3.84 * flips / (only_a - only_b) ** 2, 6 / flips))
-
-
-def _apart(row: dict, a: ComparisonInput, b: ComparisonInput) -> dict:
+def _apart(name: str, a: ComparisonInput, b: ComparisonInput) -> Row:
     if a.origin.get("machine") != b.origin.get("machine"):
         return {"why": "measured on another machine, or with other threads"}
-    spans = [_span(side.rows[row["name"]]) for side in (a, b)]
-    if None in spans:
+    before, after = _span(a.rows[name]), _span(b.rows[name])
+    if before is None or after is None:
         return {"why": "measured once"}
-    low, high = spans[1][0] - spans[0][1], spans[1][1] - spans[0][0]
-    return {"how": "apart", "low": low, "high": high, "winner": _winner(row, low, high)}
+    low, high = after[0] - before[1], after[1] - before[0]
+    return {"how": "apart", "low": low, "high": high, "winner": _winner(name, low, high)}
 
 
-def _span(row: dict) -> tuple[float, float] | None:
-    """What the value may be: its interval, or as far around it as the baseline measured again lies from itself."""
+def _span(row: Row) -> tuple[float, float] | None:
+    """Range of the true value: its interval, or the value plus and minus the baseline's noise."""
     if row["low"] is not None and row["high"] is not None:
         return row["low"], row["high"]
     noise = row.get("noise") or {}
     if noise.get("low") is None or noise.get("high") is None:
         return None
-    return row["value"] - (noise["high"] - noise["low"]), row["value"] + (
-        noise["high"] - noise["low"]
-    )
+    width = noise["high"] - noise["low"]
+    return row["value"] - width, row["value"] + width
 
 
-def conclusion(found: dict) -> str:
-    """Who wins on what, and what cannot be told, in sentences."""
-    rows = [row for row in found["metrics"] if row["name"] not in RESTATED]
+def _item_diffs(a: pd.DataFrame, b: pd.DataFrame) -> list[Row]:
+    """Rows of SHOWN_ITEMS: a_better and b_better of n items, and the most different `items`."""
+    rows = []
+    for metric in SHOWN_ITEMS:
+        group, score = METRICS[metric].scores or ("", "")
+        before, after = (side[side.metric == group].reset_index(drop=True) for side in (a, b))
+        if len(before) and len(after):
+            rows.append(_differences(metric, before, after, SCORES[score]))
+    return rows
+
+
+def _differences(metric: str, before: pd.DataFrame, after: pd.DataFrame, score: Callable) -> Row:
+    pair = before.reindex(columns=["document", "text"])
+    pair = pair.assign(a=score(before).astype(float), b=score(after).astype(float))
+    if metric in BY_DOCUMENT:
+        documents = pair.groupby("document", sort=False)
+        pair = documents.agg({"text": "first", "a": "mean", "b": "mean"}).reset_index()
+    gain = (pair.b - pair.a) * (1 if METRICS[metric].better == "higher" else -1)
+    order = gain.sort_values(kind="stable")
+    largest = [*order[order < 0].head(SHOWN).index, *order[order > 0].tail(SHOWN).index[::-1]]
+    items = [
+        {
+            "document": int(pair.document[i]),
+            "text": pair.text[i] if isinstance(pair.text[i], str) else None,
+            "a": float(pair.a[i]),
+            "b": float(pair.b[i]),
+            "better": "a" if gain[i] < 0 else "b",
+        }
+        for i in largest
+    ]
+    better = {"a_better": int((gain < 0).sum()), "b_better": int((gain > 0).sum())}
+    of = "documents" if metric in BY_DOCUMENT else "items"
+    return {"metric": metric, "of": of, "n": len(pair), **better, "items": items}
+
+
+def conclusion(comparison: dict[str, Any]) -> str:
+    """Who wins on what, and what is undecided, in sentences."""
+    rows = [row for row in comparison["metrics"] if row["name"] not in RESTATED]
     lines = []
     for side in ("a", "b"):
         won = [METRICS[row["name"]].label for row in rows if row["winner"] == side]
-        lines.append(
-            f"{side.upper()} ({found[side]['name']}) wins on {'; '.join(won) or 'nothing that could be told'}."
-        )
+        best = "; ".join(won) or "nothing that could be told"
+        lines.append(f"{side.upper()} ({comparison[side]['name']}) wins on {best}.")
     paired = [row for row in rows if row["how"] == "paired"]
-    lines += [
-        f"{METRICS[row['name']].label}: {undecided(row)}." for row in paired if not row["winner"]
-    ]
-    lines.append(
-        f"Of {len(paired)} paired metrics, {len(paired) * ALPHA:.1f} would seem to differ by chance if the two were the same."
-    )
-    return "\n".join(lines)
+    undecided_rows = [row for row in paired if not row["winner"]]
+    lines += [f"{METRICS[row['name']].label}: {undecided(row)}." for row in undecided_rows]
+    chance = f"{len(paired) * ALPHA:.1f} would seem to differ by chance if the two were the same"
+    return "\n".join([*lines, f"Of {len(paired)} paired metrics, {chance}."])
 
 
-def undecided(row: dict) -> str:
-    """Why a paired metric has no winner, and how many items would do, to two digits."""
+def undecided(row: Row) -> str:
+    """Why a paired metric has no winner, and how many items would decide, to two digits."""
     if row["low"] == row["high"] == 0:
         return f"the same on all {row['n']:,} items"
     if row["name"] in SPREAD and not row["needed_n"]:

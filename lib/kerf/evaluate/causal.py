@@ -1,267 +1,186 @@
-"""Causal language models: the probabilities of the same tokens under both models, and everything that differs.
+"""Causal language models: probabilities of the same tokens under baseline and candidate, and how they differ.
 
-The protocol: chunks of `seq_len` tokens from a stream of documents, of which the second half is scored, so
-that every scored token has at least half a chunk before it. Last words: passages that end with a sentence,
-right when every token of the last word is the most probable one. Continuations are greedy.
+The second half of every chunk of `seq_len` tokens is scored, so that each scored token has at least half a chunk of
+context. Last words (as in LAMBADA, arXiv:1606.06031): a passage is right when every token of its last word is the
+most probable one. Continuations are greedy.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator
+from html import escape
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kerf.config import Evaluation
 from kerf.core.errors import refuse
 from kerf.data import corpora, segmentation
-from kerf.evaluate import per_item_scores
-from kerf.evaluate.causal_inference import CONTINUED, PROMPTS, answer
-from kerf.evaluate.causal_metrics import Scored, metrics, pictures
+from kerf.evaluate import common
+from kerf.evaluate.causal_inference import CONTINUED, PROMPTS
+from kerf.evaluate.causal_inference import run_inference as run_inference
+from kerf.evaluate.causal_metrics import CausalInputs, Scored, metrics, pictures
 from kerf.evaluate.fidelity import formatted
+from kerf.evaluate.layer_ablation import by_layer
+from kerf.evaluate.per_item_scores import KNOWN_BY, write
+from kerf.evaluate.protocol import Comparison, Figures, Table
 from kerf.models import registry
 from kerf.models.families import causal, lengths
 
-__all__ = [
-    "about",
-    "answer",
-    "ask",
-    "compare",
-    "conclusion",
-    "documents",
-    "draw",
-    "gather",
-    "request",
-    "restored",
-    "sample",
-    "stretches",
-    "worst",
-]
-NEEDS_BASE = (
-    True  # a candidate's probabilities are compared as they come; only the baseline's are kept
-)
-WORDS = 40  # of a passage whose last word is asked for, at least
+NEEDS_BASELINE = True  # only the baseline's probabilities are stored; a candidate's are compared during inference
+WORDS = 40  # at least, in a passage whose last word is predicted
 BATCH_TOKENS = 1024
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Chunks (chunks, context) and the document of each token; passages as (tokens, how many are the last word)."""
-
-    chunks: np.ndarray
-    owners: np.ndarray
-    passages: list[tuple[list[int], int]]
-    passage_owners: np.ndarray
-    asked: list[str]  # passages as a reader knows them
-    all: list[str]  # the documents
-    left_out: int = 0  # documents without any token
-
-    @property
-    def scored(self) -> slice:
-        """Positions that are scored."""
-        return slice(self.chunks.shape[1] // 2, None)
+@common.cached
+def gather(folder: Path, spec: Evaluation) -> CausalInputs:
+    """Chunks and passages of the evaluation part. Raises InputError for too few chunks, and for too long ones."""
+    max_tokens = lengths.of_folder(folder)
+    lengths.check_positions("evaluation.seq_len", spec.seq_len, max_tokens)
+    tokenizer, texts = causal.tokenizer(folder), corpora.evaluation_documents(spec.texts)
+    chunks, owners = _sample(tokenizer, texts, spec)
+    rows = list(islice(_passages(tokenizer, texts, max_tokens), spec.passages))
+    passages, numbers, ends = ([row[column] for row in rows] for column in range(3))
+    left_out = lengths.with_tokens(tokenizer, texts, special=False).count(False)
+    return CausalInputs(chunks, owners, passages, np.array(numbers, int), ends, texts, left_out)
 
 
-def gather(model: str, spec: Evaluation) -> Texts:
-    """Chunks and passages of the evaluation part. Raises InputError for too few."""
-    return _gather(
-        model, registry.weights_digest(registry.resolve(model)), spec, corpora.digest(spec.texts)
-    )
-
-
-@lru_cache(maxsize=2)
-def _gather(model: str, _weights: str, spec: Evaluation, _texts: str) -> Texts:
-    folder = registry.resolve(model)
-    most = lengths.of_folder(folder)
-    lengths.check_positions("evaluation.seq_len", spec.seq_len, most)
-    reader = causal.tokenizer(folder)
-    documents = corpora.evaluation_documents(spec.texts)
-    tokens, owners = causal.stream(reader, documents)
-    first = causal.begins_with(reader)
-    found = causal.chunks(tokens, spec.seq_len, first)
-    if spec.num_chunks > len(found):
-        accepted = (
-            f"1 to {len(found)}, the chunks of {spec.seq_len} tokens that {spec.texts} has for it"
-        )
+def _sample(tokenizer: Any, texts: list[str], spec: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """A random sample of chunks in the order of the text, and the document of each token (-1: BOS)."""
+    tokens, owners = causal.stream(tokenizer, texts)
+    bos = causal.begins_with(tokenizer)
+    chunks, length = causal.chunks(tokens, spec.seq_len, bos), f"{spec.seq_len} tokens"
+    if spec.num_chunks > len(chunks):
+        accepted = f"1 to {len(chunks)}, the chunks of {length} that {spec.texts} has for it"
         raise refuse("evaluation.num_chunks", spec.num_chunks, accepted)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: spec.num_chunks])
-    owned = causal.chunks(owners, spec.seq_len, None if first is None else -1)[chosen]
-    passages = [
-        (number, passage, *_last_word(reader, passage))
-        for number, d in enumerate(documents)
-        for passage in stretches(d)
-    ]
-    passages = [each for each in passages if each[3] and len(each[2]) <= (most or len(each[2]))][
-        : spec.passages
-    ]
-    left_out = lengths.with_tokens(reader, documents, special=False).count(False)
-    return Texts(
-        found[chosen],
-        owned,
-        [(ids, last) for *_, ids, last in passages],
-        np.array([number for number, *_ in passages], int),
-        [_end(passage) for _, passage, *_ in passages],
-        documents,
-        left_out,
-    )
+    sample = np.sort(np.random.default_rng(0).permutation(len(chunks))[: spec.num_chunks])
+    return chunks[sample], causal.chunks(owners, spec.seq_len, None if bos is None else -1)[sample]
+
+
+def _passages(tokenizer: Any, texts: list[str], max_tokens: int | None) -> Iterator[tuple]:
+    """Rows (tokens up to the last word, tokens of the last word), document, end of the passage; without punctuation."""
+    for number, text in enumerate(texts):
+        for passage in stretches(text):
+            before, last = segmentation.last_word(passage)
+            ids = tokenizer(before)["input_ids"] if last else []
+            word = tokenizer(f" {last}", add_special_tokens=False)["input_ids"]
+            has_positions = max_tokens is None or len(ids + word) <= max_tokens
+            if ids and word and has_positions:
+                end = "… " + passage[-KNOWN_BY:].partition(" ")[2]
+                yield (ids + word, len(word)), number, end
 
 
 def stretches(document: str) -> list[str]:
     """Stretches of whole sentences of at least WORDS words."""
-    found, current = [], []
+    passages: list[str] = []
+    words: list[str] = []
     for sentence in corpora.sentences(document):
-        current += sentence.split()
-        if len(current) >= WORDS:
-            found.append(" ".join(current))
-            current = []
-    return found
+        words += sentence.split()
+        if len(words) >= WORDS:
+            passages.append(" ".join(words))
+            words = []
+    return passages
 
 
-def _end(passage: str) -> str:
-    """The end of a passage, by which a reader knows it: its last word is what is asked."""
-    return "… " + passage[-per_item_scores.KNOWN_BY :].partition(" ")[2]
+def about(inputs: CausalInputs) -> str:
+    count, seq_len = inputs.chunks.shape
+    chunks = f"{count} chunks of {seq_len} tokens, the second half of each scored"
+    passages = f"{len(inputs.passages)} passages whose last word is predicted"
+    continuations = f"{min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens"
+    return f"{chunks}; {passages}; {continuations}{lengths.said(inputs.left_out)}"
 
 
-def _last_word(reader, passage: str) -> tuple[list[int], int]:
-    """Tokens of a passage up to its last word, punctuation dropped, and how many of them are the last word; 0: none."""
-    before, last = segmentation.last_word(passage)
-    if not last:
-        return [], 0
-    ids, word = (
-        reader(before)["input_ids"],
-        reader(f" {last}", add_special_tokens=False)["input_ids"],
-    )
-    return (ids + word, len(word)) if ids else ([], 0)
+def documents(inputs: CausalInputs) -> int:
+    return len(np.unique(inputs.owners[:, inputs.scored]))
 
 
-def about(everything: Texts) -> str:
-    """What is measured on, in a line for a reader."""
-    count, context = everything.chunks.shape
-    return (
-        f"{count} chunks of {context} tokens, the second half of each scored; {len(everything.passages)} passages "
-        f"whose last word is asked for; {min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens{lengths.said(everything.left_out)}"
-    )
+def inference_request(inputs: CausalInputs, noise_floor: bool) -> dict:
+    size = BATCH_TOKENS // 2 if noise_floor else BATCH_TOKENS
+    return {"chunks": inputs.chunks.tolist(), "passages": inputs.passages, "batch_tokens": size}
 
 
-def documents(everything: Texts) -> int:
-    """Independent documents of the scored tokens."""
-    return len(np.unique(everything.owners[:, everything.scored]))
+def latency_input(inputs: CausalInputs) -> list[int]:
+    """Tokens of a chunk."""
+    return inputs.chunks[0].tolist()
 
 
-def request(everything: Texts, again: bool) -> dict:
-    """What the measured process is asked; `again`: other batches."""
-    return {
-        "chunks": everything.chunks.tolist(),
-        "passages": everything.passages,
-        "batch_tokens": BATCH_TOKENS if not again else BATCH_TOKENS // 2,
-    }
-
-
-def sample(everything: Texts) -> list[int]:
-    """Tokens of a chunk, for `ask`."""
-    return everything.chunks[0].tolist()
-
-
-def ask(opened, tokens: list[int]) -> None:
-    """Read a chunk and say what comes next, for its time."""
+def predict_once(opened: Any, tokens: list[int]) -> None:
+    """Read a chunk and predict the next token."""
     import torch
 
     with torch.inference_mode():
-        opened(torch.tensor([tokens]), use_cache=False, logits_to_keep=1)
+        ids = torch.tensor([tokens], device=opened.device)
+        opened(ids, use_cache=False, logits_to_keep=1).logits.cpu()
 
 
-def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
-    """Metric rows and what is drawn; scores of every token and passage go to items.parquet."""
-    scored = Scored.read(everything, base, other)
-    per_item_scores.write(folder / "items.parquet", scored.items(everything))
-    return metrics(scored), pictures(scored)
+def compare(comparison: Comparison, inputs: CausalInputs) -> tuple[list[dict], dict]:
+    """Metric rows and data of the figures; scores of every token and passage go to items.parquet.
+
+    With `restored` chunks in the spec, also the KL that remains with each block restored (`kerf.evaluate.layer_ablation`).
+    """
+    scored = Scored.read(inputs, comparison.base, comparison.other)
+    write(comparison.folder / "items.parquet", scored.items(inputs))
+    chunks, layers = inputs.chunks[: comparison.spec.restored], []
+    if comparison.candidate and len(chunks):
+        layers = by_layer(comparison.model, comparison.candidate, chunks, comparison.base)
+    return metrics(scored), pictures(scored) | {"restored": layers}
 
 
-def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) -> list[dict]:
-    """By layer: the mean divergence that is left when it is float again; none with `restored` 0."""
-    from kerf.evaluate.layer_ablation import by_layer
-
-    everything = gather(model, spec)
-    return (
-        by_layer(model, candidate, everything.chunks[: spec.restored], base)
-        if spec.restored
-        else []
-    )
-
-
-def draw(folder: Path, picture: dict) -> list[tuple]:
-    """(figure, alt text) of a comparison."""
+def draw(folder: Path, picture: dict) -> Figures:
+    """KL divergence by position and frequency, and by restored layer."""
     from kerf.charts import plots
 
     alt = "Mean KL divergence: a line by position in the chunk, bars by how often the token occurs in the text."
-    drawn = [(plots.divergence(picture), alt)]
+    figures = [(plots.divergence(picture), alt)]
     if picture.get("restored"):
-        alt = "Mean KL divergence that is left when one layer is float again; the line is that of the whole candidate."
-        drawn.append((plots.layer_ablation(picture["restored"]), alt))
-    return drawn
+        alt = "Mean KL divergence that remains when one layer is float again; the line is that of the whole candidate."
+        figures.append((plots.layer_ablation(picture["restored"]), alt))
+    return figures
 
 
-def worst(model: str, folder: Path, picture: dict):
-    """Table of the stretches of text where the models differ most; what changed is marked, with what is now said."""
+def worst(model: str, folder: Path, picture: dict) -> Table:
+    """Stretches of text where the models differ most; changed tokens are marked, with the new prediction."""
     import pandas as pd
 
-    reader = causal.tokenizer(registry.resolve(model))
-    rows = [{"mean KL": each["kl"], "text": _marked(reader, each)} for each in picture["worst"]]
-    return (
-        pd.DataFrame(rows)
-        .style.format({"mean KL": "{:.3f}"})
-        .hide(axis="index")
-        .set_caption(
-            "Where the models differ most; marked: the most probable token is another one now, given in brackets"
-        )
-    )
+    tokenizer = causal.tokenizer(registry.resolve(model))
+    rows = [{"mean KL": row["kl"], "text": _marked(tokenizer, row)} for row in picture["worst"]]
+    caption = "Where the models differ most; marked: tokens whose top prediction changed, with the new prediction in brackets"
+    return common.table(pd.DataFrame(rows), caption, formatter={"mean KL": "{:.3f}"})
 
 
-def _marked(reader, stretch: dict) -> str:
-    from html import escape
-
+def _marked(tokenizer: Any, stretch: dict) -> str:
+    columns = (stretch["tokens"], stretch["predicted"], stretch["changed"])
     pieces = []
-    for token, said, changed in zip(
-        stretch["tokens"], stretch["said"], stretch["changed"], strict=True
-    ):
-        text = escape(reader.decode([token]))
-        pieces.append(
-            f"<mark>{text} [{escape(reader.decode([said]).strip())}]</mark>" if changed else text
-        )
+    for token, predicted, changed in zip(*columns, strict=True):
+        text, prediction = (escape(tokenizer.decode([each])) for each in (token, predicted))
+        pieces.append(f"<mark>{text} [{prediction.strip()}]</mark>" if changed else text)
     return "".join(pieces)
 
 
-def _places(perplexity: float | None) -> str:
-    return "beyond any number" if perplexity is None else f"{perplexity:.2f}"
-
-
 def conclusion(values: dict[str, dict], picture: dict) -> str:
-    """What a comparison says, in sentences. values: metric rows by name."""
-    ratio, kl, same = (values[name] for name in ("perplexity_ratio", "kl_mean", "same_top"))
-    own = values["perplexity"]
+    own, ratio, kl = (values[name] for name in ("perplexity", "perplexity_ratio", "kl_mean"))
+    perplexities = (own["baseline"], own["value"])
+    shown = ["beyond any number" if x is None else f"{x:.2f}" for x in perplexities]
+    same = f"the same token comes first for {values['same_top']['value']:.1%}"
     lines = [
-        f"Perplexity went from {_places(own['baseline'])} to {_places(own['value'])}: times {formatted(ratio)} on {ratio['n']:,} tokens.",
-        f"Mean KL divergence, in nats: {formatted(kl)}; "
-        f"the same token comes first for {same['value']:.1%}.",
+        f"Perplexity went from {shown[0]} to {shown[1]}: times {formatted(ratio)} on {ratio['n']:,} tokens.",
+        f"Mean KL divergence, in nats: {formatted(kl)}; {same}.",
     ]
     if row := values.get("last_word_accuracy"):
-        lines.append(
-            f"Last words: {row['lost']} lost, {row['gained']} gained of {row['n']} (McNemar p = {row['mcnemar_p']:.3f}); "
-            f"a difference under {row['detectable']:.3f} would have gone unseen."
-        )
+        counts = f"{row['lost']} lost, {row['gained']} gained of {row['n']} (McNemar p = {row['mcnemar_p']:.3f})"
+        power = f"a difference under {row['detectable']:.3f} would have gone unseen"
+        lines.append(f"Last words: {counts}; {power}.")
     layers = picture.get("restored") or []
     best = min(layers, key=lambda row: row["kl"], default=None)
     if best and best["layer"] != "none":
-        lines.append(
-            f"Most is won by layer {best['layer']}: in float, it leaves {best['kl']:.4f} of {layers[0]['kl']:.4f} on "
-            f"{layers[0]['contexts']} contexts, too few for an interval."
-        )
+        left = f"{best['kl']:.4f} of {layers[0]['kl']:.4f} on {layers[0]['contexts']} contexts"
+        most = f"Most is won by layer {best['layer']}: in float, it leaves {left}"
+        lines.append(f"{most}, too few for an interval.")
     if cache := picture.get("cache"):
-        lines.append(
-            f"Keys and values of {cache[-1]['tokens']} tokens take {cache[-1]['bytes'] / 1e6:.1f} MB, as the baseline's do."
-        )
+        size = f"{cache[-1]['tokens']} tokens take {cache[-1]['bytes'] / 1e6:.1f} MB"
+        lines.append(f"Keys and values of {size}, as the baseline's do.")
     cost = picture["storage"]
-    lines.append(
-        f"Only the most probable tokens of the baseline are kept: on {cost['tokens']} tokens that gives a mean "
-        f"KL of {cost['kept']:.5f}, over the whole vocabulary it is {cost['whole']:.5f}."
-    )
+    stored = f"on {cost['tokens']} tokens that gives a mean KL of {cost['kept']:.5f}"
+    whole = f"over the whole vocabulary it is {cost['whole']:.5f}"
+    lines.append(f"Only the most probable tokens of the baseline are stored: {stored}, {whole}.")
     return "\n".join(lines)

@@ -1,160 +1,149 @@
-"""What a language model is asked in the measured process: probabilities, last words, continuations, its cache."""
+"""Inference on a causal language model in the measured process: token scores, last words, continuations, KV cache."""
 
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kerf.core.finite import check_finite
+from kerf.models.families.lengths import positions
 from kerf.models.hooks import attached, on_outputs
 
-PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: how many, tokens before, tokens after
+if TYPE_CHECKING:
+    import torch
+
+PROMPTS, PROMPT, CONTINUED = 16, 32, 32  # continuations: number, tokens of the prompt, new tokens
 
 
-def answer(opened, request: dict, folder: Path) -> dict:
-    """Write answers.safetensors (see `kerf.evaluate.likelihood`), in the order of the request. Returns seconds and speeds."""
+def run_inference(opened: Any, request: dict, folder: Path) -> dict:
+    """Write answers.safetensors (see `kerf.evaluate.likelihood`) in the order of the request. Returns seconds and speeds."""
     import torch
     from safetensors.torch import save_file
 
-    chunks = torch.tensor(request["chunks"])
-    base = Path(request["base"]) if "base" in request else None
+    chunks, batch_tokens = torch.tensor(request["chunks"]), request["batch_tokens"]
     order = np.random.default_rng(request["seed"]).permutation(len(chunks))
+    batch_size = max(1, batch_tokens // chunks.shape[1])
+    is_baseline = "base" not in request
+    base = folder if is_baseline else Path(request["base"])
     with torch.inference_mode():
-        clock, forward = time.perf_counter(), []
-        found = score(
-            opened,
-            chunks,
-            order,
-            max(1, request["batch_tokens"] // chunks.shape[1]),
-            base or folder,
-            base is None,
-            forward,
-        )
-        seconds = time.perf_counter() - clock
-        found["right"] = _last_words(opened, request["passages"], request["batch_tokens"])
         clock = time.perf_counter()
-        found["continued"] = _continue(opened, chunks[:PROMPTS, :PROMPT])
-        decode = time.perf_counter() - clock
-        cache = [
-            _cache(opened, chunks[:1, :length])
-            for length in np.linspace(0, chunks.shape[1], 5, dtype=int)[1:].tolist()
-        ]
-    save_file(found, folder / "answers.safetensors")
+        outputs, forward_seconds = score(opened, chunks, order, batch_size, base, is_baseline)
+        seconds = time.perf_counter() - clock
+        outputs["right"] = _last_words(opened, request["passages"], batch_tokens)
+        clock = time.perf_counter()
+        outputs["continued"] = _continue(opened, chunks[:PROMPTS, :PROMPT])
+        decode_seconds = time.perf_counter() - clock
+        lengths = np.linspace(0, chunks.shape[1], 5, dtype=int)[1:].tolist()
+        cache = [_kv_cache(opened, chunks[:1, :length]) for length in lengths]
+    save_file(outputs, folder / "answers.safetensors")
     return {
         "encode_seconds": seconds,
-        "forward_seconds": sum(forward),
-        "prefill_tokens_per_second": chunks.numel() / sum(forward),
-        "decode_tokens_per_second": found["continued"].numel() / decode,
+        "prefill_tokens_per_second": chunks.numel() / forward_seconds,
+        "decode_tokens_per_second": outputs["continued"].numel() / decode_seconds,
         "cache": cache,
     }
 
 
-def score(opened, chunks, order, size, base, first, forward) -> dict:
-    """This model's answers to every scored token against the baseline's, in the order of the chunks.
+def last_logits(opened: Any, ids: "torch.Tensor", count: int) -> "torch.Tensor":
+    """Logits (texts, count, vocabulary) that predict the last `count` tokens of ids (texts, tokens), on the model's device."""
+    import torch
 
-    base: folder of the baseline's answers, which are written there if this is the baseline (`first`).
-    forward: a list that takes the seconds of every forward pass.
+    ids = ids.to(opened.device)
+    logits = opened(ids, use_cache=False, logits_to_keep=count + 1).logits[:, :-1]
+    if ids.device.type != "cpu":
+        torch.accelerator.synchronize()  # the caller may be timing this
+    return logits
+
+
+def score(
+    opened: Any, chunks: "torch.Tensor", order: np.ndarray, size: int, base: Path, is_baseline: bool
+) -> tuple[dict[str, "torch.Tensor"], float]:
+    """Scores of every scored token against the baseline, in the order of the chunks, and the seconds of all forward passes.
+
+    The model reads the chunks in `order`, `size` at a time. base: folder of the baseline's outputs, which are written there
+    if the model is the baseline.
     """
     import torch
 
     from kerf.evaluate import likelihood
-    from kerf.evaluate.baseline_logits import BaselineLogits
-    from kerf.evaluate.likelihood import EXACT, against, full_divergence, keep, log_probabilities
 
     half = chunks.shape[1] // 2
-    scored, found = chunks.shape[1] - half, [None] * len(chunks)
-    kept = (
-        BaselineLogits(base, min(likelihood.TOP, len(opened.get_output_embeddings().weight)))
-        if first
-        else BaselineLogits(base)
-    )
+    count, forward_seconds = chunks.shape[1] - half, 0.0
+    top = min(likelihood.TOP, len(opened.get_output_embeddings().weight)) if is_baseline else None
+    stored, exact = likelihood.BaselineLogits(base, top), base / "exact.npy"
+    scores: dict[int, dict[str, torch.Tensor]] = {}
     for start in range(0, len(order), size):
-        here = order[start : start + size].tolist()
+        numbers = order[start : start + size].tolist()
         clock = time.perf_counter()
-        logits = opened(chunks[here], use_cache=False, logits_to_keep=scored + 1).logits[:, :-1]
-        forward.append(time.perf_counter() - clock)
-        if not logits.isfinite().all():
-            raise ValueError(
-                f"the model gives NaN or infinity, from {_broken(opened, chunks[here])} on"
-            )
-        for place, each in zip(here, logits, strict=True):
-            targets = chunks[place, half:]
-            own = keep(each, targets, kept.top) if first else kept.read(place * scored, scored)
-            if first:
-                kept.write(place * scored, own)
-            found[place] = against(own, each, targets)
-            if place == 0:
-                if first:
-                    np.save(base / "exact.npy", log_probabilities(each[:EXACT]).numpy())
-                full = full_divergence(torch.from_numpy(np.load(base / "exact.npy")), each[:EXACT])
-    return {name: torch.cat([each[name] for each in found]) for name in found[0]} | {"full": full}
+        batch = last_logits(opened, chunks[numbers], count)
+        forward_seconds += time.perf_counter() - clock
+        if not batch.isfinite().all():
+            layer = _first_broken_layer(opened, chunks[numbers])
+            raise ValueError(f"the model gives NaN or infinity, from {layer} on")
+        for number, logits in zip(numbers, batch, strict=True):
+            targets, head = chunks[number, half:], logits[: likelihood.EXACT]
+            if is_baseline:
+                stored.write(number * count, likelihood.keep(logits, targets, stored.top))
+            if is_baseline and number == 0:
+                np.save(exact, likelihood.log_probabilities(head).cpu().numpy())
+            baseline = stored.read(number * count, count)
+            scores[number] = likelihood.against(baseline, logits, targets)
+            if number == 0:
+                full = likelihood.full_divergence(torch.from_numpy(np.load(exact)), head)
+    outputs = likelihood.joined([scores[number] for number in range(len(chunks))])
+    return {**outputs, "full": full}, forward_seconds
 
 
-def _broken(opened, ids) -> str:
-    """Name of the first layer that puts out NaN or infinity."""
+def _first_broken_layer(opened: Any, ids: "torch.Tensor") -> str:
+    """Name of the first layer whose output holds NaN or infinity."""
     import torch
 
-    found = []
+    broken = []
 
-    def look(name, _, output):
+    def look(name: str, _: tuple, output: Any) -> None:
         output = output[0] if isinstance(output, tuple) else output
-        if (
-            isinstance(output, torch.Tensor)
-            and output.is_floating_point()
-            and not output.isfinite().all()
-        ):
-            found.append(name)
+        is_float = isinstance(output, torch.Tensor) and output.is_floating_point()
+        if is_float and not output.isfinite().all():
+            broken.append(name)
 
     leaves = {n: module for n, module in opened.named_modules() if not any(module.children())}
     with attached(on_outputs(leaves, look)):
-        opened(ids, use_cache=False, logits_to_keep=1)
-    return next(iter(found), "between two layers")
+        last_logits(opened, ids, 1)
+    return broken[0] if broken else "between two layers"
 
 
-def _last_words(opened, passages, batch_tokens):
-    """Whether every token of the last word is the most probable one, (passages,)."""
+def _last_words(opened: Any, passages: list, batch_tokens: int) -> "torch.Tensor":
+    """Whether every token of the last word is the most probable one, (passages,). passages: (tokens, tokens of the last word)."""
     import torch
 
-    right, groups = torch.zeros(len(passages), dtype=torch.bool), {}
-    for number, (ids, last) in enumerate(passages):  # of one length together: nothing is padded
-        groups.setdefault((len(ids), last), []).append(number)
+    right, groups = torch.zeros(len(passages), dtype=torch.bool), defaultdict(list)
+    for number, (ids, last) in enumerate(passages):  # equal lengths share a batch: no padding
+        groups[len(ids), last].append(number)
     for (length, last), numbers in sorted(groups.items()):
-        for piece in torch.tensor(numbers).split(max(1, batch_tokens // length)):
-            ids = torch.tensor([passages[number][0] for number in piece])
-            logits = opened(ids, use_cache=False, logits_to_keep=last + 1).logits[:, :-1]
-            check_finite(logits.cpu().numpy(), ids.tolist())
-            best = logits.argmax(-1)
-            right[piece] = (best == ids[:, -last:]).all(1)
+        for batch in torch.tensor(numbers).split(max(1, batch_tokens // length)):
+            inputs = torch.tensor([passages[number][0] for number in batch])
+            logits = last_logits(opened, inputs, last).cpu()
+            check_finite(logits.numpy(), inputs.tolist())
+            right[batch] = (logits.argmax(-1) == inputs[:, -last:]).all(1)
     return right
 
 
-def _continue(opened, prompts):
-    """Tokens (prompts, CONTINUED) that the model gives greedily, fewer where it has no positions for them."""
-    from kerf.models.families.lengths import positions
-
-    most = positions(opened.config) or PROMPT + CONTINUED
-    prompts = prompts[:, : most // 2]
-    count = min(CONTINUED, most - prompts.shape[1])
-    options = {
-        "do_sample": False,
-        "max_new_tokens": count,
-        "min_new_tokens": count,
-        "pad_token_id": 0,
-    }
-    return opened.generate(prompts, attention_mask=prompts.new_ones(prompts.shape), **options)[
-        :, prompts.shape[1] :
-    ].clone()
+def _continue(opened: Any, prompts: "torch.Tensor") -> "torch.Tensor":
+    """CONTINUED new tokens (prompts, tokens) by greedy decoding, fewer where the model lacks positions for them."""
+    limit = positions(opened.config) or PROMPT + CONTINUED
+    inputs = prompts[:, : limit // 2].to(opened.device)
+    count = min(CONTINUED, limit - inputs.shape[1])
+    options = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
+    mask = inputs.new_ones(inputs.shape)
+    tokens = opened.generate(inputs, attention_mask=mask, pad_token_id=0, **options)
+    return tokens[:, inputs.shape[1] :].cpu().clone()
 
 
-def _cache(opened, ids) -> dict:
-    """Bytes of the keys and values that a text of so many tokens leaves behind."""
-    kept = opened(ids, use_cache=True, logits_to_keep=1).past_key_values
-    parts = [
-        getattr(layer, name, None)
-        for layer in getattr(kept, "layers", [])
-        for name in ("keys", "values")
-    ]
-    return {
-        "tokens": ids.shape[1],
-        "bytes": sum(part.numel() * part.element_size() for part in parts if part is not None),
-    }
+def _kv_cache(opened: Any, ids: "torch.Tensor") -> dict[str, int]:
+    """Bytes of keys and values after a text of so many tokens."""
+    cache = opened(ids.to(opened.device), use_cache=True, logits_to_keep=1).past_key_values
+    layers = getattr(cache, "layers", [])
+    tensors = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+    return {"tokens": ids.shape[1], "bytes": sum(t.nbytes for t in tensors if t is not None)}

@@ -1,13 +1,14 @@
 """Metrics of a language model from scores of its tokens: values, intervals over documents, and where it differs.
 
-Tokens of one document are not independent, so every interval comes from drawing whole documents (`kerf.evaluate.stats`).
-A maximum carries none.
+Tokens of one document are not independent, so every interval comes from resampling whole documents
+(`kerf.evaluate.stats`). A maximum has none.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -17,9 +18,30 @@ from kerf.evaluate import stats as st
 from kerf.evaluate.fidelity import drawn, row
 from kerf.evaluate.per_item_scores import KNOWN_BY, group
 
-QUANTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
+KL_QUANTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
+CHANGE_QUANTILES = {"probability_change_p05": 0.05, "probability_change_p95": 0.95}
+SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 REPLICATES = 1000
-WINDOW, WORST = 24, 10  # tokens of a passage that is shown, and how many are
+WINDOW, WORST = 24, 10  # tokens of a stretch that is shown, and number of stretches
+FREQUENCIES = ("once", "2 to 3 times", "4 to 15", "16 to 63", "64 to 255", "256 and more")
+
+
+@dataclass(frozen=True)
+class CausalInputs:
+    """Chunks (chunks, seq_len), the document of each of their tokens, and passages: tokens, tokens of the last word."""
+
+    chunks: np.ndarray
+    owners: np.ndarray
+    passages: list[tuple[list[int], int]]
+    passage_owners: np.ndarray
+    passage_ends: list[str]  # by which a reader recognizes a passage
+    all: list[str]  # the documents
+    left_out: int = 0  # documents without any token
+
+    @property
+    def scored(self) -> slice:
+        """Positions of a chunk that are scored."""
+        return slice(self.chunks.shape[1] // 2, None)
 
 
 @dataclass(frozen=True)
@@ -41,134 +63,90 @@ class Scored:
     speeds: tuple[dict, dict]
 
     @classmethod
-    def read(cls, everything, base: Path, other: Path) -> "Scored":
-        """The answers in two artifacts of `encode`, to the texts `everything`."""
+    def read(cls, inputs: CausalInputs, base: Path, other: Path) -> "Scored":
+        """The outputs in two artifacts of `encode`."""
         from safetensors.numpy import load_file
 
         before, after = (load_file(folder / "answers.safetensors") for folder in (base, other))
-        scored = everything.scored
-        places = np.broadcast_to(np.arange(everything.chunks.shape[1]), everything.chunks.shape)
+        names, scored = ("kl", "loss", "base_loss", "top", "same_top", "full"), inputs.scored
+        positions = np.broadcast_to(np.arange(inputs.chunks.shape[1]), inputs.chunks.shape)
         return cls(
-            **{
-                name: after[name] for name in ("kl", "loss", "base_loss", "top", "same_top", "full")
-            },
-            targets=everything.chunks[:, scored].ravel(),
-            documents=everything.owners[:, scored].ravel(),
-            positions=places[:, scored].ravel(),
+            **{name: after[name] for name in names},
+            targets=inputs.chunks[:, scored].ravel(),
+            documents=inputs.owners[:, scored].ravel(),
+            positions=positions[:, scored].ravel(),
             right=(before["right"], after["right"]),
-            passage_documents=everything.passage_owners,
+            passage_documents=inputs.passage_owners,
             continued=(before["continued"], after["continued"]),
             speeds=(meta(base)["result"], meta(other)["result"]),
         )
 
-    def items(self, everything) -> list:
-        """Groups of `kerf.evaluate.per_item_scores`: a token's divergence and losses, a passage's answers, how far continuations agree.
-
-        everything: the texts that were asked; a token is known by the document it stands in.
-        """
-        known = np.array(
-            [shorten(document, KNOWN_BY, placeholder=" …") for document in everything.all]
-        )
-        prefix, length = _alike(self.continued)
+    def items(self, inputs: CausalInputs) -> list:
+        """Groups of `kerf.evaluate.per_item_scores`: tokens, known by their document; last words; lengths of common prefixes."""
+        brief = [shorten(text, KNOWN_BY, placeholder=" …") for text in inputs.all]
+        text = np.array(brief)[self.documents]
+        known = {"document": self.documents, "position": self.positions, "text": text}
+        losses = {"candidate": self.loss, "baseline": self.base_loss, "same_top": self.same_top}
+        passages = {"document": self.passage_documents, "text": inputs.passage_ends}
+        base_right, right = self.right
+        prefix, length = _common_prefix(*self.continued)
+        prompts, lengths = np.arange(len(prefix)), np.full(len(prefix), length)
         return [
-            group(
-                "kl",
-                document=self.documents,
-                position=self.positions,
-                text=known[self.documents],
-                kl=self.kl,
-                candidate=self.loss,
-                baseline=self.base_loss,
-                same_top=self.same_top,
-            ),
-            group(
-                "last_word",
-                document=self.passage_documents,
-                text=everything.asked,
-                candidate=self.right[1],
-                baseline=self.right[0],
-            ),
-            group(
-                "continuation",
-                document=np.arange(len(prefix)),
-                candidate=prefix,
-                baseline=np.full(len(prefix), length),
-            ),
+            group("kl", **known, kl=self.kl, **losses),
+            group("last_word", **passages, candidate=right, baseline=base_right),
+            group("continuation", document=prompts, candidate=prefix, baseline=lengths),
         ]
 
 
 def metrics(scored: Scored) -> list[dict]:
     """Every metric of a candidate as a row: name, value, low, high, baseline, n."""
-    documents = st.Documents(scored.documents, REPLICATES)
-    return [
-        *_likelihood(scored, documents),
-        *_divergence(scored, documents),
-        *_probability(scored, documents),
-        *_last_word(scored),
-        *_continuations(scored),
-    ]
+    return [*_token_metrics(scored), *_last_word(scored), *_continuations(scored)]
 
 
-def _likelihood(scored, documents) -> list[dict]:
-    loss, base, n = scored.loss.astype(float), scored.base_loss.astype(float), len(scored.loss)
-    with np.errstate(over="ignore"):  # beyond the largest float: the row says that it is undefined
-        own, ratio = (documents.means(each).map(np.exp) for each in (loss, loss - base))
-        usual = float(np.exp(base.mean()))
+def _token_metrics(scored: Scored) -> list[dict]:
+    """Perplexity, KL divergence, and the change of the correct token's probability."""
+    tokens, n = st.Documents(scored.documents, REPLICATES), len(scored.kl)
+    columns = (scored.kl, scored.loss, scored.base_loss, scored.same_top)
+    kl, loss, base_loss, same_top = (column.astype(float) for column in columns)
+    change = np.exp(-loss) - np.exp(-base_loss)
+    with np.errstate(over="ignore"):  # beyond the largest float: the row is undefined
+        perplexity, ratio = (tokens.means(x).map(np.exp) for x in (loss, loss - base_loss))
+        base_perplexity = float(np.exp(base_loss.mean()))
+    correlation = tokens.correlations(loss, base_loss)
+    rms = tokens.means(change**2).map(np.sqrt)
     return [
-        drawn("perplexity", own, usual, n),
+        drawn("perplexity", perplexity, base_perplexity, n),
         drawn("perplexity_ratio", ratio, 1.0, n),
-        drawn("loss_pearson", documents.correlations(loss, base), 1.0 if np.ptp(base) else None, n),
-    ]
-
-
-def _quantiles(documents, values, of: dict, n: int) -> list[dict]:
-    return [drawn(name, documents.quantiles(values, q), 0.0, n) for name, q in of.items()]
-
-
-def _divergence(scored, documents) -> list[dict]:
-    kl, n = scored.kl.astype(float), len(scored.kl)
-    return [
-        drawn("kl_mean", documents.means(kl), 0.0, n),
-        *_quantiles(documents, kl, QUANTILES, n),
+        drawn("loss_pearson", correlation, 1.0 if np.ptp(base_loss) else None, n),
+        drawn("kl_mean", tokens.means(kl), 0.0, n),
+        *(drawn(name, tokens.quantiles(kl, q), 0.0, n) for name, q in KL_QUANTILES.items()),
         row("kl_max", float(kl.max()), None, None, 0.0, n),
-        drawn("same_top", documents.means(scored.same_top.astype(float)), 1.0, n),
+        drawn("same_top", tokens.means(same_top), 1.0, n),
+        drawn("probability_change_mean", tokens.means(change), 0.0, n),
+        drawn("probability_change_rms", rms, 0.0, n),
+        *(drawn(name, tokens.quantiles(change, q), 0.0, n) for name, q in CHANGE_QUANTILES.items()),
     ]
 
 
-def _probability(scored, documents) -> list[dict]:
-    """Change of the correct token's probability: mean, root mean square, 5th and 95th percentile."""
-    change, n = (
-        np.exp(-scored.loss.astype(float)) - np.exp(-scored.base_loss.astype(float)),
-        len(scored.loss),
-    )
-    return [
-        drawn("probability_change_mean", documents.means(change), 0.0, n),
-        drawn("probability_change_rms", documents.means(change**2).map(np.sqrt), 0.0, n),
-        *_quantiles(
-            documents, change, {"probability_change_p05": 0.05, "probability_change_p95": 0.95}, n
-        ),
-    ]
-
-
-def _last_word(scored) -> list[dict]:
+def _last_word(scored: Scored) -> list[dict]:
     before, after = scored.right
-    if not len(before):
-        return []
-    lost, gained, p_value = st.mcnemar(before, after)
     n = len(before)
+    if not n:
+        return []
     means = st.Documents(scored.passage_documents, REPLICATES).means(after.astype(float))
-    accuracy = drawn("last_word_accuracy", means, float(before.mean()), n)
-    told = {
-        "lost": lost,
-        "gained": gained,
-        "mcnemar_p": p_value,
-        "detectable": detectable(n, lost + gained),
-    }
+    paired = flips(before, after)
     return [
-        accuracy | told,
-        row("flips_lost", lost, None, None, 0, n),
-        row("flips_gained", gained, None, None, 0, n),
+        drawn("last_word_accuracy", means, float(before.mean()), n) | paired,
+        row("flips_lost", paired["lost"], None, None, 0, n),
+        row("flips_gained", paired["gained"], None, None, 0, n),
     ]
+
+
+def flips(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """Paired yes/no items (items,): lost, gained, McNemar's exact p, and the smallest detectable difference."""
+    lost, gained, p_value = st.mcnemar(before, after)
+    smallest = detectable(len(before), lost + gained)
+    return {"lost": lost, "gained": gained, "mcnemar_p": p_value, "detectable": smallest}
 
 
 def detectable(n: int, flips: int) -> float:
@@ -180,79 +158,62 @@ def detectable(n: int, flips: int) -> float:
     return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * math.sqrt(max(flips, 1)) / n)
 
 
-def _continuations(scored) -> list[dict]:
-    prefix, length = _alike(scored.continued)
-    prompts, whole = (
-        st.Documents(np.arange(len(prefix)), REPLICATES),
-        (prefix == length).astype(float),
-    )
+def _continuations(scored: Scored) -> list[dict]:
+    prefix, length = _common_prefix(*scored.continued)
+    count, whole = len(prefix), (prefix == length).astype(float)
+    prompts = st.Documents(np.arange(count), REPLICATES)
     before, after = scored.speeds
-    speeds = [
-        row(name, after[name], None, None, before[name], 1)
-        for name in ("prefill_tokens_per_second", "decode_tokens_per_second")
-    ]
     return [
-        drawn("continuation_prefix", prompts.means(prefix), float(length), len(prefix)),
-        drawn("continuation_exact", prompts.means(whole), 1.0, len(prefix)),
-        *speeds,
+        drawn("continuation_prefix", prompts.means(prefix), float(length), count),
+        drawn("continuation_exact", prompts.means(whole), 1.0, count),
+        *(row(name, after[name], None, None, before[name], 1) for name in SPEEDS),
     ]
 
 
-def _alike(continued) -> tuple[np.ndarray, int]:
-    """How many tokens of each continuation are the same until one differs, and how many there are."""
-    same = continued[0] == continued[1]
-    return np.where(same.all(1), same.shape[1], same.argmin(1)).astype(float), same.shape[1]
+def _common_prefix(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, int]:
+    """Tokens of each continuation before the first that differs, (prompts,), and the length of all."""
+    same = before == after
+    length = same.shape[1]
+    return np.where(same.all(1), length, same.argmin(1)).astype(float), length
 
 
-def pictures(scored: Scored) -> dict:
-    """Where the models differ: mean divergence by position and by how frequent a token is, and the worst stretches.
+def pictures(scored: Scored) -> dict[str, Any]:
+    """Where the models differ: mean KL by position and by frequency of a token, and the worst stretches.
 
-    `storage`: what keeping only the most probable tokens of the baseline costs the mean divergence.
+    `storage`: mean KL from the stored most probable tokens of the baseline, and over the whole vocabulary.
     """
-    edges = np.linspace(scored.positions.min(), scored.positions.max() + 1, 17)
-    place = np.digitize(scored.positions, edges) - 1
+    kl, positions = scored.kl, scored.positions
+    edges = np.linspace(positions.min(), positions.max() + 1, 17)
+    by_position = _by_bin(kl, np.digitize(positions, edges) - 1)
     _, inverse, counts = np.unique(scored.targets, return_inverse=True, return_counts=True)
-    rarity = np.digitize(counts[inverse], [2, 4, 16, 64, 256])
-    names = ["once", "2 to 3 times", "4 to 15", "16 to 63", "64 to 255", "256 and more"]
+    by_frequency = _by_bin(kl, np.digitize(counts[inverse], [2, 4, 16, 64, 256]))
+    stored, whole = float(kl[: len(scored.full)].mean()), float(scored.full.mean())
     return {
-        "by_position": [
-            {"from": int(edges[i]), "kl": float(scored.kl[place == i].mean())}
-            for i in range(16)
-            if (place == i).any()
-        ],
+        "by_position": [{"from": int(edges[i]), "kl": mean} for i, _, mean in by_position],
         "by_frequency": [
-            {
-                "count": names[i],
-                "tokens": int((rarity == i).sum()),
-                "kl": float(scored.kl[rarity == i].mean()),
-            }
-            for i in range(6)
-            if (rarity == i).any()
+            {"count": FREQUENCIES[i], "tokens": n, "kl": mean} for i, n, mean in by_frequency
         ],
         "worst": _worst(scored),
         "cache": scored.speeds[1].get("cache", []),
-        "storage": {
-            "tokens": len(scored.full),
-            "kept": float(scored.kl[: len(scored.full)].mean()),
-            "whole": float(scored.full.mean()),
-        },
+        "storage": {"tokens": len(scored.full), "kept": stored, "whole": whole},
     }
 
 
-def _worst(scored) -> list[dict]:
-    """Stretches of WINDOW tokens with the highest mean divergence: tokens, and what each model would have said."""
-    starts = np.arange(0, len(scored.kl) - WINDOW + 1, WINDOW)
-    means = scored.kl[: len(starts) * WINDOW].reshape(-1, WINDOW).mean(1)
+def _by_bin(kl: np.ndarray, bins: np.ndarray) -> list[tuple[int, int, float]]:
+    """(bin, tokens, mean KL) of the bins that hold tokens."""
+    tokens = {int(index): kl[bins == index] for index in np.unique(bins)}
+    return [(index, len(values), float(values.mean())) for index, values in tokens.items()]
+
+
+def _worst(scored: Scored) -> list[dict]:
+    """Stretches of WINDOW tokens with the highest mean KL: tokens, the candidate's predictions, and which changed."""
+    columns = (scored.kl, scored.documents, scored.targets, scored.top, scored.same_top)
+    count = len(scored.kl) // WINDOW
+    stretches = (column[: count * WINDOW].reshape(count, WINDOW) for column in columns)
+    kl, documents, tokens, predicted, same = stretches
     rows = []
-    for start in starts[np.argsort(-means)[:WORST]]:
-        here = slice(start, start + WINDOW)
-        rows.append(
-            {
-                "kl": float(scored.kl[here].mean()),
-                "document": int(scored.documents[start]),
-                "tokens": scored.targets[here].tolist(),
-                "said": scored.top[here].tolist(),
-                "changed": (~scored.same_top[here].astype(bool)).tolist(),
-            }
-        )
+    for i in np.argsort(-kl.mean(1))[:WORST]:
+        stretch = {"kl": float(kl[i].mean()), "document": int(documents[i, 0])}
+        stretch |= {"tokens": tokens[i].tolist(), "predicted": predicted[i].tolist()}
+        rows.append(stretch | {"changed": (same[i] == 0).tolist()})
     return rows

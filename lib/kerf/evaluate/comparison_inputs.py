@@ -1,7 +1,8 @@
-"""One side of a comparison of two candidates, and which two can be paired: those of one model, measured on the same items."""
+"""One side of a comparison of two candidates, and the check that two sides can be paired."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,37 +14,36 @@ from kerf.data import corpora
 from kerf.evaluate.metrics import FIGURES
 from kerf.models import registry
 
-IDENTITY = [
-    "metric",
-    "document",
-    "left",
-    "right",
-    "position",
-    "text",
-]  # what makes an item the one it is
+IDENTITY = ("metric", "document", "left", "right", "position", "text")  # of an item
 
 
 @dataclass(frozen=True)
 class ComparisonInput:
-    """One of the two: its metric rows by name, its exact figures, and the table of its items."""
+    """A candidate's metric rows by name, its exact figures and its per-item scores (`items`).
+
+    origin: weights and evaluation (digests, which have to be equal), run, machine and settings.
+    """
 
     name: str
     model: str
     steps: list[dict]
     rows: dict[str, dict]
     figures: dict
-    items: pd.DataFrame  # see kerf.evaluate.per_item_scores
-    origin: dict = field(
-        default_factory=dict
-    )  # what must be equal: weights, evaluation text; and run, machine, settings
+    items: pd.DataFrame
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """Value of every metric and figure."""
+        return self.figures | {name: row["value"] for name, row in self.rows.items()}
 
 
 def candidate_input(
     name: str, model: str, steps: list[dict], candidate: str | Path, spec: Evaluation
 ) -> ComparisonInput:
-    """A side that is measured now, or was before: the candidate in a directory (empty: the baseline)."""
+    """The side of a candidate in a directory (empty: the baseline), measured or from the cache."""
     comparison = evaluate.compare(model, candidate, spec)
-    made = meta(Path(candidate))["result"] if candidate else {}
+    compressed = meta(Path(candidate))["result"] if candidate else {}
     origin = {
         "run": meta(comparison)["run"],
         "weights": registry.weights_digest(registry.resolve(model)),
@@ -52,37 +52,26 @@ def candidate_input(
         "settings": {f"evaluation.{key}": value for key, value in spec.model_dump().items()},
     }
     rows = {row["name"]: row for row in evaluate.read(comparison)[0]}
-    figures = {key: made[key] for key in FIGURES if key in made}
-    return ComparisonInput(
-        name, model, steps, rows, figures, pd.read_parquet(comparison / "items.parquet"), origin
-    )
+    figures = {key: compressed[key] for key in FIGURES if key in compressed}
+    items = pd.read_parquet(comparison / "items.parquet")
+    return ComparisonInput(name, model, steps, rows, figures, items, origin)
 
 
 def check(a: ComparisonInput, b: ComparisonInput) -> None:
-    """Refuse two sides that cannot be paired."""
+    """Raise InputError for two sides that cannot be paired."""
     if a.origin.get("weights") != b.origin.get("weights"):
-        own = (
-            f"its weights of {b.model} are other ones"
-            if a.model == b.model
-            else f"it is one of {b.model}"
-        )
-        raise refuse("B", b.name, f"a candidate of the same model as {a.name}, {a.model}; {own}")
+        same = f"its weights of {b.model} are other ones"
+        other = same if a.model == b.model else f"it is one of {b.model}"
+        raise refuse("B", b.name, f"a candidate of the same model as {a.name}, {a.model}; {other}")
+    if a.origin.get("evaluation") == b.origin.get("evaluation") and _same_items(a.items, b.items):
+        return
     before, after = (side.origin.get("settings", {}) for side in (a, b))
-    differing = [
-        f"{key} = {after.get(key)} against {before[key]}"
-        for key in before
-        if before[key] != after.get(key)
-    ]
-    same_text = a.origin.get("evaluation") == b.origin.get("evaluation")
-    if not same_text or not _same_items(a.items, b.items):
-        raise refuse(
-            "B",
-            b.name,
-            f"measured on the items of {a.name}; it was on others ({', '.join(differing) or 'another text'})",
-        )
+    changes = [f"{k} = {after.get(k)} against {v}" for k, v in before.items() if v != after.get(k)]
+    others = ", ".join(changes) or "another text"
+    raise refuse("B", b.name, f"measured on the items of {a.name}; it was on others ({others})")
 
 
-def _same_items(a, b) -> bool:
+def _same_items(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     shared = set(a.metric) & set(b.metric)
     columns = [name for name in IDENTITY if name in a and name in b]
     left, right = (

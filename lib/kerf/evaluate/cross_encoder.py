@@ -1,13 +1,12 @@
-"""Rerankers: scores of the same shortlists by both models, and everything that differs between them.
+"""Rerankers: scores of the same shortlists by baseline and candidate, and how they differ.
 
-A query of an inverse-cloze pair is searched among all passages by the embedded encoder; its own passage and the nearest
-others are the shortlist that a reranker puts in order. One passage of each is right.
+The embedded encoder searches all passages for each query of an inverse-cloze pair. The query's own passage, the
+relevant one, and the nearest others are the shortlist that a reranker sorts.
 """
 
-import time
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,25 +14,25 @@ from kerf.config import Evaluation
 from kerf.core.cache import artifact
 from kerf.core.finite import check_finite
 from kerf.data import corpora
-from kerf.evaluate import fidelity, first_stage, per_item_scores, ranking
+from kerf.evaluate import common, fidelity, first_stage, per_item_scores, ranking
+from kerf.evaluate.protocol import Comparison, Figures, Table
 from kerf.models import registry
 from kerf.models.families import causal, lengths
 
-BATCH_SIZE, GLANCED_AT = 32, 64
-NEEDS_BASE = False  # a model answers without knowing the baseline's answers
+NEEDS_BASELINE = False
 FIRST_STAGE = "minilm"  # the encoder that finds the shortlists
 SHORTLIST = 20  # passages
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Queries, passages, the passages of each shortlist (queries, SHORTLIST), its own first, and the queries' documents."""
+class CrossEncoderInputs:
+    """Queries, passages, and the passages (queries, SHORTLIST) of each shortlist, the query's own passage first."""
 
     queries: list[str]
     passages: list[str]
     shortlists: np.ndarray
-    documents: np.ndarray
-    left_out: int = 0  # queries that have no token, or whose passage has none
+    documents: np.ndarray  # of each query
+    left_out: int = 0  # queries without any token, or whose passage has none
 
     @property
     def all(self) -> list[str]:
@@ -43,236 +42,140 @@ class Texts:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Every query with every passage of its shortlist."""
-        return [
-            (query, self.passages[index])
-            for query, row in zip(self.queries, self.shortlists, strict=True)
-            for index in row
-        ]
+        rows = zip(self.queries, self.shortlists, strict=True)
+        return [(query, self.passages[index]) for query, row in rows for index in row]
 
 
-def gather(model: str, spec: Evaluation) -> Texts:
-    """Queries and their shortlists, of the evaluation part of `spec.texts`. Raises InputError for too few passages."""
-    folder = registry.resolve(model)
-    return _gather(
-        str(lengths.inner(folder)),
-        registry.weights_digest(folder),
-        spec.texts,
-        corpora.digest(spec.texts),
-        spec.passages,
+@common.cached
+def gather(folder: Path, spec: Evaluation) -> CrossEncoderInputs:
+    """Queries and their shortlists, from the evaluation part of `spec.texts`. Raises InputError for too few passages."""
+    tokenizer, pairs = causal.tokenizer(folder), corpora.cloze_pairs(spec.passages, spec.texts)
+    queries, passages, owners = lengths.known(tokenizer, "evaluation.passages", *pairs)
+    count, encoder = len(queries), registry.resolve(FIRST_STAGE)
+    size, weights = min(SHORTLIST, count), registry.weights_digest(encoder)
+    key = {"encoder": weights, "queries": queries, "passages": passages, "shortlist": size}
+
+    def make(made: Path) -> None:
+        nearest = first_stage.others(encoder, queries, passages, size - 1)
+        np.save(made / "shortlists.npy", np.column_stack([np.arange(count), nearest]))
+
+    shortlists = np.load(artifact("shortlists", key, make) / "shortlists.npy")
+    left_out = spec.passages - count
+    return CrossEncoderInputs(queries, passages, shortlists, np.array(owners), left_out)
+
+
+def about(inputs: CrossEncoderInputs) -> str:
+    count, size = inputs.shortlists.shape
+    return (
+        f"{count} queries, each with its own passage and the {size - 1} others that {FIRST_STAGE} finds nearest "
+        f"among {len(inputs.passages)}{lengths.said(inputs.left_out)}"
     )
 
 
-@lru_cache(maxsize=2)
-def _gather(reader: str, _weights: str, source: str, _texts: str, asked: int) -> Texts:
-    queries, passages, documents = lengths.known(
-        causal.tokenizer(reader), "evaluation.passages", *corpora.cloze_pairs(asked, source)
-    )
-    count = len(queries)
-    encoder, size = registry.resolve(FIRST_STAGE), min(SHORTLIST, count)
-    key = {
-        "encoder": registry.weights_digest(encoder),
-        "queries": queries,
-        "passages": passages,
-        "shortlist": size,
-    }
-
-    def make(folder: Path) -> None:
-        found = first_stage.others(encoder, queries, passages, size - 1)
-        np.save(folder / "shortlists.npy", np.concatenate([np.arange(count)[:, None], found], 1))
-
-    return Texts(
-        queries,
-        passages,
-        np.load(artifact("shortlists", key, make) / "shortlists.npy"),
-        np.array(documents),
-        asked - count,
-    )
+def documents(inputs: CrossEncoderInputs) -> int:
+    return len(np.unique(inputs.documents))
 
 
-def about(everything: Texts) -> str:
-    """What is measured on, in a line for a reader."""
-    count, size = everything.shortlists.shape
-    return f"{count} queries, each with its own passage and the {size - 1} others that {FIRST_STAGE} finds nearest among {len(everything.passages)}{lengths.said(everything.left_out)}"
+def inference_request(inputs: CrossEncoderInputs, noise_floor: bool) -> dict:
+    return common.batched_request(inputs.pairs, noise_floor)
 
 
-def documents(everything: Texts) -> int:
-    """Independent documents of the queries."""
-    return len(np.unique(everything.documents))
+def run_inference(opened: Any, request: dict, folder: Path) -> dict:
+    return common.run_shuffled(opened.predict, request, folder)
 
 
-def request(everything: Texts, again: bool) -> dict:
-    """What the measured process is asked; `again`: other batches."""
-    return {
-        "pairs": everything.pairs,
-        "batch_size": BATCH_SIZE if not again else BATCH_SIZE * 3 // 2,
-    }
+def latency_input(inputs: CrossEncoderInputs) -> dict:
+    """A query and its shortlist."""
+    shortlist = [inputs.passages[index] for index in inputs.shortlists[0]]
+    return {"query": inputs.queries[0], "documents": shortlist}
 
 
-def answer(opened, request: dict, folder: Path) -> dict:
-    """Score request["pairs"] into scores.safetensors, in their order. Returns the seconds it took."""
-    from safetensors.numpy import save_file
-
-    order = np.random.default_rng(request["seed"]).permutation(len(request["pairs"]))
-    clock = time.perf_counter()
-    found = opened.predict(
-        [request["pairs"][index] for index in order],
-        batch_size=request["batch_size"],
-        show_progress_bar=False,
-    )
-    seconds = time.perf_counter() - clock
-    scores = np.empty(len(found), np.float32)
-    scores[order] = found
-    check_finite(scores, request["pairs"])
-    save_file({"scores": scores}, folder / "scores.safetensors")
-    return {"encode_seconds": seconds}
+def predict_once(opened: Any, request: dict) -> None:
+    """Sort a shortlist."""
+    opened.rank(request["query"], request["documents"], show_progress_bar=False)
 
 
-def sample(everything: Texts) -> dict:
-    """A query and its shortlist, for `ask`."""
-    return {
-        "query": everything.queries[0],
-        "documents": [everything.passages[index] for index in everything.shortlists[0]],
-    }
+def compare(comparison: Comparison, inputs: CrossEncoderInputs) -> tuple[list[dict], dict]:
+    """Metric rows, and the scores (queries, SHORTLIST) of both models; scores of every query and pair go to items.parquet."""
+    encodings, shape = (comparison.base, comparison.other), inputs.shortlists.shape
+    before, after = (common.read_outputs(path).reshape(shape) for path in encodings)
+    per_item_scores.write(comparison.folder / "items.parquet", _items(inputs, before, after))
+    rows = ranking.metrics(before, after, inputs.documents)
+    return rows, {"scores": {"baseline": before.tolist(), "candidate": after.tolist()}}
 
 
-def ask(opened, asked: dict) -> None:
-    """Put a shortlist in order, for its time."""
-    opened.rank(asked["query"], asked["documents"], show_progress_bar=False)
-
-
-def compare(folder: Path, everything: Texts, base: Path, other: Path) -> tuple[list[dict], dict]:
-    """Metric rows and scores; what every query and pair got goes to items.parquet."""
-    before, after = (_scores(path).reshape(everything.shortlists.shape) for path in (base, other))
-    _write_items(folder / "items.parquet", everything, before, after)
-    return ranking.metrics(before, after, everything.documents), {
-        "scores": {"baseline": before.tolist(), "candidate": after.tolist()}
-    }
-
-
-def _scores(path: Path) -> np.ndarray:
-    from safetensors.numpy import load_file
-
-    scores = load_file(path / "scores.safetensors")["scores"].astype(np.float64)
-    if not np.isfinite(scores).all():
-        raise ValueError("the model gives scores with NaN or infinity")
-    return scores
-
-
-def _write_items(path: Path, everything: Texts, before: np.ndarray, after: np.ndarray) -> None:
+def _items(inputs: CrossEncoderInputs, before: np.ndarray, after: np.ndarray) -> list:
+    """Groups of `kerf.evaluate.per_item_scores`."""
     old, new = (1 / fidelity.ranks(scores, scores[:, :1]) for scores in (before, after))
-    known = {"document": everything.documents, "text": everything.queries}
-    query, place = (each.ravel() for each in np.indices(before.shape))
-    per_item_scores.write(
-        path,
-        [
-            per_item_scores.group("shortlist", candidate=new, baseline=old, **known),
-            per_item_scores.group(
-                "same_first",
-                candidate=before.argmax(1) == after.argmax(1),
-                baseline=np.ones(len(old)),
-                **known,
-            ),
-            per_item_scores.group(
-                "first_3",
-                candidate=ranking.first_kept(before, after),
-                baseline=np.ones(len(old)),
-                **known,
-            ),
-            per_item_scores.group(
-                "order",
-                candidate=ranking.kendall(before, after),
-                baseline=np.ones(len(old)),
-                **known,
-            ),
-            per_item_scores.group(
-                "score",
-                candidate=after.ravel(),
-                baseline=before.ravel(),
-                document=everything.documents[query],
-                left=query,
-                right=place,
-            ),
-        ],
-    )
+    by_query = {
+        "shortlist": new,
+        "same_first": before.argmax(1) == after.argmax(1),
+        "first_3": ranking.first_kept(before, after),
+        "order": ranking.kendall(before, after),
+    }
+    groups, group = [], per_item_scores.group
+    columns = {"document": inputs.documents, "text": inputs.queries}
+    for name, candidate in by_query.items():
+        baseline = old if name == "shortlist" else np.ones(len(old))
+        groups.append(group(name, candidate=candidate, baseline=baseline, **columns))
+    query, position = (index.ravel() for index in np.indices(before.shape))
+    pairs = {"document": inputs.documents[query], "left": query, "right": position}
+    scores = {"candidate": after.ravel(), "baseline": before.ravel()}
+    return [*groups, group("score", **scores, **pairs)]
 
 
-def glance(before, after, source: str) -> dict[str, float]:
-    """A first look at an opened candidate beside the opened baseline, on a few pairs of the evaluation part."""
-    queries, passages, _ = zip(*corpora.stretches(source, "evaluation")[:GLANCED_AT], strict=True)
+def glance(before: Any, after: Any, source: str) -> dict[str, float]:
+    """How an opened candidate's scores agree with the baseline's, on a few pairs of the evaluation part."""
+    stretches = corpora.stretches(source, "evaluation")[: common.GLANCE_SIZE]
+    queries, passages, _ = zip(*stretches, strict=True)
     pairs = [*zip(queries, passages, strict=True), *zip(queries, passages[1:], strict=False)]
-    scores = [
-        opened.predict(pairs, show_progress_bar=False).astype(float) for opened in (before, after)
-    ]
-    for each in scores:
-        check_finite(each, pairs)
-    alike = float(np.corrcoef(*scores)[0, 1]) if min(map(np.ptp, scores)) else 0.0
+    options = {"show_progress_bar": False}
+    base, scores = (opened.predict(pairs, **options).astype(float) for opened in (before, after))
+    check_finite(np.stack([base, scores], 1), pairs)
+    varied = np.ptp(base) and np.ptp(scores)
     return {
-        "correlation of scores": alike,
-        "largest change": float(np.abs(scores[1] - scores[0]).max()),
-        "least score": float(scores[0].min()),
-        "greatest score": float(scores[0].max()),
+        "correlation of scores": float(np.corrcoef(base, scores)[0, 1]) if varied else 0.0,
+        "largest change": float(np.abs(scores - base).max()),
+        "least score": float(base.min()),
+        "greatest score": float(base.max()),
         "pairs": len(pairs),
     }
 
 
-def first_stage_scores(everything: Texts) -> np.ndarray:
-    """The scores (queries, passages) that the encoder itself gives the shortlists: what a reranker has to beat."""
+def first_stage_scores(inputs: CrossEncoderInputs) -> np.ndarray:
+    """Scores (queries, SHORTLIST) by the encoder itself: the baseline that a reranker has to beat."""
     opened = registry.open_model(FIRST_STAGE)
-    options = {"batch_size": BATCH_SIZE, "normalize_embeddings": True, "show_progress_bar": False}
-    scores = (
-        opened.encode(everything.queries, **options)
-        @ opened.encode(everything.passages, **options).T
-    )
-    return np.take_along_axis(scores, everything.shortlists, 1).astype(float)
+    scores = first_stage.cosines(opened, inputs.queries, inputs.passages)
+    return np.take_along_axis(scores, inputs.shortlists, 1).astype(float)
 
 
-def restored(model: str, candidate: str | Path, spec: Evaluation, base: Path) -> list[dict]:
-    """Language models only: nothing."""
-    return []
-
-
-def draw(folder: Path, picture: dict) -> list[tuple]:
-    """(figure, alt text) of a comparison."""
+def draw(folder: Path, picture: dict) -> Figures:
+    """Scores of the candidate over those of the baseline."""
     from kerf.charts import plots
 
     alt = "Dots: every pair's score by the baseline and by the candidate; right passages stand out from the others."
     return [(plots.scores(picture["scores"]), alt)]
 
 
-def worst(model: str, folder: Path, picture: dict):
-    """Table of the five queries whose own passage fell farthest."""
-    import pandas as pd
-
-    found = pd.read_parquet(folder / "items.parquet")
-    found = found[found.metric == "shortlist"]
-    ranked = pd.DataFrame(
-        {"rank before": 1 / found.baseline, "rank after": 1 / found.candidate, "query": found.text}
-    )
-    fell = (
-        (ranked["rank after"] - ranked["rank before"])
-        .sort_values(ascending=False, kind="stable")
-        .index[:5]
-    )
-    return (
-        ranked.loc[fell]
-        .style.format(precision=1)
-        .hide(axis="index")
-        .set_caption("Five queries whose own passage fell farthest")
-    )
+def worst(model: str, folder: Path, picture: dict) -> Table:
+    """The five queries whose own passage fell farthest."""
+    items = common.read_items(folder, "shortlist")
+    before, after = 1 / items.baseline, 1 / items.candidate
+    rows = items.assign(**{"rank before": before, "rank after": after, "query": items.text})
+    fell = (after - before).sort_values(ascending=False, kind="stable").index[:5]
+    rows = rows.loc[fell, ["rank before", "rank after", "query"]]
+    return common.table(rows, "Five queries whose own passage fell farthest", precision=1)
 
 
 def conclusion(values: dict[str, dict], picture: dict) -> str:
-    """What a comparison says, in sentences. values: metric rows by name."""
     lines = []
-    for what, name in (("nDCG@10", "ndcg_10"), ("MRR", "mrr")):
-        row, whole = values[f"{name}_loss"], values[name]
-        lines.append(
-            f"{what} {fidelity.direction(row)}: from {whole['baseline']:.4f} to {whole['value']:.4f}, "
-            f"difference {fidelity.formatted(row, -1, plus=True)}."
-        )
+    for label, name in (("nDCG@10", "ndcg_10"), ("MRR", "mrr")):
+        loss, whole = values[f"{name}_loss"], values[name]
+        change = fidelity.formatted(loss, -1, plus=True)
+        before, after = f"{whole['baseline']:.4f}", f"{whole['value']:.4f}"
+        line = f"{label} {fidelity.direction(loss)}: from {before} to {after}, difference {change}."
+        lines.append(line)
     same, score = values["same_first"], values["score_spearman"]
-    lines.append(
-        f"The same passage comes first for {same['value']:.1%} of {same['n']} queries: {same['lost']} right ones lost, {same['gained']} "
-        f"gained (McNemar p = {same['mcnemar_p']:.3f}). Spearman of the scores {fidelity.formatted(score)}."
-    )
-    return "\n".join(lines)
+    flips = f"{same['lost']} right ones lost, {same['gained']} gained (McNemar p = {same['mcnemar_p']:.3f})"
+    first = f"The same passage comes first for {same['value']:.1%} of {same['n']} queries: {flips}."
+    return "\n".join([*lines, f"{first} Spearman of the scores {fidelity.formatted(score)}."])

@@ -1,206 +1,174 @@
-"""Fidelity of an encoder: candidate against baseline, on the same texts.
+"""Fidelity of an encoder, as metric rows: name, value, low, high, baseline, n.
 
-Each function takes embeddings (items, features) with rows of length one and returns metric rows:
-name, value, low, high, baseline, n. See `kerf.evaluate.metrics` for what the names mean.
+A row without interval has `why` and needed_n. Embeddings are (items, features), rows of length one.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from kerf.evaluate import stats as st
 
 RANK_REPLICATES = 600  # of statistics over 80,000 pairs
 UNDEFINED = "undefined for these scores: all are the same, or too large for a number"
 
+Row = dict[str, Any]
+Pair = tuple[ndarray, ndarray]
+
 
 def row(
     name: str, value: float, low: float | None, high: float | None, baseline: float | None, n: int
-) -> dict:
-    """One metric of one candidate. A value or baseline that is no finite number is None, and `why` says so."""
-    defined, known = math.isfinite(value), baseline is not None and math.isfinite(baseline)
-    found = {
-        "name": name,
-        "value": value if defined else None,
-        "low": low,
-        "high": high,
-        "baseline": baseline if known else None,
-        "n": n,
-    }
-    return (
-        found
-        if defined
-        else found | {"low": None, "high": None, "why": UNDEFINED, "needed_n": None}
-    )
+) -> Row:
+    """One metric of one candidate. A value or baseline that is not finite becomes None."""
+    known = baseline is not None and math.isfinite(baseline)
+    fields: Row = {"name": name, "value": value, "low": low, "high": high}
+    fields |= {"baseline": baseline if known else None, "n": n}
+    if math.isfinite(value):
+        return fields
+    return fields | {"value": None, "low": None, "high": None, "why": UNDEFINED, "needed_n": None}
 
 
-def drawn(name: str, found: st.Draws, baseline: float | None, n: int) -> dict:
-    """The row of a resampled metric; without an interval it carries `why` and needed_n, the items that would have one."""
-    low, high = found.interval()
-    made = row(name, found.value, low, high, baseline, n)
-    return (
-        made
-        if low is not None or "why" in made
-        else made | without_interval(len(found.left_out), n)
-    )
+def drawn(name: str, draws: st.Draws, baseline: float | None, n: int) -> Row:
+    """The row of a resampled metric of n items."""
+    low, high = draws.interval()
+    metric = row(name, draws.value, low, high, baseline, n)
+    if low is not None or "why" in metric:
+        return metric
+    return metric | without_interval(len(draws.jackknife), n)
 
 
-def without_interval(documents: int, n: int) -> dict:
-    """Why n items of so many documents have no interval, and how many would do."""
-    if documents >= st.LEAST_DOCUMENTS:
+def without_interval(documents: int, n: int) -> Row:
+    """Why n items of so many documents have no interval, and how many items would have one."""
+    least = st.LEAST_DOCUMENTS
+    if documents >= least:
         return {"why": "undefined in most draws of documents", "needed_n": None}
-    why = f"too few independent documents for an interval: {documents}, at least {st.LEAST_DOCUMENTS} are needed"
-    return {"why": why, "needed_n": math.ceil(n * st.LEAST_DOCUMENTS / documents)}
+    few = f"too few independent documents for an interval: {documents}, at least {least} are needed"
+    return {"why": few, "needed_n": math.ceil(n * least / documents)}
 
 
-def formatted(found: dict, sign: int = 1, places: int = 4, plus: bool = False) -> str:
-    """The value of a row with its interval, or with why it has none, for a conclusion. sign: -1 turns a loss into a change."""
+def formatted(metric: Row, sign: int = 1, plus: bool = False) -> str:
+    """A row's value with its interval, or why it has none. sign: -1 turns a loss into a change."""
 
     def shown(number: float | None) -> str:
-        return "undefined" if number is None else f"{sign * number:{'+' * plus}.{places}f}"
+        return "undefined" if number is None else f"{sign * number:{'+' * plus}.4f}"
 
-    if found["low"] is None or found["high"] is None:
-        return f"{shown(found['value'])} ({found.get('why', 'no interval')})"
-    low, high = (found["low"], found["high"])[::sign]
-    return f"{shown(found['value'])} ({shown(low)} to {shown(high)})"
+    ends = (metric["low"], metric["high"])[::sign]
+    if None in ends:
+        return f"{shown(metric['value'])} ({metric.get('why', 'no interval')})"
+    return f"{shown(metric['value'])} ({shown(ends[0])} to {shown(ends[1])})"
 
 
-def direction(loss: dict) -> str:
-    """What the row of a loss says of what was lost."""
+def direction(loss: Row) -> str:
+    """How the quality moved whose loss is the row, as a verb."""
     if loss["low"] is None or loss["high"] is None:
         return "cannot be judged"
-    return (
-        "fell"
-        if loss["low"] > 0
-        else "rose"
-        if loss["high"] < 0
-        else "did not change by more than chance explains"
-    )
+    if loss["low"] <= 0 <= loss["high"]:
+        return "did not change by more than chance explains"
+    return "fell" if loss["low"] > 0 else "rose"
 
 
-def percentile(
-    name: str, values: np.ndarray, q: float, documents: np.ndarray, baseline: float
-) -> dict:
-    """The row of a percentile with order-statistic bounds, none with too few documents."""
-    n, count, least = len(values), len(np.unique(documents)), st.items_for_percentile(q)
-    value, low, high = st.percentile_interval(values, q)
-    if count >= st.LEAST_DOCUMENTS and (low is not None or high is not None):
-        return row(name, value, low, high, baseline, n)
-    if count >= st.LEAST_DOCUMENTS:
-        return row(name, value, None, None, baseline, n) | {
-            "why": "too few items for bounds of a percentile",
-            "needed_n": least,
-        }
-    lacking = without_interval(count, n)
-    return (
-        row(name, value, None, None, baseline, n)
-        | lacking
-        | {"needed_n": max(least, lacking["needed_n"])}
-    )
-
-
-def cosines(
-    base: np.ndarray, candidate: np.ndarray, documents: np.ndarray, wiki=None
-) -> list[dict]:
-    """Mean, 1st percentile and minimum; `wiki`: (base, candidate, documents) of the other domain."""
-    values = (base * candidate).sum(1)
-    n = len(values)
-    rows = [
-        mean("cosine_mean", values, documents, 1.0),
-        percentile("cosine_p01", values, 0.01, documents, 1.0),
-        row("cosine_min", float(values.min()), None, None, 1.0, n),
-    ]
-    if wiki:
-        other = (wiki[0] * wiki[1]).sum(1)
-        rows.append(mean("cosine_mean_wiki", other, wiki[2], 1.0))
-    return rows
-
-
-def mean(name: str, values: np.ndarray, documents: np.ndarray, baseline: float) -> dict:
+def mean(name: str, values: ndarray, documents: ndarray, baseline: float | None) -> Row:
     """The row of a mean over items (items,)."""
     return drawn(name, st.Documents(documents).means(values), baseline, len(values))
 
 
-def similarities(base: np.ndarray, candidate: np.ndarray, documents: np.ndarray) -> list[dict]:
-    """Spearman correlation of pairwise similarities, and overlap of the nearest ten.
+def mean_and_loss(name: str, before: ndarray, after: ndarray, documents: ndarray) -> list[Row]:
+    """The rows of a mean over items and of its paired loss. before, after: (items,)."""
+    loss = mean(f"{name}_loss", before - after, documents, 0.0)
+    return [mean(name, after, documents, float(before.mean())), loss]
 
-    Pairs of sentences of one document that is drawn twice stay pairs of that document: the weight of a
-    pair is the product of its sentences' weights.
-    """
+
+def flips(before: ndarray, after: ndarray) -> Row:
+    """How many right items (items,) were lost and gained, and McNemar's p."""
+    return dict(zip(("lost", "gained", "mcnemar_p"), st.mcnemar(before, after), strict=True))
+
+
+def percentile(name: str, values: ndarray, q: float, documents: ndarray, baseline: float) -> Row:
+    """The row of a percentile with order-statistic bounds, none with too few documents."""
+    n, count = len(values), len(np.unique(documents))
+    value, low, high = st.percentile_interval(values, q)
+    if count < st.LEAST_DOCUMENTS:
+        problem = without_interval(count, n)
+    elif low is None and high is None:
+        problem = {"why": "too few items for bounds of a percentile", "needed_n": 0}
+    else:
+        return row(name, value, low, high, baseline, n)
+    needed = max(st.items_for_percentile(q), problem["needed_n"])
+    return row(name, value, None, None, baseline, n) | problem | {"needed_n": needed}
+
+
+def cosines(
+    base: ndarray, candidate: ndarray, documents: ndarray, wiki: tuple | None = None
+) -> list[Row]:
+    """Mean, 1st percentile, minimum; wiki: (base, candidate, documents) of the other domain."""
+    values = (base * candidate).sum(1)
+    rows = [
+        mean("cosine_mean", values, documents, 1.0),
+        percentile("cosine_p01", values, 0.01, documents, 1.0),
+        row("cosine_min", float(values.min()), None, None, 1.0, len(values)),
+    ]
+    if wiki:
+        rows.append(mean("cosine_mean_wiki", (wiki[0] * wiki[1]).sum(1), wiki[2], 1.0))
+    return rows
+
+
+def similarities(base: ndarray, candidate: ndarray, documents: ndarray) -> list[Row]:
+    """Spearman correlation of pairwise similarities, and overlap of the nearest ten."""
     left, right = np.triu_indices(len(base), 1)
-    x, y = ((e @ e.T)[left, right] for e in (base, candidate))
-    found = st.Documents(documents, RANK_REPLICATES).spearman(x, y, left, right)
+    x, y = ((rows @ rows.T)[left, right] for rows in (base, candidate))
+    draws = st.Documents(documents, RANK_REPLICATES).spearman(x, y, left, right)
+    itself = 1.0 if np.ptp(x) else None  # a constant correlates with nothing
     return [
-        drawn("similarity_spearman", found, _whole(x), len(base)),
+        drawn("similarity_spearman", draws, itself, len(base)),
         mean("neighbours_10", overlap(base, candidate), documents, 1.0),
     ]
 
 
-def _whole(scores: np.ndarray) -> float | None:
-    """Spearman's rho of scores with themselves: 1, or None where all are the same."""
-    return 1.0 if np.ptp(scores) else None
-
-
-def overlap(base: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-    """Share of each text's nearest ten that both models agree on, (items,)."""
+def overlap(base: ndarray, candidate: ndarray) -> ndarray:
+    """Share (items,) of each text's ten nearest neighbours that are the same for both models."""
     nearest, k = [], min(10, len(base) - 1)
-    for matrix in (e @ e.T for e in (base, candidate)):
-        apart = matrix - 2 * np.eye(len(matrix), dtype=matrix.dtype)
-        nearest.append(np.argpartition(-apart, k - 1, axis=1)[:, :k])
+    for matrix in (rows @ rows.T for rows in (base, candidate)):
+        without_self = matrix - 2 * np.eye(len(matrix), dtype=matrix.dtype)
+        nearest.append(np.argpartition(-without_self, k - 1, axis=1)[:, :k])
     return np.array([len(set(a) & set(b)) / k for a, b in zip(*nearest, strict=True)])
 
 
-def retrieval(
-    base: tuple, candidate: tuple, documents: np.ndarray
-) -> tuple[list[dict], np.ndarray]:
-    """Inverse cloze: rank of each query's own passage among all. base, candidate: (queries, passages).
+def retrieval(base: Pair, candidate: Pair, documents: ndarray) -> tuple[list[Row], ndarray]:
+    """Inverse cloze: metric rows and reciprocal ranks (queries, 2) of own passages, baseline first.
 
-    Also returns reciprocal ranks (items, 2), baseline first.
+    base, candidate: embeddings of queries and of passages.
     """
-    found = []
-    for queries, passages in (base, candidate):
-        scores = queries @ passages.T
-        found.append(ranks(scores, scores.diagonal()[:, None]))
-    before, after = (1 / rank for rank in found)
-    first = [rank == 1 for rank in found]
-    lost, gained, p_value = st.mcnemar(*first)
+    scores = [queries @ passages.T for queries, passages in (base, candidate)]
+    own_ranks = [ranks(own, own.diagonal()[:, None]) for own in scores]
+    before, after = (1 / rank for rank in own_ranks)
+    first = [rank == 1 for rank in own_ranks]
     recall = mean("retrieval_recall_1", first[1].astype(float), documents, float(first[0].mean()))
-    rows = [
-        mean("retrieval_mrr", after, documents, float(before.mean())),
-        mean("retrieval_mrr_loss", before - after, documents, 0.0),
-        {**recall, "lost": lost, "gained": gained, "mcnemar_p": p_value},
-    ]
-    return rows, np.stack([before, after], 1)
+    rows = mean_and_loss("retrieval_mrr", before, after, documents)
+    return [*rows, recall | flips(*first)], np.stack([before, after], 1)
 
 
-def ranks(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Rank (queries,) of each query's own passage, 1 the best. scores: (queries, passages), own: (queries, 1) of them."""
+def ranks(scores: ndarray, own: ndarray) -> ndarray:
+    """Rank (queries,) of a query's own passage. scores: (queries, passages), own: (queries, 1)."""
     # A tie counts half: an embedding that maps every text to one point must not look perfect.
     return 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
 
 
-def human(sets: dict, base: dict, candidate: dict) -> list[dict]:
-    """Agreement with people. sets: name -> (left, right, scores); base, candidate: name -> embeddings.
+def human(sets: dict, base: dict, candidate: dict) -> list[Row]:
+    """Agreement with people, resampled over texts (news items, words), which are independent.
 
-    Texts (news items, words) are what is independent: they are drawn, and a pair weighs their product.
+    sets: (left, right, scores) by name; base, candidate: embeddings by name.
     """
-    found = {}
+    draws, rows = [], []
     for name, (left, right, scores) in sets.items():
         texts = st.Documents(np.arange(len(base[name])), st.REPLICATES // 2)
-        rated = (
-            (embeddings[left] * embeddings[right]).sum(1)
-            for embeddings in (base[name], candidate[name])
-        )
-        found[name] = [
-            texts.spearman(np.array(scores), similarity, left, right) for similarity in rated
-        ]
-    before, after = (st.average([pair[side] for pair in found.values()]) for side in (0, 1))
-    n = sum(len(scores) for _, _, scores in sets.values())
-    return [
-        drawn("human_spearman", after, before.value, n),
-        drawn("human_spearman_loss", before - after, before.value - before.value, n),
-        *(
-            drawn(f"human_spearman_{name}", own[1], own[0].value, len(sets[name][2]))
-            for name, own in found.items()
-        ),
-    ]
+        cosines = [(own[name][left] * own[name][right]).sum(1) for own in (base, candidate)]
+        old, new = (texts.spearman(np.array(scores), own, left, right) for own in cosines)
+        draws.append((old, new))
+        rows.append(drawn(f"human_spearman_{name}", new, old.value, len(scores)))
+    n = sum(row["n"] for row in rows)
+    before, after = (st.average(list(side)) for side in zip(*draws, strict=True))
+    zero = before.value - before.value  # NaN where the baseline is undefined
+    loss = drawn("human_spearman_loss", before - after, zero, n)
+    return [drawn("human_spearman", after, before.value, n), loss, *rows]

@@ -1,15 +1,17 @@
-"""Judging: thresholds against confidence bounds.
+"""Gates: thresholds that a candidate's metrics have to meet at their confidence bounds.
 
-A gate passes when the whole interval is on the right side of its threshold, fails when the whole
-interval is on the wrong side, and is INCONCLUSIVE between; then it says how many items would decide. A
-value that is exact (a size) is its own interval. A candidate whose stage broke was NOT MEASURED: that says nothing
-about it, least of all that it fails.
+A gate passes when the whole interval meets its threshold, fails when no part of it does, and is
+otherwise INCONCLUSIVE, with the number of items that would decide. An exact value is its own
+interval. A candidate whose stage broke is NOT MEASURED, which is no failure.
 """
 
 import fnmatch
 import json
 import math
+import operator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kerf.config import check_value
 from kerf.core.errors import InputError, nearest, printable, refuse
@@ -25,26 +27,24 @@ GRADE_RULE = (
     "A: at most 50 %; B: at most 100 %; C: undecided; D: at most 200 %; F: more."
 )
 LARGEST = 1e15  # of a threshold, bytes included
-_OPS = (">=", ">", "<=", "<")
+_OPS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+_KEYS = {"metric", "op", "threshold", "applies_to", "source", "reason"}
 
 
 def find_criteria(name: str) -> Path:
-    """Path of a criteria file: a name in data/criteria, or a JSON file. Raises InputError for neither."""
-    known = {each.stem: each for each in (shipped() / "data" / "criteria").glob("*.json")}
+    """Path of a JSON file, or of a name in data/criteria. Raises InputError where it is neither."""
+    known = {path.stem: path for path in (shipped() / "data" / "criteria").glob("*.json")}
     path = given_path(name) if name.endswith(".json") else known.get(name)
     if not path or not path.is_file():
         raise refuse("criteria", name, f"a JSON file or a known name: {nearest(name, known)}")
     return path
 
 
-def read_criteria(path: Path) -> dict:
+def read_criteria(path: Path) -> dict[str, Any]:
     """A criteria file, validated. Raises InputError that names the file, the gate and the key."""
+    text = read_text("criteria", path)
     try:
-        criteria = json.loads(
-            read_text("criteria", path), object_pairs_hook=_once, parse_constant=_no_number
-        )
-    except InputError:
-        raise
+        criteria = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise refuse("criteria", str(path), f"valid JSON ({error})") from None
     schema = criteria.get("schema") if isinstance(criteria, dict) else None
@@ -57,201 +57,147 @@ def read_criteria(path: Path) -> dict:
     return criteria
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict:
-    found = {}
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise ValueError(f"the key {printable(key, 64)} stands twice")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
-def _no_number(word: str) -> None:
+def _no_constant(word: str) -> None:
     raise ValueError(f"{word} is no number")
 
 
-def _check_gate(gate: object, where: str) -> None:
-    known = {"metric", "op", "threshold", "applies_to", "source", "reason"}
+def _check_gate(gate: Any, where: str) -> None:
     if not isinstance(gate, dict):
-        raise refuse(where, gate, f"an object with {', '.join(sorted(known))}")
-    for key in set(gate) - known:
-        raise refuse(f"{where}.{key}", gate[key], f"no such key; {nearest(key, known)}")
-    metric = gate.get("metric")
-    if not isinstance(metric, str) or metric not in METRICS:
-        raise refuse(
-            f"{where}.metric", metric, nearest(metric if isinstance(metric, str) else "", METRICS)
-        )
-    if not METRICS[metric].gated:
-        raise refuse(
-            f"{where}.metric", metric, "a metric with an interval; a minimum or maximum has none"
-        )
-    if gate.get("op") not in _OPS:
-        raise refuse(f"{where}.op", gate.get("op"), f"one of {', '.join(_OPS)}")
-    threshold = gate.get("threshold")
-    if (
-        isinstance(threshold, bool)
-        or not isinstance(threshold, int | float)
-        or not abs(threshold) <= LARGEST
-    ):
-        raise refuse(
-            f"{where}.threshold", threshold, f"a finite number from {-LARGEST:g} to {LARGEST:g}"
-        )
-    for key in ("source", "reason"):
-        if not isinstance(gate.get(key, ""), str):
-            raise refuse(f"{where}.{key}", gate[key], "text")
-    _check_applies_to(gate.get("applies_to", {}), f"{where}.applies_to")
-
-
-def _check_applies_to(wanted: object, where: str) -> None:
-    if not isinstance(wanted, dict):
-        raise refuse(where, wanted, '{"bits": 2} or {"candidate": "GLOB"}')
-    for key, value in wanted.items():
-        if key == "candidate":
-            if not isinstance(value, str) or not value:
-                raise refuse(f"{where}.{key}", value, "a GLOB of names of candidates")
-        else:
-            check_value(key, value, f"{where}.{key}")
+        raise refuse(where, gate, f"an object with {', '.join(sorted(_KEYS))}")
+    for key in set(gate) - _KEYS:
+        raise refuse(f"{where}.{key}", gate[key], f"no such key; {nearest(key, _KEYS)}")
+    name = gate["metric"] if isinstance(gate.get("metric"), str) else ""
+    threshold, applies_to = gate.get("threshold", ""), gate.get("applies_to", {})
+    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    metric, in_range = METRICS.get(name), is_number and abs(threshold) <= LARGEST
+    limits = f"a finite number from {-LARGEST:g} to {LARGEST:g}"
+    interval = "a metric with an interval; a minimum or maximum has none"
+    checks = [
+        ("metric", metric, nearest(name, METRICS)),
+        ("metric", metric and metric.gated, interval),
+        ("op", gate.get("op") in list(_OPS), f"one of {', '.join(_OPS)}"),
+        ("threshold", in_range, limits),
+        *((key, isinstance(gate.get(key, ""), str), "text") for key in ("source", "reason")),
+        ("applies_to", isinstance(applies_to, dict), '{"bits": 2} or {"candidate": "GLOB"}'),
+    ]
+    for key, accepted, words in checks:
+        if not accepted:
+            raise refuse(f"{where}.{key}", gate.get(key), words)
+    for key, value in applies_to.items():
+        if key != "candidate":
+            check_value(key, value, f"{where}.applies_to.{key}")
+        elif not isinstance(value, str) or not value:
+            raise refuse(f"{where}.applies_to.{key}", value, "a GLOB of names of candidates")
 
 
 def applies(gate: dict, name: str, steps: list[dict]) -> bool:
-    """Whether a gate is about a candidate: a glob of its name, or parameters that one of its steps has."""
-    wanted = dict(gate.get("applies_to", {}))
-    if not fnmatch.fnmatchcase(name, wanted.pop("candidate", "*")):
+    """Whether a gate concerns a candidate, by a glob of its name and parameters of its steps."""
+    required = dict(gate.get("applies_to", {}))
+    if not fnmatch.fnmatchcase(name, required.pop("candidate", "*")):
         return False
-    flat = [parameters for step in steps for parameters in step.values()]
-    return all(
-        any(parameters.get(key) == value for parameters in flat) for key, value in wanted.items()
-    )
+    parameters = [own for step in steps for own in step.values()]
+    return all(any(own.get(key) == value for own in parameters) for key, value in required.items())
 
 
-def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict:
-    """Verdict of one gate on one metric row (None: it was not measured, so nothing is decided)."""
+def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict[str, Any]:
+    """Verdict of one gate on one metric row (None: not measured, so INCONCLUSIVE)."""
     fields = {key: gate.get(key, "") for key in ("metric", "op", "threshold", "source", "reason")}
-    verdict = {
-        "criteria": criteria,
-        **fields,
-        "bound": None,
-        "verdict": INCONCLUSIVE,
-        "needed_n": None,
-    }
+    undecided = {"bound": None, "verdict": INCONCLUSIVE, "needed_n": None}
+    verdict = {"criteria": criteria, **fields, **undecided}
     if row is None:
         return verdict
-    op, threshold, value = gate["op"], gate["threshold"], row["value"]
-    if (
-        value is None
-    ):  # a candidate whose scores define no value has failed, unless the baseline's define none either
+    value, low, high = row["value"], row["low"], row["high"]
+    if value is None:  # scores that define no value fail, unless the baseline's define none either
         return verdict | {"verdict": INCONCLUSIVE if row["baseline"] is None else FAIL}
     if row.get("why"):
         return verdict | {"needed_n": row["needed_n"]}
-    exact = row["low"] is None and row["high"] is None
-    low, high = (value, value) if exact else (row["low"], row["high"])
-    bound, other = (low, high) if op in (">=", ">") else (high, low)
+    if low is None and high is None:  # exact
+        low = high = value
+    meets, threshold = _OPS[gate["op"]], gate["threshold"]
+    bound, other = (low, high) if gate["op"] in (">=", ">") else (high, low)
     verdict["bound"] = bound
-    if bound is not None and _holds(bound, op, threshold):
+    if bound is not None and meets(bound, threshold):
         verdict["verdict"] = PASS
-    elif other is not None and not _holds(other, op, threshold):
+    elif other is not None and not meets(other, threshold):
         verdict["verdict"] = FAIL
     else:
         verdict["needed_n"] = _needed(row, bound, threshold)
     return verdict
 
 
-def _holds(value: float, op: str, threshold: float) -> bool:
-    return {
-        ">=": value >= threshold,
-        ">": value > threshold,
-        "<=": value <= threshold,
-        "<": value < threshold,
-    }[op]
-
-
 def _needed(row: dict, bound: float | None, threshold: float) -> int | None:
-    """Items after which the interval would clear the threshold if the value stayed: widths shrink as 1/sqrt(n)."""
+    """Items after which the interval would clear the threshold: widths shrink as 1/sqrt(n)."""
     if bound is None:
         return items_for_percentile(0.01)
-    if row["value"] == threshold:
+    margin = row["value"] - threshold
+    if not margin:
         return None
-    other = row["high"] if bound == row["low"] else row["low"]
-    # The side of the interval that reaches over the threshold is the one that has to shrink.
-    reach = max(
-        abs(row["value"] - side)
-        for side in (bound, other)
-        if (side - threshold) * (row["value"] - threshold) <= 0
-    )
-    return math.ceil(row["n"] * (reach / (row["value"] - threshold)) ** 2)
+    # Only a bound on the other side of the threshold has to come closer to the value.
+    beyond = [end for end in (row["low"], row["high"]) if (end - threshold) * margin <= 0]
+    return math.ceil(row["n"] * (max(abs(row["value"] - end) for end in beyond) / margin) ** 2)
 
 
 def judge(
-    name: str,
-    steps: list[dict],
-    rows: list[dict],
-    figures: dict,
-    criteria: dict[str, dict],
-    broken: bool = False,
-) -> dict:
+    name: str, steps: list, rows: list[dict], figures: dict, criteria: dict, broken: bool = False
+) -> dict[str, Any]:
     """gates (of the first criteria), claims (of the others), verdict and grade of one candidate.
 
-    criteria: name -> content, in order. figures: the candidate's own exact figures. broken: a stage of it did not
-    finish, so that gates without a measurement, and the candidate, are NOT MEASURED and there is no grade.
+    steps: dicts of parameters by kind. figures: exact values. criteria: content by name. broken: a
+    stage did not finish, so the verdict and gates without a measurement are NOT MEASURED.
     """
     by_name = {row["name"]: row for row in rows}
     for figure in FIGURES:
-        if figures.get(figure) is not None:
-            by_name[figure] = {
-                "name": figure,
-                "value": figures[figure],
-                "low": None,
-                "high": None,
-                "n": 1,
-            }
+        if (value := figures.get(figure)) is not None:
+            by_name[figure] = {"value": value, "low": None, "high": None, "n": 1}
     judged = [
         judge_gate(gate, source, by_name.get(gate["metric"]))
         for source, content in criteria.items()
         for gate in content["gates"]
         if applies(gate, name, steps)
     ]
-    first = next(iter(criteria), None)
-    if broken:
-        judged = [
-            gate if gate["bound"] is not None else {**gate, "verdict": NOT_MEASURED}
-            for gate in judged
-        ]
-    gates = [gate for gate in judged if gate["criteria"] == first]
+    for gate in judged:
+        if broken and gate["bound"] is None:
+            gate["verdict"] = NOT_MEASURED
+    gates = [gate for gate in judged if gate["criteria"] == next(iter(criteria))]
     return {
         "gates": gates,
-        "claims": [gate for gate in judged if gate["criteria"] != first],
+        "claims": judged[len(gates) :],
         "verdict": NOT_MEASURED if broken else overall([gate["verdict"] for gate in gates]),
         "grade": None if broken else grade(gates),
     }
 
 
-def overall(verdicts: list[str]) -> str:
-    """FAIL if any fails, else NOT MEASURED if any broke, else INCONCLUSIVE if any is or there is none, else PASS."""
-    return next(
-        (verdict for verdict in _WORST_FIRST if verdict in verdicts),
-        PASS if verdicts else INCONCLUSIVE,
-    )
+def overall(verdicts: Sequence[str | None]) -> str:
+    """The worst of FAIL, NOT MEASURED, INCONCLUSIVE and PASS; INCONCLUSIVE without any verdict."""
+    return next((v for v in _WORST_FIRST if v in verdicts), PASS if verdicts else INCONCLUSIVE)
 
 
 def grade(gates: list[dict]) -> str | None:
     """A-F by GRADE_RULE; None where no gate applies."""
-    return max((_grade_one(gate) for gate in gates), default=None)
+    return max(map(_grade_gate, gates), default=None)
 
 
-def _grade_one(gate: dict) -> str:
+def _grade_gate(gate: dict) -> str:
     if gate["verdict"] == INCONCLUSIVE:
         return "C"
-    perfect = METRICS[gate["metric"]].perfect
-    allowed = None if perfect is None else abs(gate["threshold"] - perfect)
     if gate["bound"] is None:
         return "F"
-    if not allowed:  # a size or a time: it is met or not, there is no loss to share
-        return "A" if gate["verdict"] == PASS else "F"
-    share = abs(gate["bound"] - perfect) / allowed
-    lost_nothing = (gate["bound"] - perfect) * (gate["threshold"] - perfect) <= 0
-    if gate["verdict"] == PASS:
-        return "A" if lost_nothing or share <= 0.5 else "B"
-    return "D" if share <= 2 else "F"
+    passed, perfect = gate["verdict"] == PASS, METRICS[gate["metric"]].perfect
+    if perfect is None or gate["threshold"] == perfect:  # no loss to share out, as for a size
+        return "A" if passed else "F"
+    share = (gate["bound"] - perfect) / (gate["threshold"] - perfect)
+    if passed:
+        return "A" if share <= 0.5 else "B"
+    return "D" if abs(share) <= 2 else "F"
 
 
 def standing(candidate: dict) -> str | None:

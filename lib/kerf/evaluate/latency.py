@@ -1,12 +1,8 @@
-"""How much faster a candidate with smaller matrices or a real kernel is: it and the baseline in turn, in one fresh process.
+"""Speedup of a candidate with smaller matrices or a real kernel: it and the baseline in turn, in one fresh process.
 
-Run as `python -m kerf.evaluate.latency REQUEST.json`; the request names both models, what they are asked,
-and the threads. Who goes first changes from round to round.
+Run as `python -m kerf.evaluate.latency REQUEST.json`. The model that is timed first alternates from round to round.
 """
 
-import json
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -16,51 +12,44 @@ from kerf.config import STRUCTURES
 from kerf.core.scratch import scratch
 from kerf.evaluate import stats as st
 from kerf.evaluate.fidelity import row
-from kerf.evaluate.measured_process import run_measured
+from kerf.evaluate.measured_process import run_measured, serve
 from kerf.models import manifest
 
 ROUNDS = 15
 
 
 def is_faster(candidate: str | Path) -> bool:
-    """Whether a candidate may claim speed: whole structures are gone, or a real kernel runs it."""
-    card = manifest.verify(Path(candidate))
-    return "backend" in card or any(
-        step.get("prune", {}).get("method") in STRUCTURES for step in card["steps"]
-    )
+    """Whether a candidate may claim speed: whole structures are removed, or a real kernel runs it."""
+    contents = manifest.verify(Path(candidate))
+    methods = {step.get("prune", {}).get("method") for step in contents["steps"]}
+    return "backend" in contents or not methods.isdisjoint(STRUCTURES)
 
 
 def metric(request: dict) -> dict:
-    """Row `speedup`: median of the rounds' ratios, seconds of the baseline over the candidate's, and its interval.
+    """Row `speedup`: median and interval of the baseline's seconds over the candidate's, in each round.
 
-    request: model, candidate, kind, threads, and `asked` as the kind's `ask` takes it.
-    Raises RuntimeError when the process dies.
+    request: model, candidate, family, threads, and the family's `latency_input`. Raises RuntimeError when the process dies.
     """
     with scratch() as folder:
-        path = Path(folder, "request.json")
-        path.write_text(json.dumps(request))
-        run_measured("kerf.evaluate.latency", path)
-        ratios = np.array(json.loads(Path(folder, "ratios.json").read_text()))
+        ratios = np.array(run_measured("kerf.evaluate.latency", request, folder))
     return row("speedup", *st.median_interval(ratios), 1.0, len(ratios))
 
 
-def measure(request: dict) -> list[float]:
+def measure(request: dict, folder: Path | None = None) -> list[float]:
     """Per-round speedups, after one warm-up round."""
-    from kerf.evaluate.by_family import of_family
+    from kerf.evaluate.protocol import of_family
     from kerf.models import registry
 
-    ask = of_family(request["kind"]).ask
-    both = [registry.open_source(request["model"], source) for source in ("", request["candidate"])]
+    predict_once = of_family(request["family"]).predict_once
+    models = [registry.open_source(request["model"], path) for path in ("", request["candidate"])]
     seconds = np.zeros((ROUNDS + 1, 2))
     for number in range(ROUNDS + 1):
-        for place in (0, 1) if number % 2 else (1, 0):
+        for index in (0, 1) if number % 2 else (1, 0):
             clock = time.perf_counter()
-            ask(both[place], request["asked"])
-            seconds[number, place] = time.perf_counter() - clock
+            predict_once(models[index], request["latency_input"])
+            seconds[number, index] = time.perf_counter() - clock
     return (seconds[1:, 0] / seconds[1:, 1]).tolist()
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.with_name("ratios.json").write_text(json.dumps(measure(json.loads(path.read_text()))))
-    os._exit(0)  # as in kerf.evaluate.measure
+    serve(measure)

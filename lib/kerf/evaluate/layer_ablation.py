@@ -1,83 +1,68 @@
-"""Which layer does the damage: the divergence that is left when that layer of a candidate is float again."""
+"""Which layer does the damage: the KL divergence that remains when one block of a candidate is restored to float."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kerf.core.errors import InputError
-from kerf.evaluate.baseline_logits import BaselineLogits
+from kerf.evaluate.causal_inference import last_logits
 from kerf.models import architecture, registry
-from kerf.models.hooks import attached, on_inputs, on_outputs
+from kerf.models.hooks import attached, on_outputs
+
+if TYPE_CHECKING:
+    import torch
 
 
 def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) -> list[dict]:
     """Rows of layer, kl (mean, nats), contexts: of the whole candidate ("none"), and with each block restored.
 
-    chunks: the first contexts that the baseline was asked, of which the second half is scored; base: its answers.
+    chunks: the first that the baseline was scored on; base: its outputs. Empty where blocks are missing: the others have
+    no counterpart then.
     """
     import torch
 
-    kept = BaselineLogits(base)
-    opened, original = registry.load(candidate), registry.open_model(model)
-    if len(_blocks(opened)) != len(_blocks(original)):
-        return []  # of a candidate without some of the blocks, none has its twin
-    names, kl = ["none", *_blocks(opened)], []
+    from kerf.evaluate.likelihood import BaselineLogits, against
+
+    stored, count = BaselineLogits(base), chunks.shape[1] - chunks.shape[1] // 2
+    opened, original = registry.open_source(model, candidate), registry.open_model(model)
+    blocks, float_blocks = _blocks(opened), _blocks(original)
+    if len(blocks) != len(float_blocks):
+        return []
+    kl = []
     with torch.inference_mode():
         for number, chunk in enumerate(torch.from_numpy(chunks)):
-            scored = len(chunk) - len(chunk) // 2
-            kl.append(list(_one(opened, original, chunk, kept.read(number * scored, scored))))
-    means = np.mean(kl, 0)
-    return [
-        {"layer": name, "kl": float(each), "contexts": len(chunks)}
-        for name, each in zip(names, means, strict=True)
-    ]
+            baseline = stored.read(number * count, count)
+            rows = _logits(opened, blocks, float_blocks, chunk, count)
+            kl.append([float(against(baseline, row, chunk[-count:])["kl"].mean()) for row in rows])
+    means = zip(["none", *blocks], np.mean(kl, 0).tolist(), strict=True)
+    return [{"layer": name, "kl": mean, "contexts": len(chunks)} for name, mean in means]
 
 
-def _one(opened, original, chunk, kept) -> Iterator[float]:
-    """KL over the scored tokens of one chunk: of the candidate, then with each of its blocks restored in turn.
+def _logits(
+    opened: Any, blocks: dict, float_blocks: dict, chunk: "torch.Tensor", count: int
+) -> Iterator["torch.Tensor"]:
+    """Logits (count, vocabulary) of the candidate, then with each block restored in turn.
 
-    What comes before a block is the candidate's own and does not change: it is taken from the first pass.
+    The candidate's blocks before the restored one do not change, so their outputs are reused from the first pass.
     """
-    inputs, whole = {}, {}
-
-    def look(name, args, output):
-        inputs[name], whole[name] = args[0], isinstance(output, tuple)
-
-    blocks = _blocks(opened)
-    with attached(on_outputs(blocks, look)):
-        yield _divergence(opened, chunk, kept)
-    passed = []
+    outputs: dict[str, Any] = {}
+    with attached(on_outputs(blocks, lambda name, _, output: outputs.update({name: output}))):
+        yield last_logits(opened, chunk[None], count)[0]
     try:
         for name, block in blocks.items():
-            own = {key: parameter.data for key, parameter in block.named_parameters()}
-            for key, parameter in original.get_submodule(name).named_parameters():
-                block.get_parameter(key).data = parameter.data
-            with attached(on_inputs({name: block}, lambda name, args: (inputs[name], *args[1:]))):
-                yield _divergence(opened, chunk, kept)
-            for key, parameter in block.named_parameters():
-                parameter.data = own[key]
-            block.forward = lambda hidden, *_, name=name, **__: (hidden,) if whole[name] else hidden
-            passed.append(block)
+            block.forward = float_blocks[name].forward
+            yield last_logits(opened, chunk[None], count)[0]
+            block.forward = lambda *_, output=outputs[name], **__: output
     finally:
-        for block in passed:
-            del block.forward
+        for block in blocks.values():
+            vars(block).pop("forward", None)
 
 
-def _blocks(net) -> dict:
-    """The blocks; none where the network has no list of them."""
+def _blocks(net: Any) -> dict[str, Any]:
+    """The blocks by name; none where the network has no list of them."""
     try:
         return architecture.blocks(net)
     except InputError:
         return {}
-
-
-def _divergence(opened, chunk, kept) -> float:
-    """Mean KL over the scored tokens of a chunk; kept: the baseline's answers to them."""
-    from kerf.evaluate.likelihood import against
-
-    half = len(chunk) // 2
-    logits = opened(chunk[None], use_cache=False, logits_to_keep=len(chunk) - half + 1).logits[
-        0, :-1
-    ]
-    return float(against(kept, logits, chunk[half:])["kl"].mean())

@@ -1,78 +1,107 @@
 """How a candidate's next-token probabilities q differ from the baseline's p, token by token.
 
-The baseline's answer is kept once, for every candidate: of each token the TOP most probable next tokens
-with their log-probabilities, and that of the token which really came. What is left over is one more
-outcome, so the divergence that comes out is
+Of each token the baseline's TOP most probable next tokens are stored once, for all candidates, with their
+log-probabilities and that of the actual next token. The rest of the vocabulary counts as one more outcome:
 
     KL = sum over top of p log(p / q) + r log(r / s),    r = 1 - sum p, s = 1 - sum q over the same tokens,
 
-which is never more than the full sum (data processing inequality); for EXACT tokens all log-probabilities
-are kept too, to say by how much. Logits are looked at SLICE tokens at a time, never the whole vocabulary
-for all tokens at once.
+which is never more than the full sum (data processing inequality); for EXACT tokens all log-probabilities are stored,
+to report the difference. Logits may be on any device; what is stored and returned is on the CPU.
 """
 
+import json
+from pathlib import Path
+
+import numpy as np
 import torch
 
-TOP, EXACT, SLICE = 1024, 64, 64
-_LEAST = 1e-12  # of a remainder: float32 sums of probabilities are no more exact than this
+TOP, EXACT = 1024, 64
+SLICE = 64  # tokens whose softmax is taken at once, to bound its memory
+_MIN_REMAINDER = 1e-12  # float32 sums of probabilities are no more exact than this
 
 
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """Log-softmax in float32 of logits (tokens, vocabulary). Raises ValueError for NaN or infinity."""
-    found = torch.log_softmax(logits.float(), -1)
-    if not found.isfinite().all():
+    logp = torch.log_softmax(logits.float(), -1)
+    if not logp.isfinite().all():
         raise ValueError("the model gives logits with NaN or infinity")
-    return found
+    return logp
 
 
 def keep(logits: torch.Tensor, targets: torch.Tensor, top: int = TOP) -> dict[str, torch.Tensor]:
-    """The baseline's answer. logits: (tokens, vocabulary); targets: (tokens,) what really came.
+    """The baseline's record of tokens. logits: (tokens, vocabulary); targets: (tokens,) the actual next tokens.
 
-    Returns ids (int32) and logp (float32), each (tokens, top), most probable first, and target (tokens,).
+    Returns ids (int32) and logp (float32), each (tokens, top), most probable first, and target (tokens,) log-probabilities.
     """
     pieces = []
-    for part, wanted in zip(logits.split(SLICE), targets.split(SLICE), strict=True):
+    for part, part_targets in zip(logits.split(SLICE), targets.split(SLICE), strict=True):
         logp = log_probabilities(part)
         best = logp.topk(min(top, logp.shape[1]))
-        pieces.append((best.indices.int(), best.values, logp.gather(1, wanted[:, None])[:, 0]))
-    return dict(
-        zip(("ids", "logp", "target"), map(torch.cat, zip(*pieces, strict=True)), strict=True)
-    )
+        columns = (best.indices.int(), best.values, _at(logp, part_targets))
+        pieces.append(dict(zip(("ids", "logp", "target"), columns, strict=True)))
+    return joined(pieces)
 
 
 def against(
     kept: dict[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Each (tokens,): kl, loss of both models (base_loss, loss), top token of the candidate and whether it is the same."""
+    """Each (tokens,): kl, base_loss, loss, the candidate's top token, and same_top; kept: what `keep` gave for the baseline."""
     pieces = []
     for start in range(0, len(targets), SLICE):
-        here = slice(start, start + SLICE)
-        logq = log_probabilities(logits[here])
-        ids, logp = kept["ids"][here].long(), kept["logp"][here]
-        kl = divergence(logp, logq.gather(1, ids))
-        top = logq.argmax(1)
-        pieces.append(
-            (
-                kl,
-                -kept["target"][here],
-                -logq.gather(1, targets[here, None])[:, 0],
-                top,
-                top == ids[:, 0],
-            )
-        )
-    names = ("kl", "base_loss", "loss", "top", "same_top")
-    return dict(zip(names, map(torch.cat, zip(*pieces, strict=True)), strict=True))
+        tokens = slice(start, start + SLICE)
+        logq, ids = log_probabilities(logits[tokens]), kept["ids"][tokens].long()
+        kl = divergence(kept["logp"][tokens], logq.gather(1, ids.to(logq.device)).cpu())
+        losses = {"base_loss": -kept["target"][tokens], "loss": -_at(logq, targets[tokens])}
+        top = logq.argmax(1).cpu()
+        pieces.append({"kl": kl, **losses, "top": top, "same_top": top == ids[:, 0]})
+    return joined(pieces)
+
+
+def _at(logp: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logp.gather(1, targets[:, None].to(logp.device))[:, 0]
+
+
+def joined(pieces: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Columns of consecutive tokens as one."""
+    return {name: torch.cat([piece[name] for piece in pieces]).cpu() for name in pieces[0]}
 
 
 def divergence(logp: torch.Tensor, logq: torch.Tensor) -> torch.Tensor:
     """KL (tokens,) in nats from the log-probabilities (tokens, top) of both models for the same tokens."""
-    p, q = logp.double().exp(), logq.double().exp()
-    r, s = ((1 - each.sum(1)).clamp(min=_LEAST) for each in (p, q))
-    return ((p * (logp.double() - logq.double())).sum(1) + r * (r / s).log()).clamp(min=0).float()
+    logp, logq = logp.double(), logq.double()
+    r, s = ((1 - values.exp().sum(1)).clamp(min=_MIN_REMAINDER) for values in (logp, logq))
+    return ((logp.exp() * (logp - logq)).sum(1) + r * (r / s).log()).clamp(min=0).float()
 
 
 def full_divergence(logp: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """KL (tokens,) from all log-probabilities (tokens, vocabulary) of the baseline and the candidate's logits."""
-    return torch.nn.functional.kl_div(
-        log_probabilities(logits), logp, log_target=True, reduction="none"
-    ).sum(1)
+    logq = log_probabilities(logits).cpu()
+    return torch.nn.functional.kl_div(logq, logp.cpu(), log_target=True, reduction="none").sum(1)
+
+
+class BaselineLogits:
+    """A file of what `keep` gave for all scored tokens, in the order of the text; read and written a few tokens at a time."""
+
+    def __init__(self, folder: Path, top: int | None = None) -> None:
+        """top: tokens in a record, to begin a new file; None: open the existing one."""
+        self.path, header = folder / "baseline.bin", folder / "baseline.json"
+        if top is not None:
+            header.write_text(json.dumps({"top": top}))
+            self.path.touch()
+        self.top: int = json.loads(header.read_text())["top"]
+        fields = [("ids", "<i4", (self.top,)), ("logp", "<f4", (self.top,)), ("target", "<f4")]
+        self.record = np.dtype(fields)
+
+    def write(self, start: int, baseline: dict[str, torch.Tensor]) -> None:
+        """Write records from number `start` on."""
+        records = np.empty(len(baseline["target"]), self.record)
+        for name, values in baseline.items():
+            records[name] = values.numpy()
+        with self.path.open("r+b") as file:
+            file.seek(start * self.record.itemsize)
+            records.tofile(file)
+
+    def read(self, start: int, count: int) -> dict[str, torch.Tensor]:
+        """`count` records from number `start` on."""
+        records = np.fromfile(self.path, self.record, count, offset=start * self.record.itemsize)
+        return {name: torch.tensor(records[name]) for name in ("ids", "logp", "target")}

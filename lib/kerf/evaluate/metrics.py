@@ -1,4 +1,4 @@
-"""The metrics by name, from metrics.toml beside this file. A new one is an entry there, or an entry point `kerf.metrics`."""
+"""The metrics by name, from metrics.toml; others come through the entry point `kerf.metrics`."""
 
 import tomllib
 from collections.abc import Callable
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as reports and criteria know it; metrics.toml says what the fields mean.
+    """One metric; metrics.toml defines the fields.
 
-    measure, families: of a metric that other code brings: a function of the table of items of a comparison
-    (`kerf.evaluate.per_item_scores`) to the values of its items and the document of each, (items,) both, whose mean is
-    the metric; and the families of models that it is of.
+    An extension's metric is the mean of what `measure` makes of the per-item scores of a model of
+    `families`: values and documents of its items, (items,) both.
     """
 
     name: str
@@ -31,18 +30,20 @@ class Metric:
     perfect: float | None = None
     gated: bool = True
     figure: bool = False
+    scores: tuple[str, str] | None = None
+    quantile: float | None = None
+    of_mean: str = ""
     families: tuple[str, ...] = ()
     measure: "Callable[[pd.DataFrame], tuple[np.ndarray, np.ndarray]] | None" = None
 
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 SYMBOLS: dict[str, str] = _TABLE["symbols"]
-METRICS = Registry(
-    "kerf.metrics", *(Metric(name, **fields) for name, fields in _TABLE["metrics"].items())
-)
-FIGURES = tuple(name for name, fields in _TABLE["metrics"].items() if fields.get("figure"))
+_OWN = [Metric(name, **fields) for name, fields in _TABLE["metrics"].items()]
+METRICS = Registry("kerf.metrics", *_OWN)
+FIGURES = tuple(metric.name for metric in _OWN if metric.figure)
 
 
 def metrics_of(family: str) -> list[Metric]:
-    """Metrics of a family of models that other code brings."""
+    """Metrics of extensions for a family of models."""
     return [metric for metric in METRICS.values() if metric.measure and family in metric.families]

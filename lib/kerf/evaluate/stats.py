@@ -1,188 +1,175 @@
-"""Intervals, all at 95 %: what the data can tell and what it cannot.
+"""Confidence intervals at 95 %, from resampling whole documents.
 
-Sentences of one document resemble each other, so resampling draws whole documents. Candidate and
-baseline are always measured on the same items and resampled together (paired). Intervals are BCa:
-bias-corrected and accelerated (Efron 1987), with tails widened for few documents. Percentiles carry
-order-statistic bounds, yes/no items McNemar's exact test.
+Sentences of one document are correlated, so every bootstrap replicate draws whole documents, the
+same for candidate and baseline (paired). Intervals are BCa: bias-corrected and accelerated (Efron
+1987), with tails widened for few documents. Percentiles have order-statistic bounds.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import ndarray
 from scipy import stats
 
-LEVEL = 0.95
-REPLICATES = 2000
+LEVEL, REPLICATES = 0.95, 2000
 TAIL = (1 - LEVEL) / 2
-LEAST_DOCUMENTS = 12  # fewest with an interval: below, it covers the mean of skewed values in less than 93 of 100 samples
+LEAST_DOCUMENTS = (
+    12  # with fewer, intervals of skewed values cover the mean less than 93 % of the time
+)
+
+Interval = tuple[float | None, float | None]
+Estimate = tuple[float, float | None, float | None]  # value, low, high
 
 
 @dataclass(frozen=True)
 class Draws:
-    """A statistic of all items, in every bootstrap replicate (replicates,), and with each document left out (documents,)."""
+    """Statistic of the sample, replicates (replicates,) and all documents but one (documents,)."""
 
     value: float
-    replicates: np.ndarray
-    left_out: np.ndarray
+    replicates: ndarray
+    jackknife: ndarray
 
     def map(self, function: Callable) -> "Draws":
         """A function of the statistic."""
-        return Draws(
-            float(function(self.value)), function(self.replicates), function(self.left_out)
-        )
+        value, *arrays = map(function, vars(self).values())
+        return Draws(float(value), *arrays)
 
     def __sub__(self, other: "Draws") -> "Draws":
-        """The difference of two statistics of the same documents: paired, draw by draw."""
-        return Draws(
-            self.value - other.value,
-            self.replicates - other.replicates,
-            self.left_out - other.left_out,
-        )
+        """The paired difference of two statistics of the same documents."""
+        return Draws(*map(operator.sub, vars(self).values(), vars(other).values()))
 
-    def interval(self) -> tuple[float | None, float | None]:
-        """BCa bounds, the value always between them; None, None with too few documents, or where most draws are undefined."""
-        n, kept = len(self.left_out), self.replicates[np.isfinite(self.replicates)]
-        if (
-            n < LEAST_DOCUMENTS
-            or not math.isfinite(self.value)
-            or 2 * len(kept) < len(self.replicates)
-        ):
+    def interval(self) -> Interval:
+        """BCa bounds around the value; None, None with too few documents or defined replicates."""
+        n, finite = len(self.jackknife), self.replicates[np.isfinite(self.replicates)]
+        mostly_undefined = 2 * len(finite) < len(self.replicates)
+        if n < LEAST_DOCUMENTS or not math.isfinite(self.value) or mostly_undefined:
             return None, None
-        apart = kept - self.value
-        tied = (
-            np.abs(apart) <= 1e-6 * np.abs(apart).max()
-        )  # rounding of the same sum in another order
-        below = ((apart < 0) & ~tied).mean() + tied.mean() / 2
-        bias = stats.norm.ppf(np.clip(below, 1 / len(kept), 1 - 1 / len(kept)))
-        moved = np.nan_to_num(self.left_out.mean() - self.left_out)
-        size = (moved**2).sum() ** 1.5
-        acceleration = (moved**3).sum() / (6 * size) if size else 0.0
-        # The bootstrap's variance is (n - 1) / n of the sample's, and normal tails are thinner than Student's.
+        deviations = finite - self.value
+        # Deviations this small are rounding of the same sum in another order.
+        tied = np.abs(deviations) <= 1e-6 * np.abs(deviations).max()
+        below = ((deviations < 0) & ~tied).mean() + tied.mean() / 2
+        bias = stats.norm.ppf(np.clip(below, 1 / len(finite), 1 - 1 / len(finite)))
+        influence = np.nan_to_num(self.jackknife.mean() - self.jackknife)
+        scale = (influence**2).sum() ** 1.5
+        acceleration = (influence**3).sum() / (6 * scale) if scale else 0.0
+        # The bootstrap's variance is (n - 1) / n of the sample's, and normal tails are too thin.
         z = bias + np.array([-1, 1]) * stats.t.ppf(1 - TAIL, n - 1) * math.sqrt(n / (n - 1))
-        low, high = np.quantile(
-            kept, stats.norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-3))
-        )
+        levels = stats.norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-3))
+        low, high = np.quantile(finite, levels)
         return min(float(low), self.value), max(float(high), self.value)
 
 
 def average(parts: list[Draws]) -> Draws:
     """The mean of statistics of independent samples."""
-    moved = [(part.left_out - part.left_out.mean()) / len(parts) for part in parts]
+    moved = [(part.jackknife - part.jackknife.mean()) / len(parts) for part in parts]
     value = float(np.mean([part.value for part in parts]))
-    return Draws(
-        value, np.mean([part.replicates for part in parts], 0), value + np.concatenate(moved)
-    )
+    replicates = np.mean([part.replicates for part in parts], 0)
+    return Draws(value, replicates, value + np.concatenate(moved))
 
 
 class Documents:
-    """Resampling of whole documents: sums and counts of each are weighted together.
+    """Resampling of whole documents.
 
-    The rows of `weights` (1 + replicates + documents, documents) are all of them, those drawn, and all but one.
+    Rows of `weights` (1 + replicates + documents, documents): all documents, how often a replicate
+    drew each of them, and all documents but one (jackknife).
     """
 
-    def __init__(self, documents: np.ndarray, replicates: int = REPLICATES, seed: int = 0) -> None:
+    def __init__(self, documents: ndarray, replicates: int = REPLICATES, seed: int = 0) -> None:
         """documents: (items,) number of the document of each item."""
         _, self.member = np.unique(documents, return_inverse=True)
         count = int(self.member.max()) + 1
-        drawn = np.random.default_rng(seed).multinomial(
-            count, np.full(count, 1 / count), size=replicates
-        )
+        generator = np.random.default_rng(seed)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=replicates)
         self.weights = np.concatenate([np.ones((1, count)), drawn, 1 - np.eye(count)])
         self.replicates = replicates
 
-    def draws(self, found: np.ndarray) -> Draws:
+    def draws(self, statistic: ndarray) -> Draws:
         """A statistic that was computed under every row of weights."""
-        return Draws(float(found[0]), found[1 : 1 + self.replicates], found[1 + self.replicates :])
+        _, replicates, jackknife = np.split(statistic, [1, 1 + self.replicates])
+        return Draws(float(statistic[0]), replicates, jackknife)
 
-    def means(self, values: np.ndarray) -> Draws:
+    def means(self, values: ndarray) -> Draws:
         """Mean of values (items,)."""
         return self.draws(self._means(values))
 
-    def _means(self, values: np.ndarray) -> np.ndarray:
-        with np.errstate(
-            invalid="ignore", divide="ignore"
-        ):  # without its only document nothing is left
-            return (
-                self.weights
-                @ np.bincount(self.member, values)
-                / (self.weights @ np.bincount(self.member))
-            )
+    def _means(self, values: ndarray) -> ndarray:
+        sums, counts = np.bincount(self.member, values), np.bincount(self.member)
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 without the only document
+            return self.weights @ sums / (self.weights @ counts)
 
-    def quantiles(self, values: np.ndarray, q: float) -> Draws:
-        """q-quantile of values (items,). It is not smooth, so leaving out documents says nothing of its skew."""
+    def quantiles(self, values: ndarray, q: float) -> Draws:
+        """q-quantile of values (items,); it is not smooth, so its jackknife is a constant."""
         rows = self.weights[: 1 + self.replicates]
         pieces = [
             weighted_quantiles(values, q, rows[start : start + 100][:, self.member])
             for start in range(0, len(rows), 100)
         ]
-        found = np.concatenate(pieces)
-        return self.draws(np.concatenate([found, np.full(self.weights.shape[1], found[0])]))
+        jackknife = np.full(self.weights.shape[1], pieces[0][0])
+        return self.draws(np.concatenate([*pieces, jackknife]))
 
-    def correlations(self, x: np.ndarray, y: np.ndarray) -> Draws:
+    def correlations(self, x: ndarray, y: ndarray) -> Draws:
         """Pearson's correlation of x and y (items,)."""
         return self.draws(_correlation(*map(self._means, (x, y, x * x, y * y, x * y))))
 
     def spearman(
-        self, x: np.ndarray, y: np.ndarray, left: np.ndarray, right: np.ndarray | None = None
+        self, x: ndarray, y: ndarray, left: ndarray, right: ndarray | None = None
     ) -> Draws:
-        """Spearman's rho of x and y (pairs,); left, right: the items that a pair is made of (only left: of one item).
+        """Spearman's rho of x, y (pairs,); left, right: items of the pairs (only left: one item).
 
-        A pair weighs as much as its items together, and one of a document that was drawn twice counts in each of its copies, not
-        between them: a text beside itself, which the sample does not have, would move rho up. Ranks are those of the whole
-        sample in every draw: ranking each anew would tie the pairs of what repeats, which moves rho of nearly equal models down.
+        A pair weighs the product of its documents' weights; within a document, pairs between its
+        copies do not count, since a text paired with itself would bias rho upward. Ranks are of
+        the whole sample: ranking again would tie repeated pairs, which biases rho near 1 down.
         """
-        a, b = (standard_ranks(each) for each in (x, y))
+        a, b = standard_ranks(x), standard_ranks(y)
         columns = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], 1)
         first = self.member[left]
         second = first if right is None else self.member[right]
-        sums = []
-        for row in self.weights:
-            weights = row[first] * np.where(first == second, 1, row[second])
-            sums.append(weights @ columns)
+        within = first == second
+        sums = [(row[first] * np.where(within, 1, row[second])) @ columns for row in self.weights]
         with np.errstate(invalid="ignore", divide="ignore"):
-            total, *means = np.array(sums).T
-            return self.draws(_correlation(*(each / total for each in means)))
+            total, *moments = np.array(sums).T
+            return self.draws(_correlation(*(moment / total for moment in moments)))
 
 
-def _correlation(mx, my, xx, yy, xy) -> np.ndarray:
-    """Pearson's correlation from means; NaN where one side is constant."""
-    spread = [square - mean * mean for square, mean in ((xx, mx), (yy, my))]
+def _correlation(*means: ndarray) -> ndarray:
+    """Pearson's correlation from the means of x, y, x², y² and xy; NaN for a constant x or y."""
+    mx, my, xx, yy, xy = means
+    x_variance, y_variance = xx - mx * mx, yy - my * my
     with np.errstate(invalid="ignore", divide="ignore"):
-        varied = (spread[0] > 1e-12 * xx) & (spread[1] > 1e-12 * yy)  # what is less is rounding
-        return np.where(varied, (xy - mx * my) / np.sqrt(spread[0] * spread[1]), np.nan)
+        varies = (x_variance > 1e-12 * xx) & (y_variance > 1e-12 * yy)  # less is rounding
+        return np.where(varies, (xy - mx * my) / np.sqrt(x_variance * y_variance), np.nan)
 
 
-def standard_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, ties in the middle, with mean 0 and variance 1; zeros for a constant."""
+def standard_ranks(values: ndarray) -> ndarray:
+    """Ranks with mean 0 and variance 1, ties at their mean rank; zeros for a constant."""
     ranks = stats.rankdata(values)
     ranks -= ranks.mean()
     return ranks / (ranks.std() or 1.0)
 
 
-def mean_interval(
-    values: np.ndarray, documents: np.ndarray
-) -> tuple[float, float | None, float | None]:
-    """Mean of `values` (items,) and its interval over documents (None, None: too few of them)."""
-    drawn = Documents(documents).means(values)
-    return drawn.value, *drawn.interval()
+def mean_interval(values: ndarray, documents: ndarray) -> Estimate:
+    """Mean of values (items,) and its interval over documents (items,)."""
+    draws = Documents(documents).means(values)
+    return draws.value, *draws.interval()
 
 
-def percentile_interval(values: np.ndarray, q: float) -> tuple[float, float | None, float | None]:
-    """The q-quantile and its order-statistic bounds; a bound is None where there are too few values for it.
-
-    The number of values below the quantile is binomial(n, q), whatever their distribution (David and
-    Nagaraja, Order Statistics, section 7.1).
-    """
+def percentile_interval(values: ndarray, q: float) -> Estimate:
+    """q-quantile and bounds (David and Nagaraja, Order Statistics, 7.1), None with few values."""
     ordered, n = np.sort(values), len(values)
-    below = int(
-        stats.binom.ppf(TAIL, n, q)
-    )  # smallest k with P(B <= k) >= tail, so P(B < k) < tail
-    above = int(stats.binom.ppf(1 - TAIL, n, q)) + 1
+    # The number of values below the quantile is binomial(n, q), whatever their distribution;
+    # ppf is the smallest k with P(B <= k) >= tail, so P(B < k) < tail.
+    below, above = (int(stats.binom.ppf(tail, n, q)) for tail in (TAIL, 1 - TAIL))
     low = float(ordered[below - 1]) if below >= 1 else None
-    high = float(ordered[above - 1]) if above <= n else None
+    high = float(ordered[above]) if above < n else None
     return float(np.quantile(values, q)), low, high
+
+
+def median_interval(values: ndarray) -> Estimate:
+    """Median and its order-statistic bounds (None below six values)."""
+    return percentile_interval(values, 0.5)
 
 
 def items_for_percentile(q: float) -> int:
@@ -190,22 +177,15 @@ def items_for_percentile(q: float) -> int:
     return math.ceil(math.log(TAIL) / math.log1p(-q))
 
 
-def mcnemar(before: np.ndarray, after: np.ndarray) -> tuple[int, int, float]:
-    """Items lost (right before, wrong after), gained, and the exact two-sided p-value of McNemar's test."""
+def mcnemar(before: ndarray, after: ndarray) -> tuple[int, int, float]:
+    """Items lost (right before, wrong after), items gained, and McNemar's exact two-sided p."""
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    if lost + gained == 0:
-        return 0, 0, 1.0
-    return lost, gained, float(stats.binomtest(lost, lost + gained, 0.5).pvalue)
+    p = float(stats.binomtest(lost, lost + gained, 0.5).pvalue) if lost + gained else 1.0
+    return lost, gained, p
 
 
-def median_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
-    """Median and its order-statistic bounds (None below six values)."""
-    return percentile_interval(values, 0.5)
-
-
-def weighted_quantiles(values: np.ndarray, q: float, weights: np.ndarray) -> np.ndarray:
-    """The q-quantile of values (items,) under each row of weights (replicates, items): the first value whose
-    cumulative weight reaches q of the total."""
+def weighted_quantiles(values: ndarray, q: float, weights: ndarray) -> ndarray:
+    """q-quantile of values (items,) under every row of weights (replicates, items)."""
     order = np.argsort(values)
     reached = np.cumsum(weights[:, order], 1, dtype=np.float64)
     places = (reached < q * reached[:, -1:]).sum(1)

@@ -1,21 +1,26 @@
-"""Hooks of a network that are there for as long as a `with` lasts."""
+"""Hooks of a network that exist for the duration of a `with` block."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
-def attached(handles: Iterable) -> Iterator[None]:
-    """While it lasts, the hooks of these handles are there."""
-    handles = list(handles)
-    try:
-        yield
-    finally:
+def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove the hooks of these handles at the end of the block."""
+    with ExitStack() as stack:
         for handle in handles:
-            handle.remove()
+            stack.callback(handle.remove)
+        yield
 
 
-def on_inputs(modules: dict, look: Callable) -> list:
+def on_inputs(modules: dict[str, Module], look: Callable[..., Any]) -> list[RemovableHandle]:
     """Handles of hooks that call look(name, args) before a module runs; what it returns takes the place of args."""
     return [
         module.register_forward_pre_hook(lambda _, args, name=name: look(name, args))
@@ -23,7 +28,7 @@ def on_inputs(modules: dict, look: Callable) -> list:
     ]
 
 
-def on_outputs(modules: dict, look: Callable) -> list:
+def on_outputs(modules: dict[str, Module], look: Callable[..., Any]) -> list[RemovableHandle]:
     """Handles of hooks that call look(name, args, output) after a module ran; what it returns takes the place of output."""
     return [
         module.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))

@@ -1,7 +1,7 @@
 """Models: from a name to a directory, what is in it, and how it is opened.
 
-A model is a name of the list below, a local directory or a hub id. Weights are read from safetensors
-alone, and no code that a model brings along is run. What depends on the kind of model stands here.
+A model is a name of MODELS, a local directory or a hub id. Weights are read from safetensors
+alone, and no code that a model brings along is run.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kerf.config.backends import BACKENDS
 from kerf.core import timeouts
@@ -20,15 +21,16 @@ from kerf.core.paths import data_folder
 from kerf.core.registry import resolved
 from kerf.core.user_files import given_path
 from kerf.data import downloads
-from kerf.models import architecture, families, gguf, model_files
-from kerf.models.safety import check_files, check_folder
+from kerf.models import architecture, families, gguf, manifest, model_files
+from kerf.models.safety import check_folder
+from kerf.tensors import parquet
 
 
 @dataclass(frozen=True)
 class Preset:
     """An embedded model and the parameters that suit it (they yield to the experiment's).
 
-    made: what the package's files become before they are opened; about: what the model is, where it is not the source's.
+    made: function of the downloaded folder to the model's directory; about: what the model is, where it is not the source's.
     """
 
     source: downloads.Source
@@ -37,22 +39,14 @@ class Preset:
     about: str = ""
 
 
+TRAINED = "kerf.training.train_cross_encoder:trained"  # which imports this module
+RERANKER = "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text"
 MODELS = {
     "minilm": Preset(downloads.MINILM, {"max_length": 128}),
-    "smollm2": Preset(
-        downloads.SMOLLM2,
-        {"samples": 32, "max_length": 256},
-        lambda folder: gguf.converted(folder / "model.gguf"),
-    ),
-    "reranker": Preset(
-        downloads.MINILM,
-        {"max_length": 128},
-        "kerf.training.train_cross_encoder:trained",
-        "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text",
-    ),
+    "smollm2": Preset(downloads.SMOLLM2, {"samples": 32, "max_length": 256}, gguf.converted),
+    "reranker": Preset(downloads.MINILM, {"max_length": 128}, TRAINED, RERANKER),
 }
-
-UNKNOWN_TEXT = "\u2603 qqzx"  # that no vocabulary holds
+UNKNOWN_TEXT = "\u2603 qqzx"  # in no vocabulary
 
 
 def resolve(model: str) -> Path:
@@ -64,17 +58,12 @@ def resolve(model: str) -> Path:
         return resolved(MODELS[model].made)(downloads.fetch(MODELS[model].source))
     local = given_path(model)
     if local and local.is_dir():
-        return _checked(model, local.resolve())
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise refuse(
-            "model", model, f"a directory, a hub id or a known name: {nearest(model, MODELS)}"
-        )
-    return _checked(model, _download(model))
-
-
-def _checked(model: str, folder: Path) -> Path:
-    check_files(model, folder)  # before anything else reads a file of it
-    model_files.check_no_adapter(model, folder)
+        folder = local.resolve()
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        folder = _download(model)
+    else:
+        accepted = f"a directory, a hub id or a known name: {nearest(model, MODELS)}"
+        raise refuse("model", model, accepted)
     check_folder(model, folder)
     return folder
 
@@ -82,72 +71,70 @@ def _checked(model: str, folder: Path) -> Path:
 def _download(hub_id: str) -> Path:
     """Files of a hub model without its pickles."""
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # a question more, which is waited for
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # one more request to wait for
     from huggingface_hub import snapshot_download
 
     timeouts.bound_hub()
-    options = {
-        "allow_patterns": model_files.WANTED,
-        "ignore_patterns": model_files.UNWANTED,
-        "etag_timeout": timeouts.SECONDS,
-    }
+    options: dict[str, Any] = {"cache_dir": data_folder() / "hub", "etag_timeout": timeouts.SECONDS}
+    options |= {"allow_patterns": model_files.WANTED, "ignore_patterns": model_files.UNWANTED}
     try:
-        folder = snapshot_download(hub_id, cache_dir=data_folder() / "hub", **options)
-    except (
-        Exception
-    ) as error:  # the client raises a dozen kinds: offline, DNS, proxy, missing, gated
-        cause = (
-            str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        )
-        raise refuse(
-            "model", hub_id, f"the hub could not provide it ({cause}); a local directory works"
-        ) from None
-    return Path(folder)
+        return Path(snapshot_download(hub_id, **options))
+    except Exception as error:  # the client raises a dozen kinds: offline, DNS, proxy, gated, ...
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        accepted = f"the hub could not provide it ({cause}); a local directory works"
+        raise refuse("model", hub_id, accepted) from None
 
 
 def weights_digest(folder: Path) -> str:
     """sha256 over the files that make the model what it is."""
-    return digest(
-        [(path.relative_to(folder).as_posix(), sha256(path)) for path in model_files.of(folder)]
-    )
+    paths = model_files.of(folder)
+    return digest([(path.relative_to(folder).as_posix(), sha256(path)) for path in paths])
 
 
-def describe(model: str) -> dict:
-    """What is in a model, found once and kept: kind, parameters, bytes, linears, embeddings, on_grid, origin, ignored_code.
+def describe(model: str) -> dict[str, Any]:
+    """What is in a model, computed once: kind, parameters, bytes, linears, embeddings, on_grid, origin, ignored_code.
 
     `linears` and `embeddings` map names to [rows, columns], `on_grid` those whose weights lie on a low-bit
-    grid already to its bits and group_size, `ignored_code` names code that came along and was not run. Raises InputError for a tensor that holds NaN
-    or infinity, naming it, and for a directory that does not open.
+    grid already to its bits and group_size, `ignored_code` names code that came along and was not run. Raises InputError for a
+    tensor that holds NaN or infinity, naming it, and for a directory that does not open.
     """
     folder = resolve(model)
-
-    def make(_: Path) -> dict:
-        opened = open_model(model)
-        _check_finite(model, opened)
-        net = network(opened)
-        check_layers(model, net)
-        _check_tokenizer(model, families.of(folder).reader(opened))
-        return {
-            "id": model,
-            "kind": families.name_of(folder),
-            "parameters": sum(p.numel() for p in opened.parameters()),
-            "bytes": sum(path.stat().st_size for path in model_files.weights(folder)),
-            "other_bytes": sum(path.stat().st_size for path in model_files.small(folder)),
-            "linears": {
-                name: list(layer.weight.shape) for name, layer in architecture.linears(net).items()
-            },
-            "embeddings": {
-                name: list(layer.weight.shape)
-                for name, layer in architecture.embeddings(net).items()
-            },
-            "on_grid": _on_grid(net),
-        }
-
-    found = meta(artifact("describe", {"model": model, "weights": weights_digest(folder)}, make))[
-        "result"
-    ]
+    key = {"model": model, "weights": weights_digest(folder)}
+    described = meta(artifact("describe", key, lambda _: _described(model, folder)))["result"]
     ignored = [] if model in MODELS else check_folder(model, folder)
-    return {**found, "origin": origin(model), "ignored_code": ignored}
+    return {**described, "origin": origin(model), "ignored_code": ignored}
+
+
+def _described(model: str, folder: Path) -> dict[str, Any]:
+    from kerf.models.grid_detection import grid_of
+
+    family = families.of(folder)
+    opened = family.open_folder(folder)
+    for name, tensor in opened.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise refuse("model", model, f"finite weights; {name} holds NaN or infinity")
+    net = family.network(opened)
+    check_layers(model, net)
+    try:
+        family.reader(opened)(UNKNOWN_TEXT)
+    except Exception as error:  # the library raises Exception itself
+        accepted = f"a tokenizer that reads any text; on {UNKNOWN_TEXT!r} it fails ({error})"
+        raise refuse("model", model, accepted) from error
+    linears, embeddings = architecture.linears(net), architecture.embeddings(net)
+    on_grid = {}
+    for name, layer in {**embeddings, **linears}.items():
+        if grid := grid_of(layer.weight.data):
+            on_grid[name] = {"bits": grid[0], "group_size": grid[1]}
+    return {
+        "id": model,
+        "kind": family.NAME,
+        "parameters": sum(p.numel() for p in opened.parameters()),
+        "bytes": sum(path.stat().st_size for path in model_files.weights(folder)),
+        "other_bytes": sum(path.stat().st_size for path in model_files.small(folder)),
+        "linears": {name: list(layer.weight.shape) for name, layer in linears.items()},
+        "embeddings": {name: list(layer.weight.shape) for name, layer in embeddings.items()},
+        "on_grid": on_grid,
+    }
 
 
 def origin(model: str) -> str:
@@ -156,106 +143,64 @@ def origin(model: str) -> str:
     return (preset.about or preset.source.origin) if preset else ""
 
 
-def _on_grid(net) -> dict[str, dict]:
-    """Layers whose weights lie on a low-bit grid already: bits and group_size by name."""
-    from kerf.models.grid_detection import grid_of
-
-    layers = {**architecture.embeddings(net), **architecture.linears(net)}
-    found = {name: grid_of(layer.weight.data) for name, layer in layers.items()}
-    return {name: {"bits": grid[0], "group_size": grid[1]} for name, grid in found.items() if grid}
-
-
-def _check_finite(model: str, opened) -> None:
-    for name, tensor in opened.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise refuse("model", model, f"finite weights; {name} holds NaN or infinity")
-
-
-def _check_tokenizer(model: str, tokenizer) -> None:
-    try:
-        tokenizer(UNKNOWN_TEXT)
-    except Exception as error:  # the library raises Exception itself
-        raise refuse(
-            "model",
-            model,
-            f"a tokenizer that reads any text; on {UNKNOWN_TEXT!r} it fails ({error})",
-        ) from error
-
-
-def check_layers(model: str, net) -> None:
+def check_layers(model: str, net: Any) -> None:
     """Refuse a network whose linear layers keep their weights transposed, by the layer's name."""
     for name, module in net.named_modules():
         if type(module).__name__ == "Conv1D":
-            raise refuse(
-                "model", model, f"layers of torch.nn.Linear; {name} is a transposed Conv1D"
-            )
+            accepted = f"layers of torch.nn.Linear; {name} is a transposed Conv1D"
+            raise refuse("model", model, accepted)
 
 
-def open_model(name: str, device: str = ""):
-    """The baseline in float32, ready to use: a SentenceTransformer or CrossEncoder, or a causal LM of transformers.
-
-    device: of torch; empty for `kerf.core.device.current()`. Raises InputError (see `resolve`).
-    """
+def open_model(name: str, device: str = "") -> Any:
+    """The baseline in float32 on `device` (empty: `kerf.core.device.current()`), ready to use: a SentenceTransformer or
+    CrossEncoder, or a causal LM of transformers. Raises InputError (see `resolve`)."""
     folder = resolve(name)
     return families.of(folder).open_folder(folder, device or current())
 
 
-def load(path: str | os.PathLike, device: str = "cpu"):
+def load(path: str | os.PathLike, device: str = "cpu") -> Any:
     """A compressed candidate as what its baseline opens as; its weights equal the compressor's output exactly.
 
     One that runs on a real kernel is a `kerf.backends.serve.Encoder` or `Reranker`, with the same `encode` or `predict` and
     `rank`; torch is imported only where the kernels are its own.
     Raises InputError, naming the file, when one is missing, truncated or edited.
     """
-    from kerf.models import manifest
-    from kerf.tensors import parquet
-
     folder = Path(path)
     if folder.is_dir():
         check_folder(str(path), folder, "path", has_weights=False)
     card = manifest.verify(folder)
-    model_files.check_no_adapter(str(path), folder)
     if "backend" in card:
         return resolved(BACKENDS.named(card["backend"], "backend").opener)(folder, card)
     weights = parquet.read_weights(folder / parquet.WEIGHTS)
     return families.FAMILIES[card["kind"]].with_weights(folder, card["class"], weights, device)
 
 
-def open_source(model: str, source: str | os.PathLike | None, device: str = ""):
+def open_source(model: str, source: str | os.PathLike | None, device: str = "") -> Any:
     """The candidate in directory `source`, or the baseline where it is empty; device: see `open_model`."""
     return load(source, device or current()) if source else open_model(model, device)
 
 
-def reference_network(model: str, source: str | os.PathLike | None, start):
-    """The network that per-layer error is computed against: the baseline, or `start` if shapes changed.
-
-    `start` is what the step began with, opened from `source`.
-    """
+def reference_network(model: str, source: str | os.PathLike | None, start: Any) -> Any:
+    """The network that per-layer error is computed against: the baseline, or `start`, opened from `source`, if shapes changed."""
     if not source:
         return start
     baseline = network(open_model(model))
-    shapes = [
-        {name: layer.weight.shape for name, layer in architecture.linears(each).items()}
-        for each in (start, baseline)
-    ]
-    return baseline if shapes[0] == shapes[1] else start
+    shapes, own_shapes = (
+        {name: layer.weight.shape for name, layer in architecture.linears(net).items()}
+        for net in (baseline, start)
+    )
+    return baseline if shapes == own_shapes else start
 
 
-def network(opened):
+def network(opened: Any) -> Any:
     """The transformer inside, whose layers are compressed."""
     return families.of_opened(opened).network(opened)
 
 
 def check_kind(model: str, what: str, *known: str) -> None:
     """Refuse a model whose kind is not among the `known`, which is all that `what` can do."""
-    kind = families.name_of(resolve(model))
-    if kind not in known:
-        accepted, article_and_noun = (
-            " or ".join(families.FAMILIES[name].CALLED for name in known),
-            families.FAMILIES[kind].CALLED,
-        )
-        raise refuse(
-            "model",
-            model,
-            f"{accepted}; {what} does not know {article_and_noun.partition(' ')[2]}s yet",
-        )
+    family = families.of(resolve(model))
+    if family.NAME not in known:
+        accepted = " or ".join(families.FAMILIES[name].CALLED for name in known)
+        noun = family.CALLED.partition(" ")[2]
+        raise refuse("model", model, f"{accepted}; {what} does not know {noun}s yet")

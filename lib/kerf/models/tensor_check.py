@@ -1,15 +1,16 @@
-"""Whether a model has all of its tensors: transformers draws those that a file lacks at random, and leaves out what it does not know.
+"""Whether a model has all of its tensors: transformers draws those that a file lacks at random, and skips those it does not know.
 
-What counts is the library's own report, which knows tied heads, renamed tensors and buffers that old files hold. Beyond it, a
-pooler that no embedding goes through may be missing, and the head of another class of the family may be there.
+The library's own report decides, which knows tied heads, renamed tensors and buffers that old files hold. Beyond it, a pooler that
+no embedding passes through may be missing, and the head of another class of the architecture may be present.
 """
 
 import inspect
 import sys
 import threading
 from collections.abc import Callable
-from functools import wraps
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from kerf.core.errors import refuse
@@ -17,133 +18,97 @@ from kerf.models import model_files
 
 SHOWN = 3  # names in a refusal
 FLOATS = ("F64", "F32", "F16", "BF16")
-_ONE = threading.RLock()  # what transformers reports is caught for the whole process
+_LOCK = threading.RLock()  # the report of transformers is patched for the whole process
 
 
-def refuse_incomplete(opening: Callable) -> Callable:
-    """Decorate a function that opens a model of `folder`, its parameter: InputError names missing, unexpected and wrongly shaped tensors."""
+def open_complete(folder: Path, opening: Callable[[], Any]) -> Any:
+    """The model that `opening` opens of `folder`. Raises InputError naming missing, unexpected and wrongly shaped tensors."""
+    import torch
 
-    @wraps(opening)
-    def checked(*args, **kwargs):
-        import torch
+    reports = []
 
-        folder = inspect.signature(opening).bind(*args, **kwargs).arguments["folder"]
-        reports = []
+    # transformers passes its arguments by name.
+    def keep(model: Any, pretrained_model_name_or_path: Any, loading_info: Any, **_: Any) -> None:
+        reports.append((model, pretrained_model_name_or_path is None, loading_info))
 
-        def keep(
-            model, pretrained_model_name_or_path, ignore_mismatched_sizes, loading_info, logger=None
-        ):
-            reports.append((model, pretrained_model_name_or_path is None, loading_info))
-
-        with (
-            _ONE,
-            torch.random.fork_rng(devices=[]),
-            patch("transformers.modeling_utils.log_state_dict_report", keep),
-        ):
-            torch.default_generator.manual_seed(
-                0
-            )  # a pooler that is rightly missing is the same in every process
-            opened = opening(*args, **kwargs)
-        faults = _odd_types(folder)
-        for net, packed, found in reports:
-            faults += _faults(opened, net, packed, found)
-        if faults:
-            raise refuse(
-                "model", str(folder), f"weights that fit the configuration; {'; '.join(faults)}"
-            )
-        return opened
-
-    return checked
+    patched = patch("transformers.modeling_utils.log_state_dict_report", keep)
+    with _LOCK, torch.random.fork_rng(devices=[]), patched:
+        # A pooler that may be missing is the same in every process.
+        torch.default_generator.manual_seed(0)
+        opened = opening()
+    faults = _wrong_types(folder)
+    for net, is_packed, report in reports:
+        faults += _faults(opened, net, is_packed, report)
+    if faults:
+        accepted = f"weights that fit the configuration; {'; '.join(faults)}"
+        raise refuse("model", str(folder), accepted)
+    return opened
 
 
-def _faults(opened, net, packed: bool, found) -> list[str]:
-    shapes = [
-        f"{name} {list(there)} for {list(wanted)}"
-        for name, there, wanted in sorted(found.mismatched_keys)
-    ]
-    missing = sorted(name for name in found.missing_keys if not _is_unused_pooler(opened, name))
-    extra = sorted(found.unexpected_keys)
-    if packed:  # real kernels keep a bias for layers that have none
-        extra = [name for name in extra if not _is_bias_of_none(net, name)]
+def _faults(opened: Any, net: Any, is_packed: bool, report: Any) -> list[str]:
+    """What is wrong with the tensors of `net`, which is `opened` or a part of it."""
+    extra = sorted(report.unexpected_keys)
+    if is_packed:  # real kernels store a bias for layers that have none
+        modules = list(net.named_modules())
+        none = {f"{name}.bias" for name, layer in modules if getattr(layer, "bias", 0) is None}
+        extra = [name for name in extra if name not in none]
     if extra:
         heads = _heads(net)
         extra = [name for name in extra if name.partition(".")[0] not in heads]
-    broken = sorted([*found.error_msgs, *found.conversion_errors])
-    kinds = {
-        "missing": missing,
-        "unexpected": extra,
-        "of another shape": shapes,
-        "not readable": broken,
-    }
-    return [f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names]
+    missing = [name for name in report.missing_keys if not _is_unused_pooler(opened, name)]
+    shapes = [f"{name} {list(a)} for {list(b)}" for name, a, b in report.mismatched_keys]
+    return [
+        *_listed(missing, "missing"),
+        *_listed(extra, "unexpected"),
+        *_listed(shapes, "of another shape"),
+        *_listed([*report.error_msgs, *report.conversion_errors], "not readable"),
+    ]
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+def _listed(names: list[str], kind: str) -> list[str]:
+    """A line for the tensors of a kind of fault, if there are any."""
+    shown = ", ".join(sorted(names)[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return [f"{len(names)} {kind} ({shown})"] if names else []
 
 
-def _is_unused_pooler(opened, name: str) -> bool:
+def _is_unused_pooler(opened: Any, name: str) -> bool:
     from sentence_transformers import SentenceTransformer
 
-    return (
-        name.startswith("pooler.")
-        and isinstance(opened, SentenceTransformer)
-        and "pooler" not in str(opened[0].modality_config)
-    )
+    is_encoder = name.startswith("pooler.") and isinstance(opened, SentenceTransformer)
+    return is_encoder and "pooler" not in str(opened[0].modality_config)
 
 
-def _is_bias_of_none(net, name: str) -> bool:
-    layer, _, last = name.rpartition(".")
-    modules = dict(net.named_modules())
-    return last == "bias" and layer in modules and getattr(modules[layer], "bias", 0) is None
-
-
-def _heads(net) -> set[str]:
-    """First parts of names of tensors that other classes of the family have beside the base model, such as `cls` and `lm_head`."""
+def _heads(net: Any) -> set[str]:
+    """First parts of names of tensors that other classes of the architecture have beside the base model, as `cls` and `lm_head`."""
     import torch
     from transformers import PreTrainedModel
     from transformers.utils import logging
 
-    found, told = set(), logging.get_verbosity()
+    parts: set[str] = set()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    try:
-        for _, family in inspect.getmembers(sys.modules[type(net).__module__], inspect.isclass):
-            if (
-                issubclass(family, PreTrainedModel)
-                and family.base_model_prefix == net.base_model_prefix
-            ):
-                with torch.device("meta"):
-                    found |= _first_parts(family, net.config)
-    finally:
-        logging.set_verbosity(told)
-    return found - {
-        net.base_model_prefix,
-        *(name.partition(".")[0] for name in net.base_model.state_dict()),
-    }
+    for _, other in inspect.getmembers(sys.modules[type(net).__module__], inspect.isclass):
+        same_base = getattr(other, "base_model_prefix", None) == net.base_model_prefix
+        if issubclass(other, PreTrainedModel) and same_base:
+            # A class for another configuration of the architecture may raise anything.
+            with suppress(Exception), torch.device("meta"):
+                parts |= {name.partition(".")[0] for name in other(net.config).state_dict()}
+    logging.set_verbosity(verbosity)
+    base = {name.partition(".")[0] for name in net.base_model.state_dict()}
+    return parts - base - {net.base_model_prefix}
 
 
-def _first_parts(family, config) -> set[str]:
-    try:
-        return {name.partition(".")[0] for name in family(config).state_dict()}
-    except Exception:  # a class for another configuration of the family
-        return set()
-
-
-def _odd_types(folder: str | Path) -> list[str]:
-    """Tensors of the weight files that hold whole numbers in the place of weights."""
+def _wrong_types(folder: Path) -> list[str]:
+    """Tensors of the weight files that hold integers in the place of weights."""
     from safetensors import SafetensorError, safe_open
 
-    found = {}
-    for path in model_files.weights(Path(folder)):
+    types: dict[str, str] = {}
+    for path in model_files.weights(folder):
         try:
-            with safe_open(path, "np") as file:
-                types = {
-                    name: file.get_slice(name).get_dtype()
-                    for name in file.keys()
-                    if name.endswith((".weight", ".bias"))
-                }
+            with safe_open(path, "np") as tensors:
+                names = [name for name in tensors.keys() if name.endswith((".weight", ".bias"))]
+                types |= {name: tensors.get_slice(name).get_dtype() for name in names}
         except SafetensorError:
             return [f"{path.name} is no safetensors file"]
-        found |= {name: kind for name, kind in types.items() if kind not in FLOATS}
-    names = [f"{name} {kind}" for name, kind in sorted(found.items())]
-    return [f"{len(names)} of another type than float ({_listed(names)})"] if names else []
+    wrong = [f"{name} {dtype}" for name, dtype in types.items() if dtype not in FLOATS]
+    return _listed(wrong, "of another type than float")

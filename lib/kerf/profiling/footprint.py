@@ -1,7 +1,9 @@
-"""Candidates as a service would run them: what each takes (`kerf.profiling.serving_benchmark`) and what small vectors cost, measured once and kept."""
+"""Candidates as services: serving benchmark and cost of quantized embeddings, in one artifact."""
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from kerf.core.atomic import write_json
 from kerf.core.cache import artifact, threads
 from kerf.data import corpora, segmentation
 from kerf.models import families, manifest, registry
-from kerf.profiling import serving_benchmark
+from kerf.profiling import serving_benchmark, vector_quantization
 
 COUNT = max(serving_benchmark.BATCHES)  # texts of each length
 
@@ -23,93 +25,77 @@ def measure(
     evaluation: Evaluation,
     asked: Resources,
 ) -> Path:
-    """Artifact with rows.json, as `kerf.profiling.serving_benchmark.measure` gives them, and vectors.json, as `kerf.profiling.vector_quantization.measure` does.
+    """Artifact of rows.json (`serving_benchmark`) and vectors.json (`vector_quantization`).
 
-    candidates: directory by name. Vectors are of encoders only; their ranges come from calibration text. Raises InputError for a
-    model that is neither an encoder nor a reranker, RuntimeError when a process of the baseline dies.
+    candidates: directory by name. Raises InputError for a model that is neither an encoder nor a
+    reranker, RuntimeError when a process of the baseline dies.
     """
     registry.check_kind(model, "resources", "encoder", "reranker")
+    digests = {name: registry.weights_digest(Path(path)) for name, path in candidates.items()}
+    count = asked.threads or threads()
     key = {
         "model": registry.weights_digest(registry.resolve(model)),
-        "candidates": {
-            name: registry.weights_digest(Path(folder)) for name, folder in candidates.items()
-        },
+        "candidates": digests,
         "calibration": [calibration.model_dump(), corpora.digest(calibration.texts)],
         "evaluation": [evaluation.model_dump(), corpora.digest(evaluation.texts)],
         "rounds": asked.rounds,
-        "threads": asked.threads or threads(),
+        "threads": count,
     }
 
     def make(folder: Path) -> None:
         opened = registry.open_model(model)
-        sample = corpora.evaluation_sentences(evaluation.texts, evaluation.sentences)[0]
-        lengths = [
-            length for length in serving_benchmark.LENGTHS if length <= opened.max_seq_length
-        ]
-        given = {length: of_length(opened, sample, length, COUNT) for length in lengths}
-        rows = serving_benchmark.measure(
-            serving_benchmark.Asked(model, key["threads"], given), candidates, asked.rounds
-        )
+        sentences = corpora.evaluation_sentences(evaluation.texts, evaluation.sentences)[0]
+        lengths = [size for size in serving_benchmark.LENGTHS if size <= opened.max_seq_length]
+        texts = {length: of_length(opened, sentences, length, COUNT) for length in lengths}
+        rows = serving_benchmark.measure(model, count, texts, candidates, asked.rounds)
         write_json(folder / "rows.json", rows)
-        write_json(
-            folder / "vectors.json",
-            _vectors(opened, calibration, evaluation)
-            if families.of_opened(opened) is families.encoder
-            else [],
-        )
+        is_encoder = families.of_opened(opened) is families.encoder
+        vectors = _vectors(opened, calibration, evaluation) if is_encoder else []
+        write_json(folder / "vectors.json", vectors)
 
-    cards = [manifest.verify(Path(folder)) for folder in candidates.values()]
-    also = {name for card in cards if "backend" in card for name in modules(card["backend"])}
-    return artifact("resources", key, make, also=sorted(also))
+    backends = [manifest.verify(Path(path)).get("backend") for path in candidates.values()]
+    code = {name for backend in backends if backend for name in modules(backend)}
+    return artifact("resources", key, make, also=sorted(code))
 
 
-def _vectors(opened, calibration: Calibration, evaluation: Evaluation) -> list[dict]:
-    from kerf.profiling import vector_quantization
-
+def _vectors(opened: Any, calibration: Calibration, evaluation: Evaluation) -> list[dict]:
     queries, passages, documents = corpora.cloze_pairs(evaluation.passages)
     seen = corpora.calibration_sentences(calibration.texts, calibration.samples, calibration.seed)
-    return vector_quantization.measure(
-        *(
-            opened.encode(each, normalize_embeddings=True, show_progress_bar=False)
-            for each in (queries, passages, seen)
-        ),
-        np.array(documents),
-    )
+    encode = partial(opened.encode, normalize_embeddings=True, show_progress_bar=False)
+    embeddings = encode(queries), encode(passages), encode(seen)
+    return vector_quantization.measure(*embeddings, np.array(documents))
 
 
-def of_length(opened, sentences: list[str], tokens: int, count: int) -> list:
-    """`count` different texts of so many tokens, special ones included, cut from real sentences one after another.
+def of_length(opened: Any, sentences: list[str], tokens: int, count: int) -> list:
+    """`count` different texts of so many tokens, special ones included, cut from the sentences.
 
-    For a reranker: pairs of them, a quarter of the words the query.
+    For a reranker: pairs (query, passage), with a quarter of the words in the query.
     """
     words, joint, _ = segmentation.units(" ".join(sentences))
-    found, start = [], 0
+    texts, start = [], 0
     for _ in range(count):
-        stop = start + 2
-        while (
-            stop < min(start + tokens, len(words))
-            and _tokens(opened, words[start : stop + 1], joint) <= tokens
-        ):
+        stop, end = start + 2, min(start + tokens, len(words))
+        while stop < end and _tokens(opened, words[start : stop + 1], joint) <= tokens:
             stop += 1
-        found.append(_text(opened, words[start:stop], joint))
+        texts.append(_text(opened, words[start:stop], joint))
         start = stop if stop + tokens < len(words) else 0
-    return found
+    return texts
 
 
-def _text(opened, words: list[str], joint: str):
+def _text(opened: Any, words: list[str], joint: str) -> str | tuple[str, str]:
     if not hasattr(opened, "predict"):
         return joint.join(words)
     cut = max(1, len(words) // 4)
     return joint.join(words[:cut]), joint.join(words[cut:])
 
 
-def _tokens(opened, words: list[str], joint: str) -> int:
+def _tokens(opened: Any, words: list[str], joint: str) -> int:
     text = _text(opened, words, joint)
-    return len(
-        opened.tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"]
-    )
+    texts = [text] if isinstance(text, str) else text
+    return len(opened.tokenizer(*texts, verbose=False)["input_ids"])
 
 
 def read(folder: Path) -> tuple[list[dict], list[dict]]:
     """Rows of models and of vectors."""
-    return tuple(json.loads((folder / name).read_text()) for name in ("rows.json", "vectors.json"))
+    rows, vectors = (folder / name for name in ("rows.json", "vectors.json"))
+    return json.loads(rows.read_text()), json.loads(vectors.read_text())

@@ -1,10 +1,12 @@
 """Causal language models: tokens in, the probability of the next one out, opened by transformers.
 
 Text is a stream of documents cut into chunks of equal length, as language models are calibrated and
-measured; no chunk is padded.
+measured; no chunk is padded. What the functions do stands in `protocol.Family`.
 """
 
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,175 +14,162 @@ from kerf.config import Calibration
 from kerf.core.errors import refuse
 from kerf.data import corpora
 from kerf.models.families import lengths
-from kerf.models.families.opening import from_folder, quiet
-from kerf.models.tensor_check import refuse_incomplete
+from kerf.models.families.opening import from_folder, open_weights
 
 NAME, CALLED = "causal", "a causal language model"
-READS = ("texts", "passages", "num_chunks", "seq_len", "restored")  # keys of `evaluation`
+READS: tuple[str, ...] = ("texts", "passages", "num_chunks", "seq_len", "restored")
 EVALUATION = "kerf.evaluate.causal"
-# Classes of causal language models that do not end in ForCausalLM.
-OTHERS = ("GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel")
+EXAMPLES: tuple[str, ...] = ("The capital of France is the city of",)
+# Ends of classes of causal language models.
+CLASSES = ("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel")
 
 BATCH_TOKENS = 1024  # of a batch of chunks
-HELD_BACK = 16  # chunks by which a step judges itself
+HELD_BACK = 16  # chunks on which a step is judged
 BETWEEN = "\n\n"  # documents
-EXAMPLES = ("The capital of France is the city of",)  # what `answer` takes
-LIKELY = 5  # tokens that `told` tells of
+LIKELY = 5  # tokens that `output_diff` compares
 
 
 def takes(architecture: str, folder: Path) -> bool:
     """Classes with a head for the next token, where sentence-transformers does not make an encoder of them."""
-    return (
-        architecture.endswith(("ForCausalLM", *OTHERS)) and not (folder / "modules.json").is_file()
-    )
+    return architecture.endswith(CLASSES) and not (folder / "modules.json").is_file()
 
 
-def opens_as(opened) -> bool:
-    """Models of transformers themselves."""
+def opens_as(opened: Any) -> bool:
     from transformers import PreTrainedModel
 
     return isinstance(opened, PreTrainedModel)
 
 
-def open_folder(folder: Path, device: str = "cpu"):
-    """AutoModelForCausalLM without progress bars, network or remote code, in float32 on `device`."""
+def open_folder(folder: Path, device: str = "cpu") -> Any:
+    """AutoModelForCausalLM in float32 on `device`."""
     return _opened(folder, device, "AutoModelForCausalLM", use_safetensors=True)
 
 
-def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu"):
-    """The model of `folder` with `weights`."""
-    opened = _opened(
-        folder, device, class_name, config=from_folder("AutoConfig", folder), state_dict=weights
-    )
-    if Path(
-        folder, "generation_config.json"
-    ).is_file():  # which transformers reads beside weights in a file alone
+def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu") -> Any:
+    config = from_folder("AutoConfig", folder)
+    opened = _opened(folder, device, class_name, config=config, state_dict=weights)
+    # transformers reads it only beside weights in a file.
+    if Path(folder, "generation_config.json").is_file():
         opened.generation_config = from_folder("GenerationConfig", folder)
     return opened
 
 
-@refuse_incomplete
-def _opened(folder: Path, device: str, class_name: str, **options):
-    quiet()
-    opened = from_folder(class_name, folder, dtype="float32", **options)
+def _opened(folder: Path, device: str, class_name: str, **options: Any) -> Any:
+    opened = open_weights(class_name, folder, dtype="float32", **options)
     opened.name_or_path = str(folder)  # of a candidate too: its tokenizer lies there
-    return opened.to(device).eval()
+    return opened.to(device)
 
 
-def network(opened):
+def network(opened: Any) -> Any:
     """The model itself, head included."""
     return opened
 
 
-def tokenizer(folder: str | Path):
-    """The tokenizer in `folder`."""
-    return from_folder("AutoTokenizer", folder)
+def inputs(opened: Any) -> list[str]:
+    return ["input_ids", "attention_mask"]
 
 
-def stream(tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def forward(opened: Any, batch: dict) -> Any:
+    """Logits (texts, length, vocabulary), float32."""
+    return opened(**batch).logits.float()
+
+
+def tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of the model in `folder`, of any family."""
+    return from_folder("AutoTokenizer", lengths.inner(Path(folder)))
+
+
+def stream(tokenizer: Any, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of all documents, one after another, and the number of the document that each belongs to; some may have none."""
-    ids = (
-        tokenizer([document + BETWEEN for document in documents], add_special_tokens=False)[
-            "input_ids"
-        ]
-        if documents
-        else []
-    )
-    return np.array([token for each in ids for token in each], np.int64), np.repeat(
-        np.arange(len(ids)), [len(each) for each in ids]
-    )
+    texts = [document + BETWEEN for document in documents]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    tokens = np.fromiter(chain.from_iterable(ids), np.int64)
+    return tokens, np.repeat(np.arange(len(ids)), [len(row) for row in ids])
 
 
 def chunks(tokens: np.ndarray, length: int, first: int | None = None) -> np.ndarray:
-    """(chunks, length) of a stream, end to end; first: a token that every chunk begins with, in its length."""
+    """(chunks, length) of a stream, end to end; first: a token that every chunk begins with, within its length."""
     own = length if first is None else length - 1
-    found = tokens[: len(tokens) // own * own].reshape(-1, own)
-    return found if first is None else np.concatenate([np.full((len(found), 1), first), found], 1)
+    rows = tokens[: len(tokens) // own * own].reshape(-1, own)
+    return rows if first is None else np.pad(rows, ((0, 0), (1, 0)), constant_values=first)
 
 
-def begins_with(tokenizer) -> int | None:
+def begins_with(tokenizer: Any) -> int | None:
     """The token that the tokenizer puts before every text (BOS), if it does."""
     ids = tokenizer("a")["input_ids"]
     return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None
 
 
-def batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of `samples` chunks of `max_length` tokens from the calibration part. Raises InputError for too few."""
-    return _batches(_drawn(reader(opened), spec)[: spec.samples], opened)
+def batches(opened: Any, spec: Calibration) -> list[dict]:
+    """Batches of `samples` chunks of `max_length` tokens from the calibration part."""
+    return _batches(opened, _drawn(reader(opened), spec)[: spec.samples])
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
-    """The calibration text, to be held against the evaluation text. Raises InputError for too few chunks."""
     _drawn(tokenizer(folder), spec)
     return corpora.documents(spec.texts, "calibration")
 
 
 def describe_sample(folder: Path, spec: Calibration) -> str:
-    """What the calibration sample is, in a line for a reader."""
     reader = tokenizer(folder)
     sample = _drawn(reader, spec)[: spec.samples]
-    note = lengths.left_out(reader, corpora.documents(spec.texts, "calibration"), special=False)
-    return f"{len(sample)} chunks of {spec.max_length} tokens; the first begins: {reader.decode(sample[0][:40])!r}{note}"
+    documents = corpora.documents(spec.texts, "calibration")
+    note = lengths.said(lengths.with_tokens(reader, documents, special=False).count(False))
+    start = reader.decode(sample[0][:40])
+    return f"{len(sample)} chunks of {spec.max_length} tokens; the first begins: {start!r}{note}"
 
 
-def held_batches(opened, spec: Calibration) -> list[dict]:
-    """Batches of chunks of the calibration part that are not in the sample. Raises InputError when none is left."""
-    return _batches(_held_back(reader(opened), spec), opened)
+def held_batches(opened: Any, spec: Calibration) -> list[dict]:
+    return _batches(opened, _held_back(reader(opened), spec))
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
-    """Refuse a sample that leaves no chunk to hold back."""
     _held_back(tokenizer(folder), spec)
 
 
-def _held_back(reader, spec: Calibration) -> np.ndarray:
+def _held_back(reader: Any, spec: Calibration) -> np.ndarray:
     rest = _drawn(reader, spec)[spec.samples :]
     if not len(rest):
-        raise refuse(
-            "calibration.samples",
-            spec.samples,
-            f"at most {spec.samples - 1}: a step needs text held back",
-        )
+        accepted = f"at most {spec.samples - 1}: a step needs text held back"
+        raise refuse("calibration.samples", spec.samples, accepted)
     return rest[:HELD_BACK]
 
 
-def reader(opened):
+def reader(opened: Any) -> Any:
     """The tokenizer that lies beside the model."""
     return tokenizer(opened.name_or_path)
 
 
-def _drawn(reader, spec: Calibration) -> np.ndarray:
-    """All chunks of the calibration part in a random order. Raises InputError for fewer than asked for, and for longer ones than the model reads."""
-    lengths.check("calibration.max_length", spec.max_length, reader.name_or_path)
+def _drawn(reader: Any, spec: Calibration) -> np.ndarray:
+    """All chunks of the calibration part in a random order. Raises InputError for too few, and for chunks beyond the positions."""
+    most = lengths.of_folder(reader.name_or_path)
+    lengths.check_positions("calibration.max_length", spec.max_length, most)
     tokens, _ = stream(reader, corpora.documents(spec.texts, "calibration"))
-    found = chunks(tokens, spec.max_length, begins_with(reader))
-    if spec.samples > len(found):
-        accepted = f"1 to {len(found)}, the chunks of {spec.max_length} tokens that {spec.texts} has for it"
+    rows = chunks(tokens, spec.max_length, begins_with(reader))
+    if spec.samples > len(rows):
+        size = f"chunks of {spec.max_length} tokens"
+        accepted = f"1 to {len(rows)}, the {size} that {spec.texts} has for it"
         raise refuse("calibration.samples", spec.samples, accepted)
-    return found[np.random.default_rng(spec.seed).permutation(len(found))]
+    return rows[np.random.default_rng(spec.seed).permutation(len(rows))]
 
 
-def check_vocabulary(opened, found: np.ndarray) -> None:
-    """Refuse a tokenizer that gives tokens which the model does not have; a padded vocabulary is fine."""
-    rows = opened.get_input_embeddings().num_embeddings
-    if found.size and int(found.max()) >= rows:
-        accepted = f"a tokenizer of at most {rows} tokens; this one gave token {int(found.max())}"
-        raise refuse("model", opened.name_or_path, accepted)
-
-
-def _batches(found: np.ndarray, opened) -> list[dict]:
+def _batches(opened: Any, rows: np.ndarray) -> list[dict]:
+    """Batches of chunks. Raises InputError for tokens that the model does not have; a padded vocabulary is fine."""
     import torch
 
-    check_vocabulary(opened, found)
-    size = max(1, BATCH_TOKENS // found.shape[1])
-    pieces = (torch.from_numpy(found[start : start + size]) for start in range(0, len(found), size))
-    # Calibration looks at layers, so the head is asked for one token, the fewest it can give.
+    count = opened.get_input_embeddings().num_embeddings
+    if rows.size and rows.max() >= count:
+        accepted = f"a tokenizer of at most {count} tokens; this one gave token {rows.max()}"
+        raise refuse("model", opened.name_or_path, accepted)
+    tokens = torch.from_numpy(rows).to(next(opened.parameters()).device)
+    pieces = tokens.split(max(1, BATCH_TOKENS // rows.shape[1]))
+    # Calibration looks at layers, so the head computes one token, the fewest that it can.
     keys = {"use_cache": False, "logits_to_keep": 1}
     return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), **keys} for ids in pieces]
 
 
-def output(opened, reader, texts: tuple[str]):
-    """Probabilities (tokens,) of what comes after a prompt. Raises InputError for an empty one."""
+def output(opened: Any, reader: Any, texts: tuple[str, ...]) -> Any:
+    """Probabilities (vocabulary,) of the token after a prompt. Raises InputError for an empty one."""
     ids = reader(texts[0], return_tensors="pt")["input_ids"]
     if not ids.numel():
         raise refuse("prompt", texts[0], "at least one token")
@@ -188,10 +177,7 @@ def output(opened, reader, texts: tuple[str]):
     return opened(input_ids=ids.to(opened.device)).logits[0, -1].softmax(-1).cpu()
 
 
-def output_diff(reader, before, after) -> list[tuple[str, float, float]]:
-    """Probabilities of the tokens that either of two answers finds most likely."""
+def output_diff(reader: Any, before: Any, after: Any) -> list[tuple[str, float, float]]:
+    """Probabilities of the tokens that either of two outputs ranks highest."""
     tokens = dict.fromkeys([*before.topk(LIKELY).indices.tolist(), int(after.argmax())])
-    return [
-        (repr(reader.decode([token])), float(before[token]), float(after[token]))
-        for token in tokens
-    ]
+    return [(repr(reader.decode([t])), float(before[t]), float(after[t])) for t in tokens]

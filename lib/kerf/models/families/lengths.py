@@ -1,41 +1,34 @@
-"""How many tokens a model can read at once, and texts that have none."""
+"""Texts as the tokens that a model can read: up to its last position, without those that have no token."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 from kerf.core.errors import refuse
-from kerf.models.families.opening import from_folder
+from kerf.models.families.opening import from_folder, open_weights
+from kerf.models.model_files import module_folders
 
-# Families whose positions begin after the number of the padding token, in a table of max_position_embeddings rows.
-AFTER_PADDING = frozenset(
-    [
-        "roberta",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "roberta-prelayernorm",
-        "camembert",
-        "mpnet",
-        "longformer",
-        "data2vec-text",
-        "ibert",
-        "xmod",
-        "luke",
-        "layoutlmv3",
-        "lilt",
-        "esm",
-        "markuplm",
-    ]
+# Architectures whose positions begin after the number of the padding token, in a table of max_position_embeddings rows.
+AFTER_PADDING = re.compile(
+    "roberta|xlm-roberta|xlm-roberta-xl|roberta-prelayernorm|camembert|mpnet|longformer|data2vec-text"
+    "|ibert|xmod|luke|layoutlmv3|lilt|esm|markuplm"
 )
 
 
-def positions(config) -> int | None:
+def positions(config: Any) -> int | None:
     """Tokens that a model of transformers has positions for; None where nothing in its configuration limits them."""
     text = config.get_text_config()
     count = getattr(text, "max_position_embeddings", None)
     if not isinstance(count, int) or count < 1 or getattr(text, "alibi", False):
         return None
-    if text.model_type in AFTER_PADDING:
+    if AFTER_PADDING.fullmatch(text.model_type):
         count -= (1 if text.model_type == "mpnet" else text.pad_token_id or 0) + 1
     return count
+
+
+def inner(folder: Path) -> Path:
+    """Where configuration and tokenizer lie: in `folder`, or in that of the first module of sentence-transformers."""
+    return module_folders(folder)[0]
 
 
 def of_folder(folder: str | Path) -> int | None:
@@ -43,92 +36,73 @@ def of_folder(folder: str | Path) -> int | None:
     return positions(from_folder("AutoConfig", inner(Path(folder))))
 
 
-def inner(folder: Path) -> Path:
-    """Where configuration and tokenizer lie: in `folder`, or in that of the first module of sentence-transformers."""
-    import json
-
-    if (folder / "config.json").is_file() or not (folder / "modules.json").is_file():
-        return folder
-    return folder / json.loads((folder / "modules.json").read_text())[0]["path"]
-
-
-def check(parameter: str, tokens: int, folder: str | Path) -> None:
-    """Refuse a `parameter` of more tokens than the model in `folder` has positions for."""
-    check_positions(parameter, tokens, of_folder(folder))
-
-
 def check_positions(parameter: str, tokens: int, most: int | None) -> None:
-    """Refuse a `parameter` of more tokens than `most`, as `positions` gives them."""
+    """Refuse a `parameter` of more tokens than `most`, as `positions` returns them."""
     if most is not None and tokens > most:
         raise refuse(parameter, tokens, f"at most {most}, the positions of this model")
 
 
-def bounded(opened):
-    """An opened model of sentence-transformers that cuts texts at its positions, whatever else its files say."""
+def open_bounded(class_name: str, folder: Path, device: str) -> Any:
+    """A model of sentence-transformers in float32 that truncates texts at its positions, whatever else its files configure."""
+    options = {"use_safetensors": True, "dtype": "float32"}
+    opened = open_weights(class_name, folder, device=device, model_kwargs=options)
     most = positions(opened[0].auto_model.config)
     if most is not None and (opened.max_seq_length is None or opened.max_seq_length > most):
         opened.max_seq_length = most
     return opened
 
 
-def shorter(opened, max_length: int) -> int:
-    """Tokens at which calibration text is cut: max_length, or where the model itself cuts."""
-    return min(max_length, opened.max_seq_length or max_length)
+def truncation(opened: Any, max_length: int) -> dict[str, Any]:
+    """Options of a tokenizer that cut text at max_length tokens, or where the model itself cuts it."""
+    return {"truncation": True, "max_length": min(max_length, opened.max_seq_length or max_length)}
 
 
-def kept(tokenizer, asked: list) -> list:
+def tokenized(opened: Any, texts: list, batch_size: int, max_length: int) -> list[dict]:
+    """Batches (input_ids, attention_mask, ... of shape (batch, length)) of texts or pairs that have a token, shortest first,
+    on the model's device. Raises InputError where no text has one."""
+    device = next(opened.parameters()).device
+    ordered = sorted(readable(opened.tokenizer, texts), key=lambda text: len("".join(text)))
+    options = {"padding": True, "return_tensors": "pt", **truncation(opened, max_length)}
+    pieces = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    return [dict(opened.tokenizer(*_columns(piece), **options).to(device)) for piece in pieces]
+
+
+def with_tokens(tokenizer: Any, texts: list, special: bool = True) -> list[bool]:
+    """Whether each of the texts or pairs has any token (special: one that surrounds every text counts); those without a known
+    character may have none."""
+    if not texts or special and tokenizer("")["input_ids"]:
+        return [True] * len(texts)
+    ids = tokenizer(*_columns(texts), add_special_tokens=special, verbose=False)["input_ids"]
+    return [bool(row) for row in ids]
+
+
+def _columns(texts: list) -> list[list[str]]:
+    """Arguments of a tokenizer: the texts, or the first and the second texts of pairs."""
+    return [texts] if isinstance(texts[0], str) else [list(c) for c in zip(*texts, strict=True)]
+
+
+def readable(tokenizer: Any, texts: list) -> list:
     """The texts or pairs that have any token. Raises InputError where none is left."""
-    found = [
-        each
-        for each, any_token in zip(asked, with_tokens(tokenizer, asked), strict=True)
-        if any_token
-    ]
-    if asked and not found:
-        raise refuse(
-            "calibration.texts",
-            asked[0],
-            f"text that the model's tokenizer knows; none of {len(asked)} has any token",
+    mask = with_tokens(tokenizer, texts)
+    if texts and not any(mask):
+        accepted = "text that the model's tokenizer knows; none of {} has any token"
+        raise refuse("calibration.texts", texts[0], accepted.format(len(texts)))
+    return [text for text, has_token in zip(texts, mask, strict=True) if has_token]
+
+
+def known(tokenizer: Any, parameter: str, *columns: list) -> list[list]:
+    """Columns of texts, and of numbers beside them, without rows in which a text has no token. Raises InputError for fewer
+    than two rows left."""
+    masks = [with_tokens(tokenizer, column) for column in columns if isinstance(column[0], str)]
+    rows = [all(row) for row in zip(*masks, strict=True)]
+    if sum(rows) < 2:
+        accepted = (
+            f"text that the model's tokenizer knows; {sum(rows)} of {len(rows)} have any token"
         )
-    return found
-
-
-def left_out(tokenizer, asked: list, special: bool = True) -> str:
-    """What a line about a sample says of texts that have no token; nothing where there are none."""
-    return said(with_tokens(tokenizer, asked, special).count(False))
+        raise refuse(parameter, len(rows), accepted)
+    return [[value for value, row in zip(column, rows, strict=True) if row] for column in columns]
 
 
 def said(count: int) -> str:
     """The end of a line about text of which `count` were left out."""
     return f"; {count} without any token left out" if count else ""
-
-
-def known(tokenizer, parameter: str, *columns: list) -> list[list]:
-    """Columns of texts, and of numbers beside them, without rows in which a text has no token. Raises InputError for fewer than two left."""
-    good = [
-        all(row)
-        for row in zip(
-            *(with_tokens(tokenizer, each) for each in columns if isinstance(each[0], str)),
-            strict=True,
-        )
-    ]
-    if sum(good) < 2:
-        raise refuse(
-            parameter,
-            len(good),
-            f"text that the model's tokenizer knows; {sum(good)} of {len(good)} have any token",
-        )
-    return [[value for value, kept in zip(each, good, strict=True) if kept] for each in columns]
-
-
-def with_tokens(tokenizer, asked: list, special: bool = True) -> list[bool]:
-    """Which of the texts, or pairs of texts that stand together, have any token: those of no known character may have none.
-
-    special: tokens that stand around every text count.
-    """
-    if not asked or special and tokenizer("")["input_ids"]:
-        return [True] * len(asked)
-    given = (asked,) if isinstance(asked[0], str) else map(list, zip(*asked, strict=True))
-    return [
-        bool(ids)
-        for ids in tokenizer(*given, add_special_tokens=special, verbose=False)["input_ids"]
-    ]

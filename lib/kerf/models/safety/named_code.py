@@ -5,130 +5,98 @@ ignored without changing what the model computes is refused.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
-from kerf.models.safety.parsed import walk
-from kerf.models.safety.tree import inside
-from kerf.models.safety.unsafe import Unsafe, shown
+from kerf.core.errors import printable
+from kerf.models.safety.documents import Documents, walk
+from kerf.models.safety.tree import OUTSIDE, SHOWN, Unsafe, check_inside
 
-SHOWN = 20  # names, at most
+LISTED = 20  # names of ignored code, at most
+NO_CODE = "a model without code of its own"
 OWN_CODE = ("auto_map", "custom_pipelines", "custom_generate")
-MODULES = (
-    "Asym",
-    "BoW",
-    "CLIPModel",
-    "CNN",
-    "Dense",
-    "Dropout",
-    "LSTM",
-    "LayerNorm",
-    "LogitScore",
-    "MLMTransformer",
-    "MultiVectorMask",
-    "Normalize",
-    "Pooling",
-    "Router",
-    "SparseAutoEncoder",
-    "SparseStaticEmbedding",
-    "SpladePooling",
-    "StaticEmbedding",
-    "Transformer",
-    "WeightedLayerPooling",
-    "WordEmbeddings",
-    "WordWeights",
-)
 MODULE = re.compile(
-    rf"sentence_transformers\.(?:\w+\.)*(?:models|modules)\.(?:\w+\.)*(?:{'|'.join(MODULES)})"
+    r"sentence_transformers\.(?:\w+\.)*(?:models|modules)\.(?:\w+\.)*(?:Asym|BoW|CLIPModel|CNN|Dense|Dropout"
+    r"|LSTM|LayerNorm|LogitScore|MLMTransformer|MultiVectorMask|Normalize|Pooling|Router|SparseAutoEncoder"
+    r"|SparseStaticEmbedding|SpladePooling|StaticEmbedding|Transformer|WeightedLayerPooling|WordEmbeddings|WordWeights)"
 )
-ACTIVATION = re.compile(r"torch\.nn\.(?:modules\.\w+\.)?[A-Z]\w*")
+ACTIVATION = re.compile(r"[^.]*|torch\.nn\.(?:modules\.\w+\.)?[A-Z]\w*")
 TOKENIZER = re.compile(r"\w+|sentence_transformers\.(?:\w+\.)*tokenizer\.(?:\w+\.)*\w+Tokenizer")
 PLAIN = re.compile(r"[\w-]+(?:\|[\w-]+)*")  # sdpa, flash_attention_2, paged|eager
+OWN_LIBRARY = re.compile(r"(?:transformers|sentence_transformers)(?:\..*)?", re.DOTALL)
+# Keys whose value a library imports, the files that they count in, and the names that are accepted there.
+IMPORTED = (
+    (re.compile(r"\Atype\Z"), "modules.json", MODULE),
+    (re.compile(r"activation|hidden_act\Z|act_fn\Z"), "", ACTIVATION),
+    (re.compile(r"\Atokenizer_class\Z"), "", TOKENIZER),
+    (re.compile(r"_implementation\Z"), "", PLAIN),  # of attention, experts, ...
+    (re.compile(r"\Aparent_library\Z"), "", OWN_LIBRARY),  # of an adapter
+)
 
 
-def check(documents: dict[str, object]) -> list[str]:
+def check(documents: Documents) -> list[str]:
     """Names of the code that is ignored, with their files. Raises Unsafe for a name that a library would follow."""
     ignored: dict[str, None] = {}
     for file, content in documents.items():
         for key, value, owner in walk(content):
             _check_entry(file, key, value, owner)
-            if key in OWN_CODE and (names := list(_names(value))):
+            if key in OWN_CODE and (names := list(_texts(value))):
                 _check_known(documents, file, names[0])
-                ignored |= dict.fromkeys(f"{shown(name)} ({shown(file)})" for name in names[:SHOWN])
-    return list(ignored)[:SHOWN]
+                for name in names[:LISTED]:
+                    ignored[f"{printable(name, SHOWN)} ({printable(file, SHOWN)})"] = None
+    return list(ignored)[:LISTED]
 
 
-def _names(value: object) -> Iterator[str]:
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value that is none itself, or that is one, but for empty ones."""
     if isinstance(value, str) and value:
         yield value
     elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _names(each)
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
-def _check_known(documents: dict[str, object], file: str, name: str) -> None:
+def _check_known(documents: Documents, file: str, name: str) -> None:
     """Refuse code of a model whose type the installed library has no class for."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
     beside = str(PurePosixPath(file).with_name("config.json"))
     config = documents.get(beside, documents.get("config.json"))
     kind = config.get("model_type") if isinstance(config, dict) else None
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         raise Unsafe(
-            f"a model without code of its own, or of a type that transformers knows; this one would run {shown(name)}"
+            NO_CODE + ", or of a type that transformers knows; this one would run {}", name
         )
 
 
-def _check_entry(file: str, key: str, value: object, owner: dict) -> None:
-    where = shown(f"{key} of {file}", 120)
-    name = PurePosixPath(file).name
-    if key == "type" and name == "modules.json":
-        _check_names([value], MODULE.fullmatch, where)
-    elif (
-        key == "types"
-        and isinstance(value, dict)
-        and (name == "router_config.json" or "structure" in owner)
-    ):
-        [inside(path, where) for path in value]
-        _check_names(value.values(), MODULE.fullmatch, where)
-    elif "activation" in key or key.endswith(("hidden_act", "act_fn")):
-        _check_names([value], lambda text: "." not in text or ACTIVATION.fullmatch(text), where)
-    elif key == "tokenizer_class":
-        _check_names([value], TOKENIZER.fullmatch, where)
-    elif key.endswith("attn_implementation") or key.endswith("_implementation"):
-        _check_names(_names(value), PLAIN.fullmatch, where)
-    elif key == "parent_library":  # of an adapter
-        _check_names(
-            [value],
-            lambda text: text.partition(".")[0] in ("transformers", "sentence_transformers"),
-            where,
-        )
-    elif key.endswith(("_args", "_kwargs")) and name.startswith("sentence_"):
-        _check_arguments(value, where)
+def _check_entry(file: str, key: str, value: Any, owner: dict) -> None:
+    """Refuse a name that a library would import, but for those of its own classes, and a path that leaves the directory."""
+    name, where = PurePosixPath(file).name, f"{key} of {file}"
+    for keys, only_file, accepted in IMPORTED:
+        if keys.search(key) and only_file in ("", name):
+            values = _texts(value) if key.endswith("_implementation") else [value]
+            _check_names(values, accepted, where)
+    paths: Iterable = ()
+    in_router = name == "router_config.json" or "structure" in owner
+    if key == "types" and isinstance(value, dict) and in_router:
+        _check_names(value.values(), MODULE, where)
+        paths = value
     elif (key == "path" and name == "modules.json") or key == "transformers_weights":
-        inside("" if value is None else value, where)
-    elif key == "fast_tokenizer_files" or key == "weight_map":
-        [inside(path, where) for path in _listed(value, where)]
+        paths = ["" if value is None else value]
+    elif key in ("fast_tokenizer_files", "weight_map"):
+        if not isinstance(value, dict | list):
+            raise Unsafe("files by their names in the {}", where)
+        paths = value.values() if isinstance(value, dict) else value
+    elif key.endswith(("_args", "_kwargs")) and name.startswith("sentence_"):
+        for text in _texts(value):  # transformers would open files, kernels or repositories
+            if set(text) & set("/\\") or text == "..":
+                raise Unsafe(OUTSIDE + "names {}", where, text)
+    for path in paths:
+        check_inside(path, where)
 
 
-def _check_names(found, accepted: Callable[[str], object], where: str) -> None:
-    for each in found:
-        if isinstance(each, str) and each and not accepted(each):
-            raise Unsafe(
-                f"a model without code of its own; this one would run {shown(each)}, the {where}"
-            )
-
-
-def _check_arguments(value: object, where: str) -> None:
-    """What sentence-transformers hands on to transformers must not name files, kernels or repositories."""
-    for text in _names(value):
-        if set(text) & set("/\\") or text == "..":
-            raise Unsafe(
-                f"a directory that does not reach outside itself; {where} names {shown(text)}"
-            )
-
-
-def _listed(value: object, where: str) -> list:
-    if not isinstance(value, dict | list):
-        raise Unsafe(f"files by their names in the {where}")
-    return list(value.values() if isinstance(value, dict) else value)
+def _check_names(names: Iterable, accepted: re.Pattern[str], where: str) -> None:
+    for name in names:
+        if isinstance(name, str) and name and not accepted.fullmatch(name):
+            raise Unsafe(NO_CODE + "; this one would run {}, the {}", name, where)

@@ -1,112 +1,98 @@
-"""The files below a model's directory: regular ones, inside it or among the blobs of its hub repository, of bounded size."""
+"""Files below a model's directory: regular ones, inside it or among the blobs of its hub repository, of bounded size."""
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from kerf.models.safety.unsafe import Unsafe, shown
+from kerf.core.errors import printable
 
-MARKS = (
-    "config.json",
-    "modules.json",
-    "quantize_config.json",
-    "card.json",  # one of them lies at the top of every model,
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-)  # or of an adapter, which is refused by name
+# One of them lies at the top of every model, or of an adapter, which is refused by name later.
+MODEL_MARKS = ("config.json", "modules.json", "quantize_config.json", "card.json")
+ADAPTER_MARKS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 ENTRIES = 10_000  # a model with a hundred checkpoints of its training has some 2,000
 READ_WHOLE = (".json", ".txt", ".model", ".md", ".jinja", ".yaml", ".yml")
 LARGEST = 100_000_000  # bytes of a file that is read whole; the largest tokenizer.json in use has 35 million
-KINDS = {
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-}
+KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+KINDS |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
+SHOWN = 100  # characters of a text from a directory in a message
+OUTSIDE = "a directory that does not reach outside itself; {} "
 
 
-class Stamp(NamedTuple):
-    """What changes when a file does."""
+class Unsafe(Exception):
+    """Why a directory is refused: what is accepted instead, in one line.
 
-    inode: int
-    bytes: int
-    modified: int
+    values: text that a stranger wrote, for the braces of `accepted`; it is cut and its control characters are escaped.
+    """
+
+    def __init__(self, accepted: str, *values: object) -> None:
+        super().__init__(accepted.format(*(printable(value, SHOWN) for value in values)))
 
 
-def files(folder: Path) -> dict[str, Stamp]:
-    """Stamps of all files by their path in the folder, sorted. Raises Unsafe."""
+# Path relative to the model's directory, bytes, and what else changes when a file does: its inode and time of modification.
+File = tuple[str, int, int, int]
+
+
+def files(folder: Path) -> tuple[File, ...]:
+    """All files of a directory, sorted. Raises Unsafe."""
     root = folder.resolve()
-    if not any(os.path.lexists(root / mark) for mark in MARKS):
+    if not any(os.path.lexists(root / mark) for mark in MODEL_MARKS + ADAPTER_MARKS):
         raise Unsafe("a directory with config.json and *.safetensors; this one is no model")
-    found, waiting, entries = {}, [root], 0
     try:
-        while waiting:
-            with os.scandir(waiting.pop()) as listed:
-                for entry in listed:
-                    entries += 1
-                    if entries > ENTRIES:
-                        raise Unsafe(
-                            f"the directory of one model, with at most {ENTRIES:,} files and folders; this one has more"
-                        )
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(Path(entry.path))
-                    elif (stamp := _stamp(root, Path(entry.path))) is not None:
-                        found[Path(entry.path).relative_to(root).as_posix()] = stamp
+        return tuple(sorted(filter(None, (_file(root, path) for path in _walk(root)))))
     except OSError as error:
-        raise Unsafe(
-            f"a directory that can be read ({shown(error.strerror)}: {shown(error.filename)})"
-        ) from None
-    return dict(sorted(found.items()))
+        accepted = "a directory that can be read ({}: {})"
+        raise Unsafe(accepted, error.strerror, error.filename) from None
 
 
-def _stamp(root: Path, path: Path) -> Stamp | None:
-    """Of a file; None for a link to a directory inside, whose files are found in their own place."""
-    name = shown(path.relative_to(root))
+def _walk(root: Path) -> Iterator[Path]:
+    """Everything below `root` that is no directory; no link is followed."""
+    folders, count = [str(root)], 0
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                count += 1
+                if count > ENTRIES:
+                    accepted = "the directory of one model, with at most {} files and folders; this one has more"
+                    raise Unsafe(accepted, f"{ENTRIES:,}")
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield Path(entry.path)
+
+
+def _file(root: Path, path: Path) -> File | None:
+    """A file; None for a link to a directory inside, whose files have a path of their own."""
+    name = path.relative_to(root).as_posix()
     if path.is_symlink():
-        _check_link(root, path, name)
-    about = path.stat()
-    if stat.S_ISDIR(about.st_mode):
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError):  # RuntimeError: links in a circle
+            raise Unsafe("a directory whose links lead to files; {} leads nowhere", name) from None
+        if not target.is_relative_to(root) and target.parent != _blobs(root):
+            raise Unsafe(OUTSIDE + "is a link that leaves it", name)
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
         return None
-    if not stat.S_ISREG(about.st_mode):
-        kind = next((kind for test, kind in KINDS.items() if test(about.st_mode)), "something else")
-        raise Unsafe(f"a directory of regular files; {name} is {kind}")
-    if path.suffix in READ_WHOLE and about.st_size > LARGEST:
-        raise Unsafe(
-            f"small files of at most {LARGEST // 10**6} MB beside the weights; {name} has {about.st_size // 10**6:,} MB"
-        )
-    return Stamp(about.st_ino, about.st_size, about.st_mtime_ns)
-
-
-def _check_link(root: Path, path: Path, name: str) -> None:
-    try:
-        target = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: links in a circle
-        raise Unsafe(f"a directory whose links lead to files; {name} leads nowhere") from None
-    if not target.is_relative_to(root) and target.parent != _blobs(root):
-        raise Unsafe(
-            f"a directory that does not reach outside itself; {name} is a link that leaves it"
-        )
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise Unsafe("a directory of regular files; {} is {}", name, kind)
+    if path.suffix in READ_WHOLE and status.st_size > LARGEST:
+        accepted = "small files of at most {} MB beside the weights; {} has {} MB"
+        raise Unsafe(accepted, LARGEST // 10**6, name, f"{status.st_size // 10**6:,}")
+    return name, status.st_size, status.st_ino, status.st_mtime_ns
 
 
 def _blobs(root: Path) -> Path | None:
-    """Where the files of a hub repository lie, if the directory is a snapshot of one: models--org--name/snapshots/revision."""
+    """Folder of the files of a hub repository, if `root` lies in a snapshot of one: models--org--name/snapshots/revision."""
     for parent in root.parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
             return parent.parent / "blobs"
     return None
 
 
-def inside(value: object, what: str) -> str:
-    """A path that a file of the model names, if it stays below the directory. Raises Unsafe for another one."""
-    if (
-        not isinstance(value, str)
-        or value.startswith(("/", "~"))
-        or ".." in value.split("/")
-        or set(value) & set("\\:\0")
-    ):
-        raise Unsafe(
-            f"a directory that does not reach outside itself; {what} names {shown(repr(value))}"
-        )
-    return value
+def check_inside(value: object, where: str) -> None:
+    """Refuse a path, which a file of the model names, that is no text or leaves the directory."""
+    is_path = isinstance(value, str) and not value.startswith(("/", "~"))
+    if not is_path or ".." in str(value).split("/") or set(str(value)) & set("\\:\0"):
+        raise Unsafe(OUTSIDE + "names {}", where, repr(value))

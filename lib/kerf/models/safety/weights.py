@@ -1,136 +1,136 @@
-"""Weights: safetensors that open, where the library looks for them, and no pickle that it would read."""
+"""Weights: safetensors that open, where the library looks for them, no pickle that it would read, and sizes that they can fill.
+
+A network larger than its weights would take hours or all memory to build.
+"""
 
 import os
+import re
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any
 
-from kerf.models.safety.tree import Stamp
-from kerf.models.safety.unsafe import Unsafe, shown
+from kerf.models import model_files
+from kerf.models.model_files import HEAVY, PICKLES
+from kerf.models.safety.documents import MALFORMED, Documents, Sizes, walk
+from kerf.models.safety.tree import Unsafe
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 HEADER = 25_000_000  # bytes; a hundred thousand tensors take ten million
+PACKED = 0, 2**40  # tensors and bytes that the sizes of a candidate are compared with
+# Names under which a library looks for weights in a folder.
+PICKLED = re.compile(r"pytorch_model.*\.bin(?:\.index\.json)?", re.DOTALL)
+SAFE = re.compile(r"model.*\.safetensors(?:\.index\.json)?", re.DOTALL)
+# First bytes of a pickle: of protocol 2 and later, the zip that torch writes, and protocol 0, which names a module in a line.
+PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]|c[\w.]+\n.*\n", re.DOTALL)
+ONLY_PICKLES = "weights in safetensors; {} has only pickles ({}), which could run code"
+
+FEW = 1024  # layers that any network may have: they are built in a moment
+POSITIONS = 2**25  # rotary positions take no weights; ten million is the most in use
+PER_BYTE = 8  # weights in a byte, for those packed at one bit
+LAYERS = re.compile(r"layers?$|^n_layer|layers_|depths?$|blocks?$|experts?$|stages?$")
+LENGTHS = re.compile(r"positions?$|position_embeddings$|n_ctx$|(?:seq_len|(?:seq|context)_length)$")
+SQUARED = ("hidden_size", "d_model", "n_embd")  # rows, and about as many columns, of a matrix
+WIDTHS = re.compile(
+    r"size$|sizes$|dims?$|dimensions?$|width$|channels?$|features$|heads?$|labels$|groups?$|rank$"
+    r"|n_embd|n_inner|d_model|d_ff|d_kv|ffn"
+)
 
 
-class Held(NamedTuple):
-    """What the weights that are opened hold."""
-
-    tensors: int
-    bytes: int
-
-
-UNKNOWN = Held(0, 2**40)  # of a candidate, whose weights are packed
-
-
-def opened_folders(documents: dict[str, object]) -> list[str]:
-    """Folders that a library opens: the top ("") and those of the modules, with what lies below them."""
+def check(folder: Path, sizes: Sizes, documents: Documents, has_weights: bool) -> None:
+    """Refuse weights that are missing, pickled or no safetensors, an adapter beside them, and sizes that they cannot fill."""
     modules = [str(PurePosixPath(module["path"])) for module in documents.get("modules.json", [])]
-    return ["", *dict.fromkeys(path for path in modules if path != ".")]
+    places = ["", *dict.fromkeys(path for path in modules if path != ".")]
+    _check_no_adapter(folder, sizes)
+    tensors, size = _content(folder, sizes, documents, places) if has_weights else PACKED
+    for file, document in documents.items():
+        if PurePosixPath(file).name == "config.json" and _is_opened(file, places):
+            for key, value, owner in walk(document):
+                _check_size(f"{key} of {file}", value, _most(key, owner, tensors, size))
 
 
-def is_opened(name: str, opened: list[str]) -> bool:
-    """Whether a library looks for the file."""
-    return "/" not in name or name.startswith(tuple(f"{folder}/" for folder in opened if folder))
+def _is_opened(name: str, places: list[str]) -> bool:
+    """Whether a library looks for the file: at the top, and below the folders of modules."""
+    return "/" not in name or name.startswith(tuple(f"{place}/" for place in places if place))
 
 
-def check(
-    folder: Path, names: dict[str, Stamp], documents: dict[str, object], opened: list[str]
-) -> Held:
-    """What the opened weights hold. Raises Unsafe for none, for pickles in their place and for what is no safetensors."""
-    shards = _shards(names, documents)
-    found = [
-        name
-        for name in names
-        if name in shards or name.endswith(".safetensors") and is_opened(name, opened)
-    ]
-    if not found:
-        pickles = [name for name in names if name.endswith(PICKLES) or _is_pickle(folder / name)]
-        raise Unsafe(
-            f"weights in safetensors; this one has {_only_pickles(pickles[0]) if pickles else 'no weights'}"
-        )
-    for place in opened:
-        _check_pickles(place, names)
-    total, memory = (
-        sum(names[name].bytes for name in found),
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
-    if total > memory:
-        raise Unsafe(
-            f"weights that fit into the {memory // 10**6:,} MB of memory here; this one's have {total // 10**6:,} MB"
-        )
-    return Held(sum(_tensors(folder / name, name) for name in found), total)
+def _check_no_adapter(folder: Path, sizes: Sizes) -> None:
+    """Refuse an adapter beside the weights, which would not be applied."""
+    weights, places = model_files.weights(folder), {folder, *model_files.module_folders(folder)}
+    for path in (path for name in sizes if (path := folder / name).parent in places):
+        named = "adapter" in path.name and path.suffix in HEAVY
+        unopened = path.suffix == ".safetensors" and path not in weights
+        if named or path.name == "adapter_config.json" or (unopened and _is_adapter(path)):
+            accepted = "a model without an adapter; {} is one, and is not applied: "
+            advice = "merge it (peft's merge_and_unload()) and save the model"
+            raise Unsafe(accepted + advice, path.relative_to(folder).as_posix())
 
 
-def _only_pickles(name: str) -> str:
-    return f"only pickles ({shown(name)}), which could run code"
+def _is_adapter(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as tensors:
+            return any(".lora_" in name or "lora_A" in name for name in tensors.keys())
+    except (SafetensorError, OSError):
+        return False
 
 
-def _shards(names: dict[str, Stamp], documents: dict[str, object]) -> set[str]:
-    """Files that an index of safetensors names; `named_code` found them to lie inside."""
-    found = set()
-    for file, content in documents.items():
+def _content(
+    folder: Path, sizes: Sizes, documents: Documents, places: list[str]
+) -> tuple[int, int]:
+    """Tensors and bytes of the weights that are opened."""
+    names = _shards(sizes, documents)
+    names |= {n for n in sizes if n.endswith(".safetensors") and _is_opened(n, places)}
+    if not names:
+        pickles = [name for name in sizes if name.endswith(PICKLES) or _is_pickle(folder / name)]
+        if pickles:
+            raise Unsafe(ONLY_PICKLES, "this one", pickles[0])
+        raise Unsafe("weights in safetensors; this one has no weights")
+    for place in places:
+        _check_pickles(place, sizes)
+    size = sum(sizes[name] for name in names)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        accepted = "weights that fit into the {} MB of memory here; this one's have {} MB"
+        raise Unsafe(accepted, f"{memory // 10**6:,}", f"{size // 10**6:,}")
+    return sum(_tensors(folder / name, name) for name in sorted(names)), size
+
+
+def _shards(sizes: Sizes, documents: Documents) -> set[str]:
+    """Safetensors files that an index or config.json names; `named_code` made sure that they lie inside."""
+    shards = set()
+    for file, document in documents.items():
         if file.endswith(".safetensors.index.json"):
-            values = content.get("weight_map") if isinstance(content, dict) else None
-            if not isinstance(values, dict):
-                raise Unsafe(f"a {shown(file)} in the form that its library writes")
-            found |= {_shard(file, value, names) for value in values.values()}
-    if own := documents.get("config.json", {}).get("transformers_weights"):
-        found.add(_shard("config.json", own, names))
-    return {name for name in found if name.endswith(".safetensors")}
+            names = document.get("weight_map") if isinstance(document, dict) else None
+            if not isinstance(names, dict):
+                raise Unsafe(MALFORMED, file)
+            shards |= {_shard(file, name, sizes) for name in names.values()}
+    if named := documents.get("config.json", {}).get("transformers_weights"):
+        shards.add(_shard("config.json", named, sizes))
+    return {name for name in shards if name.endswith(".safetensors")}
 
 
-def _shard(file: str, value: str, names: dict[str, Stamp]) -> str:
-    path = str(PurePosixPath(file).parent / value)
+def _shard(file: str, name: str, sizes: Sizes) -> str:
+    path = str(PurePosixPath(file).parent / name)
     if not path.endswith((".safetensors", ".safetensors.index.json")):
-        raise Unsafe(
-            f"weights in safetensors; {shown(file)} has a library read {shown(value)}, which could be a pickle"
-        )
-    if path not in names:
-        raise Unsafe(
-            f"a model with all of its files; {shown(file)} names {shown(value)}, which is not there"
-        )
+        accepted = "weights in safetensors; {} has a library read {}, which could be a pickle"
+        raise Unsafe(accepted, file, name)
+    if path not in sizes:
+        raise Unsafe("a model with all of its files; {} names {}, which is not there", file, name)
     return path
 
 
-def _check_pickles(place: str, names: dict[str, Stamp]) -> None:
+def _check_pickles(place: str, sizes: Sizes) -> None:
     """Refuse a folder whose library would find pickled weights and none in safetensors."""
-    prefix = f"{place}/" if place else ""
-    here = [
-        name.removeprefix(prefix)
-        for name in names
-        if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
-    ]
-    pickles = [
-        name
-        for name in here
-        if name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json"))
-    ]
-    safe = [
-        name
-        for name in here
-        if name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))
-    ]
-    if pickles and not safe:
-        raise Unsafe(
-            f"weights in safetensors; {shown(place) or 'this one'} has only pickles ({shown(pickles[0])}), which could run code"
-        )
+    paths = [PurePosixPath(name) for name in sizes]
+    names = [path.name for path in paths if path.parent == PurePosixPath(place)]
+    pickles = [name for name in names if PICKLED.fullmatch(name)]
+    if pickles and not any(SAFE.fullmatch(name) for name in names):
+        raise Unsafe(ONLY_PICKLES, place or "this one", pickles[0])
 
 
 def _is_pickle(path: Path) -> bool:
-    """By its first bytes: a pickle of any protocol, or the zip that torch writes."""
+    """Whether a file is a pickle, by its first bytes."""
     with path.open("rb") as file:
-        head = file.read(64)
-    if (
-        head[:4] == b"PK\x03\x04"
-        or head[:1] == b"\x80"
-        and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    ):
-        return True
-    module, _, rest = head.partition(b"\n")  # protocol 0 names what it calls in lines
-    return (
-        module[:1] == b"c"
-        and module[1:].replace(b".", b"").replace(b"_", b"").isalnum()
-        and b"\n" in rest
-    )
+        return PICKLE.match(file.read(64)) is not None
 
 
 def _tensors(path: Path, name: str) -> int:
@@ -138,15 +138,34 @@ def _tensors(path: Path, name: str) -> int:
     from safetensors import safe_open
 
     if _is_pickle(path):
-        raise Unsafe(f"weights in safetensors; {shown(name)} is a pickle, which could run code")
+        raise Unsafe("weights in safetensors; {} is a pickle, which could run code", name)
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     try:
         if header > HEADER:
             raise ValueError(f"a header of {header:,} bytes")
-        with safe_open(path, "np") as file:
-            return len(file.keys())
+        with safe_open(path, "np") as tensors:
+            return len(tensors.keys())
     except Exception as error:  # SafetensorError has no public base; OSError of an empty file
-        raise Unsafe(
-            f"weights in safetensors; {shown(name)} does not open ({shown(error)})"
-        ) from None
+        raise Unsafe("weights in safetensors; {} does not open ({})", name, error) from None
+
+
+def _check_size(where: str, value: Any, most: float) -> None:
+    for size in value if isinstance(value, list) else [value]:
+        if isinstance(size, int | float) and not isinstance(size, bool) and most < size:
+            accepted = "sizes that fit the weights; the {} is {}, with room for at most {}"
+            raise Unsafe(accepted, where, size, f"{most:,}")
+
+
+def _most(key: str, owner: dict, tensors: int, size: int) -> float:
+    """The largest value of a key of a configuration, for weights of so many tensors and bytes."""
+    if LAYERS.search(key):
+        return max(tensors, FEW)
+    if LENGTHS.search(key):
+        return max(size, POSITIONS)
+    if key in SQUARED:
+        return int((PER_BYTE * size) ** 0.5)
+    rows = owner.get("out_features")
+    if key == "in_features" and isinstance(rows, int) and rows > 0:  # of a Dense module
+        return PER_BYTE * size // rows
+    return PER_BYTE * size if WIDTHS.search(key) else float("inf")

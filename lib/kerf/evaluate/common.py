@@ -1,0 +1,71 @@
+"""What the evaluations of the families share: cached inputs, inference in random order, tables."""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kerf.config import Evaluation
+from kerf.core.finite import check_finite
+from kerf.data import corpora
+from kerf.evaluate.protocol import Table
+from kerf.models import registry
+from kerf.models.families import lengths
+
+BATCH_SIZE, GLANCE_SIZE = 32, 64
+Inputs = TypeVar("Inputs")
+
+
+def cached(gather: Callable[[Path, Evaluation], Inputs]) -> Callable[[str, Evaluation], Inputs]:
+    """Turn gather(folder of the tokenizer, spec) into gather(model, spec), cached by weights and text."""
+
+    @lru_cache(maxsize=2)
+    def by_content(folder: Path, _weights: str, spec: Evaluation, _texts: str) -> Inputs:
+        return gather(folder, spec)
+
+    def by_model(model: str, spec: Evaluation) -> Inputs:
+        folder = registry.resolve(model)
+        weights, texts = registry.weights_digest(folder), corpora.digest(spec.texts)
+        return by_content(lengths.inner(folder), weights, spec, texts)
+
+    return by_model
+
+
+def batched_request(inputs: list, noise_floor: bool) -> dict:
+    """Request for `run_shuffled`."""
+    return {"inputs": inputs, "batch_size": BATCH_SIZE * 3 // 2 if noise_floor else BATCH_SIZE}
+
+
+def run_shuffled(predict: Callable[..., np.ndarray], request: dict, folder: Path) -> dict:
+    """Write predict(inputs) to outputs.npy; the model reads them in random order. Raises ValueError for NaN or infinity."""
+    inputs = request["inputs"]
+    order = np.random.default_rng(request["seed"]).permutation(len(inputs))
+    shuffled = [inputs[index] for index in order]
+    clock = time.perf_counter()
+    rows = predict(shuffled, batch_size=request["batch_size"], show_progress_bar=False)
+    seconds = time.perf_counter() - clock
+    outputs = np.empty(rows.shape, np.float32)
+    outputs[order] = rows
+    check_finite(outputs, inputs)
+    np.save(folder / "outputs.npy", outputs)
+    return {"encode_seconds": seconds}
+
+
+def read_outputs(encoding: Path) -> np.ndarray:
+    """What `run_shuffled` wrote, in float64."""
+    return np.load(encoding / "outputs.npy").astype(np.float64)
+
+
+def read_items(comparison: Path, metric: str) -> Any:
+    """Rows of a metric in the table of items, as a pandas.DataFrame."""
+    import pandas as pd
+
+    return pd.read_parquet(comparison / "items.parquet").query("metric == @metric")
+
+
+def table(rows: Any, caption: str, **formatting: Any) -> Table:
+    """A pandas.DataFrame as a table. formatting: arguments of Styler.format."""
+    return rows.style.format(**formatting).hide(axis="index").set_caption(caption)
