@@ -16,7 +16,7 @@ from kerf.config import Calibration
 from kerf.core.cache import meta
 from kerf.core.errors import InputError
 from kerf.data import corpora
-from kerf.models import architecture, families, registry
+from kerf.models import architecture, registry
 from kerf.models.families import causal
 from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized

@@ -17,9 +17,9 @@ from kerf.quantize.rounding import rtn
 from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized
 from kerf.training import blockwise
-from kerf.training.blocks import Hidden, Stage
+from kerf.training.blocks import HiddenStates, ReconstructionUnit
 from kerf.training.learnable_quantizer import LearnableQuantizer
-from kerf.training.training_data import gather, spliced, splices
+from kerf.training.training_data import gather, spliced
 
 SPEC = Calibration(samples=32, max_length=32)
 START = {
@@ -69,7 +69,7 @@ def test_what_is_stored_is_what_was_computed_with(grid):
         optimizer.zero_grad()
         (learned() - target).square().sum().backward()
         optimizer.step()
-        learned.keep_in_reach()
+        learned.clamp_codes()
     assert float((learned() - target).detach().square().sum()) < 0.8 * before
     found = learned.result()
     assert torch.equal(found.dequantize(), learned().detach())
@@ -102,18 +102,18 @@ def test_rows_that_take_no_part_stay():
 
 def test_splices_begin_like_one_sentence_and_end_like_another():
     sequences = [[101, *range(start, start + 10), 102] for start in (200, 300, 400)]
-    found = splices(sequences, 5, torch.Generator().manual_seed(0))
+    found = spliced(sequences, 5, 0)
     assert found[:3] == sequences and len(found) == 15
     assert all(
         s[0] == 101 and s[-1] == 102 and s.count(102) == 1 and 4 < len(s) <= 12 for s in found
     )
     assert any(s not in sequences for s in found)
-    assert found == splices(sequences, 5, torch.Generator().manual_seed(0))
+    assert found == spliced(sequences, 5, 0)
 
 
 def test_splices_of_chunks_keep_their_length_and_every_place():
     chunks = [[*range(start, start + 10)] for start in (200, 300, 400)]
-    found = spliced(chunks, 5, torch.Generator().manual_seed(0))
+    found = spliced(chunks, 5, 0, aligned=True)
     assert found[:3] == chunks and len(found) == 15 and any(chunk not in chunks for chunk in found)
     assert all([token % 100 for token in chunk] == list(range(10)) for chunk in found)
 
@@ -126,7 +126,7 @@ def language(tmp_path_factory):
 def test_what_a_language_model_makes_of_its_last_states_is_what_it_says(language):
     opened = registry.open_model(language)
     batch = causal.batches(opened, Calibration(samples=4, max_length=32))[0]
-    states = Hidden(opened, [batch])
+    states = HiddenStates(opened, [batch])
     with torch.no_grad():
         for block in architecture.blocks(opened).values():
             states.advance(block)
@@ -185,7 +185,7 @@ def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learn
 ):
     for name in (model, language):
         opened = registry.open_model(name)
-        batch = gather(opened, Calibration(samples=8, max_length=16), 1).judge[0]
+        batch = gather(opened, Calibration(samples=8, max_length=16), 1).held_out[0]
         net = registry.network(opened)
         architecture.check_blocks(net, batch)
         inside, body, last = (
@@ -245,7 +245,7 @@ def test_all_blocks_together_put_out_what_the_network_does(model):
     batch = encoder.tokenized(
         opened, ["a short sentence", "another, which is longer than the first"], 2, 32
     )
-    fit, target = Hidden(net, batch), Hidden(net, batch)
+    fit, target = HiddenStates(net, batch), HiddenStates(net, batch)
     names = list(architecture.blocks(net))
     for name in names:
         target.advance(net.get_submodule(name))
@@ -257,7 +257,7 @@ def test_all_blocks_together_put_out_what_the_network_does(model):
     }
     for name, quantized in weights.items():
         net.get_submodule(name).weight.data = quantized.dequantize()
-    stage = Stage(net, names, weights, fit)
+    stage = ReconstructionUnit(net, names, weights, fit)
     with torch.no_grad():
         wanted = net(**batch[0]).last_hidden_state
         mask = batch[0]["attention_mask"].bool()

@@ -346,16 +346,6 @@ def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):
         for word in ("tax", "rain", "music", "war", "river", "bread", "gold", "law")
     ]
     monkeypatch.setattr(train_cross_encoder, "stretches", lambda: rows * 30)
-    monkeypatch.setattr(
-        train_cross_encoder.first_stage,
-        "others",
-        lambda encoder, queries, passages, count: np.stack(
-            [
-                [other for other in range(len(queries)) if passages[other] != passages[own]][:count]
-                for own in range(len(queries))
-            ]
-        ),
-    )
     monkeypatch.setattr(train_cross_encoder.corpora, "digest", str)
     spec = train_cross_encoder.Training(steps=60, queries=4, learning_rate=1.5e-3)
     folder = train_cross_encoder.trained(encoder, spec)
@@ -383,10 +373,20 @@ def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):
             )
 
 
-def test_others_of_chance_are_never_the_own_passage():
-    random = np.random.default_rng(0)
-    found = {int(each) for _ in range(50) for each in train_cross_encoder._chance(random, 4, 2, 3)}
-    assert found == {0, 1, 3}
+def test_negatives_are_other_passages_mostly_random_at_first(tmp_path):
+    encoder = write_model(tmp_path / "encoder")
+    rows = [(f"query {number}", f"passage {number}") for number in range(40)]
+    spec = train_cross_encoder.Training(steps=10, queries=4, others=3, easy=0.5)
+    examples = train_cross_encoder._examples(encoder, rows, spec).to_list()
+    assert [(row["query"], row["passages"][0]) for row in examples] == rows
+    nearest = first_stage.others(encoder, *map(list, zip(*rows, strict=True)), 20)
+    hard = []
+    for row, near in zip(examples, nearest, strict=True):
+        own, *negatives = row["passages"]
+        assert own not in negatives and len(set(negatives)) == 3
+        assert np.argmax(row["labels"]) == 0 and len(row["labels"]) == 4
+        hard.append([negative in {rows[index][1] for index in near} for negative in negatives])
+    assert all(first for first, *_ in hard) and np.all(hard[20:]) and not np.all(hard[:20])
 
 
 def test_the_list_of_models_says_where_the_reranker_comes_from():

@@ -17,7 +17,7 @@ arXiv:2206.01861), and stay in the sum:
     W x + b  ~  delta_t scale_r sum_c c_rc u_c + low_t scale_r sum_c c_rc + bias_r.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,7 +72,7 @@ def integers(
 
 
 @contextmanager
-def computing(layers: dict[str, Module], quantized: dict[str, Int8Linear]) -> Iterator[None]:
+def computing(layers: Mapping[str, Module], quantized: dict[str, Int8Linear]) -> Iterator[None]:
     """While it lasts, each of `layers` that is in `quantized` computes as its integer kernel would."""
     weights: dict[str, Tensor] = {}
 

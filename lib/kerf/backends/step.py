@@ -7,7 +7,6 @@ everything is computed in 16 bits, where the processor has units for it. The ste
 
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ import torch
 from kerf import backends
 from kerf.backends import int8, mixed, serve, tokens
 from kerf.backends.int8 import Int8Linear
+from kerf.backends.protocol import BackendModule
 from kerf.calibration import activations
 from kerf.calibration.candidate import StepContext, make_candidate
 from kerf.calibration.heldout import embed, mean_cosine
@@ -106,7 +106,7 @@ def _make(context: StepContext, folder: Path) -> dict:
 
 
 @torch.no_grad()
-def check_shapes(library: ModuleType, graph: Any, opened: Any, step: Any) -> None:
+def check_shapes(library: BackendModule, graph: Any, opened: Any, step: Any) -> None:
     """Refuse a graph that is right only for the number and length of texts that it was traced with."""
     if graph is opened:
         return

@@ -113,7 +113,7 @@ def ordered(H: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 def corrected(
-    weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor, tokens: int
+    weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor | None, tokens: int
 ) -> torch.Tensor:
     """The weight whose output on the compressed model's inputs X is closest to W's on the float model's, F.
 
@@ -122,7 +122,7 @@ def corrected(
     objective, column by column. Returns the weight itself where H cannot be factorized.
     """
     L, failed = torch.linalg.cholesky_ex(damped(H, RIDGE * len(H) / tokens))
-    if failed or not finite(drift):
+    if drift is None or failed or not finite(drift):
         return weight.float()
     moved = weight.float() + torch.cholesky_solve((weight.float() @ drift).T, L).T
     return moved.contiguous() if finite(moved) else weight.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def entry(net: Any, batch: dict) -> tuple[Tensor, tuple]:
     return calls[0]
 
 
-def run_block(block: Module, hidden: Tensor, options: tuple) -> Tensor:
+def run_block(block: Callable, hidden: Tensor, options: tuple) -> Tensor:
     """Hidden states after `block`; options: as `entry` returns them."""
     args, kwargs = options
     output = block(hidden, *args, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
         yield
 
 
-def on_inputs(modules: dict[str, Module], look: Callable[..., Any]) -> list[RemovableHandle]:
+def on_inputs(modules: Mapping[str, Module], look: Callable[..., Any]) -> list[RemovableHandle]:
     """Handles of hooks that call look(name, args) before a module runs; what it returns takes the place of args."""
     return [
         module.register_forward_pre_hook(lambda _, args, name=name: look(name, args))
@@ -28,7 +28,7 @@ def on_inputs(modules: dict[str, Module], look: Callable[..., Any]) -> list[Remo
     ]
 
 
-def on_outputs(modules: dict[str, Module], look: Callable[..., Any]) -> list[RemovableHandle]:
+def on_outputs(modules: Mapping[str, Module], look: Callable[..., Any]) -> list[RemovableHandle]:
     """Handles of hooks that call look(name, args, output) after a module ran; what it returns takes the place of output."""
     return [
         module.register_forward_hook(lambda _, args, output, name=name: look(name, args, output))

@@ -124,7 +124,7 @@ def _prune_columns(
     weight = layer.weight.data
     if biased:
         weight = torch.cat([weight, layer.bias.data[:, None]], 1)
-    target = weight if drift is None else corrected(weight, H, drift, tokens)
+    target = corrected(weight, H, drift, tokens)
     stay, pruned = obs_prune(target, H, keep, int(biased), columns // total, saliency)
     layer.weight.data = pruned[:, :columns].contiguous()
     if biased:

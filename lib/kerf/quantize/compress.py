@@ -108,7 +108,7 @@ def one_layer(
     return resolved(method.layer)(layer if second is None else with_shared(method, layer))[0]
 
 
-def embedding(name: str, module: torch.nn.Embedding, step: Any) -> Quantized:
+def embedding(name: str, module: Any, step: Any) -> Quantized:
     """Word embeddings with one scale per row, whatever the granularity of linear layers: a lookup has no input moments."""
     columns = module.weight.shape[1]
     grid = {"bits": step.embedding_bits(), "per_tensor": False, "group_size": columns}

@@ -1,16 +1,21 @@
-"""What is learned from and judged by, for each kind of model: the calibration sample, and splices of it.
+"""Training and held-out text of reconstruction, for each kind of model.
 
-The float model has an answer to any text, so a splice (the beginning of one text joined to the end of
-another) teaches as well as a text that somebody wrote.
+The training text is the calibration sample with augmented copies of it. The float model has an output for any text, so
+the beginning of one text joined to the end of another is as useful as a text that somebody wrote.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.nn.functional import cosine_similarity, kl_div
+from torch.nn.utils.rnn import pad_sequence
 
+from kerf.calibration.heldout import embed, mean_cosine
 from kerf.config import Calibration
 from kerf.data import corpora
+from kerf.evaluate.likelihood import against, keep
 from kerf.models import architecture, families
 from kerf.models.families import causal, encoder
 
@@ -19,141 +24,120 @@ TOKENS = 512  # of a batch
 
 @dataclass(frozen=True)
 class TrainingData:
-    """fit, judge: batches to learn from, and of text held back.
+    """fit, held_out: tokenized batches to train on and to measure on; held: number of texts in `held_out`.
 
-    ends(states, wanted, batch): loss of the last block's states, by what the model makes of them.
-    loss(opened): what an opened candidate loses on `judge`; `measure` is its name, `held` the texts in `judge`.
+    output_loss(states, target, batch): output-level loss of the last block's states against the float model's.
+    loss(opened): the loss of an opened candidate on `held_out`; measure: what this loss is called.
     """
 
     fit: list[dict]
-    judge: list[dict]
-    ends: Callable
-    loss: Callable
+    held_out: list[dict]
+    output_loss: Callable[[torch.Tensor, torch.Tensor, dict], torch.Tensor]
+    loss: Callable[[Any], float]
     measure: str
     held: int
 
 
-def gather(original, spec: Calibration, times: int) -> TrainingData:
-    """Training data for learning towards the opened model `original`; times: texts for each of the sample."""
-    generator = torch.Generator().manual_seed(spec.seed)
-    return {encoder: _encoder, causal: _causal}[families.of_opened(original)](
-        original, spec, times, generator
+def gather(original: Any, spec: Calibration, times: int) -> TrainingData:
+    """Training data for reconstruction towards the opened model `original`; times: augmentation factor."""
+    make = _causal if families.of_opened(original) is causal else _encoder
+    return make(original, spec, times)
+
+
+def _encoder(original: Any, spec: Calibration, times: int) -> TrainingData:
+    sample = corpora.calibration_sentences(spec.texts, spec.samples, spec.seed)
+    held = corpora.held_back(spec.texts, spec.samples, spec.seed)
+    sequences, held_sequences = (
+        encoder.token_ids(original, sentences, spec.max_length) for sentences in (sample, held)
     )
+    fit = _batched(spliced(sequences, times, spec.seed), original)
+    held_out = _batched(held_sequences, original)
+    reference = embed(original, held_out)
 
-
-def _encoder(original, spec, times, generator) -> TrainingData:
-    from kerf.calibration.heldout import embed, mean_cosine
-
-    sample, held = (
-        corpora.calibration_sentences(spec.texts, spec.samples, spec.seed),
-        corpora.held_back(spec.texts, spec.samples, spec.seed),
-    )
-    fit = batched(
-        splices(encoder.token_ids(original, sample, spec.max_length), times, generator), original
-    )
-    judge = batched(encoder.token_ids(original, held, spec.max_length), original)
-    aim = embed(original, judge)
-
-    def ends(states, wanted, batch):
-        found, aim = (
-            encoder.pool(original, each, batch["attention_mask"]) for each in (states, wanted)
+    def output_loss(states: torch.Tensor, target: torch.Tensor, batch: dict) -> torch.Tensor:
+        pooled, wanted = (
+            encoder.pool(original, hidden, batch["attention_mask"]) for hidden in (states, target)
         )
-        return (1 - torch.nn.functional.cosine_similarity(found, aim)).mean()
+        return (1 - cosine_similarity(pooled, wanted)).mean()
 
-    return TrainingData(
-        fit,
-        judge,
-        ends,
-        lambda opened: 1 - mean_cosine(embed(opened, judge), aim),
-        "1 - mean cosine",
-        len(held),
-    )
+    def loss(opened: Any) -> float:
+        return 1 - mean_cosine(embed(opened, held_out), reference)
+
+    return TrainingData(fit, held_out, output_loss, loss, "1 - mean cosine", len(held))
 
 
-def _causal(original, spec, times, generator) -> TrainingData:
-    from kerf.evaluate.likelihood import against, keep
-
-    fit = [row for batch in causal.batches(original, spec) for row in batch["input_ids"].tolist()]
-    judge = causal.held_batches(original, spec)
-    targets = [batch["input_ids"][:, 1:].flatten() for batch in judge]
+def _causal(original: Any, spec: Calibration, times: int) -> TrainingData:
+    batches = causal.batches(original, spec)
+    chunks = [row for batch in batches for row in batch["input_ids"].tolist()]
+    held_out = causal.held_batches(original, spec)
+    targets = [batch["input_ids"][:, 1:].flatten() for batch in held_out]
 
     @torch.no_grad()
-    def logits(opened, batch):
+    def logits(opened: Any, batch: dict) -> torch.Tensor:
         return opened(**{**batch, "logits_to_keep": 0}).logits[:, :-1].flatten(0, 1)
 
-    kept = [
-        keep(logits(original, batch), wanted) for batch, wanted in zip(judge, targets, strict=True)
-    ]
+    pairs = list(zip(held_out, targets, strict=True))
+    baseline = [keep(logits(original, batch), target) for batch, target in pairs]
 
-    def loss(opened):
-        sides = zip(kept, judge, targets, strict=True)
-        return float(
-            torch.cat(
-                [against(own, logits(opened, batch), wanted)["kl"] for own, batch, wanted in sides]
-            ).mean()
-        )
+    def loss(opened: Any) -> float:
+        divergences = [
+            against(reference, logits(opened, batch), target)["kl"]
+            for reference, (batch, target) in zip(baseline, pairs, strict=True)
+        ]
+        return float(torch.cat(divergences).mean())
 
-    def ends(states, wanted, batch):
+    def output_loss(states: torch.Tensor, target: torch.Tensor, batch: dict) -> torch.Tensor:
         with torch.no_grad():
-            aim = architecture.after_blocks(original, batch, wanted).log_softmax(-1)
-        found = architecture.after_blocks(original, batch, states).log_softmax(-1)
-        return (
-            torch.nn.functional.kl_div(found, aim, log_target=True, reduction="none").sum(-1).mean()
-        )
+            reference = architecture.after_blocks(original, batch, target).log_softmax(-1)
+        logp = architecture.after_blocks(original, batch, states).log_softmax(-1)
+        return kl_div(logp, reference, log_target=True, reduction="none").sum(-1).mean()
 
-    rows = torch.tensor(spliced(fit, times, generator))
-    extra = {key: judge[0][key] for key in ("use_cache", "logits_to_keep")}
-    pieces = rows.split(max(1, TOKENS // rows.shape[1]))
-    fit = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra} for ids in pieces]
-    return TrainingData(
-        fit,
-        judge,
-        ends,
-        loss,
-        "mean KL divergence",
-        sum(len(batch["input_ids"]) for batch in judge),
-    )
+    rows = torch.tensor(spliced(chunks, times, spec.seed, aligned=True))
+    extra = {key: held_out[0][key] for key in ("use_cache", "logits_to_keep")}
+    fit = [
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra}
+        for ids in rows.split(max(1, TOKENS // rows.shape[1]))
+    ]
+    held = sum(len(batch["input_ids"]) for batch in held_out)
+    return TrainingData(fit, held_out, output_loss, loss, "mean KL divergence", held)
 
 
-def splices(sequences: list[list[int]], times: int, generator: torch.Generator) -> list[list[int]]:
-    """The sequences, and `times` - 1 more for each: its beginning joined to the end of another one."""
+def spliced(
+    sequences: list[list[int]], times: int, seed: int, aligned: bool = False
+) -> list[list[int]]:
+    """The token sequences, and `times` - 1 splices of each: its beginning joined to the end of a random other.
+
+    aligned: both are cut at the same place, so that chunks of one length keep it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
     result = list(sequences)
-    for _ in range(times - 1):
-        for first in sequences:
-            second = sequences[int(torch.randint(len(sequences), (), generator=generator))]
-            cut = [
-                int(torch.randint(1, len(each), (), generator=generator))
-                for each in (first, second)
-            ]
-            joined = first[: cut[0]] + second[cut[1] :]
-            result.append(joined if 4 < len(joined) <= max(len(first), len(second)) else first)
+    for first in sequences * (times - 1):
+        second = sequences[draw(0, len(sequences))]
+        end = draw(1, len(first))
+        start = end if aligned else draw(1, len(second))
+        joined = first[:end] + second[start:]
+        result.append(joined if 4 < len(joined) <= max(len(first), len(second)) else first)
     return result
 
 
-def spliced(chunks: list[list[int]], times: int, generator: torch.Generator) -> list[list[int]]:
-    """Like `splices`, for chunks of one length, which they keep."""
-    result = list(chunks)
-    for _ in range(times - 1):
-        for first in chunks:
-            second = chunks[int(torch.randint(len(chunks), (), generator=generator))]
-            cut = int(torch.randint(1, len(first), (), generator=generator))
-            result.append(first[:cut] + second[cut:])
-    return result
-
-
-def batched(sequences: list[list[int]], opened) -> list[dict]:
-    """Batches of about TOKENS tokens, sequences of like length together."""
-    batches, current, padding = [], [], opened.tokenizer.pad_token_id
+def _batched(sequences: list[list[int]], opened: Any) -> list[dict]:
+    """Padded batches of about TOKENS tokens, sequences of similar length together."""
+    batches: list[list[list[int]]] = [[]]
     for sequence in sorted(sequences, key=len):
-        if current and (len(current) + 1) * len(sequence) > TOKENS:
-            batches.append(_pad(current, padding))
-            current = []
-        current.append(sequence)
-    return [*batches, _pad(current, padding)]
+        if batches[-1] and (len(batches[-1]) + 1) * len(sequence) > TOKENS:
+            batches.append([])
+        batches[-1].append(sequence)
+    return [_padded(batch, opened.tokenizer.pad_token_id) for batch in batches]
 
 
-def _pad(sequences, padding):
-    width = max(map(len, sequences))
-    ids = [sequence + [padding] * (width - len(sequence)) for sequence in sequences]
-    mask = [[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+def _padded(sequences: list[list[int]], padding: int) -> dict:
+    """input_ids and attention_mask, each (sequences, tokens)."""
+    ids = [torch.tensor(sequence) for sequence in sequences]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+    }

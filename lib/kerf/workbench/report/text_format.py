@@ -83,7 +83,7 @@ def plain(text: object) -> str:
 
 def describe(name: str | None) -> Metric:
     """A metric with a capitalized label; of an unknown metric, its bare name."""
-    metric = METRICS.get(name)
+    metric = METRICS.get(name or "")
     if metric is None:
         return Metric(name or "", label=name or "", doc="", formula="")
     return replace(metric, label=metric.label[:1].upper() + metric.label[1:])
