@@ -8,6 +8,7 @@ import pytest
 from support.small import write_causal, write_model, write_reranker
 
 from kerf.core.errors import LINE
+from kerf.models import registry
 from kerf.workbench.cli import main
 
 CANDIDATES = "candidates: {a: [{quantize: {bits: 4}}]}"
@@ -18,6 +19,12 @@ BOMB = "a0: &a0 [x]\n" + "\n".join(
 )
 STEP = "[{quantize: {}}]"
 WHOLE = "a whole number from 1 to 1000000"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def described():
+    """The bundled model is described once, as in any environment that was used before: a refusal is timed."""
+    registry.describe("minilm")
 
 
 @pytest.fixture

@@ -225,9 +225,9 @@ def test_a_quantized_model_is_pruned_on_its_grid(model):
     )
     for name in registry.describe(model)["linears"]:
         a, b = before[f"{name}.weight"], after[f"{name}.weight"]
-        assert isinstance(b, Quantized) and (b.kept.view(-1, 4).sum(1) <= 2).all()
-        assert torch.equal(b.dequantize(), a.dequantize() * b.kept) and torch.equal(
-            b.codes[b.kept], a.codes[b.kept]
+        assert isinstance(b, Quantized) and (b.mask.view(-1, 4).sum(1) <= 2).all()
+        assert torch.equal(b.dequantize(), a.dequantize() * b.mask) and torch.equal(
+            b.codes[b.mask], a.codes[b.mask]
         )
     with pytest.raises(
         InputError, match="method = .?sparsegpt.?: magnitude or wanda with sweeps 0 after quantize"
@@ -654,10 +654,10 @@ def test_pruned_and_quantized_in_one_pass(model, options):
     stored = dict(parquet.read_tensors(made / parquet.WEIGHTS))
     for name, layer in architecture.linears(net).items():
         quantized = stored[f"{name}.weight"]
-        assert isinstance(quantized, Quantized) and not layer.weight[~quantized.kept].any()
-        assert float(quantized.kept.float().mean()) == pytest.approx(0.5, abs=1e-3)
+        assert isinstance(quantized, Quantized) and not layer.weight[~quantized.mask].any()
+        assert float(quantized.mask.float().mean()) == pytest.approx(0.5, abs=1e-3)
         if "pattern" in options:
-            assert (quantized.kept.view(len(layer.weight), -1, 4).sum(2) == 2).all()
+            assert (quantized.mask.view(len(layer.weight), -1, 4).sum(2) == 2).all()
     result = meta(made)["result"]
     assert result["sparsity"] == pytest.approx(0.5, abs=0.01)
     apart = [

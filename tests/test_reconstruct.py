@@ -82,10 +82,10 @@ def test_what_is_stored_is_what_was_computed_with(grid):
 @pytest.mark.parametrize("rows", [None, torch.tensor([1, 4])])
 def test_what_is_pruned_is_0_while_it_is_learned(rows):
     kept = torch.rand(6, 24, generator=torch.Generator().manual_seed(2)) > 0.5
-    start = replace(quantized(bits=3, group_size=8), kept=kept)
+    start = replace(quantized(bits=3, group_size=8), mask=kept)
     learned = LearnableQuantizer(start, rows)
     assert torch.equal(learned(), start.dequantize()[learned.rows])
-    assert torch.equal(learned.result().kept, kept)
+    assert torch.equal(learned.result().mask, kept)
 
 
 def test_rows_that_take_no_part_stay():
@@ -217,10 +217,10 @@ def test_pruned_weights_stay_0_while_the_rest_is_learned(model):
         dict(parquet.read_tensors(folder / parquet.WEIGHTS)) for folder in (first, made)
     )
     for name, value in before.items():
-        if isinstance(value, Quantized) and value.kept is not None:
+        if isinstance(value, Quantized) and value.mask is not None:
             assert (
-                torch.equal(after[name].kept, value.kept)
-                and (after[name].dequantize()[~value.kept] == 0).all()
+                torch.equal(after[name].mask, value.mask)
+                and (after[name].dequantize()[~value.mask] == 0).all()
             )
 
 

@@ -58,8 +58,13 @@ def _method(keys: type[Parameters], *functions: Any, **modules: Any) -> Method:
 
 METHODS = Registry(
     "kerf.methods",
-    _method(quantize.Rtn, "kerf.quantize.rtn:layer", "moments"),
-    _method(quantize.Gptq, "kerf.quantize.gptq:layer", "sequential", "kerf.quantize.gptq:factor"),
+    _method(quantize.Rtn, "kerf.quantize.rtn:quantize_layer", "moments"),
+    _method(
+        quantize.Gptq,
+        "kerf.quantize.gptq:quantize_layer",
+        "sequential",
+        "kerf.quantize.gptq:factor",
+    ),
     _method(quantize.Checkpoint, imported="kerf.formats.imported"),
     _method(quantize.Gptqmodel, imported="kerf.formats.imported"),
     _method(quantize.Static, kernel=KERNEL),
@@ -70,10 +75,13 @@ METHODS = Registry(
 
 PRUNING_METHODS = Registry(
     "kerf.pruning_methods",
-    _method(prune.Magnitude, "kerf.prune.magnitude:layer"),
-    _method(prune.Wanda, "kerf.prune.wanda:layer", "sequential"),
+    _method(prune.Magnitude, "kerf.prune.magnitude:prune_layer"),
+    _method(prune.Wanda, "kerf.prune.wanda:prune_layer", "sequential"),
     _method(
-        prune.SparseGPT, "kerf.prune.sparsegpt:layer", "sequential", "kerf.prune.sparsegpt:factor"
+        prune.SparseGPT,
+        "kerf.prune.sparsegpt:prune_layer",
+        "sequential",
+        "kerf.prune.sparsegpt:factor",
     ),
     _method(prune.Neurons, network="kerf.prune.structured:prune_network"),
     _method(prune.Heads, network="kerf.prune.structured:prune_network"),

@@ -43,9 +43,9 @@ def pack_layer(name: str, layer: Quantized, version: str) -> dict[str, Tensor]:
         raise refuse("CANDIDATE", name, accepted)
     grid = [part.expand(rows, groups).contiguous() for part in (layer.scale, layer.zero_point)]
     layer = replace(layer, scale=grid[0], zero_point=grid[1])
-    if layer.kept is not None:  # pruned weights are 0: they get the code of their zero point
+    if layer.mask is not None:  # pruned weights are 0: they get the code of their zero point
         zeros = layer.zero_point.repeat_interleave(columns // groups, 1).to(torch.uint8)
-        layer = replace(layer, codes=torch.where(layer.kept, layer.codes, zeros))
+        layer = replace(layer, codes=torch.where(layer.mask, layer.codes, zeros))
     if version == "gptq":
         layer = _flip(layer, layer.zero_point == 0)
     zeros = layer.zero_point.T.to(torch.int64) - int(version == "gptq")

@@ -6,11 +6,11 @@ from kerf.calibration.layer import Layer
 from kerf.tensors import masks
 
 
-def layer(given: Layer) -> tuple[torch.Tensor, str]:
+def prune_layer(layer: Layer) -> tuple[torch.Tensor, str]:
     """The weight with its smallest entries 0, over the whole layer or N of every M; and no note."""
-    scores = masks.magnitude(given.weight)
-    mask = masks.of_layer(scores, given.step.sparsity, given.step.nm_pattern())
-    return given.weight.masked_fill(~mask, 0), ""
+    scores = masks.magnitude(layer.weight)
+    mask = masks.of_layer(scores, layer.step.sparsity, layer.step.nm_pattern())
+    return layer.weight.masked_fill(~mask, 0), ""
 
 
 def together(weights: dict[str, torch.Tensor], sparsity: float) -> dict[str, torch.Tensor]:

@@ -25,16 +25,16 @@ def factor(H: torch.Tensor, step: SparseGPT) -> torch.Tensor | None:
     return inverse_factor(H)[0]
 
 
-def layer(given: Layer) -> tuple[torch.Tensor, str]:
+def prune_layer(layer: Layer) -> tuple[torch.Tensor, str]:
     """The weight pruned towards its target, or by Wanda where there is no factor or numbers overflow; and a note."""
-    step, R, H = given.step, given.shared, given.H
+    step, R, H = layer.step, layer.shared, layer.H
     assert H is not None  # the registry gives this method its second moments
     pattern = step.nm_pattern()
     pruned = None
     if R is not None:
-        pruned = sparsegpt(given.target_weight, H, R, step.sparsity, pattern, step.sweeps)
+        pruned = sparsegpt(layer.target_weight, H, R, step.sparsity, pattern, step.sweeps)
     if pruned is None:
-        return wanda.layer(given)[0], "sparsegpt gave no finite weights: pruned by wanda"
+        return wanda.prune_layer(layer)[0], "sparsegpt gave no finite weights: pruned by wanda"
     return pruned, ""
 
 
@@ -49,21 +49,21 @@ def sparsegpt(
     """The pruned weight (rows, columns), float32; None where numbers overflow.
 
     H: (columns, columns) second moments of the input; R: `inverse_factor` of it. sparsity: share pruned of every block of
-    columns; pattern: (N, M) instead, N kept of every M.
+    columns; pattern: (N, M) instead, N mask of every M.
     """
     W = weight.float().clone()
-    kept = torch.ones_like(W, dtype=torch.bool)
+    mask = torch.ones_like(W, dtype=torch.bool)
     zeros, of = (pattern[1] - pattern[0], pattern[1]) if pattern else (0, 0)
     for start in range(0, W.shape[1], numba_kernels.BLOCK):
         stop = min(start + numba_kernels.BLOCK, W.shape[1])
         if not pattern:
             pivots = R.diagonal()[start:stop]
-            kept[:, start:stop] = lowest_of_all((W[:, start:stop] / pivots).square_(), sparsity)
+            mask[:, start:stop] = lowest_of_all((W[:, start:stop] / pivots).square_(), sparsity)
         errors = W.new_empty(len(W), stop - start)
-        kernels.of(W).prune_block(W, R, kept, zeros, of, errors, start, stop)
+        kernels.of(W).prune_block(W, R, mask, zeros, of, errors, start, stop)
         if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)
     if sweeps:
-        wanda.coordinate_descent(W, weight.float(), H, kept, sweeps)
+        wanda.coordinate_descent(W, weight.float(), H, mask, sweeps)
     return W if finite(W) else None

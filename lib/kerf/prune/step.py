@@ -111,5 +111,5 @@ def _tensors(net: torch.nn.Module, source: Path | None, renamed: dict[str, str])
         name = f"{renamed.get(module)}.{parameter}".lstrip(".")
         if isinstance(value, Quantized) and name in tensors:
             mask = tensors[name] != 0
-            tensors[name] = replace(value, kept=mask.cpu()) if name in linears else value
+            tensors[name] = replace(value, mask=mask.cpu()) if name in linears else value
     return tensors

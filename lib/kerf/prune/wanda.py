@@ -10,9 +10,9 @@ from kerf.calibration.layer import Layer
 from kerf.tensors import kernels, masks
 
 
-def layer(given: Layer) -> tuple[torch.Tensor, str]:
+def prune_layer(layer: Layer) -> tuple[torch.Tensor, str]:
     """The pruned weight, and no note."""
-    step, weight, H = given.step, given.weight.float(), given.H
+    step, weight, H = layer.step, layer.weight.float(), layer.H
     assert H is not None  # the registry gives this method its second moments
     scores = masks.wanda(weight, H.diagonal())
     if step.pattern:
@@ -26,10 +26,10 @@ def layer(given: Layer) -> tuple[torch.Tensor, str]:
 
 
 def coordinate_descent(
-    W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, kept: torch.Tensor, sweeps: int
+    W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, mask: torch.Tensor, sweeps: int
 ) -> None:
-    """Coordinate descent on |(W - target) X|^2 over the weights that are kept, in place."""
+    """Coordinate descent on |(W - target) X|^2 over the weights that are mask, in place."""
     loss = damped(H, 0.01)
     gradient = (W - target) @ loss
     for _ in range(sweeps):
-        kernels.of(W).descend_kept(W, gradient, loss, kept)
+        kernels.of(W).descend_kept(W, gradient, loss, mask)

@@ -36,16 +36,16 @@ def factor(H: torch.Tensor, step: Gptq) -> tuple[torch.Tensor, Factor]:
     return order, inverse_factor(ordered(H, order))
 
 
-def layer(given: Layer) -> tuple[Quantized, str]:
+def quantize_layer(layer: Layer) -> tuple[Quantized, str]:
     """The layer by GPTQ, or rounded to nearest where H could not be factorized; and a note."""
-    step, mask, target, H = given.step, given.mask, given.target_weight, given.H
+    step, mask, target, H = layer.step, layer.mask, layer.target_weight, layer.H
     assert H is not None  # the registry gives this method its second moments
-    order, (R, damping) = given.shared
+    order, (R, damping) = layer.shared
     if step.sparsity is not None and R is not None:
         mask = least_costly(target, order, R, step)
     visible = target if mask is None else target * mask  # pruned weights must not widen the grid
     options = rounding.grid_options(step, len(H), H.diagonal())
-    scale, zero_point = rounding.named(given.name, find_grid, visible, **options)
+    scale, zero_point = rounding.named(layer.name, find_grid, visible, **options)
     result, damping = gptq(
         target,
         H,
@@ -56,11 +56,11 @@ def layer(given: Layer) -> tuple[Quantized, str]:
         step.symmetric,
         factor=(R, damping),
         sweeps=step.sweeps,
-        kept=mask,
+        mask=mask,
     )
     if result is None:
         note = "second moments could not be factorized: rounded to nearest"
-        return rounding.nearest(given)[0], note
+        return rounding.nearest(layer)[0], note
     return result, f"damping raised to {damping:g}" if damping > DAMPING else ""
 
 
@@ -87,12 +87,12 @@ def gptq(
     symmetric: bool = False,
     factor: Factor | None = None,
     sweeps: int = 0,
-    kept: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
 ) -> tuple[Quantized | None, float]:
     """Quantize weight (rows, columns) on the grid (scale, zero_point), each (rows or 1, groups).
 
     H: (columns, columns) second moments of the input, any multiple of X^T X. order: of the columns, by default as they stand.
-    factor: `inverse_factor` of H in that order, for layers that share it. kept: bool (rows, columns) of a pruned weight; entries
+    factor: `inverse_factor` of H in that order, for layers that share it. mask: bool (rows, columns) of a pruned weight; entries
     where it is False stay 0. Returns the result (None when H cannot be factorized or numbers overflow) and the damping used.
     """
     rows, columns = weight.shape
@@ -103,8 +103,8 @@ def gptq(
     if R is None:
         return None, damping
     grid = [part.float().expand(rows, -1).contiguous() for part in (scale, zero_point)]
-    mask = torch.ones(rows, columns, dtype=torch.bool, device=device) if kept is None else kept
-    W, ordered_mask = weight.float().index_select(1, order), mask[:, order].contiguous()
+    full = torch.ones(rows, columns, dtype=torch.bool, device=device) if mask is None else mask
+    W, ordered_mask = weight.float().index_select(1, order), full[:, order].contiguous()
     by_group = tuple(part.T.contiguous() for part in grid)
     rounded = _round_columns(W, R, by_group, groups[order], top, ordered_mask)
     if rounded is None:
@@ -112,12 +112,12 @@ def gptq(
     codes = torch.empty_like(rounded)
     codes[:, order] = rounded
     group_size = columns // scale.shape[1]
-    result = Quantized(codes, scale, zero_point, bits, group_size, symmetric, kept)
+    result = Quantized(codes, scale, zero_point, bits, group_size, symmetric, mask)
     if sweeps:
         loss = damped(H, damping)
         gradient = (result.dequantize() - weight.float()) @ loss
         for _ in range(sweeps):
-            kernels.of(codes).descend(codes, gradient, loss, *grid, groups, order, top, mask)
+            kernels.of(codes).descend(codes, gradient, loss, *grid, groups, order, top, full)
     return result, damping
 
 
@@ -127,14 +127,14 @@ def _round_columns(
     grid: tuple[torch.Tensor, ...],
     group_of: torch.Tensor,
     top: int,
-    kept: torch.Tensor,
+    mask: torch.Tensor,
 ) -> torch.Tensor | None:
     """Codes (rows, columns) of W, which is overwritten; None where an error overflows. grid: scale, zero_point (groups, rows)."""
     codes = torch.empty(W.shape, dtype=torch.uint8, device=W.device)
     for start in range(0, W.shape[1], numba_kernels.BLOCK):
         stop = min(start + numba_kernels.BLOCK, W.shape[1])
         errors = W.new_empty(len(W), stop - start)
-        kernels.of(W).round_block(W, R, *grid, group_of, top, kept, codes, errors, start, stop)
+        kernels.of(W).round_block(W, R, *grid, group_of, top, mask, codes, errors, start, stop)
         if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)

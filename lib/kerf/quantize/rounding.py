@@ -34,14 +34,14 @@ def rtn(
     return Quantized(codes, scale, zero_point, bits, weight.shape[1] // scale.shape[1], symmetric)
 
 
-def nearest(given: Layer) -> tuple[Quantized, str]:
+def nearest(layer: Layer) -> tuple[Quantized, str]:
     """The layer rounded to nearest, and no note; with a sparsity, without its smallest weights."""
-    step, weight, mask = given.step, given.weight, given.mask
+    step, weight, mask = layer.step, layer.weight, layer.mask
     if step.sparsity is not None:
         mask = masks.of_layer(masks.magnitude(weight), step.sparsity, step.nm_pattern())
-    importance = None if given.H is None else given.H.diagonal()
+    importance = None if layer.H is None else layer.H.diagonal()
     options = grid_options(step, weight.shape[1], importance)
-    return replace(named(given.name, rtn, weight, **options), kept=mask), ""
+    return replace(named(layer.name, rtn, weight, **options), mask=mask), ""
 
 
 def grid_options(step: Any, columns: int, importance: torch.Tensor | None = None) -> dict[str, Any]:

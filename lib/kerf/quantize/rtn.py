@@ -5,6 +5,6 @@ from kerf.quantize.rounding import nearest
 from kerf.tensors.quantized import Quantized
 
 
-def layer(given: Layer) -> tuple[Quantized, str]:
+def quantize_layer(layer: Layer) -> tuple[Quantized, str]:
     """The layer on its grid, and no note; H weights the columns in the search of `clip: hessian`."""
-    return nearest(given)
+    return nearest(layer)

@@ -169,6 +169,6 @@ def _row(layer: QuantizedLayer, original: torch.Tensor) -> dict:
         "bits": quantized.bits,
         "error": error,
         "note": layer.note,
-        "sparsity": 0.0 if quantized.kept is None else 1 - float(quantized.kept.float().mean()),
+        "sparsity": 0.0 if quantized.mask is None else 1 - float(quantized.mask.float().mean()),
         "reread": bool(largest > 0 and moved <= ON_GRID * largest),
     }

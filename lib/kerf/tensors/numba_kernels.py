@@ -76,7 +76,7 @@ def round_block(
     zero_point: torch.Tensor,
     group_of: torch.Tensor,
     top: int,
-    kept: torch.Tensor,
+    mask: torch.Tensor,
     codes: torch.Tensor,
     errors: torch.Tensor,
     start: int,
@@ -84,15 +84,15 @@ def round_block(
 ) -> None:
     """Columns start:stop of GPTQ: codes and errors (rows, stop - start) from W (rows, columns).
 
-    R: upper factor (columns, columns); scale, zero_point: (groups, rows); group_of: group of a column; kept: bool (rows,
+    R: upper factor (columns, columns); scale, zero_point: (groups, rows); group_of: group of a column; mask: bool (rows,
     columns), False where the weight was pruned.
     """
-    arrays = _numpy(W, R, scale, zero_point, group_of, kept, codes, errors)
+    arrays = _numpy(W, R, scale, zero_point, group_of, mask, codes, errors)
     _round_block(*arrays, np.float32(top), start, stop)
 
 
 @compiled()
-def _round_block(W, R, scale, zero_point, group_of, kept, codes, errors, top, start, stop):
+def _round_block(W, R, scale, zero_point, group_of, mask, codes, errors, top, start, stop):
     for t in prange(-(-len(W) // TILE)):
         first, count = t * TILE, min(TILE, len(W) - t * TILE)
         w, error = np.empty((stop - start, count), np.float32), np.empty(count, np.float32)
@@ -105,7 +105,7 @@ def _round_block(W, R, scale, zero_point, group_of, kept, codes, errors, top, st
             pivot = R[start + i, start + i]
             for k in range(count):
                 code = min(max(np.rint(w[i, k] / s[k] + z[k]), np.float32(0)), top)
-                value = (code - z[k]) * s[k] if kept[first + k, start + i] else np.float32(0)
+                value = (code - z[k]) * s[k] if mask[first + k, start + i] else np.float32(0)
                 error[k] = (w[i, k] - value) / pivot
                 w[i, k] = code
             for j in range(i + 1, stop - start):
@@ -122,23 +122,23 @@ def _round_block(W, R, scale, zero_point, group_of, kept, codes, errors, top, st
 def prune_block(
     W: torch.Tensor,
     R: torch.Tensor,
-    kept: torch.Tensor,
+    mask: torch.Tensor,
     zeros: int,
     of: int,
     errors: torch.Tensor,
     start: int,
     stop: int,
 ) -> None:
-    """Columns start:stop of SparseGPT: W (rows, columns) of what is kept, and errors (rows, stop - start).
+    """Columns start:stop of SparseGPT: W (rows, columns) of what is mask, and errors (rows, stop - start).
 
-    R: upper factor (columns, columns); kept: bool (rows, columns), an input, or with `of` > 0 an output: of every `of`
+    R: upper factor (columns, columns); mask: bool (rows, columns), an input, or with `of` > 0 an output: of every `of`
     neighbours, the `zeros` with the least loss (w / pivot)^2 are pruned once the columns before are done.
     """
-    _prune_block(*_numpy(W, R, kept, errors), zeros, of, start, stop)
+    _prune_block(*_numpy(W, R, mask, errors), zeros, of, start, stop)
 
 
 @compiled()
-def _prune_block(W, R, kept, errors, zeros, of, start, stop):
+def _prune_block(W, R, mask, errors, zeros, of, start, stop):
     for r in prange(len(W)):
         w = W[r, start:stop].copy()
         loss = np.empty(max(of, 1), np.float32)
@@ -147,11 +147,11 @@ def _prune_block(W, R, kept, errors, zeros, of, start, stop):
                 for j in range(of):
                     pivot = R[start + i + j, start + i + j]
                     loss[j] = (w[i + j] / pivot) ** 2
-                    kept[r, start + i + j] = True
+                    mask[r, start + i + j] = True
                 for j in np.argsort(loss)[:zeros]:
-                    kept[r, start + i + j] = False
+                    mask[r, start + i + j] = False
             errors[r, i] = 0
-            if not kept[r, start + i]:
+            if not mask[r, start + i]:
                 errors[r, i] = error = w[i] / R[start + i, start + i]
                 w[i] = 0
                 for j in range(i + 1, stop - start):
@@ -160,20 +160,20 @@ def _prune_block(W, R, kept, errors, zeros, of, start, stop):
 
 
 def descend_kept(
-    W: torch.Tensor, gradient: torch.Tensor, H: torch.Tensor, kept: torch.Tensor
+    W: torch.Tensor, gradient: torch.Tensor, H: torch.Tensor, mask: torch.Tensor
 ) -> None:
-    """One sweep of coordinate descent over the weights that are kept; W and gradient change in place.
+    """One sweep of coordinate descent over the weights that are mask; W and gradient change in place.
 
     gradient: (rows, columns), (W - target) H for the current weights.
     """
-    _descend_kept(*_numpy(W, gradient, H, kept))
+    _descend_kept(*_numpy(W, gradient, H, mask))
 
 
 @compiled()
-def _descend_kept(W, gradient, H, kept):
+def _descend_kept(W, gradient, H, mask):
     for r in prange(len(W)):
         for i in range(len(H)):
-            if kept[r, i]:
+            if mask[r, i]:
                 step = -gradient[r, i] / H[i, i]
                 W[r, i] += step
                 for j in range(len(H)):
@@ -189,20 +189,20 @@ def descend(
     group_of: torch.Tensor,
     order: torch.Tensor,
     top: int,
-    kept: torch.Tensor,
+    mask: torch.Tensor,
 ) -> None:
     """One sweep of coordinate descent over codes; codes and gradient change in place.
 
     gradient: (rows, columns), (Q - W) H for the current codes; order: columns in the order to visit.
     """
-    _descend(*_numpy(codes, gradient, H, scale, zero_point, group_of, order, kept), np.float32(top))
+    _descend(*_numpy(codes, gradient, H, scale, zero_point, group_of, order, mask), np.float32(top))
 
 
 @compiled()
-def _descend(codes, gradient, H, scale, zero_point, group_of, order, kept, top):
+def _descend(codes, gradient, H, scale, zero_point, group_of, order, mask, top):
     for r in prange(len(codes)):
         for i in order:
-            if not kept[r, i]:
+            if not mask[r, i]:
                 continue
             s, z = scale[r, group_of[i]], zero_point[r, group_of[i]]
             value = (np.float32(codes[r, i]) - z) * s

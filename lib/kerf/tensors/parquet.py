@@ -120,8 +120,8 @@ def _quantized_row(value: Quantized) -> dict:
 
     codes, mask = value.codes.cpu().numpy(), None
     scale, zero_point = value.scale.cpu().numpy(), b""
-    if value.kept is not None:
-        mask = value.kept.cpu().numpy()
+    if value.mask is not None:
+        mask = value.mask.cpu().numpy()
     if not value.symmetric:
         steps = (value.zero_point.cpu().numpy() / zero_step(value.bits)).astype(np.uint8)
         zero_point = pack(steps, zero_point_bits(value.bits))

@@ -33,7 +33,7 @@ def top_code(bits: float) -> int:
 class Quantized:
     """A weight on its grid. codes: uint8 (rows, columns); scale, zero_point (float32): (rows or 1, groups).
 
-    kept: bool (rows, columns) of a pruned weight, which is 0 where `kept` is False; None: nothing is pruned.
+    mask: bool (rows, columns) of a pruned weight, which is 0 where it is False; None: nothing is pruned.
     """
 
     codes: torch.Tensor
@@ -42,7 +42,7 @@ class Quantized:
     bits: float
     group_size: int
     symmetric: bool
-    kept: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
 
     def dequantize(self) -> torch.Tensor:
         """float32 (rows, columns)."""
@@ -50,15 +50,15 @@ class Quantized:
         values = self.codes.to(torch.float32)
         grouped = values.view(*self.scale.shape, -1)
         grouped.sub_(self.zero_point[..., None]).mul_(self.scale[..., None].float())
-        return values if self.kept is None else values.mul_(self.kept)
+        return values if self.mask is None else values.mul_(self.mask)
 
     def stored_bits(self) -> float:
-        """Bits of codes, scales, zero points and the map of what is kept, before the file's compression."""
+        """Bits of codes, scales, zero points and the mask, before the file's compression."""
         zero_bits = 0 if self.symmetric else self.zero_point.numel() * zero_point_bits(self.bits)
-        codes = self.codes.numel() if self.kept is None else int(self.kept.sum())
-        kept = 0 if self.kept is None else self.kept.numel()
+        codes = self.codes.numel() if self.mask is None else int(self.mask.sum())
+        mask_bits = 0 if self.mask is None else self.mask.numel()
         scale_bits = self.scale.numel() * self.scale.element_size() * 8
-        return codes * self.bits + kept + scale_bits + zero_bits
+        return codes * self.bits + mask_bits + scale_bits + zero_bits
 
 
 def zero_step(bits: float, symmetric: bool = False) -> float:

@@ -20,8 +20,8 @@ def keep_better(
     errors = (exact.round().clamp(0, top) - exact).square()
     error = (errors * importance.view(groups.shape[1:])).sum(-1) * scale.square()
     better = error < best[0]
-    for kept, value in zip(best, (error, factor, scale, zero_point), strict=True):
-        kept.copy_(torch.where(better, value, kept))
+    for mask, value in zip(best, (error, factor, scale, zero_point), strict=True):
+        mask.copy_(torch.where(better, value, mask))
 
 
 def round_block(
@@ -31,7 +31,7 @@ def round_block(
     zero_point: torch.Tensor,
     group_of: torch.Tensor,
     top: int,
-    kept: torch.Tensor,
+    mask: torch.Tensor,
     codes: torch.Tensor,
     errors: torch.Tensor,
     start: int,
@@ -43,7 +43,7 @@ def round_block(
     for i in range(stop - start):
         s, z = scales[i], zero_points[i]
         code = (block[:, i] / s + z).round().clamp(0, top)
-        value = (code - z) * s * kept[:, start + i]
+        value = (code - z) * s * mask[:, start + i]
         error = (block[:, i] - value) / R[start + i, start + i]
         block[:, i + 1 :] -= error[:, None] * R[start + i, start + i + 1 : stop]
         codes[:, start + i] = code.to(codes.dtype)
@@ -53,34 +53,34 @@ def round_block(
 def prune_block(
     W: torch.Tensor,
     R: torch.Tensor,
-    kept: torch.Tensor,
+    mask: torch.Tensor,
     zeros: int,
     of: int,
     errors: torch.Tensor,
     start: int,
     stop: int,
 ) -> None:
-    """Columns start:stop of SparseGPT: W (rows, columns) of what is kept, and errors (rows, stop - start)."""
+    """Columns start:stop of SparseGPT: W (rows, columns) of what is mask, and errors (rows, stop - start)."""
     block, pivots = W[:, start:stop].clone(), R.diagonal()[start:stop]
     for i in range(stop - start):
         if of and i % of == 0:
             loss = (block[:, i : i + of] / pivots[i : i + of]).square()
             smallest = loss.argsort(stable=True, dim=1)[:, :zeros]
             mask = torch.ones_like(loss, dtype=torch.bool).scatter_(1, smallest, False)
-            kept[:, start + i : start + i + of] = mask
-        error = torch.where(kept[:, start + i], 0, block[:, i] / pivots[i])
-        block[:, i] = torch.where(kept[:, start + i], block[:, i], 0)
+            mask[:, start + i : start + i + of] = mask
+        error = torch.where(mask[:, start + i], 0, block[:, i] / pivots[i])
+        block[:, i] = torch.where(mask[:, start + i], block[:, i], 0)
         block[:, i + 1 :] -= error[:, None] * R[start + i, start + i + 1 : stop]
         errors[:, i] = error
     W[:, start:stop] = block
 
 
 def descend_kept(
-    W: torch.Tensor, gradient: torch.Tensor, H: torch.Tensor, kept: torch.Tensor
+    W: torch.Tensor, gradient: torch.Tensor, H: torch.Tensor, mask: torch.Tensor
 ) -> None:
-    """One sweep of coordinate descent over the weights that are kept; W and gradient change in place."""
+    """One sweep of coordinate descent over the weights that are mask; W and gradient change in place."""
     for i in range(len(H)):
-        step = torch.where(kept[:, i], -gradient[:, i] / H[i, i], 0)
+        step = torch.where(mask[:, i], -gradient[:, i] / H[i, i], 0)
         W[:, i] += step
         gradient.addr_(step, H[i])
 
@@ -94,13 +94,13 @@ def descend(
     group_of: torch.Tensor,
     order: torch.Tensor,
     top: int,
-    kept: torch.Tensor,
+    mask: torch.Tensor,
 ) -> None:
     """One sweep of coordinate descent over codes in the given order of columns; codes and gradient change in place."""
     for i in order.tolist():
         s, z = scale[:, group_of[i]], zero_point[:, group_of[i]]
         value = (codes[:, i].float() - z) * s
         code = ((value - gradient[:, i] / H[i, i]) / s + z).round().clamp(0, top)
-        code = torch.where(kept[:, i], code, codes[:, i].float())
+        code = torch.where(mask[:, i], code, codes[:, i].float())
         codes[:, i] = code.to(codes.dtype)
         gradient.addr_((code - z) * s - value, H[i])

@@ -44,7 +44,7 @@ class LearnableQuantizer(torch.nn.Module):
         """The weight (rows, columns)."""
         codes, scale, zero_point = self.parts()
         weight = ((codes - zero_point) * scale).view(len(self.rows), -1)
-        return weight if self.start.kept is None else weight * self.start.kept[self.rows]
+        return weight if self.start.mask is None else weight * self.start.mask[self.rows]
 
     @torch.no_grad()
     def clamp_codes(self) -> None:

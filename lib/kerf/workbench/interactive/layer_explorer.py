@@ -102,7 +102,7 @@ class LayerSession:
             layer = torch.nn.Linear(columns, len(before), bias=False, device="meta")
             layer.weight = torch.nn.Parameter(before * mask, requires_grad=False)
         quantized = one_layer(name, layer, step, second)
-        quantized = quantized if mask is None else replace(quantized, kept=mask)
+        quantized = quantized if mask is None else replace(quantized, mask=mask)
         error = hessian.output_error(before, quantized.dequantize(), second)
         return LayerResult(name, choice, before, quantized, error, parquet.row_bytes(quantized))
 
