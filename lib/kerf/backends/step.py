@@ -152,10 +152,12 @@ def _quantized(
             module.weight.data = packed[name].dequantize()  # before the layers, which all read them
     if step.method == "bfloat16":
         return {}, packed
-    dynamic = step.method == "dynamic"
-    integers = int8.integers(net, reference_net, groups, batches, dynamic, _code_bits(step))
+    held = []  # read before heavy work, since there may be no text left
     if step.min_cosine is not None:
         held = family.held_batches(reference, context.calibration)[:HELD_BATCHES]
+    dynamic = step.method == "dynamic"
+    integers = int8.integers(net, reference_net, groups, batches, dynamic, _code_bits(step))
+    if held:
         integers = keep_in_float(opened, reference, integers, step.min_cosine, held)
     return integers, packed
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from kerf.calibration.hessian import add_second_moments, complete
 from kerf.calibration.sequential import layer_inputs
@@ -28,20 +29,20 @@ class Moments:
     """Running statistics of one input with `features` channels."""
 
     names: list[str]
-    second: torch.Tensor  # (features, features), sum of x x^T
-    fourth: torch.Tensor  # (features,), sum of x^4
-    minimum: torch.Tensor
-    maximum: torch.Tensor
+    second: Tensor  # (features, features), sum of x x^T
+    fourth: Tensor  # (features,), sum of x^4
+    minimum: Tensor
+    maximum: Tensor
     tokens: int = 0
 
     @classmethod
-    def of(cls, names: list[str], inputs: torch.Tensor) -> "Moments":
+    def of(cls, names: list[str], inputs: Tensor) -> "Moments":
         """Empty statistics of the channels and on the device of `inputs` (tokens, features)."""
         features = inputs.shape[1]
         zeros, second = inputs.new_zeros(features), inputs.new_zeros(features, features)
         return cls(names, second, zeros, zeros + torch.inf, zeros - torch.inf)
 
-    def add(self, inputs: torch.Tensor) -> None:
+    def add(self, inputs: Tensor) -> None:
         """Add inputs (tokens, features)."""
         add_second_moments(self.second, inputs)
         self.fourth = self.fourth + inputs.square().square_().sum(0)
@@ -136,15 +137,15 @@ def groups_of(net: Any, batch: dict) -> list[list[str]]:
     return groups
 
 
-def read(folder: Path) -> tuple[list[list[str]], dict[str, torch.Tensor]]:
+def read(folder: Path) -> tuple[list[list[str]], dict[str, Tensor]]:
     """Groups of layer names in order, and the tensors by name; files are mapped, not read."""
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(path)
     return [group["names"] for group in meta(folder)["result"]["groups"]], tensors
 
 
-def second_moments(folder: Path) -> dict[str, torch.Tensor]:
+def second_moments(folder: Path) -> dict[str, Tensor]:
     """Second moments of the input of every layer, by its name."""
     groups, tensors = read(folder)
     return {name: tensors[f"second/{group[0]}"] for group in groups for name in group}

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from kerf.config import Calibration
@@ -15,12 +16,12 @@ SENTENCES, CHUNKS = 32, 1  # of held-out text for the cost of one layer
 
 
 @torch.no_grad()
-def embed(opened: Any, batches: list[dict]) -> torch.Tensor:
+def embed(opened: Any, batches: list[dict]) -> Tensor:
     """Embeddings (texts, features) of tokenized batches, rows of length one."""
     return F.normalize(torch.cat([encoder.forward(opened, batch) for batch in batches]), dim=-1)
 
 
-def mean_cosine(embeddings: torch.Tensor, reference: torch.Tensor) -> float:
+def mean_cosine(embeddings: Tensor, reference: Tensor) -> float:
     """Mean cosine of rows of length one."""
     return float((embeddings * reference).sum(1).mean())
 
@@ -48,7 +49,7 @@ class Chunks:
         """Raises InputError when the calibration text leaves none."""
         batch = causal.held_batches(opened, spec)[0]
         self.net, self.count = opened, CHUNKS
-        self.states: dict[str, torch.Tensor] = {}
+        self.states: dict[str, Tensor] = {}
         names = ("input_ids", "attention_mask")
         self.batch = {"use_cache": False, **{name: batch[name][:CHUNKS] for name in names}}
 

@@ -7,6 +7,7 @@ layer's squared output error is 2 H, for every row of its weight (Hassibi and St
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from kerf.tensors.matmul_precision import rounded_products
 
@@ -15,14 +16,14 @@ RIDGE = 18.0  # the same for `corrected`, times columns over tokens
 TRIANGLE = 256  # columns of a block of X^T X: narrower ones save arithmetic and lose speed
 
 
-def add_second_moments(total: torch.Tensor, inputs: torch.Tensor) -> None:
+def add_second_moments(total: Tensor, inputs: Tensor) -> None:
     """Add X^T X of inputs (tokens, features) to the upper triangle of `total`, in blocks that reach below it."""
     for start in range(0, len(total), TRIANGLE):
         stop = start + TRIANGLE
         total[start:stop, start:].addmm_(inputs[:, start:stop].T, inputs[:, start:])
 
 
-def complete(total: torch.Tensor, name: str = "a layer") -> None:
+def complete(total: Tensor, name: str = "a layer") -> None:
     """Copy the upper triangle onto the lower one. Raises ValueError for sums that are NaN or infinite, with the layer's name."""
     if not total.diagonal().isfinite().all():
         raise ValueError(
@@ -33,13 +34,13 @@ def complete(total: torch.Tensor, name: str = "a layer") -> None:
 
 
 def moments(
-    inputs: Iterable[torch.Tensor], originals: Iterator[torch.Tensor] | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+    inputs: Iterable[Tensor], originals: Iterator[Tensor] | None = None
+) -> tuple[Tensor, Tensor | None, int]:
     """H = X^T X over all batches, the drift (F - X)^T X, and the number of tokens.
 
     inputs: X, batches of (tokens, columns); originals: F, the inputs of the float model; None: no drift.
     """
-    H: torch.Tensor | None = None
+    H: Tensor | None = None
     drift, tokens = None, 0
     for X in inputs:
         tokens += len(X)
@@ -55,7 +56,7 @@ def moments(
     return H, drift, tokens
 
 
-def output_error(before: torch.Tensor, after: torch.Tensor, second: torch.Tensor) -> float | None:
+def output_error(before: Tensor, after: Tensor, second: Tensor) -> float | None:
     """Squared error of a layer's output over its squared output, for weights (rows, columns) and second moments (columns, columns).
 
     None where the output is zero.
@@ -65,13 +66,13 @@ def output_error(before: torch.Tensor, after: torch.Tensor, second: torch.Tensor
     return float(((error @ second) * error).sum()) / output if output > 0 else None
 
 
-def finite(tensor: torch.Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or infinite, in one pass that allocates nothing."""
     low, high = tensor.aminmax()  # NaN propagates
     return bool(low.isfinite() and high.isfinite())
 
 
-def damped(H: torch.Tensor, damping: float) -> torch.Tensor:
+def damped(H: Tensor, damping: float) -> Tensor:
     """H + damping * mean(diag(H)) * I, a copy; dead columns get the mean."""
     mean, dead = H.diagonal().mean(), H.diagonal() == 0
     result = H.clone()
@@ -80,7 +81,7 @@ def damped(H: torch.Tensor, damping: float) -> torch.Tensor:
     return result
 
 
-def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Tensor | None, float]:
+def inverse_factor(H: Tensor, damping: float = DAMPING) -> tuple[Tensor | None, float]:
     """Upper Cholesky factor of the inverse of damped H, and the damping it took.
 
     Damping grows tenfold while a factorization fails; past 1.0 the result is (None, damping) and the caller falls back to
@@ -102,19 +103,17 @@ def inverse_factor(H: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Ten
     return None, damping
 
 
-def act_order(H: torch.Tensor) -> torch.Tensor:
+def act_order(H: Tensor) -> Tensor:
     """Columns by falling second moment."""
     return torch.argsort(H.diagonal(), descending=True, stable=True)
 
 
-def ordered(H: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def ordered(H: Tensor, order: Tensor) -> Tensor:
     """H with its rows and columns in another order; `index_select` is three times as fast as brackets."""
     return H.index_select(0, order).index_select(1, order)
 
 
-def corrected(
-    weight: torch.Tensor, H: torch.Tensor, drift: torch.Tensor | None, tokens: int
-) -> torch.Tensor:
+def corrected(weight: Tensor, H: Tensor, drift: Tensor | None, tokens: int) -> Tensor:
     """The weight whose output on the compressed model's inputs X is closest to W's on the float model's, F.
 
     Least squares: W + W D (H + ridge)^-1 with H = X^T X and drift D = (F - X)^T X, both (columns, columns). Estimates of many

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from kerf.calibration.hessian import corrected, moments
 from kerf.calibration.sequential import layer_inputs
@@ -25,15 +26,15 @@ class Layer:
     """
 
     name: str
-    weight: torch.Tensor
+    weight: Tensor
     step: Any
-    H: torch.Tensor | None = None
-    target: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
+    H: Tensor | None = None
+    target: Tensor | None = None
+    mask: Tensor | None = None
     shared: Any = None
 
     @property
-    def target_weight(self) -> torch.Tensor:
+    def target_weight(self) -> Tensor:
         """The target, or the weight itself."""
         return self.weight if self.target is None else self.target
 
@@ -46,8 +47,8 @@ class Calibrated:
     (`kerf.calibration.activations.groups_of`); batches: inputs of the network.
     """
 
-    net: torch.nn.Module
-    reference: torch.nn.Module
+    net: nn.Module
+    reference: nn.Module
     groups: list[list[str]]
     batches: list[dict]
 
@@ -87,7 +88,7 @@ def sequential_layers(
             continue
         H, drift, tokens = moments(*(inputs for _, inputs in stops))
         weights = [layers[name].weight.data for name in names]
-        targets: list[torch.Tensor | None] = [None] * len(names)
+        targets: list[Tensor | None] = [None] * len(names)
         if drift is not None:
             stacked = corrected(torch.cat(weights), H, drift, tokens)
             targets = list(stacked.split([len(weight) for weight in weights]))

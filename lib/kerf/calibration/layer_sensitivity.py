@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from kerf.calibration import activations, heldout
 from kerf.calibration.candidate import StepContext
 from kerf.config import Calibration
 from kerf.models import registry
 
-Variants = Callable[[str, Any, torch.Tensor | None], Iterator[tuple[torch.Tensor, int]]]
+Variants = Callable[[str, Any, Tensor | None], Iterator[tuple[Tensor, int]]]
 
 
-def second_moments(context: StepContext, opened: Any) -> dict[str, torch.Tensor]:
+def second_moments(context: StepContext, opened: Any) -> dict[str, Tensor]:
     """Second moments of the input of every layer, by name, in the model that the step starts from; opened: that model."""
     if not context.source:
         return activations.second_moments(activations.calibrate(context.model, context.calibration))
@@ -26,7 +26,7 @@ def cost_per_layer(
     names: list[str],
     variants: Variants,
     calibration: Calibration,
-    second_moments: dict[str, torch.Tensor],
+    second_moments: dict[str, Tensor],
 ) -> dict:
     """Costs and sizes (layers, variants) of every layer, each variant put into `opened` alone, and how many texts were held out.
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 import torch
+from torch import Tensor
 
 from kerf.core.memory import anonymous_bytes
 from kerf.core.paths import data_folder
@@ -20,7 +21,7 @@ _least = [0]  # bytes of anonymous memory, as seen by `trim`
 _mapped: dict[int, list[mmap.mmap]] = {}  # by size
 
 
-def park(tensor: torch.Tensor) -> torch.Tensor:
+def park(tensor: Tensor) -> Tensor:
     """Move the values of `tensor` into a mapped file, in place; a tensor of another device than the CPU stays as it is."""
     if tensor.numel() == 0 or tensor.device.type != "cpu" or getattr(tensor, "parked", False):
         return tensor

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
+from torch import Tensor
 
 from kerf.calibration.offload import park, trim
 from kerf.models.hooks import attached
@@ -21,7 +22,7 @@ from kerf.tensors.matmul_precision import rounded_products
 
 def layer_inputs(
     net: Any, groups: list[list[str]], batches: list[dict], rounded: bool = False
-) -> Iterator[tuple[list[str], Iterator[torch.Tensor]]]:
+) -> Iterator[tuple[list[str], Iterator[Tensor]]]:
     """Yield (names, inputs) for each group of layers that share an input, in the order they run.
 
     groups: names of linear layers, as `calibrate` collected them. inputs: an iterator over (tokens, in_features) tensors, one a
@@ -41,10 +42,10 @@ def layer_inputs(
     def remember(
         _: Any, args: tuple
     ) -> None:  # a later layer may read the tensor again, as a residual
-        tensors = [weakref.ref(tensor) for tensor in args if isinstance(tensor, torch.Tensor)]
+        tensors = [weakref.ref(tensor) for tensor in args if isinstance(tensor, Tensor)]
         read.setdefault(getcurrent(), []).extend(tensors)
 
-    def stop(name: str, inputs: torch.Tensor) -> None:
+    def stop(name: str, inputs: Tensor) -> None:
         for reference in read.pop(getcurrent(), ()):
             tensor = reference()
             if tensor is not None and tensor.is_floating_point():
@@ -84,7 +85,7 @@ def layer_inputs(
             trim()
 
 
-def rows(inputs: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+def rows(inputs: Tensor, attention_mask: Tensor) -> Tensor:
     """Inputs of a layer as (tokens, features) without padding; one row a text where there is no token axis."""
     if inputs.ndim != 3 or inputs.shape[:2] != attention_mask.shape:
         return inputs.reshape(-1, inputs.shape[-1])

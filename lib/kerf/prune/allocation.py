@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from kerf.calibration.allocation import allocate
 from kerf.calibration.candidate import StepContext
@@ -50,9 +50,7 @@ def _make(context: StepContext, folder: Path) -> dict:
     opened = context.open()
     layers = architecture.linears(registry.network(opened))
 
-    def levels_of(
-        name: str, layer: Any, second: torch.Tensor | None
-    ) -> Iterator[tuple[torch.Tensor, int]]:
+    def levels_of(name: str, layer: Any, second: Tensor | None) -> Iterator[tuple[Tensor, int]]:
         for weight in prune_at_levels(layer.weight.data, second, context.step, LEVELS):
             yield weight, int((weight != 0).sum())
 

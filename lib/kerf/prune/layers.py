@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from kerf.calibration.layer import Calibrated, Layer, sequential_layers, with_shared
 from kerf.calibration.offload import park
@@ -22,7 +23,7 @@ class PrunedLayer(NamedTuple):
     """
 
     name: str
-    weight: torch.Tensor | None
+    weight: Tensor | None
     note: str
     sparsity: float
 
@@ -63,8 +64,8 @@ def prune_by_weights(
 
 
 def prune_at_levels(
-    weight: torch.Tensor, second: torch.Tensor | None, step: Any, levels: tuple[float, ...]
-) -> Iterator[torch.Tensor]:
+    weight: Tensor, second: Tensor | None, step: Any, levels: tuple[float, ...]
+) -> Iterator[Tensor]:
     """One weight at every level of sparsity, by the step's method; second: second moments of the layer's input."""
     method = PRUNING_METHODS[step.method] if second is not None else _without_text(step)
     layer = with_shared(method, Layer("", weight.float(), step, second))
@@ -84,7 +85,7 @@ def _step_of(step: Any, sparsities: dict[str, float] | None) -> Callable[[str], 
     return lambda name: step.model_copy(update={"sparsity": sparsities[name]})
 
 
-def _finish(layers: Layers, name: str, weight: torch.Tensor, note: str) -> PrunedLayer:
+def _finish(layers: Layers, name: str, weight: Tensor, note: str) -> PrunedLayer:
     module = layers[name]
     module.weight.data = park(weight.to(module.weight.dtype).contiguous())
     return PrunedLayer(name, module.weight.data, note, float((weight == 0).float().mean()))

@@ -11,6 +11,7 @@ then adapt the remaining weights, earlier columns included.
 """
 
 import torch
+from torch import Tensor
 
 from kerf.calibration.hessian import finite, inverse_factor
 from kerf.calibration.layer import Layer
@@ -20,12 +21,12 @@ from kerf.tensors import kernels, numba_kernels
 from kerf.tensors.masks import lowest_of_all
 
 
-def factor(H: torch.Tensor, step: SparseGPT) -> torch.Tensor | None:
+def factor(H: Tensor, step: SparseGPT) -> Tensor | None:
     """What layers of one input share: the inverse factor of H; None where it cannot be factorized."""
     return inverse_factor(H)[0]
 
 
-def prune_layer(layer: Layer) -> tuple[torch.Tensor, str]:
+def prune_layer(layer: Layer) -> tuple[Tensor, str]:
     """The weight pruned towards its target, or by Wanda where there is no factor or numbers overflow; and a note."""
     step, R, H = layer.step, layer.shared, layer.H
     assert H is not None  # the registry gives this method its second moments
@@ -39,13 +40,13 @@ def prune_layer(layer: Layer) -> tuple[torch.Tensor, str]:
 
 
 def sparsegpt(
-    weight: torch.Tensor,
-    H: torch.Tensor,
-    R: torch.Tensor,
+    weight: Tensor,
+    H: Tensor,
+    R: Tensor,
     sparsity: float,
     pattern: tuple[int, int] | None = None,
     sweeps: int = 0,
-) -> torch.Tensor | None:
+) -> Tensor | None:
     """The pruned weight (rows, columns), float32; None where numbers overflow.
 
     H: (columns, columns) second moments of the input; R: `inverse_factor` of it. sparsity: share pruned of every block of
@@ -60,7 +61,7 @@ def sparsegpt(
             pivots = R.diagonal()[start:stop]
             mask[:, start:stop] = lowest_of_all((W[:, start:stop] / pivots).square_(), sparsity)
         errors = W.new_empty(len(W), stop - start)
-        kernels.of(W).prune_block(W, R, mask, zeros, of, errors, start, stop)
+        kernels.of(W).prune_block(W, R, mask, zeros, of, errors, (start, stop))
         if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)

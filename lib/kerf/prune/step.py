@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kerf.calibration import activations, hessian
 from kerf.calibration.candidate import StepContext, make_candidate
@@ -79,7 +80,7 @@ def _make(context: StepContext, folder: Path) -> dict:
     return {"linear_bits": bits / count, "sparsity": 1 - left / count, "layers": rows}
 
 
-def _row(layer: PrunedLayer, original: torch.Tensor, second: torch.Tensor | None) -> dict:
+def _row(layer: PrunedLayer, original: Tensor, second: Tensor | None) -> dict:
     """A layer's sparsity, and the squared error of its output over its squared output; None where shapes differ."""
     error = None
     if layer.weight is not None and second is not None and len(second) == original.shape[1]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kerf.calibration.hessian import corrected, damped, moments
 from kerf.calibration.layer import Calibrated
@@ -35,13 +36,8 @@ def left(units: int, sparsity: float) -> int:
 
 
 def obs_prune(
-    W: torch.Tensor,
-    H: torch.Tensor,
-    keep: int,
-    fixed: int = 0,
-    size: int = 1,
-    saliency: str = "second-order",
-) -> tuple[torch.Tensor, torch.Tensor]:
+    W: Tensor, H: Tensor, keep: int, fixed: int = 0, size: int = 1, saliency: str = "second-order"
+) -> tuple[Tensor, Tensor]:
     """Which units stay, ascending, and the weight (rows, columns) with 0 in the columns of the others.
 
     W: (rows, columns); H: (columns, columns) second moments; size: neighbouring columns of a unit; the last `fixed` columns
@@ -66,19 +62,19 @@ def obs_prune(
     return stays.nonzero()[:, 0], W.float()
 
 
-def _blocks(matrix: torch.Tensor, units: int, size: int) -> torch.Tensor:
+def _blocks(matrix: Tensor, units: int, size: int) -> Tensor:
     """The square blocks of each unit on the diagonal, (units, size, size)."""
     starts = range(0, units * size, size)
     return torch.stack([matrix[at : at + size, at : at + size] for at in starts])
 
 
-def _contributions(W: torch.Tensor, H: torch.Tensor, units: int, size: int) -> torch.Tensor:
+def _contributions(W: Tensor, H: Tensor, units: int, size: int) -> Tensor:
     """Mean square of each unit's contribution to the output, (units,)."""
     parts = W[:, : units * size].T.reshape(units, size, -1)
     return (parts * (_blocks(H.double(), units, size) @ parts)).sum((1, 2))
 
 
-def _costs(W: torch.Tensor, inverse: torch.Tensor, units: int, size: int) -> torch.Tensor:
+def _costs(W: Tensor, inverse: Tensor, units: int, size: int) -> Tensor:
     """The cost of removing each unit, (units,)."""
     if size == 1:
         return W[:, :units].square().sum(0) / inverse.diagonal()[:units]
@@ -114,7 +110,7 @@ def prune_network(text: Calibrated, step: Any) -> Iterator[PrunedLayer]:
 
 def _prune_columns(
     layer: Any, inputs: Iterator, originals: Iterator, total: int, keep: int, saliency: str
-) -> torch.Tensor:
+) -> Tensor:
     """Set the columns of all but `keep` of `total` units to 0, and compensate with the others; returns the units that stay.
 
     inputs, originals: batches of the layer's inputs (tokens, columns) in the pruned and in the unchanged network.
@@ -133,7 +129,7 @@ def _prune_columns(
 
 
 def _shrink(
-    net: Any, method: str, feeding: dict[str, dict[str, int]], staying: dict[str, torch.Tensor]
+    net: Any, method: str, feeding: dict[str, dict[str, int]], staying: dict[str, Tensor]
 ) -> None:
     """Remove all units but those in `staying` from their layers, and update the network's configuration."""
     for name, stay in staying.items():
@@ -173,7 +169,7 @@ def count(net: Any, rows: dict[str, int]) -> int:
     return net.get_submodule(into).out_features // size
 
 
-def _members(stay: torch.Tensor, size: int) -> torch.Tensor:
+def _members(stay: Tensor, size: int) -> Tensor:
     """Rows or columns of the units that stay."""
     return (stay[:, None] * size + torch.arange(size, device=stay.device)).flatten()
 
@@ -190,12 +186,12 @@ def _config(net: Any, method: str, stay: int) -> dict[str, int]:
     }
 
 
-def _with_ones(inputs: Iterator, biased: bool) -> Iterator[torch.Tensor]:
+def _with_ones(inputs: Iterator, biased: bool) -> Iterator[Tensor]:
     for X in inputs:
         yield torch.cat([X, X.new_ones(len(X), 1)], 1) if biased else X
 
 
-def _narrow(layer: Any, rows: torch.Tensor | None, columns: torch.Tensor | None) -> None:
+def _narrow(layer: Any, rows: Tensor | None, columns: Tensor | None) -> None:
     weight = layer.weight.data
     weight = weight if rows is None else weight[rows]
     layer.weight.data = (weight if columns is None else weight[:, columns]).contiguous()

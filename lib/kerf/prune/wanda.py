@@ -3,14 +3,14 @@
 Sweeps of coordinate descent then adapt the remaining weights; without them it is the method as published.
 """
 
-import torch
+from torch import Tensor
 
 from kerf.calibration.hessian import damped
 from kerf.calibration.layer import Layer
 from kerf.tensors import kernels, masks
 
 
-def prune_layer(layer: Layer) -> tuple[torch.Tensor, str]:
+def prune_layer(layer: Layer) -> tuple[Tensor, str]:
     """The pruned weight, and no note."""
     step, weight, H = layer.step, layer.weight.float(), layer.H
     assert H is not None  # the registry gives this method its second moments
@@ -25,9 +25,7 @@ def prune_layer(layer: Layer) -> tuple[torch.Tensor, str]:
     return pruned, ""
 
 
-def coordinate_descent(
-    W: torch.Tensor, target: torch.Tensor, H: torch.Tensor, mask: torch.Tensor, sweeps: int
-) -> None:
+def coordinate_descent(W: Tensor, target: Tensor, H: Tensor, mask: Tensor, sweeps: int) -> None:
     """Coordinate descent on |(W - target) X|^2 over the weights that are mask, in place."""
     loss = damped(H, 0.01)
     gradient = (W - target) @ loss

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from kerf.calibration.layer import Calibrated, Layer, sequential_layers, with_shared
 from kerf.calibration.offload import park
@@ -22,13 +23,13 @@ class QuantizedLayer(NamedTuple):
     name: str
     quantized: Quantized
     note: str
-    second: torch.Tensor | None
+    second: Tensor | None
 
 
 def compress(
     text: Calibrated,
     step: Any,
-    second_moments: dict[str, torch.Tensor],
+    second_moments: dict[str, Tensor],
     bits: dict[str, float] | None = None,
     sparse: bool = False,
 ) -> Iterator[QuantizedLayer]:
@@ -82,7 +83,7 @@ def compress(
         yield finish(name, quantized, note, second)
 
 
-def usable(second: torch.Tensor | None, weight: torch.Tensor) -> torch.Tensor | None:
+def usable(second: Tensor | None, weight: Tensor) -> Tensor | None:
     """Second moments on the weight's device; None where the layer has another number of columns than when they were collected."""
     if second is None or len(second) != weight.shape[1]:
         return None
@@ -90,11 +91,7 @@ def usable(second: torch.Tensor | None, weight: torch.Tensor) -> torch.Tensor | 
 
 
 def one_layer(
-    name: str,
-    module: Any,
-    step: Any,
-    second: torch.Tensor | None = None,
-    mask: torch.Tensor | None = None,
+    name: str, module: Any, step: Any, second: Tensor | None = None, mask: Tensor | None = None
 ) -> Quantized:
     """A single layer as the step's method quantizes it, the rest of the network unchanged.
 

@@ -17,6 +17,7 @@ Two things are added. `corrected` moves the target, so that the layer also undoe
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kerf.calibration.hessian import DAMPING, act_order, damped, finite, inverse_factor, ordered
 from kerf.calibration.layer import Layer
@@ -26,11 +27,11 @@ from kerf.tensors import kernels, masks, numba_kernels
 from kerf.tensors.quantized import Quantized, find_grid, top_code
 
 Factor = tuple[
-    torch.Tensor | None, float
+    Tensor | None, float
 ]  # `inverse_factor` of H in an order of the columns, and its damping
 
 
-def factor(H: torch.Tensor, step: Gptq) -> tuple[torch.Tensor, Factor]:
+def factor(H: Tensor, step: Gptq) -> tuple[Tensor, Factor]:
     """What layers of one input share: the order of the columns, and the inverse factor of H in that order."""
     order = act_order(H) if step.act_order else torch.arange(len(H), device=H.device)
     return order, inverse_factor(ordered(H, order))
@@ -64,9 +65,7 @@ def quantize_layer(layer: Layer) -> tuple[Quantized, str]:
     return result, f"damping raised to {damping:g}" if damping > DAMPING else ""
 
 
-def least_costly(
-    weight: torch.Tensor, order: torch.Tensor, R: torch.Tensor, step: Any
-) -> torch.Tensor:
+def least_costly(weight: Tensor, order: Tensor, R: Tensor, step: Any) -> Tensor:
     """bool (rows, columns): False where a weight costs least to remove, w^2 / inverse(H)[i, i] (Hassibi and Stork 1993).
 
     R: the factor of inverse(H) = R^T R with columns in `order`. The mask is chosen before the pass over the columns, so that
@@ -78,16 +77,16 @@ def least_costly(
 
 
 def gptq(
-    weight: torch.Tensor,
-    H: torch.Tensor,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor,
+    weight: Tensor,
+    H: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
     bits: float,
-    order: torch.Tensor | None = None,
+    order: Tensor | None = None,
     symmetric: bool = False,
     factor: Factor | None = None,
     sweeps: int = 0,
-    mask: torch.Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Quantized | None, float]:
     """Quantize weight (rows, columns) on the grid (scale, zero_point), each (rows or 1, groups).
 
@@ -102,7 +101,7 @@ def gptq(
     R, damping = factor or inverse_factor(ordered(H, order))
     if R is None:
         return None, damping
-    grid = [part.float().expand(rows, -1).contiguous() for part in (scale, zero_point)]
+    grid = tuple(part.float().expand(rows, -1).contiguous() for part in (scale, zero_point))
     full = torch.ones(rows, columns, dtype=torch.bool, device=device) if mask is None else mask
     W, ordered_mask = weight.float().index_select(1, order), full[:, order].contiguous()
     by_group = tuple(part.T.contiguous() for part in grid)
@@ -117,24 +116,20 @@ def gptq(
         loss = damped(H, damping)
         gradient = (result.dequantize() - weight.float()) @ loss
         for _ in range(sweeps):
-            kernels.of(codes).descend(codes, gradient, loss, *grid, groups, order, top, full)
+            kernels.of(codes).descend(codes, gradient, loss, grid, groups, order, top, full)
     return result, damping
 
 
 def _round_columns(
-    W: torch.Tensor,
-    R: torch.Tensor,
-    grid: tuple[torch.Tensor, ...],
-    group_of: torch.Tensor,
-    top: int,
-    mask: torch.Tensor,
-) -> torch.Tensor | None:
+    W: Tensor, R: Tensor, grid: tuple[Tensor, ...], group_of: Tensor, top: int, mask: Tensor
+) -> Tensor | None:
     """Codes (rows, columns) of W, which is overwritten; None where an error overflows. grid: scale, zero_point (groups, rows)."""
     codes = torch.empty(W.shape, dtype=torch.uint8, device=W.device)
     for start in range(0, W.shape[1], numba_kernels.BLOCK):
         stop = min(start + numba_kernels.BLOCK, W.shape[1])
         errors = W.new_empty(len(W), stop - start)
-        kernels.of(W).round_block(W, R, *grid, group_of, top, mask, codes, errors, start, stop)
+        out, span = (codes, errors), (start, stop)
+        kernels.of(W).round_block(W, R, grid, group_of, top, mask, out, span)
         if not finite(errors):
             return None
         W[:, stop:].addmm_(errors, R[start:stop, stop:], alpha=-1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kerf.calibration.allocation import allocate
 from kerf.calibration.candidate import StepContext
@@ -107,8 +108,8 @@ def _make(context: StepContext, folder: Path) -> dict:
     names = [*embeddings, *architecture.linears(net)]
 
     def widths_of(
-        name: str, module: torch.nn.Module, second: torch.Tensor | None
-    ) -> Iterator[tuple[torch.Tensor, int]]:
+        name: str, module: torch.nn.Module, second: Tensor | None
+    ) -> Iterator[tuple[Tensor, int]]:
         weight: Any = module.weight
         mask = weight.data != 0 if context.source and name not in embeddings else None
         for width in WIDTHS:

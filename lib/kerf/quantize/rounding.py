@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kerf.calibration.layer import Layer
 from kerf.core.errors import refuse
@@ -14,12 +15,12 @@ from kerf.tensors.quantized import Quantized, find_grid, round_to
 
 
 def rtn(
-    weight: torch.Tensor,
+    weight: Tensor,
     bits: float,
     group_size: int,
     symmetric: bool = False,
     clip: bool = False,
-    importance: torch.Tensor | None = None,
+    importance: Tensor | None = None,
     scale_dtype: torch.dtype = torch.float16,
     per_tensor: bool = False,
 ) -> Quantized:
@@ -44,7 +45,7 @@ def nearest(layer: Layer) -> tuple[Quantized, str]:
     return replace(named(layer.name, rtn, weight, **options), mask=mask), ""
 
 
-def grid_options(step: Any, columns: int, importance: torch.Tensor | None = None) -> dict[str, Any]:
+def grid_options(step: Any, columns: int, importance: Tensor | None = None) -> dict[str, Any]:
     """Keyword arguments of `find_grid` and `rtn` for a layer with that many columns; step: of a method with a grid."""
     return {
         "bits": step.bits,
@@ -57,7 +58,7 @@ def grid_options(step: Any, columns: int, importance: torch.Tensor | None = None
     }
 
 
-def named(name: str, function: Callable, weight: torch.Tensor, **options: Any) -> Any:
+def named(name: str, function: Callable, weight: Tensor, **options: Any) -> Any:
     """Call `function`; raises InputError with the layer's name for a scale that does not fit."""
     try:
         return function(weight, **options)

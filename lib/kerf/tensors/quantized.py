@@ -12,9 +12,10 @@ Asymmetric min-max grid: Jacob et al. 2018 (arXiv:1712.05877), eq. 1. The clip s
 by `importance` where it is given.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from kerf.tensors import kernels
 from kerf.tensors.packing import TERNARY
@@ -36,21 +37,27 @@ class Quantized:
     mask: bool (rows, columns) of a pruned weight, which is 0 where it is False; None: nothing is pruned.
     """
 
-    codes: torch.Tensor
-    scale: torch.Tensor
-    zero_point: torch.Tensor
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
     bits: float
     group_size: int
     symmetric: bool
-    mask: torch.Tensor | None = None
+    mask: Tensor | None = None
 
-    def dequantize(self) -> torch.Tensor:
+    def dequantize(self) -> Tensor:
         """float32 (rows, columns)."""
         # One allocation, then in place: page faults of fresh memory cost more than the arithmetic.
         values = self.codes.to(torch.float32)
         grouped = values.view(*self.scale.shape, -1)
         grouped.sub_(self.zero_point[..., None]).mul_(self.scale[..., None].float())
         return values if self.mask is None else values.mul_(self.mask)
+
+    def to(self, device: torch.device | str) -> "Quantized":
+        """The same weight on another device."""
+        tensors = {name: getattr(self, name) for name in ("codes", "scale", "zero_point", "mask")}
+        moved = {name: t.to(device) for name, t in tensors.items() if t is not None}
+        return replace(self, **moved)
 
     def stored_bits(self) -> float:
         """Bits of codes, scales, zero points and the mask, before the file's compression."""
@@ -72,15 +79,15 @@ def zero_point_bits(bits: float) -> int:
 
 
 def find_grid(
-    weight: torch.Tensor,
+    weight: Tensor,
     bits: float,
     group_size: int,
     symmetric: bool,
     clip: bool,
-    importance: torch.Tensor | None = None,
+    importance: Tensor | None = None,
     scale_dtype: torch.dtype = torch.float16,
     per_tensor: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """scale and zero_point of shape (rows, columns // group_size), or (1, 1) for a whole tensor.
 
     weight: (rows, columns); importance: (columns,), the weight of a column's squared error (the diagonal
@@ -109,24 +116,25 @@ def find_grid(
 
 
 def _search(
-    groups: torch.Tensor,
-    low: torch.Tensor,
-    high: torch.Tensor,
+    groups: Tensor,
+    low: Tensor,
+    high: Tensor,
     bits: float,
     symmetric: bool,
-    importance: torch.Tensor,
+    importance: Tensor,
     scale_dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Grid of least weighted squared error over factors by which the range of each group is shrunk."""
     step, top = zero_step(bits, symmetric), top_code(bits)
     scale, zero_point = _affine(low, high, bits, symmetric, scale_dtype, step)
+    weights = importance.view(groups.shape[1:])
     best = (torch.full_like(low, torch.inf), torch.ones_like(low), scale.float(), zero_point)
 
-    def attempt(factor: torch.Tensor) -> None:
+    def attempt(factor: Tensor) -> None:
         scale, middle = _affine(low * factor, high * factor, bits, symmetric, scale_dtype, step)
         for shift in (0, -step, step) if bits == 2 and not symmetric else (0,):
             trial = (factor, scale.float(), (middle + shift).clamp_(0, top))
-            kernels.of(groups).keep_better(groups, importance, top, trial, best)
+            kernels.of(groups).keep_better(groups, weights, top, trial, best)
 
     for factor in COARSE:
         attempt(torch.full_like(low, factor))
@@ -138,13 +146,8 @@ def _search(
 
 
 def _affine(
-    low: torch.Tensor,
-    high: torch.Tensor,
-    bits: float,
-    symmetric: bool,
-    scale_dtype: torch.dtype,
-    step: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    low: Tensor, high: Tensor, bits: float, symmetric: bool, scale_dtype: torch.dtype, step: float
+) -> tuple[Tensor, Tensor]:
     """Grid from low to high, the zero point a multiple of `step`."""
     top = top_code(bits)
     span = 2 * torch.maximum(-low, high) if symmetric else high - low
@@ -157,9 +160,7 @@ def _affine(
     return scale, (-low / scale.float() / step).round().mul_(step).clamp_(0, top)
 
 
-def round_to(
-    weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, bits: float
-) -> torch.Tensor:
+def round_to(weight: Tensor, scale: Tensor, zero_point: Tensor, bits: float) -> Tensor:
     """Codes (uint8, shape of weight) of the points nearest to weight; scale, zero_point: (rows or 1, groups)."""
     codes = weight.float().reshape(*scale.shape, -1) / scale[..., None].float()
     codes.add_(zero_point[..., None]).round_().clamp_(0, top_code(bits))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import embedding
 
@@ -23,26 +24,26 @@ EMBEDDING_RATES = {"codes": 0.0, "scale": 3e-4, "zero_point": 0.0, "float": 1e-3
 JOINT_RATES = {"codes": 0.02, "scale": 1e-3, "zero_point": 1e-3, "float": 2e-4, "weight": 1e-4}
 OUTPUT_LOSS_WEIGHT = 0.8  # of the output-level loss in the final block
 
-Weight = Quantized | torch.Tensor  # as stored: quantized, or a pruned float weight
-OutputLoss = Callable[[torch.Tensor, torch.Tensor, dict], torch.Tensor]
+Weight = Quantized | Tensor  # as stored: quantized, or a pruned float weight
+OutputLoss = Callable[[Tensor, Tensor, dict], Tensor]
 
 
 class HiddenStates:
     """Hidden states (texts, tokens, features) of a network for every batch, block by block, in memory-mapped files."""
 
-    def __init__(self, net: torch.nn.Module, batches: list[dict]) -> None:
+    def __init__(self, net: nn.Module, batches: list[dict]) -> None:
         self.batches, self.masks = batches, [batch["attention_mask"].bool() for batch in batches]
         self.enter(net)
 
     @torch.no_grad()
-    def enter(self, net: torch.nn.Module) -> None:
+    def enter(self, net: nn.Module) -> None:
         """Compute the states that enter the first block of `net`."""
         entries = [architecture.entry(net, batch) for batch in self.batches]
         self.states = [park(hidden) for hidden, _ in entries]
         self.options = [options for _, options in entries]
 
     @torch.no_grad()
-    def advance(self, block: torch.nn.Module) -> None:
+    def advance(self, block: nn.Module) -> None:
         """Run `block` on every state; one by one, so that each output replaces its input."""
         for index, options in enumerate(self.options):
             self.states[index] = park(architecture.run_block(block, self.states[index], options))
@@ -58,7 +59,7 @@ class ReconstructionUnit:
 
     def __init__(
         self,
-        net: torch.nn.Module,
+        net: nn.Module,
         names: list[str],
         weights: dict[str, Weight],
         fit: HiddenStates,
@@ -100,7 +101,7 @@ class ReconstructionUnit:
                     groups[part]["params"].append(parameter)
         return list(groups.values())
 
-    def forward(self, states: HiddenStates, index: int) -> torch.Tensor:
+    def forward(self, states: HiddenStates, index: int) -> Tensor:
         """Output for one batch, with the weights as trained so far."""
         if not self.names:
             return self._embed(states.batches[index])
@@ -116,20 +117,21 @@ class ReconstructionUnit:
             hidden = architecture.run_block(_with_weights(block, weights), hidden, options)
         return hidden
 
-    def _embed(self, batch: dict) -> torch.Tensor:
+    def _embed(self, batch: dict) -> Tensor:
         """States that enter the first block; only tokens of the training text have trained embeddings."""
         hooks = []
         for layer, learned in self.learned.items():
-            positions = torch.full((len(learned.start.codes),), -1)  # of each token in `rows`
-            positions[learned.rows] = torch.arange(len(learned.rows))
+            rows = learned.rows
+            positions = rows.new_full((len(learned.start.codes),), -1)  # of each token in `rows`
+            positions[rows] = torch.arange(len(rows), device=rows.device)
 
             def look_up(
-                module: torch.nn.Module,
-                args: tuple[torch.Tensor],
-                output: torch.Tensor,
+                module: nn.Module,
+                args: tuple[Tensor],
+                output: Tensor,
                 learned: LearnableQuantizer = learned,
-                positions: torch.Tensor = positions,
-            ) -> torch.Tensor:
+                positions: Tensor = positions,
+            ) -> Tensor:
                 row = positions[args[0]]
                 trained = embedding(row.clamp(min=0), learned())
                 return torch.where((row >= 0)[..., None], trained, output)
@@ -138,13 +140,10 @@ class ReconstructionUnit:
         with attached(hooks):
             return architecture.entry(self.net, batch)[0]
 
-    def loss(self, states: HiddenStates, target: HiddenStates, index: int) -> torch.Tensor:
+    def loss(self, states: HiddenStates, target: HiddenStates, index: int) -> Tensor:
         """Squared error of one batch's tokens relative to their squared target; in the final block mostly the output loss."""
-        output, reference, mask = (
-            self.forward(states, index),
-            target.states[index],
-            target.masks[index],
-        )
+        output, reference = self.forward(states, index), target.states[index]
+        mask = target.masks[index]
         loss = (output - reference)[mask].square().sum() / reference[mask].square().sum()
         if self.output_loss is None:
             return loss
@@ -167,6 +166,6 @@ class ReconstructionUnit:
         return trained
 
 
-def _with_weights(block: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Callable:
+def _with_weights(block: nn.Module, weights: dict[str, Tensor]) -> Callable:
     """`block` as a function that computes with `weights` in place of its own."""
     return lambda *args, **kwargs: functional_call(block, weights, args, kwargs)

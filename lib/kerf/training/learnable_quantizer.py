@@ -8,26 +8,30 @@ Codes are trained as real numbers v that the forward pass rounds, with a straigh
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
 from kerf.tensors.quantized import Quantized, top_code, zero_step
 
 
-class LearnableQuantizer(torch.nn.Module):
+class LearnableQuantizer(nn.Module):
     """A quantized weight with trainable codes, scales and zero points. rows: those that are trained; default all."""
 
-    def __init__(self, start: Quantized, rows: torch.Tensor | None = None) -> None:
+    def __init__(self, start: Quantized, rows: Tensor | None = None) -> None:
         super().__init__()
-        self.start, self.rows = start, torch.arange(len(start.codes)) if rows is None else rows
+        codes = start.codes
+        every = torch.arange(len(codes), device=codes.device)
+        self.start, self.rows = start, every if rows is None else rows
         per_tensor = len(start.scale) == 1 and len(start.codes) > 1
         self.grid_rows = slice(None) if per_tensor else self.rows  # of scale and zero_point
         self.scale_start = start.scale[self.grid_rows].float()[..., None]  # (rows, groups, 1)
-        codes = start.codes[self.rows].float()
-        self.codes = torch.nn.Parameter(codes.view(*self.scale_start.shape[:2], -1))
+        self.codes = torch.nn.Parameter(
+            codes[self.rows].float().view(*self.scale_start.shape[:2], -1)
+        )
         self.scale = torch.nn.Parameter(torch.ones_like(self.scale_start))  # times scale_start
         self.zero_point = torch.nn.Parameter(start.zero_point[self.grid_rows][..., None].clone())
         self.zero_point.requires_grad_(not start.symmetric)
 
-    def parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Codes, scale and zero point as they would be stored, with straight-through gradients."""
         step, top = zero_step(self.start.bits, self.start.symmetric), top_code(self.start.bits)
         scale = self.scale_start * self.scale
@@ -40,7 +44,7 @@ class LearnableQuantizer(torch.nn.Module):
             _straight_through(self.zero_point, zero_point),
         )
 
-    def forward(self) -> torch.Tensor:
+    def forward(self) -> Tensor:
         """The weight (rows, columns)."""
         codes, scale, zero_point = self.parts()
         weight = ((codes - zero_point) * scale).view(len(self.rows), -1)
@@ -64,26 +68,26 @@ class LearnableQuantizer(torch.nn.Module):
         return replace(self.start, **trained)
 
 
-class LearnableMasked(torch.nn.Module):
+class LearnableMasked(nn.Module):
     """A pruned float weight whose remaining values are trained; zeros stay zero."""
 
-    def __init__(self, start: torch.Tensor) -> None:
+    def __init__(self, start: Tensor) -> None:
         super().__init__()
         self.pruned = start == 0
         self.weight = torch.nn.Parameter(start.clone())
 
-    def forward(self) -> torch.Tensor:
+    def forward(self) -> Tensor:
         """The weight (rows, columns)."""
         return self.weight.masked_fill(self.pruned, 0)
 
     def clamp_codes(self) -> None:
         """A float weight has no codes."""
 
-    def result(self) -> torch.Tensor:
+    def result(self) -> Tensor:
         """The trained weight."""
         return self().detach()
 
 
-def _straight_through(value: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:
     """Exactly `rounded`, with the gradient of `value` (Bengio et al. 2013, arXiv:1308.3432)."""
     return rounded + (value - value.detach())

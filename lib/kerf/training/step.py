@@ -38,7 +38,10 @@ def _make(context: StepContext, folder: Path) -> dict:
     opened, original = context.open(), registry.open_model(context.model)
     net = registry.network(opened)
     data = training_data.gather(original, context.calibration, step.augmentation_factor)
-    stored = dict(parquet.read_tensors(source / parquet.WEIGHTS))
+    device = next(net.parameters()).device
+    stored = {
+        name: value.to(device) for name, value in parquet.read_tensors(source / parquet.WEIGHTS)
+    }
     blocks: list[dict] = []
     before = data.loss(opened)
     pruned = any("prune" in earlier for earlier in context.steps_before)

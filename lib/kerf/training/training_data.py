@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cosine_similarity, kl_div
 from torch.nn.utils.rnn import pad_sequence
 
@@ -32,7 +33,7 @@ class TrainingData:
 
     fit: list[dict]
     held_out: list[dict]
-    output_loss: Callable[[torch.Tensor, torch.Tensor, dict], torch.Tensor]
+    output_loss: Callable[[Tensor, Tensor, dict], Tensor]
     loss: Callable[[Any], float]
     measure: str
     held: int
@@ -54,7 +55,7 @@ def _encoder(original: Any, spec: Calibration, times: int) -> TrainingData:
     held_out = _batched(held_sequences, original)
     reference = embed(original, held_out)
 
-    def output_loss(states: torch.Tensor, target: torch.Tensor, batch: dict) -> torch.Tensor:
+    def output_loss(states: Tensor, target: Tensor, batch: dict) -> Tensor:
         pooled, wanted = (
             encoder.pool(original, hidden, batch["attention_mask"]) for hidden in (states, target)
         )
@@ -73,7 +74,7 @@ def _causal(original: Any, spec: Calibration, times: int) -> TrainingData:
     targets = [batch["input_ids"][:, 1:].flatten() for batch in held_out]
 
     @torch.no_grad()
-    def logits(opened: Any, batch: dict) -> torch.Tensor:
+    def logits(opened: Any, batch: dict) -> Tensor:
         return opened(**{**batch, "logits_to_keep": 0}).logits[:, :-1].flatten(0, 1)
 
     pairs = list(zip(held_out, targets, strict=True))
@@ -86,13 +87,14 @@ def _causal(original: Any, spec: Calibration, times: int) -> TrainingData:
         ]
         return float(torch.cat(divergences).mean())
 
-    def output_loss(states: torch.Tensor, target: torch.Tensor, batch: dict) -> torch.Tensor:
+    def output_loss(states: Tensor, target: Tensor, batch: dict) -> Tensor:
         with torch.no_grad():
             reference = architecture.after_blocks(original, batch, target).log_softmax(-1)
         logp = architecture.after_blocks(original, batch, states).log_softmax(-1)
         return kl_div(logp, reference, log_target=True, reduction="none").sum(-1).mean()
 
-    rows = torch.tensor(spliced(chunks, times, spec.seed, aligned=True))
+    device = held_out[0]["input_ids"].device
+    rows = torch.tensor(spliced(chunks, times, spec.seed, aligned=True), device=device)
     extra = {key: held_out[0][key] for key in ("use_cache", "logits_to_keep")}
     fit = [
         {"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra}
@@ -131,13 +133,11 @@ def _batched(sequences: list[list[int]], opened: Any) -> list[dict]:
         if batches[-1] and (len(batches[-1]) + 1) * len(sequence) > TOKENS:
             batches.append([])
         batches[-1].append(sequence)
-    return [_padded(batch, opened.tokenizer.pad_token_id) for batch in batches]
-
-
-def _padded(sequences: list[list[int]], padding: int) -> dict:
-    """input_ids and attention_mask, each (sequences, tokens)."""
-    ids = [torch.tensor(sequence) for sequence in sequences]
-    return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-    }
+    padding, device = opened.tokenizer.pad_token_id, opened.device
+    padded = []
+    for batch in batches:
+        ids = [torch.tensor(sequence, device=device) for sequence in batch]
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        padded_ids = pad_sequence(ids, batch_first=True, padding_value=padding)
+        padded.append({"input_ids": padded_ids, "attention_mask": mask})
+    return padded
