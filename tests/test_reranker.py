@@ -107,17 +107,17 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     from kerf.backends import int8
     from kerf.backends import step as backend_stage
 
-    kept, whole = {}, backend_stage._cut
+    kept, whole = {}, backend_stage._quantized
 
-    def cut(step, opened, *rest):
-        found = whole(step, opened, *rest)
+    def cut(context, opened):
+        found = whole(context, opened)
         kept["cut"] = (
             copy.deepcopy(opened),
             *found,
         )  # torch's own kernels are put into the model itself
         return found
 
-    monkeypatch.setattr(backend_stage, "_cut", cut)
+    monkeypatch.setattr(backend_stage, "_quantized", cut)
     monkeypatch.setenv("KERF_FRESH", "9999")
     folder = pipeline.build(model, [{"quantize": step}], SPEC)
     opened, integers, packed = kept["cut"]
