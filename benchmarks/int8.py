@@ -95,6 +95,7 @@ def contestants(
         return serve.Encoder(
             registry.resolve(MODEL),
             openvino_.run(folder, {"settings": {"INFERENCE_PRECISION_HINT": precision}}, threads),
+            {},
         )
 
     found = {

@@ -11,7 +11,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "lib"))
 
 from kerf.config import STEPS, Calibration, Evaluation, Resources  # noqa: E402
-from kerf.config.by_method import ByMethod  # noqa: E402
+from kerf.config.methods import ByMethod  # noqa: E402
 from kerf.evaluate.metrics import FIGURES, METRICS, SYMBOLS  # noqa: E402
 
 METRICS_INTRO = """# Metrics

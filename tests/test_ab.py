@@ -9,7 +9,7 @@ from support.small import write_causal, write_model, write_reranker
 from kerf import pipeline
 from kerf.config import Calibration, Evaluation
 from kerf.core.errors import InputError
-from kerf.evaluate import ab, comparison_inputs, per_item_scores
+from kerf.evaluate import ab, common, comparison_inputs
 from kerf.evaluate.bootstrap import BootstrapMetrics
 from kerf.evaluate.metrics import METRICS
 from kerf.workbench.cli import main
@@ -135,7 +135,7 @@ def test_changed_items_are_known_by_their_text(paired_languages):
 
 def answers(right, name="x", n=None):
     """A side whose only metric is recall@1 of one query a document."""
-    table = per_item_scores.group(
+    table = common.group(
         "reciprocal_rank",
         candidate=np.array(right),
         baseline=np.ones(len(right)),

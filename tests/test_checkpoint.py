@@ -18,8 +18,7 @@ from kerf.config import Calibration
 from kerf.core.cache import meta
 from kerf.core.errors import InputError
 from kerf.formats import gptq_checkpoint, imported
-from kerf.formats.gptq_checkpoint import Checkpoint, export
-from kerf.formats.gptq_layout import pack_layer, unpack_layer
+from kerf.formats.gptq_checkpoint import Checkpoint, export, pack_layer, unpack_layer
 from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized
 

@@ -23,7 +23,7 @@ from kerf.config import Calibration
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder, root
 from kerf.models import registry
-from kerf.workbench.interactive.background import BackgroundBuild, LatestRequest
+from kerf.workbench.interactive.background import BackgroundBuild, latest_request
 from kerf.workbench.interactive.layer_explorer import LayerConfig, LayerSession
 from kerf.workbench.interactive.panel import Panel
 from kerf.workbench.interactive.save_candidate import TITLE, add_candidate
@@ -37,7 +37,7 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def subject(tiny):
+def session(tiny):
     return LayerSession(tiny, SPEC)
 
 
@@ -65,9 +65,9 @@ NAME_OF_A_RERANKER = f"bert.{NAME}"
         LayerConfig(bits=4, group_size=32, sparsity=0.5),
     ],
 )
-def test_a_cut_is_what_the_first_layer_of_a_candidate_becomes(tiny, subject, choice):
+def test_a_cut_is_what_the_first_layer_of_a_candidate_becomes(tiny, session, choice):
     """Of the first layer, which no earlier cut disturbs, and with the word embeddings in float."""
-    first = next(iter(subject.layers))
+    first = next(iter(session.layers))
     chain = choice.steps()
     chain[-1]["quantize"] |= {"embeddings": 32, "scale_dtype": "float16"}
     made = (
@@ -75,17 +75,17 @@ def test_a_cut_is_what_the_first_layer_of_a_candidate_becomes(tiny, subject, cho
         .get_submodule(first)
         .weight.detach()
     )
-    cut = subject.cut(first, choice)
+    cut = session.cut(first, choice)
     if choice.method == "rtn":
         assert torch.equal(made, cut.after())
     else:  # GPTQ's moments are summed in another order here
-        second = subject.second[first]
+        second = session.second[first]
         assert hessian.output_error(cut.before, made, second) == pytest.approx(cut.error, rel=0.15)
     assert (cut.after() == 0).float().mean() >= choice.sparsity
 
 
-def test_error_by_group_adds_up(subject):
-    cut = subject.cut(NAME, LayerConfig(bits=2, group_size=32))
+def test_error_by_group_adds_up(session):
+    cut = session.cut(NAME, LayerConfig(bits=2, group_size=32))
     error = (cut.after() - cut.before).square()
     assert cut.by_group().shape == (64, 4)
     assert float(cut.by_group()[3, 2]) == pytest.approx(
@@ -93,11 +93,11 @@ def test_error_by_group_adds_up(subject):
     )
 
 
-def test_an_answer_leaves_the_model_as_it_was(subject):
-    texts, cut = subject.kind.EXAMPLES, subject.cut(NAME, LayerConfig(bits=2, group_size=None))
-    ((what, before, after),) = subject.output_diff(texts, cut)
+def test_an_answer_leaves_the_model_as_it_was(session):
+    texts, cut = session.kind.EXAMPLES, session.cut(NAME, LayerConfig(bits=2, group_size=None))
+    ((what, before, after),) = session.output_diff(texts, cut)
     assert what == "similarity" and before != after
-    assert subject.output_diff(texts) == [(what, before, before)]
+    assert session.output_diff(texts) == [(what, before, before)]
 
 
 def test_a_prompt_is_answered_with_probabilities(tmp_path):
@@ -123,11 +123,11 @@ def test_a_pair_is_scored_by_a_reranker(tmp_path):
     assert what == "score" and before != after
 
 
-def test_the_newest_wish_overtakes_the_others():
+def test_the_newest_request_overtakes_the_others():
     done = []
-    newest = LatestRequest(lambda wish: (done.append(wish), time.sleep(0.3)))
-    for wish in range(20):
-        newest.ask(wish)
+    submit = latest_request(lambda request: (done.append(request), time.sleep(0.3)))
+    for request in range(20):
+        submit(request)
         time.sleep(0.005)
     time.sleep(1)
     assert done[-1] == 19 and len(done) <= 4
@@ -178,25 +178,25 @@ def test_a_layer_that_is_asked_for_goes_before_the_one_of_the_last_time(house, t
 
 def test_a_whole_candidate_answers_for_its_own_model_and_choice_alone(house, tiny):
     panel = Panel(tiny, calibration=SPEC)
-    cut = panel.subject.cut(NAME, panel.choice())
-    for subject, choice, shown in (
-        (panel.subject, panel.choice(), True),
-        (panel.subject, LayerConfig(bits=7), False),
+    cut = panel.session.cut(NAME, panel.choice())
+    for session, choice, shown in (
+        (panel.session, panel.choice(), True),
+        (panel.session, LayerConfig(bits=7), False),
         (object(), panel.choice(), False),
     ):
-        panel.whole = subject, choice, panel.subject.opened
-        assert ("all layers cut" in panel._outputs_html(panel.wish()[2], cut)) == shown
+        panel.built = session, choice, panel.session.opened
+        assert ("all layers cut" in panel._outputs_html(panel.request()[2], cut)) == shown
 
 
 def test_a_model_that_does_not_open_leaves_the_one_that_is_there(house, tiny):
     panel = Panel(tiny, calibration=SPEC)
-    before, panel.model.options = panel.subject, [tiny, "./nowhere"]
+    before, panel.model.options = panel.session, [tiny, "./nowhere"]
     panel.model.value = "./nowhere"
     for _ in range(100):
         time.sleep(0.1)
         if panel.model.value == tiny:
             break
-    assert panel.model.value == tiny and panel.subject is before
+    assert panel.model.value == tiny and panel.session is before
     for _ in range(100):
         if "./nowhere" in panel.status.value and "Opening" not in panel.status.value:
             break

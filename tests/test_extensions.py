@@ -97,7 +97,7 @@ def entry():
 
     yield add
     for entries, name in added:
-        entries.remove(name)
+        del entries[name]
 
 
 def test_a_method_of_another_package_runs_in_an_experiment(tmp_path):
@@ -192,6 +192,7 @@ def open_folder(folder, device="cpu"):
     return found
 '''
     )
+    assert "oddities" not in FAMILIES  # loads the entry points before the package is on the path
     folder = package(tmp_path, "kerf.families", "odd_family", text)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv(

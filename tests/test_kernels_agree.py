@@ -7,7 +7,8 @@ from support.small import FAMILIES, write_family
 
 import kerf
 from kerf import backends, pipeline
-from kerf.backends import mixed, openvino_, tokens
+from kerf.backends import openvino_, tokens
+from kerf.backends import step as backend_step
 from kerf.calibration import activations
 from kerf.config import Calibration
 from kerf.core.finite import check_finite
@@ -64,7 +65,7 @@ def check(model, steps):
         rounded = step["method"] in ("static", "dynamic", "bfloat16")
         assert (
             np.linalg.norm(together - alone, axis=1).max()
-            < (mixed.ROUNDED if rounded else mixed.SAME) * scale
+            < (backend_step.ROUNDED if rounded else backend_step.SAME) * scale
         ), step
         if step["method"] != "static":  # whose ranges are of 16 sentences
             assert np.linalg.norm(alone - wanted, axis=1).max() < 0.15 * scale, step

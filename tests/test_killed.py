@@ -10,7 +10,7 @@ import time
 import nbformat
 import pytest
 
-from kerf.core import child_process, timeouts
+from kerf.core import child_process
 from kerf.core.errors import InputError
 from kerf.data import downloads
 from kerf.evaluate import measure
@@ -194,7 +194,7 @@ def silence(monkeypatch):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(50)
-        monkeypatch.setattr(timeouts, "SECONDS", 1.0)
+        monkeypatch.setattr(downloads, "SECONDS", 1.0)
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 

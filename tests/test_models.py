@@ -13,8 +13,7 @@ from kerf import evaluate
 from kerf.core.errors import InputError
 from kerf.evaluate.protocol import FamilyEvaluation
 from kerf.models import families, registry
-from kerf.models.families import FAMILIES, encoder
-from kerf.models.families.protocol import Family
+from kerf.models.families import FAMILIES, Family, encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
 MODULES = [

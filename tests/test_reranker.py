@@ -18,7 +18,7 @@ from kerf.core import cache
 from kerf.core.errors import InputError
 from kerf.data import corpora
 from kerf.evaluate import cross_encoder as measured
-from kerf.evaluate import fidelity, first_stage, ranking
+from kerf.evaluate import fidelity, ranking
 from kerf.models import architecture, families, manifest, registry
 from kerf.models.families import cross_encoder
 from kerf.training import train_cross_encoder
@@ -316,7 +316,7 @@ def test_a_comparison_of_a_reranker(model):
 def test_the_first_stage_ranks_what_it_found(tmp_path):
     encoder = write_model(tmp_path / "encoder")
     queries, passages, _ = corpora.cloze_pairs(12)
-    found = first_stage.others(encoder, queries, passages, 5)
+    found = measured.nearest_others(encoder, queries, passages, 5)
     opened = registry.open_model(str(encoder))
     scores = (
         opened.encode(queries, normalize_embeddings=True)
@@ -379,7 +379,7 @@ def test_negatives_are_other_passages_mostly_random_at_first(tmp_path):
     spec = train_cross_encoder.Training(steps=10, queries=4, others=3, easy=0.5)
     examples = train_cross_encoder._examples(encoder, rows, spec).to_list()
     assert [(row["query"], row["passages"][0]) for row in examples] == rows
-    nearest = first_stage.others(encoder, *map(list, zip(*rows, strict=True)), 20)
+    nearest = measured.nearest_others(encoder, *map(list, zip(*rows, strict=True)), 20)
     hard = []
     for row, near in zip(examples, nearest, strict=True):
         own, *negatives = row["passages"]

@@ -13,7 +13,7 @@ from kerf.evaluate import stats as ks
 def test_spearman_is_scipys_and_a_draw_correlates_the_ranks_of_the_whole_sample(rows):
     x, y = (np.array(column) for column in zip(*rows, strict=True))
     drawn = ks.Documents(np.arange(len(x)), 3)
-    ours = drawn.spearman(x, y, np.arange(len(x)))
+    ours = drawn.spearman(x, y, np.arange(len(x)), np.arange(len(x)))
     if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
         assert np.isnan(ours.value)
         return

@@ -1,8 +1,8 @@
 """Kerf measures what compressing a model costs.
 
-The packages, bottom to top: `models` and `data` open the model and the texts; `calibration` records the inputs of every
-layer; `quantize`, `prune` and `training` compress; `tensors` stores the result; `evaluate` compares it with the baseline
-and applies gates; `pipeline` dispatches the steps; `workbench` runs notebooks and writes reports.
+Packages, bottom to top: `models` and `data` open the model and the texts; `calibration` records the inputs of layers;
+`quantize`, `prune` and `training` compress; `tensors` stores the result; `evaluate` compares it with the baseline and applies
+gates; `pipeline` dispatches the steps; `workbench` runs notebooks and writes reports.
 """
 
 from importlib import import_module
@@ -10,14 +10,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 # Imported on first use, so that `import kerf`, and with it every command-line refusal, does not wait for torch.
-_PUBLIC = {
-    "compare": "kerf.api",
-    "compress": "kerf.api",
-    "embedder": "kerf.backends.service",
-    "load": "kerf.models.registry",
-    "open_model": "kerf.models.registry",
-    "reranker": "kerf.backends.service",
-}
+_PUBLIC = dict.fromkeys(("compare", "compress"), "kerf.api")
+_PUBLIC |= dict.fromkeys(("embedder", "reranker"), "kerf.backends.serve")
+_PUBLIC |= dict.fromkeys(("load", "open_model"), "kerf.models.registry")
 __all__ = ["compare", "compress", "embedder", "load", "open_model", "reranker"]
 
 

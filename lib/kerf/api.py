@@ -21,7 +21,7 @@ from kerf.core import atomic
 from kerf.core.errors import one_of, refuse
 from kerf.core.paths import data_folder
 from kerf.evaluate import ab
-from kerf.evaluate.comparison_inputs import ComparisonInput, candidate_input
+from kerf.evaluate.comparison_inputs import candidate_input
 from kerf.models import manifest, registry
 from kerf.models.model_files import CARD
 
@@ -29,21 +29,14 @@ Texts = str | os.PathLike[str] | Iterable[str]
 
 
 def compress(model: str, texts: Texts = "news", method: str = "gptq", **parameters: Any) -> Any:
-    """Compress a model by one step, and open the candidate.
+    """Compress a model by one step, and open the candidate as `kerf.load` does; its `artifact` is the candidate's directory.
 
-    Args:
-        model: a name of `kerf list models`, a hub id or a local directory.
-        texts: calibration text: news, wiki, a text file with one document a line, or documents.
-        method: of `kerf list methods`, for quantization or pruning.
-        parameters: keys of the method's step, as in an experiment (`bits=4`), and `samples`, `max_length` and `seed` of
-            the calibration.
+    model: a name of `kerf list models`, a hub id or a local directory. texts: calibration text: news, wiki, a text file with one
+    document a line, or documents. method: of `kerf list methods`, for quantization or pruning. parameters: keys of the method's
+    step, as in an experiment (`bits=4`), and `samples`, `max_length` and `seed` of the calibration.
 
-    Returns:
-        The opened candidate, as from `kerf.load`; its `artifact` is the candidate's directory. It is made once: the same
-        arguments open it again.
-
-    Raises:
-        InputError: for a parameter that is not accepted, before heavy work.
+    A candidate is made once: the same arguments open it again. Raises InputError for a parameter that is not accepted, before
+    heavy work.
     """
     methods = {**PRUNING_METHODS, **METHODS}
     if method not in methods:
@@ -62,18 +55,12 @@ def compress(model: str, texts: Texts = "news", method: str = "gptq", **paramete
 def compare(a: Any, b: Any, data: Texts = "news", **evaluation: Any) -> pd.DataFrame:
     """Compare two models on the same text, item by item.
 
-    Args:
-        a, b: a model's name or directory, a candidate's directory, or an opened candidate of `kerf.compress`; both of one
-            model.
-        data: evaluation text: news, wiki, a text file with one document a line, or documents.
-        evaluation: further keys of `evaluation`, as in an experiment (`sentences=200`).
+    a, b: a model's name or directory, a candidate's directory, or an opened candidate of `kerf.compress`; both of one model.
+    data: evaluation text, as `texts` of `compress`. evaluation: further keys of `evaluation`, as in an experiment.
 
-    Returns:
-        A row for each metric. Where `a` is the model itself: value of `b`, low, high (95 % interval), baseline, n. Where
-        it is a candidate: a, b, their paired difference with low and high, winner.
-
-    Raises:
-        InputError: for candidates of two models, and for text that cannot be used.
+    Returns a row for each metric. Where `a` is the model itself: value of `b`, low, high (95 % interval), baseline, n. Where it is
+    a candidate: a, b, their paired difference with low and high, winner. Raises InputError for candidates of two models, and for
+    text that cannot be used.
     """
     spec = parse(Evaluation, {**evaluation, "texts": _file_of(data)}, "evaluation")
     (model, folder_a), (other, folder_b) = _side(a), _side(b)
@@ -84,13 +71,11 @@ def compare(a: Any, b: Any, data: Texts = "news", **evaluation: Any) -> pd.DataF
     if not folder_a:
         rows = evaluate.read(evaluate.compare(model, folder_b or "", spec))[0]
         return pd.DataFrame(rows).set_index("name")
-
-    def measured(name: str, folder: Path | None) -> ComparisonInput:
+    inputs = []
+    for name, folder in (("a", folder_a), ("b", folder_b)):
         steps = manifest.verify(folder)["steps"] if folder else []
-        return candidate_input(name, model, steps, folder or "", spec)
-
-    differences = ab.compare(measured("a", folder_a), measured("b", folder_b))
-    return pd.DataFrame(differences["metrics"]).set_index("name")
+        inputs.append(candidate_input(name, model, steps, folder or "", spec))
+    return pd.DataFrame(ab.compare(*inputs)["metrics"]).set_index("name")
 
 
 def _side(side: Any) -> tuple[str, Path | None]:

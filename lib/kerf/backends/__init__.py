@@ -47,18 +47,34 @@ def refusal(name: str, accepted: str, error: Exception) -> InputError:
 def conversion(name: str, opened: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield the whole model as one module, and example inputs to trace it with; exporters are quiet meanwhile.
 
-    Raises InputError, with the first cause, for a model that the exporter cannot read.
+    Attention masks with MASKED instead of -inf: a row that holds only padding, as in a sliding window, is a softmax of -inf
+    alone, which is 0 in torch and NaN in graphs of other libraries. Raises InputError, with the first cause, for a model that
+    the exporter cannot read.
     """
     import torch
+    from torch.nn import functional
     from transformers.utils import logging
+
+    attention = functional.scaled_dot_product_attention
+
+    def finite(
+        query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **options: Any
+    ) -> Any:
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            zeros = torch.zeros_like(attn_mask, dtype=query.dtype)
+            attn_mask = zeros.masked_fill(~attn_mask, MASKED)
+        elif attn_mask is not None:
+            attn_mask = attn_mask.clamp(min=MASKED)
+        return attention(query, key, value, attn_mask, *rest, **options)
 
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
     inputs = (ids, (ids > 0).long(), torch.zeros_like(ids))
     example = dict(zip(families.of_opened(opened).inputs(opened), inputs, strict=False))
     verbosity, disabled = logging.get_verbosity(), python_logging.root.manager.disable
+    finite_masks = patch.object(functional, "scaled_dot_product_attention", finite)
     try:
         # torch's exporter prints the whole graph on standard error beside its exception.
-        with _finite_masks(), warnings.catch_warnings(), redirect_stderr(StringIO()):
+        with finite_masks, warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             logging.set_verbosity_error()
             python_logging.disable()
@@ -73,25 +89,3 @@ def conversion(name: str, opened: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
     finally:
         logging.set_verbosity(verbosity)
         python_logging.disable(disabled)
-
-
-@contextmanager
-def _finite_masks() -> Iterator[None]:
-    """Make attention mask with MASKED instead of -inf. A row that holds only padding, as in a sliding window, is a softmax
-    of -inf alone: 0 in torch, and NaN in graphs of other libraries."""
-    import torch
-
-    attention = torch.nn.functional.scaled_dot_product_attention
-
-    def finite(
-        query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **options: Any
-    ) -> Any:
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            zeros = torch.zeros_like(attn_mask, dtype=query.dtype)
-            attn_mask = zeros.masked_fill(~attn_mask, MASKED)
-        elif attn_mask is not None:
-            attn_mask = attn_mask.clamp(min=MASKED)
-        return attention(query, key, value, attn_mask, *rest, **options)
-
-    with patch.object(torch.nn.functional, "scaled_dot_product_attention", finite):
-        yield

@@ -4,31 +4,30 @@ A kernel multiplies u (tokens, columns), 0 to 255, by c (rows, columns), -127 to
 
     W x + b  ~  scale_r sum_c c_rc u_c + bias_r,    u_c = round((x_c - low_c) / delta_c).
 
-Static: each column has its own low and delta, which cost nothing at run time, since W delta is what is rounded to codes and
-W low goes into the bias. Wide inputs make coarse inputs, wide weights coarse weights; as in SmoothQuant (Xiao et al.
-2022, arXiv:2211.10438) delta_c = range_c^alpha / largest_weight_c^(1 - alpha) up to a factor. alpha and the share of
-each range that is clipped are those of least output error on calibration text. Codes come from GPTQ
-(`kerf.quantize.gptq`) on centred inputs, with the output of the float layer on the float model's inputs as the target, so
-that a layer compensates for its own rounded inputs and for the layers before it. The bias absorbs the mean error.
+Static: each column has its own low and delta, which cost nothing at run time: W delta is what is rounded to codes, and W low
+goes into the bias. As in SmoothQuant (Xiao et al. 2022, arXiv:2211.10438), delta_c = range_c^alpha / largest_weight_c^(1 - alpha)
+up to a factor; alpha and the share of each range that is clipped have the least output error on calibration text. Codes come
+from GPTQ (`kerf.quantize.gptq`) on centred inputs, with the output of the float layer on the float model's inputs as the target,
+so that a layer compensates for its own rounded inputs and for the layers before it. The bias absorbs the mean error.
 
 Dynamic: low and delta are those of each token, from its smallest and largest input (as in ZeroQuant, Yao et al. 2022,
-arXiv:2206.01861), and stay in the sum:
-
-    W x + b  ~  delta_t scale_r sum_c c_rc u_c + low_t scale_r sum_c c_rc + bias_r.
+arXiv:2206.01861), and stay in the sum: W x + b  ~  delta_t scale_r sum_c c_rc u_c + low_t scale_r sum_c c_rc + bias_r.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module
+from torch.nn.functional import linear
 
-from kerf.backends.protocol import SMALLEST, TOP_INPUT, Int8Linear
+from kerf.backends.protocol import SMALLEST, TOP_INPUT, Int8Linear, IntegerLayers
 from kerf.calibration.hessian import act_order, corrected, inverse_factor, moments, ordered
+from kerf.calibration.layer import Calibrated
 from kerf.calibration.sequential import layer_inputs
-from kerf.models import architecture
 from kerf.quantize.gptq import gptq
 
 ALPHAS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
@@ -45,25 +44,17 @@ def rounded(x: Tensor, low: Tensor | None, delta: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def integers(
-    net: Module,
-    reference: Module,
-    groups: list[list[str]],
-    batches: list[dict],
-    dynamic: bool = False,
-    bits: int = 8,
-) -> dict[str, Int8Linear]:
-    """Quantize every linear layer that the calibration text reaches; the layers by name.
+def integers(text: Calibrated, dynamic: bool = False, bits: int = 8) -> dict[str, Int8Linear]:
+    """Quantize every linear layer that the calibration text reaches, in its order, with earlier layers quantized.
 
-    net, reference: the same network twice; the first computes with the layers that are already quantized.
-    groups: names of layers that share an input. dynamic: inputs are rounded on the grid of their token. bits: 8, or 7
-    for a kernel whose sums of two products saturate at 16 bits, which 255 * (64 + 64) never does.
+    dynamic: inputs are rounded on the grid of their token. bits: 8, or 7 for a kernel whose sums of two products saturate at
+    16 bits, which 255 * (64 + 64) never does. Returns the layers by name; the network stays as it is.
     """
     quantized: dict[str, Int8Linear] = {}
-    layers = architecture.linears(net)
+    layers, networks = text.layers, (text.net, text.reference)
     with computing(layers, quantized):
-        networks = (layer_inputs(network, groups, batches) for network in (net, reference))
-        for (names, inputs), (_, originals) in zip(*networks, strict=True):
+        walks = (layer_inputs(network, text.groups, text.batches) for network in networks)
+        for (names, inputs), (_, originals) in zip(*walks, strict=True):
             X, F = (torch.cat(list(pieces)) for pieces in (inputs, originals))
             group = _group([layers[name] for name in names], X, F, dynamic, bits)
             del X, F  # before the next layers run
@@ -72,21 +63,20 @@ def integers(
 
 
 @contextmanager
-def computing(layers: Mapping[str, Module], quantized: dict[str, Int8Linear]) -> Iterator[None]:
+def computing(layers: Mapping[str, Module], quantized: IntegerLayers) -> Iterator[None]:
     """While it lasts, each of `layers` that is in `quantized` computes as its integer kernel would."""
     weights: dict[str, Tensor] = {}
 
     def forward(name: str, layer: Any, x: Tensor) -> Tensor:
         if name not in quantized:
-            return torch.nn.functional.linear(x, layer.weight, layer.bias)
+            return linear(x, layer.weight, layer.bias)
         integer = quantized[name]
         if name not in weights:
             weights[name] = integer.weight()
-        inputs = rounded(x, integer.low, integer.delta)
-        return torch.nn.functional.linear(inputs, weights[name], integer.bias)
+        return linear(rounded(x, integer.low, integer.delta), weights[name], integer.bias)
 
     for name, layer in layers.items():
-        layer.forward = lambda x, name=name, layer=layer: forward(name, layer, x)
+        layer.forward = partial(forward, name, layer)
     try:
         yield
     finally:
@@ -115,24 +105,21 @@ def _group(
         zero = torch.full_like(scale, top + 1)
         result, _ = gptq(target, H, scale, zero, bits, order, True, factor, sweeps=1)
         if result is None:  # H cannot be factorized: round to nearest
-            codes = (target / scale).round().clamp(-top, top).to(torch.int8)
+            codes = (target / scale).round().clamp(-top, top)
         else:
-            codes = (result.codes.short() - (top + 1)).to(torch.int8)
-        values = codes.float() * scale / unit
+            codes = result.codes.float() - (top + 1)
+        values = codes * scale / unit
         bias = weight @ float_mean - values @ mean
         output = _sample(F) @ weight.T
         difference = _sample(inputs) @ values.T + bias - output
         error = float(difference.square().sum() / output.square().sum().clamp(min=1e-20))
         bias = bias if layer.bias is None else layer.bias.data + bias
-        quantized.append(Int8Linear(low, delta, codes, scale[:, 0], bias, error))
+        quantized.append(Int8Linear(low, delta, codes.to(torch.int8), scale[:, 0], bias, error))
     return quantized
 
 
 def _grid(weight: Tensor, X: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """low and delta (columns,) of least output error with weights rounded to nearest, codes up to `top`.
-
-    weight: (rows, columns); X: (tokens, columns).
-    """
+    """low and delta (columns,) of least output error on X (tokens, columns), with weight rounded to codes up to `top`."""
     sample = _sample(X)
     output, largest = sample @ weight.T, weight.abs().amax(0).clamp(min=1e-8)
     least, best = torch.inf, (X.amin(0), torch.ones_like(largest))

@@ -1,14 +1,13 @@
 """ONNX Runtime (an optional extra): a model as an ONNX graph, pooling included, its layers on the library's integer kernels.
 
-An integer layer gets its inputs through a QuantizeLinear and becomes a MatMulIntegerToFloat. A packed linear layer
-becomes a MatMulNBits, which unpacks codes as it multiplies, and packed word embeddings a GatherBlockQuantized. There is no
-bfloat16: the library has no kernels for it on x86.
-
-On x86 without VNNI or AMX, products of unsigned and signed bytes saturate at 16 bits. session.x64quantprecision selects the
-slower product of unsigned bytes there, so that every machine gives the same sums; elsewhere it would cost half as much again.
+An integer layer gets its inputs through a QuantizeLinear and becomes a MatMulIntegerToFloat. A packed linear layer becomes a
+MatMulNBits, which unpacks codes as it multiplies; packed word embeddings become a GatherBlockQuantized. The library has no
+kernels for bfloat16 on x86. On x86 without VNNI or AMX, products of unsigned and signed bytes saturate at 16 bits:
+session.x64quantprecision selects the slower product of unsigned bytes there, so that every machine gives the same sums.
 """
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,9 @@ def convert(opened: Any) -> Any:
 
     with conversion("onnxruntime", opened) as (whole, example):
         dynamic = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)  # texts and tokens
-        options: dict[str, Any] = {"dynamo": True, "optimize": False, "verbose": False}
+        options: Any = {"dynamic_shapes": dict.fromkeys(example, dynamic)}
         options |= {"input_names": list(example), "output_names": ["answers"]}
-        options["dynamic_shapes"] = dict.fromkeys(example, dynamic)
+        options |= {"dynamo": True, "optimize": False, "verbose": False}
         program: Any = torch.onnx.export(whole, tuple(example.values()), **options)
     program.model.opset_imports[CONTRIB] = 1
     return program.model
@@ -48,10 +47,9 @@ def weights(graph: Any) -> dict[str, list[Any]]:
             source = node.inputs[0 if node.op_type == "Gather" else 1]
             if source.producer() is not None and source.producer().op_type == "Transpose":
                 source = source.producer().inputs[0]
-            name = source.name or ""
-            if source.is_initializer() and name.startswith("net.") and name.endswith(".weight"):
-                name = name.removeprefix("net.").removesuffix(".weight")
-                nodes.setdefault(name, []).append(node)
+            name = re.fullmatch(r"net\.(.*)\.weight", source.name or "")
+            if source.is_initializer() and name:
+                nodes.setdefault(name[1], []).append(node)
     return nodes
 
 
@@ -88,18 +86,15 @@ def put_integers(graph: Any, layers: IntegerLayers) -> None:
 
 def _units(tape: Any, name: str, x: Any, layer: Int8Linear) -> list[Any]:
     """The input x of a layer in units of its grid; then, where each token has its own grid, low and delta."""
-
-    def constant(part: str, value: Any) -> Any:
-        return _constant(tape, f"{name}.{part}", value)
-
     if layer.low is not None and layer.delta is not None:
-        units = tape.op("Mul", [x, constant("units", 1 / layer.delta.numpy())])
-        return [tape.op("Add", [units, constant("low", -(layer.low / layer.delta).numpy())])]
-    last = constant("last", np.array([-1]))
+        units = _constant(tape, f"{name}.units", 1 / layer.delta.numpy())
+        shift = _constant(tape, f"{name}.low", -(layer.low / layer.delta).numpy())
+        return [tape.op("Add", [tape.op("Mul", [x, units]), shift])]
+    last = _constant(tape, f"{name}.last", np.array([-1]))
+    top = _constant(tape, f"{name}.top", np.float32(protocol.TOP_INPUT))
+    smallest = _constant(tape, f"{name}.smallest", np.float32(protocol.SMALLEST))
     low, high = tape.op("ReduceMin", [x, last]), tape.op("ReduceMax", [x, last])
-    span = tape.op("Sub", [high, low])
-    delta = tape.op("Div", [span, constant("top", np.float32(protocol.TOP_INPUT))])
-    delta = tape.op("Max", [delta, constant("smallest", np.float32(protocol.SMALLEST))])
+    delta = tape.op("Max", [tape.op("Div", [tape.op("Sub", [high, low]), top]), smallest])
     return [tape.op("Div", [tape.op("Sub", [x, low]), delta]), low, delta]
 
 
@@ -126,18 +121,16 @@ def put_packed(graph: Any, layers: PackedLayers) -> None:
         # Columns that share a scale in the library's layout: a power of two from 16 to 256 that divides the group.
         block = next((size for size in (256, 128, 64, 32) if group % size == 0), 16)
         blocks = -(-columns // block)
-        scale, zero_point = (
-            part.float().expand(rows, -1).repeat_interleave(blocks // part.shape[1], 1).numpy()
-            for part in (layer.scale, layer.zero_point)
-        )
-        scale = _constant(tape, f"{name}.scale", scale)
-        zero_point = _packed(zero_point.astype(np.uint8), bits, -blocks % (8 // bits))
-        zero_point = _constant(tape, f"{name}.zero", zero_point)
+        grid = [part.float().expand(rows, -1) for part in (layer.scale, layer.zero_point)]
+        scale, zero_point = (part.repeat_interleave(blocks // part.shape[1], 1) for part in grid)
+        scales = _constant(tape, f"{name}.scale", scale.numpy())
+        zeros = _packed(zero_point.byte().numpy(), bits, -blocks % (8 // bits))
+        zeros = _constant(tape, f"{name}.zero", zeros)
         for node in nodes[name]:
             looked_up = node.op_type == "Gather"
             codes = _packed(layer.codes.numpy(), bits, 0 if looked_up else -columns % block)
             codes = codes if looked_up else codes.reshape(rows, blocks, -1)
-            inputs = [_constant(tape, f"{name}.codes", codes), scale, zero_point]
+            inputs = [_constant(tape, f"{name}.codes", codes), scales, zeros]
             options = {"bits": bits, "block_size": block}
             if looked_up:
                 inputs.insert(1, node.inputs[1])

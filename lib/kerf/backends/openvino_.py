@@ -5,6 +5,7 @@ are; a packed weight stays codes, which the kernel unpacks as it multiplies.
 """
 
 import importlib.util
+import re
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -28,8 +29,7 @@ def convert(opened: Any) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    # The library's own convert_model would send telemetry.
-    frontend = FrontEndManager().load_by_framework("pytorch")
+    frontend = FrontEndManager().load_by_framework("pytorch")  # convert_model sends telemetry
     with conversion("openvino", opened) as (whole, example):
         # Bound to a name, since the library keeps no reference of its own.
         traced = TorchScriptPythonDecoder(whole, example_input=example)
@@ -42,10 +42,9 @@ def weights(graph: Any) -> dict[str, tuple[Any, int]]:
     for node in graph.get_ordered_ops():
         for index in range(2) if node.get_type_name() in ("MatMul", "Gather") else ():
             source = node.input(index).get_source_output().get_node()
-            name = source.get_friendly_name()
-            is_weight = name.startswith("self.net.") and name.endswith(".weight")
-            if source.get_type_name() == "Constant" and is_weight:
-                inputs[name.removeprefix("self.net.").removesuffix(".weight")] = (node, index)
+            name = re.fullmatch(r"self\.net\.(.*)\.weight", source.get_friendly_name())
+            if source.get_type_name() == "Constant" and name:
+                inputs[name[1]] = (node, index)
     return inputs
 
 
@@ -67,22 +66,16 @@ def put_integers(graph: Any, layers: IntegerLayers) -> None:
         weight = ops.multiply(codes, layer.scale[:, None].numpy())
         product.input(1 - index).replace_source_output(quantized[key].output(0))
         product.input(index).replace_source_output(weight.output(0))
-        _set_bias(product, (layer.bias + layer.weight() @ layer.low).numpy())
-
-
-def _set_bias(product: Any, bias: np.ndarray) -> None:
-    """Give a layer a bias, in place of the one it may have."""
-    import openvino.opset13 as ops
-
-    targets = list(product.output(0).get_target_inputs())
-    if len(targets) == 1 and targets[0].get_node().get_type_name() == "Add":
-        other = targets[0].get_node().input(1 - targets[0].get_index())
-        if other.get_source_output().get_node().get_type_name() == "Constant":
-            other.replace_source_output(ops.constant(bias).output(0))
-            return
-    added = ops.add(product, bias)
-    for target in targets:
-        target.replace_source_output(added.output(0))
+        bias = (layer.bias + layer.weight() @ layer.low).numpy()
+        targets = list(product.output(0).get_target_inputs())
+        if len(targets) == 1 and targets[0].get_node().get_type_name() == "Add":
+            other = targets[0].get_node().input(1 - targets[0].get_index())
+            if other.get_source_output().get_node().get_type_name() == "Constant":
+                other.replace_source_output(ops.constant(bias).output(0))  # the layer's own bias
+                continue
+        added = ops.add(product, bias)
+        for target in targets:
+            target.replace_source_output(added.output(0))
 
 
 def put_packed(graph: Any, layers: PackedLayers) -> None:
@@ -97,10 +90,8 @@ def put_packed(graph: Any, layers: PackedLayers) -> None:
         if layer.bits == 4:
             nibbles = np.frombuffer(pack(layer.codes.numpy(), 4), np.uint8)
             codes = ops.constant(ov.Tensor(nibbles, shape, ov.Type.u4), shared_memory=False)
-        zero_point, scale = (
-            part.float().expand(rows, -1).reshape(*shape[:-1], 1).numpy()
-            for part in (layer.zero_point, layer.scale)
-        )
+        grid = [part.float().expand(rows, -1) for part in (layer.zero_point, layer.scale)]
+        zero_point, scale = (part.reshape(*shape[:-1], 1).numpy() for part in grid)
         weight = ops.multiply(ops.subtract(ops.convert(codes, "f32"), zero_point), scale)
         if groups > 1:
             weight = ops.reshape(weight, np.array([rows, columns]), False)

@@ -27,18 +27,14 @@ Kernel = Callable[..., np.ndarray]
 
 @dataclass(frozen=True)
 class Int8Linear:
-    """A linear layer on an integer kernel.
+    """A linear layer on an integer kernel."""
 
-    low, delta: (columns,), None for dynamic inputs; codes: int8 (rows, columns); scale, bias: (rows,), the bias for
-    inputs in their own units; error: squared error of the output over the squared output, on calibration text.
-    """
-
-    low: Tensor | None
-    delta: Tensor | None
-    codes: Tensor
-    scale: Tensor
-    bias: Tensor
-    error: float
+    low: Tensor | None  # (columns,); None for dynamic inputs
+    delta: Tensor | None  # as low
+    codes: Tensor  # int8 (rows, columns)
+    scale: Tensor  # (rows,)
+    bias: Tensor  # (rows,), for inputs in their own units
+    error: float  # squared error of the output over the squared output, on calibration text
 
     def weight(self) -> Tensor:
         """float32 (rows, columns), for inputs in their own units."""
@@ -52,16 +48,15 @@ PackedLayers = Mapping[str, "Quantized"]
 class BackendModule(Protocol):
     """A library that computes in INT8, INT4 or bfloat16. A `graph` is whatever its `convert` returns.
 
-    MODEL: name of the file that `save` writes; INSTALL: the command that installs the library, if it is not `available`.
     convert: a SentenceTransformer or CrossEncoder as a float32 graph; raises InputError for a model it cannot read.
     weights: the linear layers and word embeddings of the graph, by name. put_integers, put_packed: replace these weights
     in place, by integer kernels or by packed codes. settings: the options of a step in the library's own words, which
-    `run` finds in the manifest. save: write the graph, with float weights as float16 if `half`. run: load the model of a
+    `run` reads from the manifest. save: write the graph, with float weights as float16 if `half`. run: load the model of a
     candidate with this manifest; raises InputError where the library cannot.
     """
 
-    MODEL: str
-    INSTALL: str
+    MODEL: str  # name of the file that `save` writes
+    INSTALL: str  # the command that installs the library, if it is not `available`
 
     def available(self) -> bool: ...
     def convert(self, opened: Any) -> Any: ...

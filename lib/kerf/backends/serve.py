@@ -1,23 +1,28 @@
 """Encoders and rerankers on a real kernel, with the methods of SentenceTransformer and CrossEncoder that services call.
 
-Texts are tokenized together and sorted by length, so that batches are even; a batch of long texts runs in halves, quarters
-and so on. Any thread may call.
+Texts are tokenized together and sorted by length, so that batches are even; a batch of long texts runs in halves, quarters and
+so on. Any thread may call. `embedder` and `reranker` open what two environment variables select: USE_QUANTIZATION=true|false
+turns compressed candidates on, QUANTIZATION_CONFIG=int8|int4|none names the candidate.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
 from kerf.backends import backend, tokens
 from kerf.backends.protocol import Kernel
 from kerf.core.cache import threads
 from kerf.core.errors import refuse
 from kerf.core.finite import check_finite
+from kerf.core.paths import data_folder
+from kerf.models import families, manifest, registry
 
 MAX_TOKENS = 2048  # that run at once: more of them take more memory and no less time
+ACCEPTED = {"use_quantization": "true or false", "quantization_config": "int8, int4 or none"}
 
 
 class _Served:
@@ -126,11 +131,11 @@ class Reranker(_Served):
     ) -> list[dict[str, Any]]:
         """The `top_k` documents (None: all), the best first: corpus_id, score and, with return_documents, text."""
         scores = self.predict([(query, document) for document in documents], batch_size=batch_size)
-        rows: list[dict[str, Any]] = []
-        for index, (score, text) in enumerate(zip(scores, documents, strict=True)):
-            document = {"text": text} if return_documents else {}
-            rows.append({"corpus_id": index, "score": float(score), **document})
-        return sorted(rows, key=lambda row: row["score"], reverse=True)[:top_k]
+        rows = []
+        for index in np.argsort(-scores, kind="stable")[:top_k].tolist():
+            text = {"text": documents[index]} if return_documents else {}
+            rows.append({"corpus_id": index, "score": float(scores[index]), **text})
+        return rows
 
 
 def _check_texts(name: str, texts: Sequence) -> None:
@@ -139,16 +144,58 @@ def _check_texts(name: str, texts: Sequence) -> None:
             raise TypeError(f"{name}: texts, not {type(text).__name__}")
 
 
-def check(model: str, folder: Path) -> None:
-    """Refuse a model that puts a prompt before its texts, which an Encoder would not do."""
-    path = folder / "config_sentence_transformers.json"
-    prompt = path.is_file() and json.loads(path.read_text()).get("default_prompt_name")
-    if prompt:
-        accepted = "a model without default_prompt_name for a real kernel"
-        raise refuse("model", model, f"{accepted}; {path.name} says {prompt!r}")
-
-
 def opened(folder: Path, card: dict) -> Encoder | Reranker:
     """The encoder or reranker of a candidate's directory, whose manifest was verified."""
     run = backend(card["backend"]).run(folder, card, threads())
     return (Encoder if card["kind"] == "encoder" else Reranker)(folder, run, card)
+
+
+class Switch(BaseSettings):
+    """The two environment variables."""
+
+    use_quantization: bool = False
+    quantization_config: Literal["int8", "int4", "none"] = "int8"
+
+
+def embedder(model: str = "minilm", candidates: str | Path | None = None) -> Any:
+    """The encoder that the environment selects: a SentenceTransformer, or a candidate with the same `encode`.
+
+    model: a name of `kerf list models`, a hub id or a local directory. candidates: the directory with the candidates int8 and
+    int4, by default that of the experiment `minilm-int8`. Raises InputError for a wrong value of a variable, a missing candidate,
+    and a candidate of another model.
+    """
+    return _selected(model, candidates, "encoder", "embedder", "minilm-int8")
+
+
+def reranker(model: str = "reranker", candidates: str | Path | None = None) -> Any:
+    """The reranker that the environment selects, as `embedder`: a CrossEncoder, or a candidate with its `predict` and `rank`."""
+    return _selected(model, candidates, "reranker", "reranker", "reranker-int8")
+
+
+def _selected(
+    model: str, candidates: str | Path | None, kind: str, call: str, experiment: str
+) -> Any:
+    try:
+        switch = Switch()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = str(first["loc"][0])
+        raise refuse(variable.upper(), first["input"], ACCEPTED[variable]) from None
+    name = switch.quantization_config
+    if not switch.use_quantization or name == "none":
+        registry.check_kind(model, f"kerf.{call}", kind)
+        return registry.open_model(model)
+    folder = Path(candidates or data_folder() / "runs" / experiment) / name
+    if not (folder / manifest.CARD).is_file():
+        made = f"`kerf run {experiment}` makes those of {experiment.partition('-')[0]}"
+        raise refuse("QUANTIZATION_CONFIG", name, f"a candidate in {folder.parent}; {made}")
+    card = manifest.verify(folder)
+    digest = card.get("origin")
+    if card["kind"] != kind:
+        expected, actual = (families.FAMILIES[name].CALLED for name in (kind, card["kind"]))
+    elif model == card["model"] or registry.weights_digest(registry.resolve(model)) == digest:
+        return registry.load(folder)
+    else:
+        expected, actual = model, card["model"]
+    accepted = f"candidates of {expected}; these are of {actual}"
+    raise refuse("candidates", str(folder.parent), accepted)

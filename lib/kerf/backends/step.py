@@ -5,42 +5,56 @@ of every token computed at run time. weight_only: weights in 8 or 4 bits by GPTQ
 everything is computed in 16 bits, where the processor has units for it. The step's `backend` names the library.
 """
 
+import json
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn import Linear
 
 from kerf import backends
-from kerf.backends import int8, mixed, serve, tokens
-from kerf.backends.int8 import Int8Linear
-from kerf.backends.protocol import BackendModule
+from kerf.backends import int8, serve, tokens
+from kerf.backends.protocol import BackendModule, Int8Linear, IntegerLayers, Kernel, PackedLayers
 from kerf.calibration import activations
 from kerf.calibration.candidate import StepContext, make_candidate
 from kerf.calibration.heldout import embed, mean_cosine
 from kerf.calibration.layer import Calibrated
 from kerf.config import Calibration
 from kerf.core.errors import InputError, refuse
+from kerf.core.finite import check_finite
 from kerf.core.memory import peak_rss_bytes
 from kerf.core.scratch import scratch
 from kerf.models import architecture, families, manifest, registry
 from kerf.quantize.compress import compress, embedding
 from kerf.tensors.quantized import Quantized
 
+Layers = Mapping[str, Int8Linear | Quantized]
 TOLERANCE = 0.01  # of the outputs' norm: allowed difference of a float graph on another shape than it was traced with
+# Allowed difference of an answer alone from the answer in a batch, relative to the longest answer. Float sums differ in their
+# last bits with the shape of a batch. Where inputs are rounded to bytes or bfloat16, one value rounded up instead of down grows
+# from layer to layer up to the rounding error itself: MiniLM reaches 0.05.
+SAME, ROUNDED = 0.02, 0.2
+LONG, LONGEST = 256, 1024  # tokens of the longest text: at least (if the model takes them), at most
 HELD_BATCHES = 8  # of held-out text that decide which layers stay in float
 SEVEN_BITS = "codes of 7 bits in 8: sums of two products saturate on a processor without VNNI"
 NO_PART = "no part of the graph: the embedding does not depend on it"
 
 
 def check(model: str, step: Any) -> None:
-    """Refuse, before heavy work, another family of model, a library that is missing, and a model that transforms texts first."""
+    """Refuse, before heavy work, another family of model, a library that is missing, and a model that puts a prompt first."""
     if step.min_cosine is None:
         registry.check_kind(model, f"method: {step.method}", "encoder", "reranker")
     else:  # a mean cosine needs embeddings
         registry.check_kind(model, f"method: {step.method} with min_cosine", "encoder")
     backends.backend(step.backend)
-    serve.check(model, registry.resolve(model))
+    path = registry.resolve(model) / "config_sentence_transformers.json"
+    prompt = path.is_file() and json.loads(path.read_text()).get("default_prompt_name")
+    if prompt:
+        accepted = "a model without default_prompt_name for a real kernel"
+        raise refuse("model", model, f"{accepted}; {path.name} says {prompt!r}")
 
 
 def prepare(
@@ -52,57 +66,43 @@ def prepare(
 
 
 def _make(context: StepContext, folder: Path) -> dict:
-    step, library = context.step, backends.backend(context.step.backend)
-    started = time.perf_counter()
-    opened = context.open("cpu")
+    started, step = time.perf_counter(), context.step
+    library, opened = backends.backend(step.backend), context.open("cpu")
     network = registry.network(opened)
     manifest.copy_small_files(context.origin, folder)
-    token_settings, sequences = tokens.write(opened, folder), mixed.sequences(opened)
-    tokens.check(opened, tokens.read(folder, token_settings))
+    settings, texts = tokens.write(opened, folder), sequences(opened)
+    tokens.check(opened, tokens.read(folder, settings))
     graph = library.convert(opened)
     check_shapes(library, graph, opened, step)
     linears, in_graph = architecture.linears(network), library.weights(graph)
     integers, packed = _quantized(context, opened)
-    library.put_integers(
-        graph, {name: value for name, value in integers.items() if name in in_graph}
-    )
-    library.put_packed(graph, {name: value for name, value in packed.items() if name in in_graph})
+    library.put_integers(graph, {name: integers[name] for name in integers if name in in_graph})
+    library.put_packed(graph, {name: packed[name] for name in packed if name in in_graph})
     library.save(graph, folder, half=step.unquantized_dtype == "float16")
-    measured = {
-        "compress_seconds": time.perf_counter() - started,
-        "compress_peak_rss_bytes": peak_rss_bytes(),
-    }
-    card = {
-        **context.card(network),
-        "origin": registry.weights_digest(registry.resolve(context.model)),
-        "backend": step.backend,
-        "settings": library.settings(step),
-        "tokens": token_settings,
-        "code_bits": _code_bits(step) if integers else None,
-    }
+    seconds, peak = time.perf_counter() - started, peak_rss_bytes()
+    card = {**context.card(network), "backend": step.backend, "settings": library.settings(step)}
+    card |= {"origin": registry.weights_digest(registry.resolve(context.model)), "tokens": settings}
+    card["code_bits"] = _code_bits(step) if integers else None
     manifest.write_manifest(folder, card)
     rounded = integers or step.compute_dtype == "bfloat16"
-    mixed.check(
-        serve.opened(folder, manifest.verify(folder)).run,
-        sequences,
-        token_settings["pad"],
-        token_settings["max_length"],
-        mixed.ROUNDED if rounded else mixed.SAME,
-    )
-    rows = [_row(name, integers.get(name), packed.get(name), name in in_graph) for name in linears]
-    weights = {name: layer.weight for name, layer in linears.items() if name in in_graph}
-    bits = [
-        _bits(weight, integers.get(name), packed.get(name), step)
-        for name, weight in weights.items()
-    ]
-    count = sum(weight.numel() for weight in weights.values())
-    return {
-        **measured,
-        "backend": step.backend,
-        "linear_bits": sum(bits) / count,
-        "sparsity": 0.0,
-        "layers": rows,
-    }
+    run = serve.opened(folder, manifest.verify(folder)).run
+    check_batches(run, texts, settings, ROUNDED if rounded else SAME)
+    measured = {"compress_seconds": seconds, "compress_peak_rss_bytes": peak}
+    report = _report(linears, {**packed, **integers}, in_graph, step)
+    return {**measured, "backend": step.backend, "sparsity": 0.0, **report}
+
+
+def sequences(opened: Any) -> tokens.Ids:
+    """Token ids of texts from one token up to more than a sliding window on both sides, within the model's limit."""
+    net = registry.network(opened)
+    names = ("local_attention", "sliding_window", "attention_window")
+    window = int(np.max(np.hstack([getattr(net.config, name, None) or 0 for name in names])))
+    longest = min(max(LONG, 2 * window + 16), LONGEST, opened.max_seq_length or LONGEST)
+    size = min(len(opened.tokenizer), net.get_input_embeddings().num_embeddings)
+    ordinary = np.setdiff1d(np.arange(size), opened.tokenizer.all_special_ids)
+    lengths = dict.fromkeys([1, min(3, longest), min(9, longest), longest // 2 or 1, longest])
+    generator = np.random.default_rng(0)
+    return [generator.choice(ordinary, length).tolist() for length in lengths]
 
 
 @torch.no_grad()
@@ -111,7 +111,7 @@ def check_shapes(library: BackendModule, graph: Any, opened: Any, step: Any) -> 
     if graph is opened:
         return
     pad = opened.tokenizer.pad_token_id or 0
-    batch = mixed.batch(mixed.sequences(opened), pad, opened.max_seq_length)
+    batch = tokens.batch(sequences(opened), pad, opened.max_seq_length)
     names = families.of_opened(opened).inputs(opened)
     reference = families.whole(opened)(*(torch.from_numpy(batch[name]) for name in names))
     try:
@@ -124,39 +124,50 @@ def check_shapes(library: BackendModule, graph: Any, opened: Any, step: Any) -> 
     except InputError:
         raise
     except Exception as error:  # the libraries raise a dozen kinds
-        cause = str(error).strip().splitlines()[-1][-160:]
-        raise refuse("backend", step.backend, f"a model that it runs ({cause})") from error
+        raise backends.refusal(step.backend, "a model that it runs", error) from error
     if not same:
-        accepted = (
-            "a model whose graph does not depend on the number of texts and tokens; this one's does"
+        accepted = "a model whose graph does not depend on the number of texts and tokens"
+        raise refuse("backend", step.backend, f"{accepted}; this one's does")
+
+
+def check_batches(run: Kernel, texts: tokens.Ids, settings: tokens.Settings, same: float) -> None:
+    """Raise ValueError for a kernel whose answer to a text depends on the batch, or is NaN or infinite.
+
+    texts: their token ids, the longest last; same: SAME or ROUNDED.
+    """
+    pad, most = settings["pad"], settings["max_length"]
+    together = run(**tokens.batch(texts, pad, most))
+    alone = np.concatenate([run(**tokens.batch([text], pad, most)) for text in texts])
+    for rows, how in ((alone, "alone"), (together, "beside the others")):
+        check_finite(rows, [f"{len(text)} tokens, {how}" for text in texts], "the kernel")
+    longest = np.linalg.norm(alone, axis=1).max().clip(1e-12)
+    difference = np.linalg.norm(together - alone, axis=1) / longest
+    worst = int(difference.argmax())
+    if difference[worst] > same:
+        raise ValueError(
+            f"the kernel answers a text of {len(texts[worst])} tokens otherwise alone than beside one of {len(texts[-1])}: "
+            f"{difference[worst]:.3f} of the longest answer apart, where {same} is accepted"
         )
-        raise refuse("backend", step.backend, accepted)
 
 
-def _quantized(
-    context: StepContext, opened: Any
-) -> tuple[dict[str, Int8Linear], dict[str, Quantized]]:
+def _quantized(context: StepContext, opened: Any) -> tuple[IntegerLayers, PackedLayers]:
     """The layers that run on integer kernels, and the packed ones, by name."""
-    step, family = context.step, families.of_opened(opened)
-    reference = context.open("cpu")
-    net, reference_net = registry.network(opened), registry.network(reference)
-    batches = family.batches(opened, context.calibration)
+    step, family, reference = context.step, families.of_opened(opened), context.open("cpu")
+    net, batches = registry.network(opened), family.batches(opened, context.calibration)
     groups = activations.groups_of(net, batches[0])
-    text = Calibrated(net, reference_net, groups, batches)
+    text = Calibrated(net, registry.network(reference), groups, batches)
+    if step.method == "bfloat16":
+        return {}, {}
     if step.method == "weight_only":
         return {}, {layer.name: layer.quantized for layer in compress(text, step.gptq(), {})}
     packed = {}
-    if step.embedding_bits() < 32 and step.method != "bfloat16":
-        for name, module in architecture.embeddings(net).items():
-            packed[name] = embedding(name, module, step)
-            module.weight.data = packed[name].dequantize()  # before the layers, which all read them
-    if step.method == "bfloat16":
-        return {}, packed
+    for name, module in architecture.embeddings(net).items() if step.embedding_bits() < 32 else ():
+        packed[name] = embedding(name, module, step)
+        module.weight.data = packed[name].dequantize()  # before the layers, which all read them
     held = []  # read before heavy work, since there may be no text left
     if step.min_cosine is not None:
         held = family.held_batches(reference, context.calibration)[:HELD_BATCHES]
-    dynamic = step.method == "dynamic"
-    integers = int8.integers(net, reference_net, groups, batches, dynamic, _code_bits(step))
+    integers: IntegerLayers = int8.integers(text, step.method == "dynamic", _code_bits(step))
     if held:
         integers = keep_in_float(opened, reference, integers, step.min_cosine, held)
     return integers, packed
@@ -168,12 +179,8 @@ def _code_bits(step: Any) -> int:
 
 
 def keep_in_float(
-    opened: Any,
-    reference: Any,
-    integers: dict[str, Int8Linear],
-    min_cosine: float,
-    batches: list[dict],
-) -> dict[str, Int8Linear]:
+    opened: Any, reference: Any, integers: IntegerLayers, min_cosine: float, batches: list[dict]
+) -> IntegerLayers:
     """`integers` without the fewest layers that have to stay in float for the mean cosine on `batches` to reach `min_cosine`.
 
     Layers are left in float in order of how much each one alone improves the cosine; all of them where it is never reached.
@@ -185,34 +192,33 @@ def keep_in_float(
             return mean_cosine(embed(opened, batches), embeddings)
 
     stay = list(integers)
-    if cosine(stay) >= min_cosine:
-        return integers
-    without = {name: cosine([other for other in integers if other != name]) for name in integers}
-    for name in sorted(without, key=lambda name: without[name], reverse=True):
-        stay.remove(name)
-        if cosine(stay) >= min_cosine:
-            break
+    if cosine(stay) < min_cosine:
+        without = {name: cosine([other for other in stay if other != name]) for name in stay}
+        for name in sorted(without, key=lambda name: without[name], reverse=True):
+            stay.remove(name)
+            if cosine(stay) >= min_cosine:
+                break
     return {name: integers[name] for name in stay}
 
 
-def _row(name: str, integer: Int8Linear | None, packed: Quantized | None, in_graph: bool) -> dict:
-    bits, error, note = 32.0, None, "left in float"
-    if integer:
-        bits, error = 8, integer.error
-        note = SEVEN_BITS if int(integer.codes.short().abs().max()) <= 64 else ""
-    elif packed:
-        bits, note = packed.bits, ""
-    note = note if in_graph else NO_PART
-    return {"name": name, "bits": bits, "error": error, "sparsity": 0.0, "note": note}
-
-
-def _bits(
-    weight: torch.Tensor, integer: Int8Linear | None, packed: Quantized | None, step: Any
-) -> float:
-    """Bits of a layer: codes, scales and the ranges of its inputs."""
-    if integer:
-        ranges = 0 if integer.delta is None else 2 * len(integer.delta)
-        return 8 * weight.numel() + 32 * (len(integer.scale) + ranges)
-    if packed:
-        return packed.stored_bits()
-    return weight.numel() * (16 if step.unquantized_dtype == "float16" else 32)
+def _report(
+    linears: dict[str, Linear], quantized: Layers, in_graph: Collection[str], step: Any
+) -> dict[str, Any]:
+    """The row of each layer, and the mean bits of a weight with scales and input ranges, over the layers in the graph."""
+    rows, stored, count = [], 0.0, 0
+    for name, layer in linears.items():
+        weights, value = layer.weight.numel(), quantized.get(name)
+        bits, error, note = 32.0, None, "left in float"
+        size = weights * (16.0 if step.unquantized_dtype == "float16" else 32.0)
+        if isinstance(value, Int8Linear):
+            ranges = 0 if value.delta is None else 2 * len(value.delta)
+            bits, error, size = 8, value.error, 8 * weights + 32 * (len(value.scale) + ranges)
+            note = SEVEN_BITS if int(value.codes.short().abs().max()) <= 64 else ""
+        elif value:
+            bits, note, size = value.bits, "", value.stored_bits()
+        if name in in_graph:
+            stored, count = stored + size, count + weights
+        else:
+            note = NO_PART
+        rows.append({"name": name, "bits": bits, "error": error, "sparsity": 0.0, "note": note})
+    return {"linear_bits": stored / count, "layers": rows}

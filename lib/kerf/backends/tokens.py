@@ -1,22 +1,17 @@
 """The tokenizer of a kernel: all that transformers reads of a model's tokenizer, written as one tokenizer.json.
 
-The model itself is opened with tokenizer_config.json, special_tokens_map.json, sentence_bert_config.json and others, which may
-change case, accents or special tokens. `check` compares the two.
+The model itself is opened with further files, which may change case, accents or special tokens: `check` compares the two.
 """
-
-from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from kerf.core.errors import refuse
 from kerf.models import families
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 Ids = list[list[int]]  # token ids of each text
 FILE = "tokenizer.json"
@@ -26,21 +21,15 @@ PROBES = (
     "café naïve Ångström ÇA İstanbul straße ﬁne",
     "你好，世界。 こんにちは 안녕하세요",
     "emoji 👩‍👩‍👧 and 🏳️‍🌈 done",
-    "  two  spaces,\ttab\nline\r\n end ",
-    "",
-    " ",
-    "a",
+    *("  two  spaces,\ttab\nline\r\n end ", "", " ", "a"),
     "don't, won't; e-mail@x.org #1,234.56%",
-    "Ещё один текст",
-    "مرحبا بالعالم",
-    "x\u200by\u00adz\ufeff\x00 control",
-    "word " * 5000,
-    "Wort" * 3000,
+    *("Ещё один текст", "مرحبا بالعالم", "x\u200by\u00adz\ufeff\x00 control"),
+    *("word " * 5000, "Wort" * 3000),
 )
 
 
 class Settings(TypedDict):
-    """What a kernel needs beside tokenizer.json; kept in the candidate's manifest."""
+    """What a kernel needs beside tokenizer.json; part of the candidate's manifest."""
 
     max_length: int | None  # in tokens; None: no limit
     cut: str  # the side on which longer texts are truncated
@@ -50,8 +39,6 @@ class Settings(TypedDict):
 
 def write(opened: Any, folder: Path) -> Settings:
     """Write the tokenizer of an opened model as tokenizer.json. Raises InputError for a model without a fast tokenizer."""
-    from tokenizers import Tokenizer
-
     source = opened.tokenizer
     if not getattr(source, "is_fast", False):
         name = opened.model_card_data.model_id or type(source).__name__
@@ -71,8 +58,6 @@ def write(opened: Any, folder: Path) -> Settings:
 
 def read(folder: Path, settings: Settings) -> Tokenizer:
     """The tokenizer of a candidate, which truncates and never pads. Raises InputError for a damaged file."""
-    from tokenizers import Tokenizer
-
     try:
         tokenizer = Tokenizer.from_file(str(folder / FILE))
     except Exception as error:  # the library raises Exception itself
@@ -90,14 +75,11 @@ def settings_of(folder: Path, card: dict) -> Settings:
     """The settings in a candidate's manifest, or, for a manifest that has none, those that were assumed before."""
     if "tokens" in card:
         return card["tokens"]
-
-    def value(file: str, key: str) -> int | None:
-        path = folder / file
-        return json.loads(path.read_text()).get(key) if path.is_file() else None
-
-    positions = value("config.json", "max_position_embeddings") or 512
-    length = value("sentence_bert_config.json", "max_seq_length")
-    length = length or value("tokenizer_config.json", "model_max_length") or positions
+    names = ("config.json", "sentence_bert_config.json", "tokenizer_config.json")
+    texts = [(folder / name).read_text() if (folder / name).is_file() else "{}" for name in names]
+    config, encoder, tokenizer = map(json.loads, texts)
+    positions = config.get("max_position_embeddings") or 512
+    length = encoder.get("max_seq_length") or tokenizer.get("model_max_length") or positions
     return {"max_length": min(positions, length), "cut": "right", "pad": 0, "plain": False}
 
 
@@ -134,8 +116,7 @@ def check(opened: Any, tokenizer: Tokenizer) -> None:
         features = opened.preprocess([text])
         expected = features["input_ids"][0][features["attention_mask"][0].bool()].tolist()
         if ids != expected:
-            accepted = (
-                f"a model whose texts are tokenized by its tokenizer alone; {str(text)[:40]!r} is {len(expected)} tokens "
-                f"for it, and {len(ids)} other ones for a real kernel"
-            )
-            raise refuse("model", str(opened[0].tokenizer.name_or_path), accepted)
+            accepted = "a model whose texts are tokenized by its tokenizer alone"
+            counts = f"{len(expected)} tokens for it, and {len(ids)} other ones for a real kernel"
+            name = str(opened[0].tokenizer.name_or_path)
+            raise refuse("model", name, f"{accepted}; {str(text)[:40]!r} is {counts}")

@@ -1,8 +1,7 @@
 """torch's own INT8 products: the model as sentence-transformers opens it, with other layers inside.
 
-An integer layer rounds its inputs and multiplies them with torch._int_mm, which oneDNN computes in bytes; word embeddings
-stay uint8 with a scale a row. Packed linear layers are not supported: torch's kernels for weights of 8 and 4 bits took 30
-to 100 times as long as float on a batch of 1,024 tokens.
+Products are those of torch._int_mm, which oneDNN computes in bytes; word embeddings stay uint8 with a scale a row. Packed
+linear layers are not supported: torch's kernels for 8 and 4 bits took 30 to 100 times as long as float on 1,024 tokens.
 """
 
 from collections.abc import Mapping
@@ -41,12 +40,16 @@ def weights(graph: Any) -> dict[str, Module]:
 
 
 def put_integers(graph: Any, layers: Mapping[str, Int8Linear | Quantized]) -> None:
-    for name, layer in layers.items():
-        module = Integers if isinstance(layer, Int8Linear) else Embedding
-        registry.network(graph).set_submodule(name, module(vars(layer)))
+    _put(graph, {name: vars(layer) for name, layer in layers.items()})
 
 
 put_packed = put_integers
+
+
+def _put(opened: Any, layers: dict[str, dict[str, Any]]) -> None:
+    for name, parts in layers.items():
+        module = Embedding if "zero_point" in parts else Integers
+        registry.network(opened).set_submodule(name, module(parts))
 
 
 class Integers(Module):
@@ -117,8 +120,12 @@ def save(graph: Any, folder: Path, half: bool) -> None:
 
 
 def run(folder: Path, card: dict, threads: int) -> Kernel:
-    """Raises InputError also on a CPU whose sums of products of bytes saturate."""
-    _check_products()
+    """Raises InputError also on a CPU whose kernels sum products of bytes in 16 bits, as some without VNNI do."""
+    large = torch.full((32, 64), 127, dtype=torch.int8)
+    for sign in (1, -1):
+        if (torch._int_mm(large, sign * large.T) != sign * 64 * 127**2).any():
+            accepted = "a processor with whole sums of bytes (VNNI); other backends do without"
+            raise refuse("backend", "torch", accepted)
     try:
         tensors = load_file(folder / MODEL)
     except SafetensorError as error:
@@ -134,9 +141,7 @@ def run(folder: Path, card: dict, threads: int) -> Kernel:
             tensors[f"{layer}.bias"] = parts["bias"]
     opened = families.FAMILIES[card["kind"]].with_weights(folder, card["class"], tensors)
     torch.set_num_threads(threads)
-    for layer, parts in layers.items():
-        module = Embedding if "zero_point" in parts else Integers
-        registry.network(opened).set_submodule(layer, module(parts))
+    _put(opened, layers)
     whole, names = families.whole(opened), families.of_opened(opened).inputs(opened)
     if card["settings"]["compute"] == "bfloat16" and has_bfloat16():
         whole.net.to(torch.bfloat16)
@@ -146,12 +151,3 @@ def run(folder: Path, card: dict, threads: int) -> Kernel:
             return whole(*(torch.from_numpy(inputs[name]) for name in names)).numpy()
 
     return kernel
-
-
-def _check_products() -> None:
-    """Refuse a CPU whose kernels sum products of bytes in 16 bits, as some without VNNI do."""
-    large = torch.full((32, 64), 127, dtype=torch.int8)
-    for sign in (1, -1):
-        if (torch._int_mm(large, sign * large.T) != sign * 64 * 127**2).any():
-            accepted = "a processor with whole sums of bytes (VNNI); other backends do without"
-            raise refuse("backend", "torch", accepted)

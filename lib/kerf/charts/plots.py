@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 # Okabe and Ito: safe for the colour-blind.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+NAME_OF_POINT: dict[str, Any] = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8}
 COLOURS, MARKERS = (BLUE, ORANGE, GREEN, GREY, "#CC79A7", "#56B4E9"), "os^Dvp"
 Values = Sequence[float]
 Ends = Sequence[Sequence[float | None]]  # low and high of each value
@@ -38,10 +39,14 @@ def _png(figure: Figure, **options: Any) -> bytes:
     return png.getvalue()
 
 
-def _axes(height: float = 3.4) -> tuple[Figure, Axes]:
+def _axes(height: float = 3.4, rows: Sequence[str] = ()) -> tuple[Figure, Axes]:
+    """rows: names of the rows of a chart, from top to bottom."""
     figure = Figure(figsize=(8, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
+    if rows:
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
     return figure, axes
 
 
@@ -59,16 +64,6 @@ def _bars(names: list[str], values: list[float], colour: str, label: str) -> Fig
     axes.bar(range(len(names)), values, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     return _finish(figure, axes, "", label, yscale="log")
-
-
-def _name_rows(axes: Axes, names: list[str]) -> None:
-    """Name the rows of a chart, the first one at the top."""
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-
-
-def _name_point(axes: Axes, name: str, x: float, y: float) -> None:
-    axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
 
 
 def short(names: list[str]) -> str:
@@ -95,8 +90,8 @@ def channels(power: Values, title: str) -> Figure:
     """Energy of each input channel of one layer, largest first. power: (features,) mean squares."""
     figure, axes = _axes(2.8)
     axes.plot(sorted(map(float, power), reverse=True), color=BLUE)
-    x, y = "channel, largest first", "mean square"
-    return _finish(figure, axes, x, y, yscale="log", title=title)
+    axes.set(yscale="log", title=title)
+    return _finish(figure, axes, "channel, largest first", "mean square")
 
 
 def _histograms(axes: Axes, before: np.ndarray, after: np.ndarray, label: str) -> None:
@@ -116,23 +111,19 @@ def weights_on_grid(before: np.ndarray, after: np.ndarray, title: str) -> Figure
 
 
 def cut(before: np.ndarray, after: np.ndarray, errors: np.ndarray) -> Figure:
-    """Histograms of a layer's weights before and on the grid, and the error of every group as an image.
-
-    before, after: flat arrays; errors: (rows, groups), over the layer's mean squared weight. The layout is fixed, and
-    ticks are few and plain, since they take most of the time to draw a figure that follows a slider.
-    """
+    """Histograms of a layer's weights before and after, flat arrays, and an image of the errors of its groups, (rows, groups)."""
+    # The layout is fixed, and ticks are few and plain: they take most of the time to draw, and the figure follows a slider.
     figure = Figure(figsize=(10, 3.3))
-    left = figure.add_axes((0.07, 0.16, 0.52, 0.74))
-    right = figure.add_axes((0.67, 0.16, 0.24, 0.74))
+    boxes = (0.07, 0.16, 0.52, 0.74), (0.67, 0.16, 0.24, 0.74), (0.925, 0.16, 0.012, 0.74)
+    left, right, scale = map(figure.add_axes, boxes)
     _histograms(left, before, after, "after, on the grid")
     left.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, loc="upper left")
-    _finish(figure, left, "weight", "count")
+    left.set(xlabel="weight", ylabel="count")
     logs = np.log10(errors.clip(min=1e-5))
     image = right.imshow(logs, "cividis", aspect="auto", interpolation="nearest", vmin=-5, vmax=0)
-    title = "error of each group"
-    _finish(figure, right, "group of columns", "row of the weight", title=title)
-    bar = figure.colorbar(image, cax=figure.add_axes((0.925, 0.16, 0.012, 0.74)))
+    right.set(xlabel="group of columns", ylabel="row of the weight", title="error of each group")
+    bar = figure.colorbar(image, cax=scale)
     left.yaxis.set_major_locator(FixedLocator([1, 100, 10_000]))
     left.yaxis.set_major_formatter("{x:,.0f}")
     for axis in (left.xaxis, right.xaxis, right.yaxis):
@@ -169,25 +160,22 @@ def divergence(picture: dict) -> Figure:
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     positions, counts = picture["by_position"], picture["by_frequency"]
-    left.plot(
-        [row["from"] for row in positions], [row["kl"] for row in positions], "o-", color=BLUE
-    )
+    starts = [row["from"] for row in positions]
+    left.plot(starts, [row["kl"] for row in positions], "o-", color=BLUE)
     right.bar(range(len(counts)), [row["kl"] for row in counts], color=BLUE)
     right.set_xticks(range(len(counts)), [row["count"] for row in counts], rotation=20, fontsize=8)
-    left.set(xlabel="position in the chunk")
-    right.set(xlabel="occurrences of the token in the text")
-    for axes in (left, right):
+    labels = ("position in the chunk", "occurrences of the token in the text")
+    for axes, label in zip((left, right), labels, strict=True):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set(ylabel="mean KL, nats", ylim=(0, None))
+        axes.set(xlabel=label, ylabel="mean KL, nats", ylim=(0, None))
     return figure
 
 
 def draw_layer_ablation(axes: Axes, rows: list[dict], whole: str, restored: str) -> None:
     """Mean KL divergence with one layer in float, in two colours; the first row is that of the whole candidate."""
     axes.axhline(rows[0]["kl"], linewidth=1, color=whole, label="nothing in float")
-    kl = [row["kl"] for row in rows[1:]]
-    label = "one block in float"
-    axes.plot(range(len(kl)), kl, "o-", color=restored, markersize=3, linewidth=1.3, label=label)
+    (line,) = axes.plot([row["kl"] for row in rows[1:]], "o-", color=restored, linewidth=1.3)
+    line.set(markersize=3, label="one block in float")
 
 
 def layer_ablation(rows: list[dict]) -> Figure:
@@ -227,9 +215,9 @@ def frontier(points: list[dict], table: dict, rest: float) -> Figure:
     uniform_costs = np.array(table["costs"]).clip(min=0).sum(0)
     axes.plot(uniform_sizes, uniform_costs, "x", color=ORANGE, label="one width")
     for width, size, cost in zip(table["widths"], uniform_sizes, uniform_costs, strict=True):
-        _name_point(axes, f"{width:g}", size, cost)
-    x, y = "MB of the weight file", "predicted 1 - mean cosine"
-    return _finish(figure, axes, x, y, yscale="log")
+        axes.annotate(f"{width:g}", (size, cost), **NAME_OF_POINT)
+    axes.set(yscale="log")
+    return _finish(figure, axes, "MB of the weight file", "predicted 1 - mean cosine")
 
 
 def bounds(rows: list[dict], ahead: list[dict], bound: Callable, title: str) -> Figure:
@@ -240,9 +228,9 @@ def bounds(rows: list[dict], ahead: list[dict], bound: Callable, title: str) -> 
         sizes = [row["bytes"] / 1e6 for row in group]
         axes.plot(sizes, [bound(row) for row in group], marker, color=colour)
     for row in ahead:
-        _name_point(axes, row["name"], row["bytes"] / 1e6, bound(row))
-    x, y = "MB of the weight file", "at the worse end of the interval"
-    return _finish(figure, axes, x, y, xscale="log", title=title)
+        axes.annotate(row["name"], (row["bytes"] / 1e6, bound(row)), **NAME_OF_POINT)
+    axes.set(xscale="log", title=title)
+    return _finish(figure, axes, "MB of the weight file", "at the worse end of the interval")
 
 
 def _intervals(axes: Axes, values: Values, ends: Ends, places: Values, **style: Any) -> None:
@@ -255,21 +243,19 @@ def _intervals(axes: Axes, values: Values, ends: Ends, places: Values, **style: 
 
 def ingredients(rows: list[dict]) -> Figure:
     """1 - mean cosine of every row with its interval."""
-    figure, axes = _axes(0.8 + 0.3 * len(rows))
+    figure, axes = _axes(0.8 + 0.3 * len(rows), [row["name"] for row in rows])
     losses = [1 - row["cosine"] for row in rows]
     ends = [[None if row[end] is None else 1 - row[end] for end in ("high", "low")] for row in rows]
     _intervals(axes, losses, ends, range(len(rows)), fmt="o", color=BLUE)
-    _name_rows(axes, [row["name"] for row in rows])
     return _finish(figure, axes, "1 - mean cosine", xscale="log")
 
 
 def differences(rows: list[dict]) -> Figure:
     """Candidate minus baseline with its interval; rows: as `kerf.evaluate.tasks.compare` gives them."""
-    figure, axes = _axes(1 + 0.3 * len(rows))
+    figure, axes = _axes(1 + 0.3 * len(rows), [f"{row['task']}, {row['metric']}" for row in rows])
     values, ends = [row["difference"] for row in rows], [(row["low"], row["high"]) for row in rows]
     _intervals(axes, values, ends, range(len(rows)), fmt="o", color=BLUE)
     axes.axvline(0, color=GREY)
-    _name_rows(axes, [f"{row['task']}, {row['metric']}" for row in rows])
     return _finish(figure, axes, "candidate - baseline")
 
 
@@ -298,13 +284,10 @@ def throughput(rows: list[dict]) -> Figure:
 def scores(picture: dict) -> Figure:
     """Scores of every pair by both models; picture: baseline and candidate, (queries, passages), the right passage first."""
     figure, axes = _axes(4)
-    for name, colour, places, size in (
-        ("others", GREY, slice(1, None), 4),
-        ("right passage", ORANGE, slice(0, 1), 10),
-    ):
-        before = [score for row in picture["baseline"] for score in row[places]]
-        after = [score for row in picture["candidate"] for score in row[places]]
-        axes.scatter(before, after, s=size, color=colour, label=name, linewidths=0)
+    groups = ("others", GREY, slice(1, None), 4), ("right passage", ORANGE, slice(0, 1), 10)
+    for name, colour, places, size in groups:
+        x, y = (np.array(picture[side])[:, places].ravel() for side in ("baseline", "candidate"))
+        axes.scatter(x, y, s=size, color=colour, label=name, linewidths=0)
     return _finish(figure, axes, "score by the baseline", "score by the candidate")
 
 
@@ -325,7 +308,7 @@ def output_differences(rows: list[dict], a: str, b: str) -> Figure:
     """Each paired difference in half-widths of its interval, on the better side; rows: of `kerf.evaluate.ab.compare`."""
     paired = [row for row in rows if row["how"] == "paired" and row["low"] is not None]
     paired = [row for row in paired if row["low"] < row["high"]]
-    figure, axes = _axes(1 + 0.28 * len(paired))
+    figure, axes = _axes(1 + 0.28 * len(paired), [row["name"] for row in paired])
     for place, row in enumerate(paired):
         scale = (row["high"] - row["low"]) / 2 * (1 if row["better"] == "higher" else -1)
         colour = {"a": BLUE, "b": ORANGE}.get(row["winner"], GREY)
@@ -333,6 +316,5 @@ def output_differences(rows: list[dict], a: str, b: str) -> Figure:
         axes.plot(row["difference"] / scale, place, "o", color=colour)
     axes.axvline(0, color=GREY)
     axes.set_xscale("symlog", linthresh=3)
-    _name_rows(axes, [row["name"] for row in paired])
     direction = "difference, in half-widths of its interval"
     return _finish(figure, axes, f"{a} is better  ←  {direction}  →  {b} is better")

@@ -1,8 +1,4 @@
-"""Charts of a report as inline SVG that follows the page's colours.
-
-Text and axes take the page's text colour, series take CSS variables with a light and a dark value, so one drawing
-serves both. The same data always gives the same bytes.
-"""
+"""Charts of a report as inline SVG in the page's colours, light or dark; the same data always gives the same bytes."""
 
 import io
 import re
@@ -31,7 +27,7 @@ VERDICTS = {  # label, marker and colour
 }
 BY_LAYER = {"error": "relative output error", "sparsity": "share of zeros"}
 FONT = 8.5  # points, as in report.mplstyle; the drawing has 72 dots an inch, so also its unit of length
-STYLE = Path(__file__).with_name("report.mplstyle")
+STYLED = matplotlib.rc_context(fname=Path(__file__).with_name("report.mplstyle"))
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 Size = tuple[float, float]
 Mark = tuple[str, float, float]  # name, x and y
@@ -39,22 +35,21 @@ Draw = Callable[[Axes, Any], None]  # the content of one panel
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
-@matplotlib.rc_context(fname=STYLE)
-def fidelity_against_size(
-    points: list[dict], label: str, log: bool = False, key: str = "fidelity"
-) -> str:
+@STYLED
+def fidelity_against_size(points: list[dict], label: str, log: bool, key: str) -> str:
     """One mark per candidate; points: name (empty: not written), bytes, fidelity (value, low, high), verdict, threshold."""
     figure, (axes,) = _panels(1, 1, (6.4, 3.9))
-    marks = [(point["name"], point["bytes"] / 1e6, point["fidelity"]["value"]) for point in points]
-    required = [(point["bytes"] / 1e6, point.get("threshold")) for point in points]
-    thresholds = [(mb, value) for mb, value in required if value is not None]
+    marks: list[Mark] = []
     for point in points:
         name, marker, colour = VERDICTS.get(point["verdict"], VERDICTS[None])
-        mb, fidelity = point["bytes"] / 1e6, point["fidelity"]
-        _interval(axes, mb, fidelity, colour)
-        axes.plot(mb, fidelity["value"], marker, color=colour, ms=6, markeredgewidth=0, label=name)
-    for mb, threshold in thresholds:
-        axes.plot(mb, threshold, "_", color=INK, ms=10, markeredgewidth=1.1, label="threshold")
+        mb, value = point["bytes"] / 1e6, point["fidelity"]["value"]
+        marks.append((point["name"], mb, value))
+        _interval(axes, mb, point["fidelity"], colour)
+        axes.plot(mb, value, marker, color=colour, ms=6, markeredgewidth=0, label=name)
+    required = [(point["bytes"] / 1e6, point.get("threshold")) for point in points]
+    thresholds = [(mb, value) for mb, value in required if value is not None]
+    for threshold in thresholds:
+        axes.plot(*threshold, "_", color=INK, ms=10, markeredgewidth=1.1, label="threshold")
     axes.set(xscale="log", yscale="log" if log else "linear", ylabel=label)
     axes.set(xlabel="size on disk in MB (each step to the right is a multiple)")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
@@ -75,7 +70,7 @@ def _interval(axes: Axes, x: float, metric: dict, colour: str) -> None:
         axes.plot([x, x], [low, high], color=colour, linewidth=1.2)
 
 
-@matplotlib.rc_context(fname=STYLE)
+@STYLED
 def by_layer(layers: dict[str, list[dict]], key: str) -> str:
     """`key`, error or sparsity: one panel per kind of layer, one line per candidate; empty if no numbered block has any."""
     label, kinds = BY_LAYER[key], _kinds(layers, key)
@@ -84,22 +79,18 @@ def by_layer(layers: dict[str, list[dict]], key: str) -> str:
 
     def draw(axes: Axes, lines: dict[str, list[tuple[int, float]]]) -> None:
         for name, points in lines.items():
-            place = list(layers).index(name)
-            turn, index = divmod(place, len(SERIES))  # there are as many markers as colours
-            dashes, colour = DASHES[turn % len(DASHES)], SERIES[index]
-            blocks, values = zip(*points, strict=True)
-            (curve,) = axes.plot(blocks, values, color=colour, linestyle=dashes, label=name)
-            curve.set(linewidth=1.3, marker=MARKERS[index], markersize=3)
+            # There are as many markers as colours.
+            turn, index = divmod(list(layers).index(name), len(SERIES))
+            (curve,) = axes.plot(*zip(*points, strict=True), color=SERIES[index], label=name)
+            curve.set(linestyle=DASHES[turn % len(DASHES)], marker=MARKERS[index])
+            curve.set(linewidth=1.3, markersize=3)
         axes.set(yscale="log" if key == "error" else "linear")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_minor_locator(NullLocator())
 
     figure = _small_multiples(kinds, draw, "block of the model, first to last", label, sharey=True)
-    largest = "; ".join(
-        f"{name}: largest {max(row.get(key) or 0 for row in rows):.2g}"
-        for name, rows in layers.items()
-        if rows
-    )
+    values = {name: [row.get(key) or 0 for row in rows] for name, rows in layers.items() if rows}
+    largest = "; ".join(f"{name}: largest {max(row):.2g}" for name, row in values.items())
     text = f"{label.capitalize()} of each layer. {largest}."
     return _svg(figure, f"layers-{key}", f"{key.capitalize()} by layer", text)
 
@@ -107,16 +98,15 @@ def by_layer(layers: dict[str, list[dict]], key: str) -> str:
 def _kinds(layers: dict[str, list[dict]], key: str) -> dict[str, dict[str, list]]:
     """{kind: {candidate: [(block, value of key)]}}; the first number in a name is its block."""
     kinds: dict[str, dict[str, list]] = {}
-    for name, rows in layers.items():
-        for row in rows:
-            split = re.fullmatch(r".*?\.(\d+)\.(.+)", row["name"])
-            if split and (row.get(key) or 0) > 0:
-                kind = kinds.setdefault(split[2], {})
-                kind.setdefault(name, []).append((int(split[1]), row[key]))
+    for name, row in ((name, row) for name, rows in layers.items() for row in rows):
+        split = re.fullmatch(r".*?\.(\d+)\.(.+)", row["name"])
+        if split and (row.get(key) or 0) > 0:
+            points = kinds.setdefault(split[2], {}).setdefault(name, [])
+            points.append((int(split[1]), row[key]))
     return kinds
 
 
-@matplotlib.rc_context(fname=STYLE)
+@STYLED
 def similarity_distributions(pictures: dict[str, dict]) -> str:
     """Similarities of sentence pairs before and after: one panel per candidate; empty if there is none."""
     if not pictures:
@@ -130,12 +120,11 @@ def similarity_distributions(pictures: dict[str, dict]) -> str:
 
     x, y = "cosine similarity of two sentences", "pairs of sentences"
     figure = _small_multiples(pictures, draw, x, y, sharex=True, sharey=True)
-    names = ", ".join(pictures)
-    text = f"Histograms of the similarity of sentence pairs for {names}, each over that of the baseline."
+    text = f"Histograms of the similarity of sentence pairs for {', '.join(pictures)}, each over that of the baseline."
     return _svg(figure, "similarities", "Similarities before and after", text)
 
 
-@matplotlib.rc_context(fname=STYLE)
+@STYLED
 def divergence_by_layer(restored: dict[str, list[dict]]) -> str:
     """Divergence that is left with one layer in float: one panel per candidate; the first row is that of none in float."""
     if not restored:
@@ -148,15 +137,13 @@ def divergence_by_layer(restored: dict[str, list[dict]]) -> str:
 
     x = "block that is float again, first to last"
     figure = _small_multiples(restored, draw, x, "mean KL divergence")
-    least = "; ".join(
-        f"{name}: {min(rows, key=lambda row: row['kl'])['layer']} leaves least"
-        for name, (_, *rows) in restored.items()
-    )
+    best = {name: min(rows[1:], key=lambda row: row["kl"]) for name, rows in restored.items()}
+    least = "; ".join(f"{name}: {row['layer']} leaves least" for name, row in best.items())
     text = f"What is left with one block in float. {least}."
     return _svg(figure, "restored", "Divergence by layer", text)
 
 
-@matplotlib.rc_context(fname=STYLE)
+@STYLED
 def trend(line: list[dict], name: str, label: str, key: str) -> str:
     """Fidelity of an experiment's worst release candidate from run to run; line: as `leaderboard.trends` gives it."""
     points = [(place, run["worst"]["fidelity"]) for place, run in enumerate(line) if run["worst"]]
@@ -165,8 +152,8 @@ def trend(line: list[dict], name: str, label: str, key: str) -> str:
     figure, (axes,) = _panels(1, 1, (6.4, 1.9))
     for place, metric in points:
         _interval(axes, place, metric, SERIES[0])
-    places, values = zip(*((place, metric["value"]) for place, metric in points), strict=True)
-    axes.plot(places, values, "o-", color=SERIES[0], markersize=4, linewidth=1)
+    values = [metric["value"] for _, metric in points]
+    axes.plot([place for place, _ in points], values, "o-", color=SERIES[0], ms=4, linewidth=1)
     days = [run["started"][5:16].replace("T", " ") for run in line]
     axes.set_xticks(range(len(line)), days, rotation=25, ha="right")
     axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -178,8 +165,7 @@ def trend(line: list[dict], name: str, label: str, key: str) -> str:
 
 def _small_multiples(panels: dict, draw: Draw, x: str, y: str, **shared: bool) -> Figure:
     """A grid of panels with their names as titles, at most three per row, under one legend; x, y: labels of all axes."""
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
+    columns, rows = min(3, len(panels)), -(-len(panels) // 3)
     figure, grid = _panels(len(panels), columns, (8.0, 0.6 + 1.5 * rows), **shared)
     for axes, (name, content) in zip(grid, panels.items(), strict=True):
         axes.set_title(name)
@@ -221,8 +207,11 @@ def _name_points(figure: Figure, axes: Axes, marks: list[Mark], thresholds: list
     taken += [(x - 5, y - 1, x + 5, y + 1) for x, y in map(pixels, thresholds)]
 
     def cost(box: Box) -> float:
-        outside = box[0] < frame.x0 or box[2] > right or box[1] < frame.y0
-        return sum(_overlap(box, other) for other in taken) + 50 * outside
+        area = 50.0 * (box[0] < frame.x0 or box[2] > right or box[1] < frame.y0)
+        for left, bottom, end, top in taken:
+            width = max(0, min(box[2], end) - max(box[0], left))
+            area += width * max(0, min(box[3], top) - max(box[1], bottom))
+        return area
 
     named = [mark for mark in placed if mark[0]]
     for name, x, y in sorted(named, key=lambda mark: -mark[2]):
@@ -233,15 +222,9 @@ def _name_points(figure: Figure, axes: Axes, marks: list[Mark], thresholds: list
             boxes.append((x - 7 - width, y + dy - half, x - 7, y + dy + half))
         best = min(boxes, key=cost)
         taken.append(best)
-        left = best[0] > x
-        middle, edge = (best[1] + best[3]) / 2, best[0] if left else best[2]
-        text = axes.text(edge, middle, name, transform=IdentityTransform(), va="center_baseline")
-        text.set_horizontalalignment("left" if left else "right")
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Shared area of two boxes."""
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+        edge, align = (best[0], "left") if best[0] > x else (best[2], "right")
+        text = axes.text(edge, (best[1] + best[3]) / 2, name, transform=IdentityTransform())
+        text.set(ha=align, va="center_baseline")
 
 
 def _svg(figure: Figure, name: str, title: str, text: str) -> str:
@@ -249,8 +232,7 @@ def _svg(figure: Figure, name: str, title: str, text: str) -> str:
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)  # the page has its own
     for place, colour in enumerate(SERIES[:-1]):
@@ -259,4 +241,4 @@ def _svg(figure: Figure, name: str, title: str, text: str) -> str:
     title, text = escape(title), escape(text)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}"'
     head += f' role="img" aria-label="{title}. {text}"><title>{title}</title>'
-    return head + svg[svg.index(">") + 1 :].replace(INK, "currentColor").strip()
+    return head + svg[svg.index(">", svg.index("<svg")) + 1 :].replace(INK, "currentColor").strip()

@@ -11,14 +11,12 @@ from kerf.core.registry import Registry
 
 @dataclass(frozen=True)
 class Backend:
-    """A library. module: the module of its functions; methods: the methods of `quantize` steps that it runs.
-
-    opener: a function from a candidate's directory and its manifest to the model that a service calls."""
+    """A library, the module of its functions, and the methods of `quantize` steps that it runs."""
 
     name: str
     module: str
     methods: tuple[str, ...]
-    opener: Callable | str = "kerf.backends.serve:opened"
+    opener: Callable | str = "kerf.backends.serve:opened"  # (directory, manifest) -> served model
 
 
 BACKENDS = Registry(
@@ -37,8 +35,3 @@ def module_of(function: Callable | str) -> str:
 def modules(name: str) -> list[str]:
     """The modules of a backend."""
     return [BACKENDS[name].module, module_of(BACKENDS[name].opener)]
-
-
-def libraries(method: str) -> list[str]:
-    """Names of the backends that run a method."""
-    return [name for name, backend in BACKENDS.items() if method in backend.methods]

@@ -1,12 +1,12 @@
 """Validation of steps: of their keys, of their order, and of keys that have to fit the shapes of a model's layers."""
 
+import math
 from typing import Annotated, Any, Union
 
 from pydantic import TypeAdapter, ValidationError
 
 from kerf.config.base import Parameters, StepParameters
-from kerf.config.by_method import OLD_KEYS, ByMethod, accepted_key
-from kerf.config.methods import METHODS, PRUNING_METHODS, STEPS
+from kerf.config.methods import METHODS, OLD_KEYS, PRUNING_METHODS, STEPS, ByMethod, accepted_key
 from kerf.core.errors import InputError, listed, nearest, refuse
 
 EXAMPLE = "one kind of step with its values, as in {quantize: {bits: 4}}"
@@ -25,15 +25,13 @@ def check_chain(steps: list[dict], path: str) -> None:
         values = values if isinstance(values, dict) else {}
         method, sparsity = str(values.get("method")), values.get("sparsity")
         place, last = f"{path}.{number}", number == len(pairs)
-        if kind == "quantize":
-            if number > 1 and sparsity is not None:
-                raise refuse(f"{place}.sparsity", sparsity, FIRST_ALONE)
-            if not last and method in METHODS and METHODS[method].kernel:
-                raise refuse(f"{place}.method", method, KERNEL_LAST)
+        if kind == "quantize" and number > 1 and sparsity is not None:
+            raise refuse(f"{place}.sparsity", sparsity, FIRST_ALONE)
+        if kind == "quantize" and not last and method in METHODS and METHODS[method].kernel:
+            raise refuse(f"{place}.method", method, KERNEL_LAST)
         if kind == "prune" and method == "depth" and not last:
             raise refuse(f"{place}.method", method, DEPTH_LAST)
-        before = {kind for kind, _ in pairs[: number - 1]}
-        if kind == "reconstruct" and not before & {"quantize", "prune"}:
+        if kind == "reconstruct" and {kind for kind, _ in pairs[: number - 1]} <= {"reconstruct"}:
             raise refuse(place, kind, "a step after quantize or prune")
 
 
@@ -79,15 +77,11 @@ def check_value(key: str, value: object, path: str) -> None:
 
 
 def check_divides(group_size: int, linears: dict[str, list[int]], path: str) -> None:
-    """Raise InputError, with the sizes that fit, for a group size that does not divide every layer's columns.
-
-    linears: [rows, columns] of every layer by name.
-    """
-    widths = {columns for _, columns in linears.values()}
+    """Raise InputError for a group size that does not divide the columns of every layer: name -> [rows, columns]."""
+    common = math.gcd(*(columns for _, columns in linears.values()))
     for name, (_, columns) in linears.items():
         if columns % group_size:
-            sizes = range(4, min(widths) + 1, 2)
-            fitting = [str(size) for size in sizes if not any(width % size for width in widths)]
+            fitting = [str(size) for size in range(4, common + 1, 2) if common % size == 0]
             offer = ", ".join(fitting) or "none: use granularity channel"
             accepted = f"a divisor of the {columns} columns of {name}; these divide: {offer}"
             raise refuse(path, group_size, accepted)

@@ -4,13 +4,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from kerf.config.backends import libraries
+from kerf.config.backends import BACKENDS
 from kerf.config.base import MOST, Bits, Flag, Name, Pattern, StepParameters, Sweeps, accepts, whole
 from kerf.core.errors import listed, refuse
 from kerf.tensors.granularity import Granularity, PerChannel, PerGroup, PerTensor
 
-Clip = Annotated[Literal["none", "mse", "hessian"], accepts("none, mse or hessian")]
-ScaleDtype = Annotated[Literal["float16", "float32"], accepts("float16 or float32")]
 UnquantizedDtype = Annotated[Literal["float32", "float16"], accepts("float32 or float16")]
 ComputeDtype = Annotated[
     Literal["float32", "bfloat16"], accepts("float32, or with openvino bfloat16, of float layers")
@@ -18,14 +16,13 @@ ComputeDtype = Annotated[
 Embeddings = Annotated[
     Bits | Literal[32, "same"], accepts("2 to 8, 32 (left in float) or same (as bits)")
 ]
-GroupSize = Annotated[int | None, whole(2, MOST, ", a divisor of every layer's columns")]
-AnyGrid = Annotated[Literal["tensor", "channel", "group"], accepts("tensor, channel or group")]
 MixedBits = Annotated[
     Bits | Literal["mixed"], accepts("a whole number from 2 to 8, 1.6 (ternary) or mixed")
 ]
-MinCosine = Annotated[float | None, accepts("a held-out mean cosine between 0 and 1", gt=0, lt=1)]
+AnyGrid = Annotated[Literal["tensor", "channel", "group"], accepts("tensor, channel or group")]
 Budget = Annotated[int | None, whole(1, 10**15, ", bytes of the weight file; with bits: mixed")]
 Share = Annotated[float | None, accepts("a share between 0 and 1, or none", gt=0, lt=1)]
+MinCosine = Annotated[float | None, accepts("a held-out mean cosine between 0 and 1", gt=0, lt=1)]
 
 
 class Quantize(StepParameters):
@@ -52,12 +49,9 @@ class Quantize(StepParameters):
             raise refuse("bits", self.bits, accepted)
         if self.bits == "mixed" and self.sparsity is not None:
             raise refuse("sparsity", self.sparsity, "none with mixed bits; use a prune step")
-        if self.backend is not None:
-            self._check_backend()
-        return self
-
-    def _check_backend(self) -> None:
-        known = libraries(self.method)
+        if self.backend is None:
+            return self
+        known = [name for name, backend in BACKENDS.items() if self.method in backend.methods]
         if self.backend not in known:
             raise refuse("backend", self.backend, f"{listed(known)} with method {self.method}")
         if self.backend == "onnxruntime" and (self.group_size or 16) % 16:
@@ -67,26 +61,26 @@ class Quantize(StepParameters):
             accepted = "float32, or bfloat16 with backend openvino"
             rest = f"{self.backend} computes the rest in float32"
             raise refuse("compute_dtype", self.compute_dtype, f"{accepted}; {rest}")
+        return self
 
 
 class Grouped(Quantize):
     """Weights with one scale per row, or per group of columns of a row."""
 
     granularity: Annotated[Literal["channel", "group"], accepts("channel or group")] = "channel"
-    group_size: GroupSize = None
+    group_size: Annotated[int | None, whole(2, MOST, ", a divisor of every layer's columns")] = None
     symmetric: Flag = False
-    clip: Clip = "none"
+    clip: Annotated[Literal["none", "mse", "hessian"], accepts("none, mse or hessian")] = "none"
     embeddings: Embeddings = 8
-    scale_dtype: ScaleDtype = "float16"
+    scale_dtype: Annotated[Literal["float16", "float32"], accepts("float16 or float32")] = "float16"
     unquantized_dtype: UnquantizedDtype = "float32"
 
     @classmethod
     def implied(cls, values: dict) -> dict:
         """With the granularity that a group size implies."""
-        values = super().implied(values)
+        values = {**super().implied(values)}
         if values.get("granularity") is None:
-            default = "channel" if values.get("group_size") is None else "group"
-            values = {**values, "granularity": default}
+            values["granularity"] = "channel" if values.get("group_size") is None else "group"
         return values
 
 

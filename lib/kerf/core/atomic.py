@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kerf.core.errors import escaped_lines
+from kerf.core.errors import escaped
 
 
 @contextmanager
@@ -23,9 +24,10 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 def write_page(path: Path, text: str) -> Path:
-    """Write text that people open, as UTF-8 with control characters as escapes."""
+    """Write text that people open, as UTF-8 with control characters but line ends and tabs as escapes."""
+    text = re.sub(r"[^\n\t]+", lambda match: escaped(match[0]), text)
     with aside(path) as part:
-        part.write_text(escaped_lines(text), encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
     return path
 
 

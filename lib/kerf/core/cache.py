@@ -1,8 +1,7 @@
 """A cache of finished work by content: the same inputs, code and packages give the same folder.
 
-An artifact is a folder `data/cache/<kind>-<key>/`. Its `meta.json` holds what it was made from, when and how long that took,
-and the sha256 of every file and of itself. It is written aside and renamed, so a killed process leaves no partial artifact,
-and verified before it is used: a damaged one is reported on standard error, removed and made again.
+An artifact is a folder `data/cache/<kind>-<key>/`; its `meta.json` holds its key, times, and the sha256 of every file and of
+itself. It is written aside and renamed. It is verified before use: if damaged, it is reported, removed and made again.
 """
 
 import contextlib
@@ -11,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -31,10 +31,8 @@ HANDOVER = "handover.json"
 NOTICE = "kerf: cache: "  # the prefix of a line on standard error that names a damaged artifact
 PARTS = {"kind", "key", "run", "started", "finished", "seconds", "result", "files"}  # of meta.json
 # Packages whose version can change a number.
-PACKAGES = (
-    *("torch", "transformers", "sentence-transformers", "tokenizers"),
-    *("numpy", "scipy", "pyarrow", "openvino", "onnxruntime"),
-)
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "sentence-transformers", "tokenizers")
+PACKAGES += ("numpy", "scipy", "pyarrow", "openvino", "onnxruntime")
 
 
 def artifact(
@@ -45,16 +43,10 @@ def artifact(
     also: Iterable[str] = (),
     anywhere: bool = False,
 ) -> Path:
-    """Folder of an artifact; `make(folder)` fills it unless the cache has it.
+    """Folder of an artifact. `make(folder)` fills it unless the cache has it, finished after the time KERF_FRESH (ISO 8601).
 
-    Args:
-        key: everything that the content depends on, as JSON. The code of `make`'s module with all that it imports
-            (`kerf.core.code`), the versions of `PACKAGES` and the machine are added.
-        make: writes the files and returns what meta.json keeps under "result".
-        code, also: modules or files whose code counts instead; modules whose code counts too.
-        anywhere: reuse results made on another CPU or thread count.
-
-    With KERF_FRESH set to a time (ISO 8601), artifacts finished before that time are made again.
+    key: all that the content depends on, as JSON; code, versions of `PACKAGES` and (unless `anywhere`) the machine are added.
+    make: returns the "result" of meta.json. The modules or files whose code counts are `code`, else its module and `also`.
     """
     roots = tuple(map(sources.root_of, code)) or (make.__module__, *also)
     key = {**key, "roots": roots, "code": sources.digest(roots), "packages": packages()}
@@ -82,10 +74,7 @@ def _name(kind: str, key: dict) -> str:
 
 
 def _is_valid(folder: Path, stage: Path | None = None) -> bool:
-    """Whether the artifact exists, is intact and is fresh. A damaged one is reported on standard error and removed.
-
-    The artifact of a stage is valid only together with the artifact that its notebook published, `folder` if `stage` is given.
-    """
+    """Whether an artifact exists, is intact and fresh; a damaged one is removed, and with it the `stage` that published it."""
     if not stage and not os.path.lexists(folder):
         return False
     inode = _inode(folder)
@@ -131,10 +120,7 @@ def _inode(folder: Path) -> int | None:
 
 
 def publish(folder: Path) -> None:
-    """Write the path of a notebook's result to the file KERF_HANDOVER, for the runner; without that variable, do nothing.
-
-    The path is no parameter of the notebook, because executed notebooks are sent to other people.
-    """
+    """Write the path of a notebook's result to the file KERF_HANDOVER, if set: the executed notebook does not hold that path."""
     if "KERF_HANDOVER" in os.environ:
         write_json(Path(os.environ["KERF_HANDOVER"]), {"artifact": str(folder)})
 
@@ -179,20 +165,15 @@ def packages() -> dict[str, str]:
 @cache
 def machine() -> dict:
     """Processor, threads and device: floating-point sums depend on them, and timings hold for one machine only."""
-    processor, path = {}, Path("/proc/cpuinfo")
-    if path.is_file():
-        lines = path.read_text().partition("\n\n")[0].splitlines()  # of the first core
-        fields = (line.partition(":") for line in lines)
-        processor = {name.strip(): value.strip() for name, _, value in fields}
-    flags = processor.get("flags", "").split()
-    description = {
-        "node": platform.node(),
-        "model": processor.get("model name") or platform.processor() or platform.machine(),
-        "flags": sorted(f for f in flags if f.startswith(("avx", "amx", "fma", "sse4"))),
-        "threads": threads(),
-    }
+    path = Path("/proc/cpuinfo")
+    text = path.read_text().partition("\n\n")[0] if path.is_file() else ""  # of the first core
+    fields = dict(re.findall(r"^(.+?)\s*: (.*?)[ \t]*$", text, re.M))
+    flags = re.findall(r"(?<!\S)(?:avx|amx|fma|sse4)\S*", fields.get("flags", ""))
+    model = fields.get("model name") or platform.processor() or platform.machine()
     name = device.current()
-    return description if name == "cpu" else {**description, "device": name}
+    accelerator = {} if name == "cpu" else {"device": name}
+    processor = {"node": platform.node(), "model": model, "flags": sorted(flags)}
+    return {**processor, "threads": threads(), **accelerator}
 
 
 def threads() -> int:

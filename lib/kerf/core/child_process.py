@@ -1,8 +1,7 @@
 """Child processes that end when their parent ends, for whatever reason.
 
-`run` starts a command through this file: run as a script, it ties itself to its parent with prctl (Linux only) and then
-becomes the command, so that the command alone is measured. The tie is to the thread that started the process: call
-from a thread that lives long enough. Only the standard library is imported, since this runs before every measured process.
+`run` starts a command through this file: run as a script, it ties itself to the thread that started it with prctl (Linux
+only) and then becomes the command. It imports little, since it runs before every measured process.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = (
-    False  # typing is not imported, for a fast start; type checkers take this name for true
-)
+TYPE_CHECKING = False  # importing typing is slow; type checkers take this name for true
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
     from typing import Any

@@ -16,28 +16,10 @@ ROOT = Path(__file__).parents[1]
 
 @cache
 def digest(roots: tuple[str, ...]) -> str:
-    """sha256 of the code of files and of modules with all that they import. Files of Kerf are named relative to the package."""
-    modules = closure(frozenset(root for root in roots if not root.endswith(".py")))
+    """sha256 of the code of files (Kerf's relative to the package) and of modules with all modules of Kerf that they import."""
     files = {ROOT / root for root in roots if root.endswith(".py")}
-    files |= {file for module in modules if (file := _file(module))}
-    total = hashlib.sha256()
-    for file in sorted(files):
-        total.update(f"{file.name} {_code(file)}".encode())
-    return total.hexdigest()
-
-
-def root_of(root: str | Path) -> str:
-    """The name of a module, or the path of a file; relative to the package for a file of Kerf, so that clones share results."""
-    if isinstance(root, Path) and root.is_relative_to(ROOT):
-        return root.relative_to(ROOT).as_posix()
-    return str(root)
-
-
-@cache
-def closure(roots: frozenset[str]) -> frozenset[str]:
-    """Names of modules, of all modules of Kerf that they import, and of the packages that hold them."""
     modules: set[str] = set()
-    waiting = list(roots)
+    waiting = [root for root in roots if not root.endswith(".py")]
     while waiting:
         name = waiting.pop()
         if name in modules or name.startswith(APART) and name not in roots:
@@ -46,8 +28,18 @@ def closure(roots: frozenset[str]) -> frozenset[str]:
         package = name.rpartition(".")[0]
         waiting += [package] if package.startswith("kerf") else []
         if file := _file(name):
+            files.add(file)
             waiting += imported(file.read_text(encoding="utf-8"))
-    return frozenset(modules)
+    total = hashlib.sha256()
+    for file in sorted(files):
+        total.update(f"{file.name} {_code(file)}".encode())
+    return total.hexdigest()
+
+
+def root_of(root: str | Path) -> str:
+    """The name of a module or the path of a file; relative to the package for a file of Kerf, so that clones share results."""
+    inside = isinstance(root, Path) and root.is_relative_to(ROOT)
+    return Path(root).relative_to(ROOT).as_posix() if inside else str(root)
 
 
 def imported(text: str) -> list[str]:
@@ -68,11 +60,9 @@ def _file(name: str) -> Path | None:
         path = ROOT.joinpath(*name.split(".")[1:])
         options = (path / "__init__.py", path.with_suffix(".py"))
         return next((path for path in options if path.is_file()), None)
-    if name in sys.modules:
-        origin = getattr(sys.modules[name], "__file__", None)
-    else:
-        spec = importlib.util.find_spec(name) if name else None
-        origin = spec.origin if spec else None
+    origin = getattr(sys.modules.get(name), "__file__", None)
+    if name and name not in sys.modules and (spec := importlib.util.find_spec(name)):
+        origin = spec.origin
     return Path(origin) if origin else None
 
 

@@ -1,7 +1,4 @@
-"""The torch device that models are opened on: the CPU, unless KERF_DEVICE (`kerf run --device`) names another one.
-
-numba kernels serve the CPU, torch kernels every other device (`kerf.tensors.kernels`).
-"""
+"""The torch device that models are opened on: the CPU, unless KERF_DEVICE (`kerf run --device`) names another one."""
 
 import os
 
@@ -19,11 +16,10 @@ def check(name: str) -> str:
         return name
     import torch
 
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
     known = ["cpu"]
-    if accelerator:
-        count = torch.accelerator.device_count()
-        known += [accelerator.type, *(f"{accelerator.type}:{index}" for index in range(count))]
+    if accelerator := torch.accelerator.current_accelerator(check_available=True):
+        indices = range(torch.accelerator.device_count())
+        known += [accelerator.type, *(f"{accelerator.type}:{index}" for index in indices)]
     if name not in known:
         raise refuse("device", name, f"a device that torch has here: {', '.join(known)}")
     return name

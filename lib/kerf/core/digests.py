@@ -11,18 +11,14 @@ from typing import Any
 
 from kerf.core.user_files import read_bounded
 
-SETTLED = 0.05  # seconds; file systems do not distinguish times a few milliseconds apart
+SETTLED = 0.05  # seconds
 LARGEST = 2**30  # bytes of a JSON file
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file; read once per process, and again when anything about the file has changed.
-
-    The ctime of an inode, unlike its mtime, cannot be set back. The digest of a file that has only just changed is not
-    cached, because the clock of a file system is coarse.
-    """
+    """Hex digest of a file; read once per process, and again when its status has changed: ctime cannot be set back."""
     status = os.stat(path)
-    if time.time() - status.st_ctime < SETTLED:
+    if time.time() - status.st_ctime < SETTLED:  # the clock of a file system is coarse
         return _sha256.__wrapped__(path)
     return _sha256(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
@@ -39,8 +35,6 @@ def read_json(path: Path, constant: Callable[[str], object] | None = None) -> An
         return json.loads(read_bounded(path, LARGEST).decode(), parse_constant=constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
 
 
 def entries(folder: Path, but: Iterable[str] = ()) -> dict[str, Path]:

@@ -21,16 +21,13 @@ class InputError(ValueError):
 class _ShortRepr(reprlib.Repr):
     """repr() that reads no more than it shows: a value may be huge, or nested deeply through YAML aliases."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxlist, self.maxdict, self.maxtuple = 3, 8, 8, 8
-        self.maxstring = self.maxother = SHOWN
-
     def repr_int(self, x: int, level: int) -> str:
         return repr(x) if x.bit_length() <= 400 else f"an integer of {x.bit_length()} bits"
 
 
-_short_repr = _ShortRepr().repr
+_short = _ShortRepr()
+_short.maxlevel, _short.maxlist, _short.maxdict, _short.maxtuple = 3, 8, 8, 8
+_short.maxstring = _short.maxother = SHOWN
 
 
 def escaped(text: str) -> str:
@@ -38,23 +35,16 @@ def escaped(text: str) -> str:
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def escaped_lines(text: str) -> str:
-    """`text` with control characters as escapes; line ends and tabs stay."""
-    return re.sub(r"[^\n\t]+", lambda match: escaped(match[0]), text)
-
-
 def printable(text: object, most: int | None = None) -> str:
     """`text` with every character that cannot be printed as an escape, cut after `most` characters."""
-    characters = str(text)[:most]
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in characters
-    )
+    cut = str(text)[:most]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
     return shown if most is None or len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def refuse(parameter: str, value: object, accepted: str) -> InputError:
     """Build the refusal `parameter = value: accepted`; the caller raises it."""
-    shown = printable(_short_repr(value), SHOWN)
+    shown = printable(_short.repr(value), SHOWN)
     return InputError(f"{printable(parameter, SHOWN)} = {shown}: {accepted}")
 
 

@@ -11,6 +11,5 @@ def check_finite(rows: np.ndarray, inputs: Sequence, what: str = "the model") ->
     if not finite.all():
         index = int(np.argmin(finite))
         shown = " ".join(repr(inputs[index]).split())[:80]
-        raise ValueError(
-            f"{what} gives NaN or infinity for {(~finite).sum()} of {len(finite)} texts, first for number {index}: {shown}"
-        )
+        count = f"{(~finite).sum()} of {len(finite)} texts, first for number {index}: {shown}"
+        raise ValueError(f"{what} gives NaN or infinity for {count}")

@@ -5,20 +5,18 @@ import resource
 import sys
 from pathlib import Path
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
 
 def _status_bytes(name: str) -> int:
     """A size that /proc/self/status holds; 0 on a system without this file."""
-    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def reset_peak_rss() -> None:
     """Reset the peak of `peak_rss_bytes` where the system can (Linux)."""
-    if _CLEAR.exists():
-        with contextlib.suppress(OSError):
-            _CLEAR.write_text("5")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_rss_bytes() -> int:

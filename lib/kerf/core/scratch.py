@@ -1,7 +1,6 @@
 """Temporary folders that a later process may remove once the process that made them has ended.
 
-A process holds a lock (flock) on its folder while it is used. The system releases the lock when the process ends,
-for whatever reason, so an unlocked folder is free to be removed.
+A process locks (flock) its folder. The system releases the lock when the process ends, so an unlocked folder is unused.
 """
 
 import fcntl
@@ -18,22 +17,18 @@ PREFIX = "kerf-scratch-"  # of folders in the system's temporary folder
 @contextmanager
 def scratch(prefix: str = PREFIX, parent: Path | None = None) -> Iterator[Path]:
     """A new folder in `parent` (default: the system's temporary folder); removed at the end, unless it was renamed."""
-    folder, lock = _locked(prefix, parent)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _locked(prefix: str, parent: Path | None) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = os.open(folder, os.O_RDONLY)
         with suppress(OSError):  # on a file system without locks `sweep` removes nothing either
             fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():  # otherwise it was swept before it was locked
-            return folder, lock
+            break
+        os.close(lock)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 

@@ -1,8 +1,7 @@
 """Real text, split by document into a calibration and an evaluation part that share nothing.
 
 `news` and `wiki` come with Kerf (see data/README.md); a UTF-8 file with one document per line serves as well.
-A hash of its text assigns a document to a part, so the parts depend neither on order nor on a seed. Human-rated pairs are
-used for evaluation only.
+A hash of its text assigns a document to a part, whatever the order. Human-rated pairs are used for evaluation only.
 """
 
 import bz2
@@ -11,10 +10,9 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -41,10 +39,7 @@ def part_of(document: str) -> str:
 
 
 def documents(texts: str, part: str) -> list[str]:
-    """Documents of one part of `news`, `wiki` or a text file (one document per line).
-
-    Raises InputError for an unknown name or a file that is no UTF-8 text.
-    """
+    """Documents of one part of `news`, `wiki` or a text file. Raises InputError for an unknown name or no UTF-8 text."""
     return [document for document in _all_documents(texts) if part_of(document) == part]
 
 
@@ -55,52 +50,45 @@ def digest(texts: str) -> str:
 
 
 def _all_documents(texts: str) -> list[str]:
-    if texts == "news":
-        return _lines(downloads.fetch(downloads.TEXTS) / "news.txt")
-    if texts == "wiki":
-        return _lines(_wiki() / "wiki.txt")
+    if texts in NAMES:
+        folder = _wiki() if texts == "wiki" else downloads.fetch(downloads.TEXTS)
+        return _lines((folder / f"{texts}.txt").read_text("utf-8"))
     path = given_path(texts)
     if not path or not path.is_file():
         raise refuse("texts", texts, f"a text file, or a known name: {nearest(texts, NAMES)}")
     content = read_text("texts", path, LARGEST)
     if "\0" in content:
         raise refuse("texts", texts, "a UTF-8 text file, one document a line")
-    return _split(content)
+    return _lines(content)
 
 
-def _lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    return _split(path.read_text(encoding=encoding))
-
-
-def _split(content: str) -> list[str]:
+def _lines(content: str) -> list[str]:
     # str.splitlines would also split a document at form feeds and at U+2028.
     return [line.strip() for line in re.split(r"[\r\n]+", content) if line.strip()]
 
 
 def _wiki() -> Path:
-    """Folder with wiki.txt: the prose paragraphs of the enwiki excerpt, one article per line."""
+    """Folder with wiki.txt: the prose paragraphs of the enwiki excerpt but redirects, one article per line."""
     import mwparserfromhell  # needed once: the result is cached
 
     packed = downloads.fetch(downloads.TEXTS) / "wiki.xml.bz2"
 
     def make(folder: Path) -> None:
-        with bz2.open(packed) as file, open(folder / "wiki.txt", "w", encoding="utf-8") as out:
-            for markup in _articles(file):
+        with (
+            bz2.open(packed) as file,
+            open(folder / "wiki.txt", "w", encoding="utf-8") as out,
+            suppress(ElementTree.ParseError),  # the excerpt ends inside a page, which is dropped
+        ):
+            for _, element in ElementTree.iterparse(file):
+                markup = element.text or ""
+                if not element.tag.endswith("}text") or markup.lower().startswith("#redirect"):
+                    continue
                 markup = re.sub(r"<ref[^>]*/>|<ref.*?</ref>", "", markup, flags=re.S)
                 lines = mwparserfromhell.parse(markup).strip_code().splitlines()
                 prose = [line.strip() for line in lines if len(line) >= 200 and "|" not in line]
                 out.write(" ".join(prose) + "\n")
 
     return artifact("wiki", {"sha256": sha256(packed)}, make, code=[Path(__file__)])
-
-
-def _articles(file: IO[bytes]) -> Iterator[str]:
-    """Wiki markup of every page but redirects; the excerpt ends inside a page, which is dropped."""
-    with suppress(ElementTree.ParseError):
-        for _, element in ElementTree.iterparse(file):
-            text = element.text or ""
-            if element.tag.endswith("}text") and not text.lower().startswith("#redirect"):
-                yield text
 
 
 def _sentences(texts: str, part: str) -> list[str]:
@@ -113,15 +101,11 @@ def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
 
 
 def held_back(texts: str, samples: int, seed: int) -> list[str]:
-    """Up to HELD_BACK sentences of the calibration part that `calibration_sentences` does not draw.
-
-    Raises InputError if fewer than a quarter of them are left.
-    """
+    """Up to HELD_BACK sentences that `calibration_sentences` does not draw. Raises InputError if less than a quarter is left."""
     pool = _shuffled(texts, samples, seed)
     if len(pool) - samples < HELD_BACK // 4:
-        accepted = (
-            f"at most {len(pool) - HELD_BACK}: a step needs sentences held back from the sample"
-        )
+        most = len(pool) - HELD_BACK
+        accepted = f"at most {most}: a step needs sentences held back from the sample"
         raise refuse("calibration.samples", samples, accepted)
     return pool[samples:][:HELD_BACK]
 
@@ -146,10 +130,9 @@ def _check_count(parameter: str, count: int, least: int, most: int, items: str, 
 
 
 def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[str], list[int]]:
-    """`count` sentences of the evaluation part, and the number of the document of each.
+    """`count` sentences of the evaluation part that do not overlap the calibration part, and their documents' numbers.
 
-    Sentences that the calibration part has too (news agencies repeat themselves) are left out.
-    Raises InputError if the part has fewer.
+    Raises InputError if there are fewer.
     """
     known = _owners(_sentences(texts, "calibration"))
     pool: dict[str, int] = {}
@@ -210,10 +193,7 @@ def _shared(text: str, known: dict[int, dict[Shingle, str]]) -> str | None:
 
 
 def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
-    """Inverse-cloze retrieval from the evaluation part: queries, passages and document numbers.
-
-    Every query is searched for among all passages, so its hard negatives are passages of the same article.
-    """
+    """Inverse-cloze retrieval: queries, passages and documents' numbers; a query's hard negatives are of its document."""
     rows = stretches(texts, "evaluation")
     _check_count("evaluation.passages", count, 2, len(rows), "passages", texts)
     queries, passages, numbers = zip(*rows[:count], strict=True)
@@ -221,10 +201,9 @@ def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], 
 
 
 def stretches(texts: str, part: str) -> list[tuple[str, str, int]]:
-    """Query, passage and document number of every stretch of text of a part.
+    """Query (12 words), passage (the next 28 words) and document's number of every stretch of text of a part.
 
-    The query is the first 12 words of a stretch, the passage the next 28 (in scripts without spaces, about as many
-    characters). The first stretches of all documents come first, then the second ones.
+    In scripts without spaces, words count by their usual characters. The first stretches of all documents come first.
     """
     rows = []
     for number, document in enumerate(documents(texts, part)):
@@ -240,18 +219,16 @@ def stretches(texts: str, part: str) -> list[tuple[str, str, int]]:
 
 
 def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float]]]:
-    """Every human-rated pair: name -> (texts, left index, right index, score).
-
-    lee: 1,225 pairs of 50 news items; wordsim: 353 and simlex: 999 pairs of words.
-    """
+    """Pairs of `lee` (50 news items), `wordsim` and `simlex` (words): name -> (texts, left index, right index, score)."""
     folder = downloads.fetch(downloads.TEXTS)
-    items = _lines(folder / "lee.txt", "latin-1")
+    items = _lines((folder / "lee.txt").read_text("latin-1"))
     scores = np.loadtxt(folder / "lee_similarities.txt")
     upper = np.triu_indices(len(items), 1)  # the lower triangle is empty
     left, right = (indices.tolist() for indices in upper)
     pairs = {"lee": (items, left, right, scores[upper].tolist())}
     for name, file in (("wordsim", "wordsim353.tsv"), ("simlex", "simlex999.tsv")):
-        rows = [line.split("\t") for line in _lines(folder / file) if not line.startswith("#")]
+        lines = _lines((folder / file).read_text("utf-8"))
+        rows = [line.split("\t") for line in lines if not line.startswith("#")]
         words = list(dict.fromkeys(word for row in rows for word in row[:2]))
         index = {word: number for number, word in enumerate(words)}
         left, right = ([index[row[side]] for row in rows] for side in (0, 1))

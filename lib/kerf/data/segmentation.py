@@ -1,8 +1,7 @@
 """Segmentation of text of any script: sentences, words, and graphemes as units where words stand without spaces.
 
-A document mostly in Latin letters ends a sentence at a mark that is followed by a space and a capital. All others are
-segmented by sentencex, the segmenter of Wikimedia, which straight quotation marks mislead in Latin text only. Scripts
-without a mark at the end of a sentence are split at their spaces, which end a phrase.
+A sentence in Latin letters ends at a mark before a space and a capital; sentencex segments all others (straight quotation
+marks mislead it in Latin text). Scripts without a mark at the end of a sentence are split at spaces, which end a phrase.
 """
 
 import unicodedata
@@ -30,11 +29,8 @@ def _mostly(text: str, script: str | regex.Pattern) -> bool:
 
 def letters_per_word(text: str) -> float:
     """Approximate characters per word in scripts without spaces between words; 0 in other scripts."""
-    if _UNSPACED.search(text):
-        for script, letters in ((_DENSE, 1.5), (_PHRASED, 4.0)):
-            if _mostly(text, script):
-                return letters
-    return 0.0
+    scripts = ((_DENSE, 1.5), (_PHRASED, 4.0)) if _UNSPACED.search(text) else ()
+    return next((letters for script, letters in scripts if _mostly(text, script)), 0.0)
 
 
 def columns(text: str) -> int:
@@ -61,17 +57,14 @@ def _pieces(document: str) -> list[str]:
         pieces += regex.split(r"(?<=[。！？])(?=\p{Nd})", piece)
     if not _mostly(document, _UNMARKED):
         return pieces
-    return [phrase for piece in pieces for phrase in _phrases(piece)]
-
-
-def _phrases(piece: str) -> list[str]:
-    """Phrases, joined until they have the width of a sentence."""
-    phrases = [""]
-    for phrase in piece.split():
-        if columns(phrases[-1]) >= LEAST:
-            phrases.append(phrase)
-        else:
-            phrases[-1] = f"{phrases[-1]} {phrase}".strip()
+    phrases = []  # joined until they have the width of a sentence
+    for piece in pieces:
+        phrases.append("")
+        for phrase in piece.split():
+            if columns(phrases[-1]) >= LEAST:
+                phrases.append(phrase)
+            else:
+                phrases[-1] = f"{phrases[-1]} {phrase}".strip()
     return phrases
 
 

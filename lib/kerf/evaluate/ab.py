@@ -1,13 +1,11 @@
 """Comparison of two candidates on the same items: the difference b - a of every metric, its winner.
 
-A metric has a winner where the bootstrap interval of the paired difference excludes zero; a yes/no
-metric has to pass McNemar's exact test too, since few flips make the bootstrap overconfident.
-Figures of one process (memory, load time) differ where their intervals, or the noise of the
-baseline around them, do not overlap. There is no correction for multiple comparisons.
+A metric has a winner where the bootstrap interval of the paired difference excludes zero; a yes/no metric has to pass
+McNemar's exact test too, since few flips make the bootstrap overconfident. Figures of one process (memory, load time)
+differ where their intervals, or the noise of the baseline around them, do not overlap. No multiplicity correction.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,10 +20,9 @@ from kerf.evaluate.fidelity import UNDEFINED, Row, without_interval
 from kerf.evaluate.metrics import METRICS
 
 EXACT = ("bytes_on_disk", "bits_per_weight", "linear_bits", "compression_ratio")
-RESTATED = (  # functions of other rows, so the conclusion leaves them out
-    *("human_spearman_loss", "retrieval_mrr_loss", "ndcg_10_loss", "mrr_loss"),
-    *("bits_per_weight", "compression_ratio"),
-)
+# Functions of other rows, so the conclusion leaves them out.
+RESTATED: tuple[str, ...] = ("bits_per_weight", "compression_ratio", "human_spearman_loss")
+RESTATED += ("retrieval_mrr_loss", "ndcg_10_loss", "mrr_loss")
 SPREAD = ("probability_change_p95",)  # grows with damage as with gain, so nobody wins by it
 APART = ("rss_peak_bytes", "load_seconds", "speedup")
 ALPHA = 1 - st.LEVEL
@@ -35,21 +32,22 @@ SHOWN = 5  # items in each direction
 
 
 def compare(a: ComparisonInput, b: ComparisonInput) -> dict[str, Any]:
-    """a, b: name, model, steps, run. metrics: a row each. changed: see `_item_diffs`.
+    """a, b: name, model, steps, run. metrics: a row each. changed: see `_item_diff`.
 
-    Row: name, better (higher, lower), a, b, difference, low, high, n, how (paired, exact, apart, ""
-    with a reason in `why`), winner (a, b, None), needed_n (items that would decide); of yes/no
-    metrics a_only, b_only, mcnemar_p, detectable. Raises InputError if they cannot be paired.
+    Row: name, better (higher, lower), a, b, difference, low, high, n, how (paired, exact, apart, "" with a reason in `why`),
+    winner (a, b, None), needed_n (items that would decide); of yes/no metrics a_only, b_only, mcnemar_p, detectable.
+    Raises InputError if they cannot be paired.
     """
     check(a, b)
-    about = {
+    resampled = [BootstrapMetrics(side.items) for side in (a, b)]
+    shared = [name for name in {**a.rows, **a.figures} if name in b.values and name in METRICS]
+    comparison: dict[str, Any] = {
         key: {"name": s.name, "model": s.model, "steps": s.steps, "run": s.origin.get("run")}
         for key, s in (("a", a), ("b", b))
     }
-    resampled = [BootstrapMetrics(side.items) for side in (a, b)]
-    shared = [name for name in {**a.rows, **a.figures} if name in b.values and name in METRICS]
-    rows = [_row(name, a, b, resampled) for name in shared]
-    return {**about, "metrics": rows, "changed": _item_diffs(a.items, b.items)}
+    comparison["metrics"] = [_row(name, a, b, resampled) for name in shared]
+    diffs = [_item_diff(metric, a.items, b.items) for metric in SHOWN_ITEMS]
+    return comparison | {"changed": [diff for diff in diffs if diff]}
 
 
 def _row(name: str, a: ComparisonInput, b: ComparisonInput, resampled: list) -> Row:
@@ -136,52 +134,39 @@ def _span(row: Row) -> tuple[float, float] | None:
     return row["value"] - width, row["value"] + width
 
 
-def _item_diffs(a: pd.DataFrame, b: pd.DataFrame) -> list[Row]:
-    """Rows of SHOWN_ITEMS: a_better and b_better of n items, and the most different `items`."""
-    rows = []
-    for metric in SHOWN_ITEMS:
-        group, score = METRICS[metric].scores or ("", "")
-        before, after = (side[side.metric == group].reset_index(drop=True) for side in (a, b))
-        if len(before) and len(after):
-            rows.append(_differences(metric, before, after, SCORES[score]))
-    return rows
-
-
-def _differences(metric: str, before: pd.DataFrame, after: pd.DataFrame, score: Callable) -> Row:
-    pair = before.reindex(columns=["document", "text"])
-    pair = pair.assign(a=score(before).astype(float), b=score(after).astype(float))
-    if metric in BY_DOCUMENT:
+def _item_diff(metric: str, a: pd.DataFrame, b: pd.DataFrame) -> Row:
+    """a_better and b_better of n items, and the most different `items`; empty if a side has no scores."""
+    group, score = METRICS[metric].scores or ("", "")
+    before, after = (side[side.metric == group].reset_index(drop=True) for side in (a, b))
+    if before.empty or after.empty:
+        return {}
+    old, new = (SCORES[score](side).astype(float) for side in (before, after))
+    pair = before.reindex(columns=["document", "text"]).assign(a=old, b=new)
+    of = "documents" if metric in BY_DOCUMENT else "items"
+    if of == "documents":
         documents = pair.groupby("document", sort=False)
         pair = documents.agg({"text": "first", "a": "mean", "b": "mean"}).reset_index()
     gain = (pair.b - pair.a) * (1 if METRICS[metric].better == "higher" else -1)
     order = gain.sort_values(kind="stable")
-    largest = [*order[order < 0].head(SHOWN).index, *order[order > 0].tail(SHOWN).index[::-1]]
-    items = [
-        {
-            "document": int(pair.document[i]),
-            "text": pair.text[i] if isinstance(pair.text[i], str) else None,
-            "a": float(pair.a[i]),
-            "b": float(pair.b[i]),
-            "better": "a" if gain[i] < 0 else "b",
-        }
-        for i in largest
-    ]
+    items = []
+    for i in [*order[order < 0].head(SHOWN).index, *order[order > 0].tail(SHOWN).index[::-1]]:
+        text = pair.text[i] if isinstance(pair.text[i], str) else None
+        item = {"document": int(pair.document[i]), "text": text, "a": float(pair.a[i])}
+        items.append(item | {"b": float(pair.b[i]), "better": "a" if gain[i] < 0 else "b"})
     better = {"a_better": int((gain < 0).sum()), "b_better": int((gain > 0).sum())}
-    of = "documents" if metric in BY_DOCUMENT else "items"
     return {"metric": metric, "of": of, "n": len(pair), **better, "items": items}
 
 
 def conclusion(comparison: dict[str, Any]) -> str:
     """Who wins on what, and what is undecided, in sentences."""
-    rows = [row for row in comparison["metrics"] if row["name"] not in RESTATED]
-    lines = []
+    rows, lines = [row for row in comparison["metrics"] if row["name"] not in RESTATED], []
     for side in ("a", "b"):
         won = [METRICS[row["name"]].label for row in rows if row["winner"] == side]
         best = "; ".join(won) or "nothing that could be told"
         lines.append(f"{side.upper()} ({comparison[side]['name']}) wins on {best}.")
     paired = [row for row in rows if row["how"] == "paired"]
-    undecided_rows = [row for row in paired if not row["winner"]]
-    lines += [f"{METRICS[row['name']].label}: {undecided(row)}." for row in undecided_rows]
+    open_rows = [row for row in paired if not row["winner"]]
+    lines += [f"{METRICS[row['name']].label}: {undecided(row)}." for row in open_rows]
     chance = f"{len(paired) * ALPHA:.1f} would seem to differ by chance if the two were the same"
     return "\n".join([*lines, f"Of {len(paired)} paired metrics, {chance}."])
 

@@ -1,7 +1,6 @@
 """The metrics of one candidate in every bootstrap replicate, from its table of per-item scores.
 
-The draws depend on the items alone, so replicate i of two candidates draws the same documents, and
-their difference is paired. Metrics without per-item scores, such as peak memory, are not resampled.
+The draws depend on the items alone, so replicate i of two candidates draws the same documents: differences are paired.
 """
 
 from collections.abc import Callable
@@ -15,12 +14,6 @@ from kerf.evaluate.fidelity import RANK_REPLICATES
 from kerf.evaluate.metrics import METRICS
 from kerf.evaluate.ranking import ndcg_10
 
-
-def _probability_change(rows: pd.DataFrame) -> pd.Series:
-    """Change of the probability of the reference token; the scores are its losses."""
-    return np.exp(-rows.candidate) - np.exp(-rows.baseline)
-
-
 SCORES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "candidate": lambda rows: rows.candidate,
     "right": lambda rows: rows.candidate == 1,
@@ -32,18 +25,18 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "ndcg_loss": lambda rows: ndcg_10(1 / rows.baseline) - ndcg_10(1 / rows.candidate),
     "kl": lambda rows: rows["kl"],
     "same_top": lambda rows: rows["same_top"],
-    "probability_change": _probability_change,
-    "squared_probability_change": lambda rows: _probability_change(rows) ** 2,
+    # Scores of tokens are losses: minus the logarithm of the actual token's probability.
+    "probability_change": lambda rows: np.exp(-rows.candidate) - np.exp(-rows.baseline),
+    "squared_probability_change": lambda rows: SCORES["probability_change"](rows) ** 2,
 }
 YES_NO = ("right", "unchanged")
 HUMAN = ("lee", "wordsim", "simlex")
 
 
 class BootstrapMetrics:
-    """One candidate's metrics, replicate by replicate."""
+    """One candidate's metrics, replicate by replicate, from the rows of items.parquet (`kerf.evaluate.common`)."""
 
     def __init__(self, items: pd.DataFrame) -> None:
-        """items: the rows of items.parquet, see `kerf.evaluate.per_item_scores`."""
         floats = items.astype(dict.fromkeys(items.select_dtypes("float32"), float))
         self.tables = {str(name): rows for name, rows in floats.groupby("metric", observed=True)}
         self.resamplers: dict[tuple[str, int], st.Documents] = {}
@@ -59,22 +52,21 @@ class BootstrapMetrics:
         metric = METRICS[name]
         if metric.scores:
             table, score = metric.scores
-            values = _floats(SCORES[score](self.tables[table]))
+            values = np.asarray(SCORES[score](self.tables[table]), float)
             if metric.quantile is not None:
                 return self._documents(table).quantiles(values, metric.quantile)
             means = self._documents(table).means(values)
             return means.map(getattr(np, metric.of_mean)) if metric.of_mean else means
         if name == "loss_pearson":
-            rows = self.tables["kl"]
-            x, y = _floats(rows.candidate), _floats(rows.baseline)
+            x, y = self.tables["kl"][["candidate", "baseline"]].to_numpy(float).T
             return self._documents("kl").correlations(x, y)
         if name == "similarity_spearman":
             sentences = self._documents("cosine", RANK_REPLICATES)
             return _spearman(sentences, self.tables["similarity"], "baseline", "candidate")
         if name == "score_spearman":
-            rows, queries = self.tables["score"], self._documents("score", RANK_REPLICATES)
-            x, y = _floats(rows.baseline), _floats(rows.candidate)
-            return queries.spearman(x, y, np.arange(len(rows)))
+            x, y = self.tables["score"][["baseline", "candidate"]].to_numpy(float).T
+            items = np.arange(len(x))
+            return self._documents("score", RANK_REPLICATES).spearman(x, y, items, items)
         return self._human(name) if name.startswith("human_spearman") else None
 
     def _documents(self, table: str, replicates: int = 0) -> st.Documents:
@@ -102,8 +94,5 @@ class BootstrapMetrics:
 
 def _spearman(documents: st.Documents, pairs: pd.DataFrame, x: str, y: str) -> st.Draws:
     left, right = pairs.left.to_numpy(int), pairs.right.to_numpy(int)
-    return documents.spearman(_floats(pairs[x]), _floats(pairs[y]), left, right)
-
-
-def _floats(values: pd.Series) -> np.ndarray:
-    return np.asarray(values, float)
+    before, after = pairs[[x, y]].to_numpy(float).T
+    return documents.spearman(before, after, left, right)

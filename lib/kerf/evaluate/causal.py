@@ -1,8 +1,7 @@
 """Causal language models: probabilities of the same tokens under baseline and candidate, and how they differ.
 
-The second half of every chunk of `seq_len` tokens is scored, so that each scored token has at least half a chunk of
-context. Last words (as in LAMBADA, arXiv:1606.06031): a passage is right when every token of its last word is the
-most probable one. Continuations are greedy.
+The second half of every chunk of `seq_len` tokens is scored. Last words (as in LAMBADA, arXiv:1606.06031): a passage is
+right when every token of its last word is the most probable one. Continuations are greedy.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from kerf.evaluate.causal_inference import run_inference as run_inference
 from kerf.evaluate.causal_metrics import CausalInputs, Scored, metrics, pictures
 from kerf.evaluate.fidelity import formatted
 from kerf.evaluate.layer_ablation import by_layer
-from kerf.evaluate.per_item_scores import KNOWN_BY, write
 from kerf.evaluate.protocol import Comparison, Figures, Table
 from kerf.models import registry
 from kerf.models.families import causal, lengths
@@ -66,7 +64,7 @@ def _passages(tokenizer: Any, texts: list[str], max_tokens: int | None) -> Itera
             word = tokenizer(f" {last}", add_special_tokens=False)["input_ids"]
             has_positions = max_tokens is None or len(ids + word) <= max_tokens
             if ids and word and has_positions:
-                end = "… " + passage[-KNOWN_BY:].partition(" ")[2]
+                end = "… " + passage[-common.KNOWN_BY :].partition(" ")[2]
                 yield (ids + word, len(word)), number, end
 
 
@@ -100,12 +98,10 @@ def inference_request(inputs: CausalInputs, noise_floor: bool) -> dict:
 
 
 def latency_input(inputs: CausalInputs) -> list[int]:
-    """Tokens of a chunk."""
     return inputs.chunks[0].tolist()
 
 
 def predict_once(opened: Any, tokens: list[int]) -> None:
-    """Read a chunk and predict the next token."""
     import torch
 
     with torch.inference_mode():
@@ -116,10 +112,10 @@ def predict_once(opened: Any, tokens: list[int]) -> None:
 def compare(comparison: Comparison, inputs: CausalInputs) -> tuple[list[dict], dict]:
     """Metric rows and data of the figures; scores of every token and passage go to items.parquet.
 
-    With `restored` chunks in the spec, also the KL that remains with each block restored (`kerf.evaluate.layer_ablation`).
+    With `restored` chunks in the spec, also the KL that remains with each block restored to float.
     """
     scored = Scored.read(inputs, comparison.base, comparison.other)
-    write(comparison.folder / "items.parquet", scored.items(inputs))
+    common.write_items(comparison.folder, scored.items(inputs))
     chunks, layers = inputs.chunks[: comparison.spec.restored], []
     if comparison.candidate and len(chunks):
         layers = by_layer(comparison.model, comparison.candidate, chunks, comparison.base)
@@ -127,7 +123,6 @@ def compare(comparison: Comparison, inputs: CausalInputs) -> tuple[list[dict], d
 
 
 def draw(folder: Path, picture: dict) -> Figures:
-    """KL divergence by position and frequency, and by restored layer."""
     from kerf.charts import plots
 
     alt = "Mean KL divergence: a line by position in the chunk, bars by how often the token occurs in the text."
@@ -139,33 +134,27 @@ def draw(folder: Path, picture: dict) -> Figures:
 
 
 def worst(model: str, folder: Path, picture: dict) -> Table:
-    """Stretches of text where the models differ most; changed tokens are marked, with the new prediction."""
     import pandas as pd
 
     tokenizer = causal.tokenizer(registry.resolve(model))
-    rows = [{"mean KL": row["kl"], "text": _marked(tokenizer, row)} for row in picture["worst"]]
+    rows = []
+    for stretch in picture["worst"]:
+        columns, text = (stretch["tokens"], stretch["predicted"], stretch["changed"]), ""
+        for token, predicted, changed in zip(*columns, strict=True):
+            old, new = (escape(tokenizer.decode([number])) for number in (token, predicted))
+            text += f"<mark>{old} [{new.strip()}]</mark>" if changed else old
+        rows.append({"mean KL": stretch["kl"], "text": text})
     caption = "Where the models differ most; marked: tokens whose top prediction changed, with the new prediction in brackets"
     return common.table(pd.DataFrame(rows), caption, formatter={"mean KL": "{:.3f}"})
-
-
-def _marked(tokenizer: Any, stretch: dict) -> str:
-    columns = (stretch["tokens"], stretch["predicted"], stretch["changed"])
-    pieces = []
-    for token, predicted, changed in zip(*columns, strict=True):
-        text, prediction = (escape(tokenizer.decode([each])) for each in (token, predicted))
-        pieces.append(f"<mark>{text} [{prediction.strip()}]</mark>" if changed else text)
-    return "".join(pieces)
 
 
 def conclusion(values: dict[str, dict], picture: dict) -> str:
     own, ratio, kl = (values[name] for name in ("perplexity", "perplexity_ratio", "kl_mean"))
     perplexities = (own["baseline"], own["value"])
     shown = ["beyond any number" if x is None else f"{x:.2f}" for x in perplexities]
+    change = f"from {shown[0]} to {shown[1]}: times {formatted(ratio)} on {ratio['n']:,} tokens"
     same = f"the same token comes first for {values['same_top']['value']:.1%}"
-    lines = [
-        f"Perplexity went from {shown[0]} to {shown[1]}: times {formatted(ratio)} on {ratio['n']:,} tokens.",
-        f"Mean KL divergence, in nats: {formatted(kl)}; {same}.",
-    ]
+    lines = [f"Perplexity went {change}.", f"Mean KL divergence, in nats: {formatted(kl)}; {same}."]
     if row := values.get("last_word_accuracy"):
         counts = f"{row['lost']} lost, {row['gained']} gained of {row['n']} (McNemar p = {row['mcnemar_p']:.3f})"
         power = f"a difference under {row['detectable']:.3f} would have gone unseen"

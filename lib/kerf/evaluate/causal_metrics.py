@@ -1,7 +1,6 @@
 """Metrics of a language model from scores of its tokens: values, intervals over documents, and where it differs.
 
-Tokens of one document are not independent, so every interval comes from resampling whole documents
-(`kerf.evaluate.stats`). A maximum has none.
+Tokens of one document are not independent, so intervals resample whole documents (`kerf.evaluate.stats`). A maximum has none.
 """
 
 import math
@@ -11,12 +10,13 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 from scipy import stats
 
 from kerf.core.cache import meta
 from kerf.evaluate import stats as st
-from kerf.evaluate.fidelity import drawn, row
-from kerf.evaluate.per_item_scores import KNOWN_BY, group
+from kerf.evaluate.common import KNOWN_BY, group
+from kerf.evaluate.fidelity import Row, drawn, row
 
 KL_QUANTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
 CHANGE_QUANTILES = {"probability_change_p05": 0.05, "probability_change_p95": 0.95}
@@ -30,10 +30,10 @@ FREQUENCIES = ("once", "2 to 3 times", "4 to 15", "16 to 63", "64 to 255", "256 
 class CausalInputs:
     """Chunks (chunks, seq_len), the document of each of their tokens, and passages: tokens, tokens of the last word."""
 
-    chunks: np.ndarray
-    owners: np.ndarray
+    chunks: ndarray
+    owners: ndarray
     passages: list[tuple[list[int], int]]
-    passage_owners: np.ndarray
+    passage_owners: ndarray
     passage_ends: list[str]  # by which a reader recognizes a passage
     all: list[str]  # the documents
     left_out: int = 0  # documents without any token
@@ -48,18 +48,18 @@ class CausalInputs:
 class Scored:
     """Scores of every scored token, (tokens,) each, and of passages and continuations, of both models."""
 
-    kl: np.ndarray
-    loss: np.ndarray
-    base_loss: np.ndarray
-    top: np.ndarray
-    same_top: np.ndarray
-    targets: np.ndarray
-    documents: np.ndarray
-    positions: np.ndarray
-    right: tuple[np.ndarray, np.ndarray]  # baseline, candidate
-    passage_documents: np.ndarray
-    continued: tuple[np.ndarray, np.ndarray]
-    full: np.ndarray  # divergence over the whole vocabulary, of the first tokens
+    kl: ndarray
+    loss: ndarray
+    base_loss: ndarray
+    top: ndarray
+    same_top: ndarray
+    targets: ndarray
+    documents: ndarray
+    positions: ndarray
+    right: tuple[ndarray, ndarray]  # baseline, candidate
+    passage_documents: ndarray
+    continued: tuple[ndarray, ndarray]
+    full: ndarray  # divergence over the whole vocabulary, of the first tokens
     speeds: tuple[dict, dict]
 
     @classmethod
@@ -82,7 +82,7 @@ class Scored:
         )
 
     def items(self, inputs: CausalInputs) -> list:
-        """Groups of `kerf.evaluate.per_item_scores`: tokens, known by their document; last words; lengths of common prefixes."""
+        """Groups of items.parquet: tokens, known by their document; last words; lengths of common prefixes."""
         brief = [shorten(text, KNOWN_BY, placeholder=" …") for text in inputs.all]
         text = np.array(brief)[self.documents]
         known = {"document": self.documents, "position": self.positions, "text": text}
@@ -98,13 +98,8 @@ class Scored:
         ]
 
 
-def metrics(scored: Scored) -> list[dict]:
-    """Every metric of a candidate as a row: name, value, low, high, baseline, n."""
-    return [*_token_metrics(scored), *_last_word(scored), *_continuations(scored)]
-
-
-def _token_metrics(scored: Scored) -> list[dict]:
-    """Perplexity, KL divergence, and the change of the correct token's probability."""
+def metrics(scored: Scored) -> list[Row]:
+    """Perplexity, KL divergence, change of the correct token's probability, last words, and continuations."""
     tokens, n = st.Documents(scored.documents, REPLICATES), len(scored.kl)
     columns = (scored.kl, scored.loss, scored.base_loss, scored.same_top)
     kl, loss, base_loss, same_top = (column.astype(float) for column in columns)
@@ -125,10 +120,12 @@ def _token_metrics(scored: Scored) -> list[dict]:
         drawn("probability_change_mean", tokens.means(change), 0.0, n),
         drawn("probability_change_rms", rms, 0.0, n),
         *(drawn(name, tokens.quantiles(change, q), 0.0, n) for name, q in CHANGE_QUANTILES.items()),
+        *_last_words(scored),
+        *_continuations(scored),
     ]
 
 
-def _last_word(scored: Scored) -> list[dict]:
+def _last_words(scored: Scored) -> list[Row]:
     before, after = scored.right
     n = len(before)
     if not n:
@@ -142,7 +139,7 @@ def _last_word(scored: Scored) -> list[dict]:
     ]
 
 
-def flips(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+def flips(before: ndarray, after: ndarray) -> dict[str, float]:
     """Paired yes/no items (items,): lost, gained, McNemar's exact p, and the smallest detectable difference."""
     lost, gained, p_value = st.mcnemar(before, after)
     smallest = detectable(len(before), lost + gained)
@@ -158,7 +155,7 @@ def detectable(n: int, flips: int) -> float:
     return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * math.sqrt(max(flips, 1)) / n)
 
 
-def _continuations(scored: Scored) -> list[dict]:
+def _continuations(scored: Scored) -> list[Row]:
     prefix, length = _common_prefix(*scored.continued)
     count, whole = len(prefix), (prefix == length).astype(float)
     prompts = st.Documents(np.arange(count), REPLICATES)
@@ -170,7 +167,7 @@ def _continuations(scored: Scored) -> list[dict]:
     ]
 
 
-def _common_prefix(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, int]:
+def _common_prefix(before: ndarray, after: ndarray) -> tuple[ndarray, int]:
     """Tokens of each continuation before the first that differs, (prompts,), and the length of all."""
     same = before == after
     length = same.shape[1]
@@ -178,7 +175,7 @@ def _common_prefix(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, i
 
 
 def pictures(scored: Scored) -> dict[str, Any]:
-    """Where the models differ: mean KL by position and by frequency of a token, and the worst stretches.
+    """Where the models differ: mean KL by position and by frequency of a token, and the WORST stretches of WINDOW tokens.
 
     `storage`: mean KL from the stored most probable tokens of the baseline, and over the whole vocabulary.
     """
@@ -187,33 +184,26 @@ def pictures(scored: Scored) -> dict[str, Any]:
     by_position = _by_bin(kl, np.digitize(positions, edges) - 1)
     _, inverse, counts = np.unique(scored.targets, return_inverse=True, return_counts=True)
     by_frequency = _by_bin(kl, np.digitize(counts[inverse], [2, 4, 16, 64, 256]))
+    columns = (kl, scored.documents, scored.targets, scored.top, scored.same_top == 0)
+    stretches = [x[: len(x) // WINDOW * WINDOW].reshape(-1, WINDOW) for x in columns]
+    worst = []
+    for i in np.argsort(-stretches[0].mean(1))[:WORST]:
+        _, documents, tokens, predicted, changed = (column[i].tolist() for column in stretches)
+        stretch = {"kl": float(stretches[0][i].mean()), "document": documents[0], "tokens": tokens}
+        worst.append(stretch | {"predicted": predicted, "changed": changed})
     stored, whole = float(kl[: len(scored.full)].mean()), float(scored.full.mean())
     return {
         "by_position": [{"from": int(edges[i]), "kl": mean} for i, _, mean in by_position],
         "by_frequency": [
             {"count": FREQUENCIES[i], "tokens": n, "kl": mean} for i, n, mean in by_frequency
         ],
-        "worst": _worst(scored),
+        "worst": worst,
         "cache": scored.speeds[1].get("cache", []),
         "storage": {"tokens": len(scored.full), "kept": stored, "whole": whole},
     }
 
 
-def _by_bin(kl: np.ndarray, bins: np.ndarray) -> list[tuple[int, int, float]]:
+def _by_bin(kl: ndarray, bins: ndarray) -> list[tuple[int, int, float]]:
     """(bin, tokens, mean KL) of the bins that hold tokens."""
     tokens = {int(index): kl[bins == index] for index in np.unique(bins)}
     return [(index, len(values), float(values.mean())) for index, values in tokens.items()]
-
-
-def _worst(scored: Scored) -> list[dict]:
-    """Stretches of WINDOW tokens with the highest mean KL: tokens, the candidate's predictions, and which changed."""
-    columns = (scored.kl, scored.documents, scored.targets, scored.top, scored.same_top)
-    count = len(scored.kl) // WINDOW
-    stretches = (column[: count * WINDOW].reshape(count, WINDOW) for column in columns)
-    kl, documents, tokens, predicted, same = stretches
-    rows = []
-    for i in np.argsort(-kl.mean(1))[:WORST]:
-        stretch = {"kl": float(kl[i].mean()), "document": int(documents[i, 0])}
-        stretch |= {"tokens": tokens[i].tolist(), "predicted": predicted[i].tolist()}
-        rows.append(stretch | {"changed": (same[i] == 0).tolist()})
-    return rows

@@ -1,10 +1,15 @@
-"""What the evaluations of the families share: cached inputs, inference in random order, tables."""
+"""What the evaluations of the families share: cached inputs, inference in random order, and per-item scores.
+
+items.parquet, by which `kerf.evaluate.ab` pairs two candidates, has one row per item: `metric` (its group), `document` (the
+unit of resampling), `text` (for readers), `baseline` and `candidate` (scores). Pairs of texts have `left` and `right`,
+numbers of texts, and `score`, the human rating; tokens have the columns that `kerf.evaluate.causal_metrics` gives them.
+"""
 
 import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +20,12 @@ from kerf.evaluate.protocol import Table
 from kerf.models import registry
 from kerf.models.families import lengths
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 BATCH_SIZE, GLANCE_SIZE = 32, 64
+INDICES = ("document", "left", "right", "position")  # columns of items.parquet that are integers
+KNOWN_BY = 100  # characters of a long text
 Inputs = TypeVar("Inputs")
 
 
@@ -59,11 +69,36 @@ def read_outputs(encoding: Path) -> np.ndarray:
     return np.load(encoding / "outputs.npy").astype(np.float64)
 
 
-def read_items(comparison: Path, metric: str) -> Any:
-    """Rows of a metric in the table of items, as a pandas.DataFrame."""
+def group(metric: str, **columns: Any) -> "pa.Table":
+    """Rows of one metric for items.parquet. columns: (items,) each; scores become float32."""
+    import pyarrow as pa
+
+    size = len(next(iter(columns.values())))
+    arrays = {"metric": pa.array([metric] * size, pa.string()).dictionary_encode()}
+    for name, values in columns.items():
+        if name == "text":
+            arrays[name] = pa.array(values, pa.string()).dictionary_encode()
+        else:
+            dtype = np.int32 if name in INDICES else np.float32
+            arrays[name] = pa.array(np.asarray(values).astype(dtype))
+    return pa.table(arrays)
+
+
+def write_items(comparison: Path, groups: "list[pa.Table]") -> None:
+    """Write groups to items.parquet; a column that a group does not have is empty there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    items = pa.concat_tables(groups, promote_options="default").unify_dictionaries()
+    pq.write_table(items, comparison / "items.parquet", compression="zstd")
+
+
+def read_items(comparison: Path, metric: str = "") -> Any:
+    """items.parquet, or only its rows of a metric, as a pandas.DataFrame."""
     import pandas as pd
 
-    return pd.read_parquet(comparison / "items.parquet").query("metric == @metric")
+    items = pd.read_parquet(comparison / "items.parquet")
+    return items.query("metric == @metric") if metric else items
 
 
 def table(rows: Any, caption: str, **formatting: Any) -> Table:

@@ -11,6 +11,7 @@ from kerf.config import Evaluation
 from kerf.core.cache import machine, meta
 from kerf.core.errors import refuse
 from kerf.data import corpora
+from kerf.evaluate.common import read_items
 from kerf.evaluate.metrics import FIGURES
 from kerf.models import registry
 
@@ -53,8 +54,7 @@ def candidate_input(
     }
     rows = {row["name"]: row for row in evaluate.read(comparison)[0]}
     figures = {key: compressed[key] for key in FIGURES if key in compressed}
-    items = pd.read_parquet(comparison / "items.parquet")
-    return ComparisonInput(name, model, steps, rows, figures, items, origin)
+    return ComparisonInput(name, model, steps, rows, figures, read_items(comparison), origin)
 
 
 def check(a: ComparisonInput, b: ComparisonInput) -> None:
@@ -63,19 +63,14 @@ def check(a: ComparisonInput, b: ComparisonInput) -> None:
         same = f"its weights of {b.model} are other ones"
         other = same if a.model == b.model else f"it is one of {b.model}"
         raise refuse("B", b.name, f"a candidate of the same model as {a.name}, {a.model}; {other}")
-    if a.origin.get("evaluation") == b.origin.get("evaluation") and _same_items(a.items, b.items):
+    shared = set(a.items.metric) & set(b.items.metric)
+    columns = [name for name in IDENTITY if name in a.items and name in b.items]
+    tables = (side.items[side.items.metric.isin(shared)][columns] for side in (a, b))
+    left, right = (table.astype(object).reset_index(drop=True) for table in tables)
+    same_text = a.origin.get("evaluation") == b.origin.get("evaluation")
+    if same_text and shared and left.equals(right):
         return
     before, after = (side.origin.get("settings", {}) for side in (a, b))
     changes = [f"{k} = {after.get(k)} against {v}" for k, v in before.items() if v != after.get(k)]
     others = ", ".join(changes) or "another text"
     raise refuse("B", b.name, f"measured on the items of {a.name}; it was on others ({others})")
-
-
-def _same_items(a: pd.DataFrame, b: pd.DataFrame) -> bool:
-    shared = set(a.metric) & set(b.metric)
-    columns = [name for name in IDENTITY if name in a and name in b]
-    left, right = (
-        side[side.metric.isin(shared)][columns].astype(object).reset_index(drop=True)
-        for side in (a, b)
-    )
-    return bool(shared) and left.equals(right)

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from kerf.config import Evaluation
 from kerf.core.cache import artifact
 from kerf.core.finite import check_finite
 from kerf.data import corpora
-from kerf.evaluate import common, fidelity, first_stage, per_item_scores, ranking
+from kerf.evaluate import common, fidelity, ranking
+from kerf.evaluate.common import group
 from kerf.evaluate.protocol import Comparison, Figures, Table
 from kerf.models import registry
-from kerf.models.families import causal, lengths
+from kerf.models.families import causal, encoder, lengths
 
 NEEDS_BASELINE = False
 FIRST_STAGE = "minilm"  # the encoder that finds the shortlists
@@ -30,8 +32,8 @@ class CrossEncoderInputs:
 
     queries: list[str]
     passages: list[str]
-    shortlists: np.ndarray
-    documents: np.ndarray  # of each query
+    shortlists: ndarray
+    documents: ndarray  # of each query
     left_out: int = 0  # queries without any token, or whose passage has none
 
     @property
@@ -51,12 +53,12 @@ def gather(folder: Path, spec: Evaluation) -> CrossEncoderInputs:
     """Queries and their shortlists, from the evaluation part of `spec.texts`. Raises InputError for too few passages."""
     tokenizer, pairs = causal.tokenizer(folder), corpora.cloze_pairs(spec.passages, spec.texts)
     queries, passages, owners = lengths.known(tokenizer, "evaluation.passages", *pairs)
-    count, encoder = len(queries), registry.resolve(FIRST_STAGE)
-    size, weights = min(SHORTLIST, count), registry.weights_digest(encoder)
+    count, first_stage = len(queries), registry.resolve(FIRST_STAGE)
+    size, weights = min(SHORTLIST, count), registry.weights_digest(first_stage)
     key = {"encoder": weights, "queries": queries, "passages": passages, "shortlist": size}
 
     def make(made: Path) -> None:
-        nearest = first_stage.others(encoder, queries, passages, size - 1)
+        nearest = nearest_others(first_stage, queries, passages, size - 1)
         np.save(made / "shortlists.npy", np.column_stack([np.arange(count), nearest]))
 
     shortlists = np.load(artifact("shortlists", key, make) / "shortlists.npy")
@@ -64,12 +66,25 @@ def gather(folder: Path, spec: Evaluation) -> CrossEncoderInputs:
     return CrossEncoderInputs(queries, passages, shortlists, np.array(owners), left_out)
 
 
+def nearest_others(folder: Path, queries: list[str], passages: list[str], count: int) -> ndarray:
+    """Indices (queries, count) of the passages nearest to each query, nearest first, without its own (same index).
+
+    folder: of an encoder that sentence-transformers opens; passages: more than count.
+    """
+    scores = _cosines(encoder.open_folder(folder), queries, passages)
+    np.fill_diagonal(scores, -np.inf)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+
+
+def _cosines(opened: Any, queries: list[str], passages: list[str]) -> ndarray:
+    options = {"batch_size": 64, "normalize_embeddings": True, "show_progress_bar": False}
+    return opened.encode(queries, **options) @ opened.encode(passages, **options).T
+
+
 def about(inputs: CrossEncoderInputs) -> str:
     count, size = inputs.shortlists.shape
-    return (
-        f"{count} queries, each with its own passage and the {size - 1} others that {FIRST_STAGE} finds nearest "
-        f"among {len(inputs.passages)}{lengths.said(inputs.left_out)}"
-    )
+    others = f"the {size - 1} others that {FIRST_STAGE} finds nearest among {len(inputs.passages)}"
+    return f"{count} queries, each with its own passage and {others}{lengths.said(inputs.left_out)}"
 
 
 def documents(inputs: CrossEncoderInputs) -> int:
@@ -85,13 +100,11 @@ def run_inference(opened: Any, request: dict, folder: Path) -> dict:
 
 
 def latency_input(inputs: CrossEncoderInputs) -> dict:
-    """A query and its shortlist."""
     shortlist = [inputs.passages[index] for index in inputs.shortlists[0]]
     return {"query": inputs.queries[0], "documents": shortlist}
 
 
 def predict_once(opened: Any, request: dict) -> None:
-    """Sort a shortlist."""
     opened.rank(request["query"], request["documents"], show_progress_bar=False)
 
 
@@ -99,29 +112,26 @@ def compare(comparison: Comparison, inputs: CrossEncoderInputs) -> tuple[list[di
     """Metric rows, and the scores (queries, SHORTLIST) of both models; scores of every query and pair go to items.parquet."""
     encodings, shape = (comparison.base, comparison.other), inputs.shortlists.shape
     before, after = (common.read_outputs(path).reshape(shape) for path in encodings)
-    per_item_scores.write(comparison.folder / "items.parquet", _items(inputs, before, after))
+    common.write_items(comparison.folder, _items(inputs, before, after))
     rows = ranking.metrics(before, after, inputs.documents)
     return rows, {"scores": {"baseline": before.tolist(), "candidate": after.tolist()}}
 
 
-def _items(inputs: CrossEncoderInputs, before: np.ndarray, after: np.ndarray) -> list:
-    """Groups of `kerf.evaluate.per_item_scores`."""
+def _items(inputs: CrossEncoderInputs, before: ndarray, after: ndarray) -> list:
+    """Groups of items.parquet."""
     old, new = (1 / fidelity.ranks(scores, scores[:, :1]) for scores in (before, after))
-    by_query = {
-        "shortlist": new,
-        "same_first": before.argmax(1) == after.argmax(1),
-        "first_3": ranking.first_kept(before, after),
-        "order": ranking.kendall(before, after),
-    }
-    groups, group = [], per_item_scores.group
-    columns = {"document": inputs.documents, "text": inputs.queries}
-    for name, candidate in by_query.items():
-        baseline = old if name == "shortlist" else np.ones(len(old))
-        groups.append(group(name, candidate=candidate, baseline=baseline, **columns))
+    ones, queries = np.ones(len(old)), {"document": inputs.documents, "text": inputs.queries}
+    same, first = before.argmax(1) == after.argmax(1), ranking.first_kept(before, after)
+    order = ranking.kendall(before, after)
     query, position = (index.ravel() for index in np.indices(before.shape))
     pairs = {"document": inputs.documents[query], "left": query, "right": position}
-    scores = {"candidate": after.ravel(), "baseline": before.ravel()}
-    return [*groups, group("score", **scores, **pairs)]
+    return [
+        group("shortlist", candidate=new, baseline=old, **queries),
+        group("same_first", candidate=same, baseline=ones, **queries),
+        group("first_3", candidate=first, baseline=ones, **queries),
+        group("order", candidate=order, baseline=ones, **queries),
+        group("score", candidate=after.ravel(), baseline=before.ravel(), **pairs),
+    ]
 
 
 def glance(before: Any, after: Any, source: str) -> dict[str, float]:
@@ -142,15 +152,13 @@ def glance(before: Any, after: Any, source: str) -> dict[str, float]:
     }
 
 
-def first_stage_scores(inputs: CrossEncoderInputs) -> np.ndarray:
+def first_stage_scores(inputs: CrossEncoderInputs) -> ndarray:
     """Scores (queries, SHORTLIST) by the encoder itself: the baseline that a reranker has to beat."""
-    opened = registry.open_model(FIRST_STAGE)
-    scores = first_stage.cosines(opened, inputs.queries, inputs.passages)
+    scores = _cosines(registry.open_model(FIRST_STAGE), inputs.queries, inputs.passages)
     return np.take_along_axis(scores, inputs.shortlists, 1).astype(float)
 
 
 def draw(folder: Path, picture: dict) -> Figures:
-    """Scores of the candidate over those of the baseline."""
     from kerf.charts import plots
 
     alt = "Dots: every pair's score by the baseline and by the candidate; right passages stand out from the others."
@@ -158,7 +166,6 @@ def draw(folder: Path, picture: dict) -> Figures:
 
 
 def worst(model: str, folder: Path, picture: dict) -> Table:
-    """The five queries whose own passage fell farthest."""
     items = common.read_items(folder, "shortlist")
     before, after = 1 / items.baseline, 1 / items.candidate
     rows = items.assign(**{"rank before": before, "rank after": after, "query": items.text})
@@ -171,10 +178,9 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
     lines = []
     for label, name in (("nDCG@10", "ndcg_10"), ("MRR", "mrr")):
         loss, whole = values[f"{name}_loss"], values[name]
-        change = fidelity.formatted(loss, -1, plus=True)
         before, after = f"{whole['baseline']:.4f}", f"{whole['value']:.4f}"
-        line = f"{label} {fidelity.direction(loss)}: from {before} to {after}, difference {change}."
-        lines.append(line)
+        change = f"from {before} to {after}, difference {fidelity.formatted(loss, -1, plus=True)}"
+        lines.append(f"{label} {fidelity.direction(loss)}: {change}.")
     same, score = values["same_first"], values["score_spearman"]
     flips = f"{same['lost']} right ones lost, {same['gained']} gained (McNemar p = {same['mcnemar_p']:.3f})"
     first = f"The same passage comes first for {same['value']:.1%} of {same['n']} queries: {flips}."

@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from kerf.config import Evaluation
 from kerf.core.finite import check_finite
 from kerf.data import corpora
-from kerf.evaluate import common, fidelity, per_item_scores
+from kerf.evaluate import common, fidelity
+from kerf.evaluate.common import KNOWN_BY, group
 from kerf.evaluate.protocol import Comparison, Figures, Table
 from kerf.models.families import causal, lengths
 
@@ -23,8 +26,8 @@ class EncoderInputs:
 
     all: list[str]
     where: dict[str, slice]
-    documents: dict[str, np.ndarray]  # of each sentence, and of each passage
-    human: dict[str, tuple[np.ndarray, np.ndarray, list[float]]]  # left, right, score of each pair
+    documents: dict[str, ndarray]  # of each sentence, and of each passage
+    human: dict[str, tuple[ndarray, ndarray, list[float]]]  # left, right, score of each pair
     left_out: int = 0  # texts without any token
 
 
@@ -78,38 +81,64 @@ def run_inference(opened: Any, request: dict, folder: Path) -> dict:
 
 
 def latency_input(inputs: EncoderInputs) -> list[str]:
-    """A batch of sentences."""
     return inputs.all[inputs.where["sentences"]][: common.BATCH_SIZE]
 
 
 def predict_once(opened: Any, sentences: list[str]) -> None:
-    """Encode a batch."""
     opened.encode(sentences, batch_size=common.BATCH_SIZE, show_progress_bar=False)
 
 
 def compare(comparison: Comparison, inputs: EncoderInputs) -> tuple[list[dict], dict]:
     """Metric rows and histograms; scores of every sentence, query and pair go to items.parquet."""
     before, after = (_embeddings(path, inputs) for path in (comparison.base, comparison.other))
-    sentences, passages = inputs.documents["sentences"], inputs.documents["passages"]
-    wiki = (before["passages"], after["passages"], passages)
+    owners = inputs.documents["sentences"], inputs.documents["passages"]
+    wiki = (before["passages"], after["passages"], owners[1])
     base, candidate = ((rows["queries"], rows["passages"]) for rows in (before, after))
-    retrieval, ranks = fidelity.retrieval(base, candidate, passages)
-    rows = fidelity.cosines(before["sentences"], after["sentences"], sentences, wiki)
-    rows += fidelity.similarities(before["sentences"], after["sentences"], sentences)
+    retrieval, ranks = fidelity.retrieval(base, candidate, owners[1])
+    rows = fidelity.cosines(before["sentences"], after["sentences"], owners[0], wiki)
+    rows += fidelity.similarities(before["sentences"], after["sentences"], owners[0])
     rows += fidelity.human(inputs.human, before, after) + retrieval
-    items = comparison.folder / "items.parquet"
-    per_item_scores.write_encoder(items, inputs, before, after, ranks)
+    common.write_items(comparison.folder, _items(inputs, before, after, ranks))
     return rows, _histograms(before["sentences"], after["sentences"])
 
 
-def _embeddings(encoding: Path, inputs: EncoderInputs) -> dict[str, np.ndarray]:
+def _embeddings(encoding: Path, inputs: EncoderInputs) -> dict[str, ndarray]:
     """Embeddings of length one, by set of texts."""
     rows = common.read_outputs(encoding)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return {name: rows[where] for name, where in inputs.where.items()}
 
 
-def _histograms(before: np.ndarray, after: np.ndarray) -> dict:
+def _items(inputs: EncoderInputs, before: dict, after: dict, ranks: ndarray) -> list:
+    """Groups of items.parquet. before, after: embeddings by name. ranks: reciprocal ranks (queries, 2), baseline first."""
+    texts = {name: inputs.all[where] for name, where in inputs.where.items()}
+    brief = [shorten(text, KNOWN_BY, placeholder=" …") for text in texts["passages"]]
+    sentence = {"document": inputs.documents["sentences"], "text": texts["sentences"]}
+    passages = {"document": inputs.documents["passages"]}
+    cosine, wiki = ((before[name] * after[name]).sum(1) for name in ("sentences", "passages"))
+    same = fidelity.overlap(before["sentences"], after["sentences"])
+    reciprocal = {"candidate": ranks[:, 1], "baseline": ranks[:, 0], "text": texts["queries"]}
+
+    def pairs(metric: str, name: str, left: ndarray, right: ndarray, **more: Any) -> Any:
+        models = before[name], after[name]
+        old, new = (np.einsum("pf,pf->p", rows[left], rows[right]) for rows in models)
+        return group(metric, baseline=old, candidate=new, left=left, right=right, **more)
+
+    groups = [
+        group("cosine", candidate=cosine, baseline=np.ones(len(cosine)), **sentence),
+        group("cosine_wiki", candidate=wiki, baseline=np.ones(len(wiki)), **passages, text=brief),
+        group("neighbours", candidate=same, baseline=np.ones(len(same)), **sentence),
+        group("reciprocal_rank", **reciprocal, **passages),
+        pairs("similarity", "sentences", *np.triu_indices(len(cosine), 1)),
+    ]
+    for name, (left, right, scores) in inputs.human.items():
+        brief = [shorten(text, KNOWN_BY // 2, placeholder=" …") for text in texts[name]]
+        both = [f"{brief[a]} | {brief[b]}" for a, b in zip(left, right, strict=True)]
+        groups.append(pairs(f"human_{name}", name, left, right, score=scores, text=both))
+    return groups
+
+
+def _histograms(before: ndarray, after: ndarray) -> dict:
     """Counts of pairwise sentence similarities of both models, over the same edges."""
     upper = np.triu_indices(len(before), 1)
     values = [(rows @ rows.T)[upper] for rows in (before, after)]
@@ -130,7 +159,6 @@ def glance(before: Any, after: Any, source: str) -> dict[str, float]:
 
 
 def draw(folder: Path, picture: dict) -> Figures:
-    """Distribution of similarities, and the cosine of every sentence."""
     from kerf.charts import plots
 
     cosine = common.read_items(folder, "cosine").candidate.tolist()
@@ -140,7 +168,6 @@ def draw(folder: Path, picture: dict) -> Figures:
 
 
 def worst(model: str, folder: Path, picture: dict) -> Table:
-    """The five sentences that moved farthest."""
     lowest = common.read_items(folder, "cosine").sort_values("candidate").head(5)
     rows, formats = lowest[["candidate", "text"]], {"candidate": "{:.4f}"}
     return common.table(rows, "Five sentences that moved farthest", formatter=formats)
@@ -149,11 +176,9 @@ def worst(model: str, folder: Path, picture: dict) -> Table:
 def conclusion(values: dict[str, dict], picture: dict) -> str:
     mean = values["cosine_mean"]
     lines = [f"Mean cosine {fidelity.formatted(mean)} on {mean['n']} sentences."]
-    losses = {
-        "Agreement with people": "human_spearman_loss",
-        "Retrieval (MRR)": "retrieval_mrr_loss",
-    }
-    for label, name in losses.items():
-        change = fidelity.formatted(values[name], -1, plus=True)
-        lines.append(f"{label} {fidelity.direction(values[name])}: difference {change}.")
+    qualities = (("Agreement with people", "human_spearman"), ("Retrieval (MRR)", "retrieval_mrr"))
+    for label, name in qualities:
+        loss = values[f"{name}_loss"]
+        change = fidelity.formatted(loss, -1, plus=True)
+        lines.append(f"{label} {fidelity.direction(loss)}: difference {change}.")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Fidelity of an encoder, as metric rows: name, value, low, high, baseline, n.
+"""Fidelity of an encoder, as metric rows: name, value, low, high, baseline, n; why and needed_n without interval.
 
-A row without interval has `why` and needed_n. Embeddings are (items, features), rows of length one.
+Embeddings are (items, features), rows of length one.
 """
 
 import math
@@ -15,16 +15,14 @@ RANK_REPLICATES = 600  # of statistics over 80,000 pairs
 UNDEFINED = "undefined for these scores: all are the same, or too large for a number"
 
 Row = dict[str, Any]
+Bound = float | None
 Pair = tuple[ndarray, ndarray]
 
 
-def row(
-    name: str, value: float, low: float | None, high: float | None, baseline: float | None, n: int
-) -> Row:
+def row(name: str, value: float, low: Bound, high: Bound, baseline: Bound, n: int) -> Row:
     """One metric of one candidate. A value or baseline that is not finite becomes None."""
-    known = baseline is not None and math.isfinite(baseline)
-    fields: Row = {"name": name, "value": value, "low": low, "high": high}
-    fields |= {"baseline": baseline if known else None, "n": n}
+    baseline = baseline if baseline is not None and math.isfinite(baseline) else None
+    fields = {"name": name, "value": value, "low": low, "high": high, "baseline": baseline, "n": n}
     if math.isfinite(value):
         return fields
     return fields | {"value": None, "low": None, "high": None, "why": UNDEFINED, "needed_n": None}
@@ -34,9 +32,8 @@ def drawn(name: str, draws: st.Draws, baseline: float | None, n: int) -> Row:
     """The row of a resampled metric of n items."""
     low, high = draws.interval()
     metric = row(name, draws.value, low, high, baseline, n)
-    if low is not None or "why" in metric:
-        return metric
-    return metric | without_interval(len(draws.jackknife), n)
+    has_reason = low is not None or "why" in metric
+    return metric if has_reason else metric | without_interval(len(draws.jackknife), n)
 
 
 def without_interval(documents: int, n: int) -> Row:
@@ -85,7 +82,20 @@ def flips(before: ndarray, after: ndarray) -> Row:
     return dict(zip(("lost", "gained", "mcnemar_p"), st.mcnemar(before, after), strict=True))
 
 
-def percentile(name: str, values: ndarray, q: float, documents: ndarray, baseline: float) -> Row:
+def cosines(base: ndarray, candidate: ndarray, documents: ndarray, wiki: tuple = ()) -> list[Row]:
+    """Mean, 1st percentile, minimum; wiki: (base, candidate, documents) of the other domain."""
+    values = (base * candidate).sum(1)
+    rows = [
+        mean("cosine_mean", values, documents, 1.0),
+        _percentile("cosine_p01", values, 0.01, documents),
+        row("cosine_min", float(values.min()), None, None, 1.0, len(values)),
+    ]
+    if wiki:
+        rows.append(mean("cosine_mean_wiki", (wiki[0] * wiki[1]).sum(1), wiki[2], 1.0))
+    return rows
+
+
+def _percentile(name: str, values: ndarray, q: float, documents: ndarray) -> Row:
     """The row of a percentile with order-statistic bounds, none with too few documents."""
     n, count = len(values), len(np.unique(documents))
     value, low, high = st.percentile_interval(values, q)
@@ -94,24 +104,9 @@ def percentile(name: str, values: ndarray, q: float, documents: ndarray, baselin
     elif low is None and high is None:
         problem = {"why": "too few items for bounds of a percentile", "needed_n": 0}
     else:
-        return row(name, value, low, high, baseline, n)
+        return row(name, value, low, high, 1.0, n)
     needed = max(st.items_for_percentile(q), problem["needed_n"])
-    return row(name, value, None, None, baseline, n) | problem | {"needed_n": needed}
-
-
-def cosines(
-    base: ndarray, candidate: ndarray, documents: ndarray, wiki: tuple | None = None
-) -> list[Row]:
-    """Mean, 1st percentile, minimum; wiki: (base, candidate, documents) of the other domain."""
-    values = (base * candidate).sum(1)
-    rows = [
-        mean("cosine_mean", values, documents, 1.0),
-        percentile("cosine_p01", values, 0.01, documents, 1.0),
-        row("cosine_min", float(values.min()), None, None, 1.0, len(values)),
-    ]
-    if wiki:
-        rows.append(mean("cosine_mean_wiki", (wiki[0] * wiki[1]).sum(1), wiki[2], 1.0))
-    return rows
+    return row(name, value, None, None, 1.0, n) | problem | {"needed_n": needed}
 
 
 def similarities(base: ndarray, candidate: ndarray, documents: ndarray) -> list[Row]:
@@ -120,10 +115,8 @@ def similarities(base: ndarray, candidate: ndarray, documents: ndarray) -> list[
     x, y = ((rows @ rows.T)[left, right] for rows in (base, candidate))
     draws = st.Documents(documents, RANK_REPLICATES).spearman(x, y, left, right)
     itself = 1.0 if np.ptp(x) else None  # a constant correlates with nothing
-    return [
-        drawn("similarity_spearman", draws, itself, len(base)),
-        mean("neighbours_10", overlap(base, candidate), documents, 1.0),
-    ]
+    same = mean("neighbours_10", overlap(base, candidate), documents, 1.0)
+    return [drawn("similarity_spearman", draws, itself, len(base)), same]
 
 
 def overlap(base: ndarray, candidate: ndarray) -> ndarray:
@@ -136,17 +129,13 @@ def overlap(base: ndarray, candidate: ndarray) -> ndarray:
 
 
 def retrieval(base: Pair, candidate: Pair, documents: ndarray) -> tuple[list[Row], ndarray]:
-    """Inverse cloze: metric rows and reciprocal ranks (queries, 2) of own passages, baseline first.
-
-    base, candidate: embeddings of queries and of passages.
-    """
+    """Inverse cloze of (queries, passages): metric rows, and reciprocal ranks (queries, 2), baseline first."""
     scores = [queries @ passages.T for queries, passages in (base, candidate)]
-    own_ranks = [ranks(own, own.diagonal()[:, None]) for own in scores]
-    before, after = (1 / rank for rank in own_ranks)
-    first = [rank == 1 for rank in own_ranks]
-    recall = mean("retrieval_recall_1", first[1].astype(float), documents, float(first[0].mean()))
-    rows = mean_and_loss("retrieval_mrr", before, after, documents)
-    return [*rows, recall | flips(*first)], np.stack([before, after], 1)
+    old, new = (ranks(own, own.diagonal()[:, None]) for own in scores)
+    before, after = old == 1, new == 1
+    recall = mean("retrieval_recall_1", after.astype(float), documents, float(before.mean()))
+    rows = mean_and_loss("retrieval_mrr", 1 / old, 1 / new, documents)
+    return [*rows, recall | flips(before, after)], 1 / np.stack([old, new], 1)
 
 
 def ranks(scores: ndarray, own: ndarray) -> ndarray:
@@ -156,10 +145,7 @@ def ranks(scores: ndarray, own: ndarray) -> ndarray:
 
 
 def human(sets: dict, base: dict, candidate: dict) -> list[Row]:
-    """Agreement with people, resampled over texts (news items, words), which are independent.
-
-    sets: (left, right, scores) by name; base, candidate: embeddings by name.
-    """
+    """Agreement with people on `sets` of (left, right, scores) by name, resampled over texts, which are independent."""
     draws, rows = [], []
     for name, (left, right, scores) in sets.items():
         texts = st.Documents(np.arange(len(base[name])), st.REPLICATES // 2)

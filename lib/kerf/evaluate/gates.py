@@ -1,8 +1,7 @@
 """Gates: thresholds that a candidate's metrics have to meet at their confidence bounds.
 
-A gate passes when the whole interval meets its threshold, fails when no part of it does, and is
-otherwise INCONCLUSIVE, with the number of items that would decide. An exact value is its own
-interval. A candidate whose stage broke is NOT MEASURED, which is no failure.
+A gate passes when the whole interval meets its threshold, fails when no part of it does, and is otherwise INCONCLUSIVE,
+with the number of items that would decide. A candidate whose stage broke is NOT MEASURED, which is no failure.
 """
 
 import fnmatch
@@ -79,13 +78,12 @@ def _check_gate(gate: Any, where: str) -> None:
     threshold, applies_to = gate.get("threshold", ""), gate.get("applies_to", {})
     is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     metric, in_range = METRICS.get(name), is_number and abs(threshold) <= LARGEST
-    limits = f"a finite number from {-LARGEST:g} to {LARGEST:g}"
     interval = "a metric with an interval; a minimum or maximum has none"
     checks = [
         ("metric", metric, nearest(name, METRICS)),
         ("metric", metric and metric.gated, interval),
         ("op", gate.get("op") in list(_OPS), f"one of {', '.join(_OPS)}"),
-        ("threshold", in_range, limits),
+        ("threshold", in_range, f"a finite number from {-LARGEST:g} to {LARGEST:g}"),
         *((key, isinstance(gate.get(key, ""), str), "text") for key in ("source", "reason")),
         ("applies_to", isinstance(applies_to, dict), '{"bits": 2} or {"candidate": "GLOB"}'),
     ]
@@ -110,9 +108,9 @@ def applies(gate: dict, name: str, steps: list[dict]) -> bool:
 
 def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict[str, Any]:
     """Verdict of one gate on one metric row (None: not measured, so INCONCLUSIVE)."""
-    fields = {key: gate.get(key, "") for key in ("metric", "op", "threshold", "source", "reason")}
-    undecided = {"bound": None, "verdict": INCONCLUSIVE, "needed_n": None}
-    verdict = {"criteria": criteria, **fields, **undecided}
+    verdict: dict[str, Any] = {"criteria": criteria}
+    verdict |= {key: gate.get(key, "") for key in ("metric", "op", "threshold", "source", "reason")}
+    verdict |= {"bound": None, "verdict": INCONCLUSIVE, "needed_n": None}
     if row is None:
         return verdict
     value, low, high = row["value"], row["low"], row["high"]
@@ -126,24 +124,17 @@ def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict[str, Any]:
     bound, other = (low, high) if gate["op"] in (">=", ">") else (high, low)
     verdict["bound"] = bound
     if bound is not None and meets(bound, threshold):
-        verdict["verdict"] = PASS
-    elif other is not None and not meets(other, threshold):
-        verdict["verdict"] = FAIL
-    else:
-        verdict["needed_n"] = _needed(row, bound, threshold)
-    return verdict
-
-
-def _needed(row: dict, bound: float | None, threshold: float) -> int | None:
-    """Items after which the interval would clear the threshold: widths shrink as 1/sqrt(n)."""
+        return verdict | {"verdict": PASS}
+    if other is not None and not meets(other, threshold):
+        return verdict | {"verdict": FAIL}
     if bound is None:
-        return items_for_percentile(0.01)
-    margin = row["value"] - threshold
-    if not margin:
-        return None
-    # Only a bound on the other side of the threshold has to come closer to the value.
-    beyond = [end for end in (row["low"], row["high"]) if (end - threshold) * margin <= 0]
-    return math.ceil(row["n"] * (max(abs(row["value"] - end) for end in beyond) / margin) ** 2)
+        return verdict | {"needed_n": items_for_percentile(0.01)}
+    if margin := value - threshold:
+        # Widths shrink as 1/sqrt(n); only a bound beyond the threshold has to come closer.
+        beyond = [end for end in (low, high) if (end - threshold) * margin <= 0]
+        width = max(abs(value - end) for end in beyond)
+        verdict["needed_n"] = math.ceil(row["n"] * (width / margin) ** 2)
+    return verdict
 
 
 def judge(
@@ -151,8 +142,8 @@ def judge(
 ) -> dict[str, Any]:
     """gates (of the first criteria), claims (of the others), verdict and grade of one candidate.
 
-    steps: dicts of parameters by kind. figures: exact values. criteria: content by name. broken: a
-    stage did not finish, so the verdict and gates without a measurement are NOT MEASURED.
+    steps: dicts of parameters by kind. figures: exact values. criteria: content by name. broken: a stage did not finish, so
+    the verdict and gates without a measurement are NOT MEASURED.
     """
     by_name = {row["name"]: row for row in rows}
     for figure in FIGURES:

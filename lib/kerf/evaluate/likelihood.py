@@ -1,7 +1,6 @@
 """How a candidate's next-token probabilities q differ from the baseline's p, token by token.
 
-Of each token the baseline's TOP most probable next tokens are stored once, for all candidates, with their
-log-probabilities and that of the actual next token. The rest of the vocabulary counts as one more outcome:
+The baseline's TOP most probable next tokens are stored, and the rest of the vocabulary counts as one more outcome:
 
     KL = sum over top of p log(p / q) + r log(r / s),    r = 1 - sum p, s = 1 - sum q over the same tokens,
 
@@ -14,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 TOP, EXACT = 1024, 64
 SLICE = 64  # tokens whose softmax is taken at once, to bound its memory
 _MIN_REMAINDER = 1e-12  # float32 sums of probabilities are no more exact than this
 
 
-def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+def log_probabilities(logits: Tensor) -> Tensor:
     """Log-softmax in float32 of logits (tokens, vocabulary). Raises ValueError for NaN or infinity."""
     logp = torch.log_softmax(logits.float(), -1)
     if not logp.isfinite().all():
@@ -28,7 +28,7 @@ def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logp
 
 
-def keep(logits: torch.Tensor, targets: torch.Tensor, top: int = TOP) -> dict[str, torch.Tensor]:
+def keep(logits: Tensor, targets: Tensor, top: int = TOP) -> dict[str, Tensor]:
     """The baseline's record of tokens. logits: (tokens, vocabulary); targets: (tokens,) the actual next tokens.
 
     Returns ids (int32) and logp (float32), each (tokens, top), most probable first, and target (tokens,) log-probabilities.
@@ -37,14 +37,12 @@ def keep(logits: torch.Tensor, targets: torch.Tensor, top: int = TOP) -> dict[st
     for part, part_targets in zip(logits.split(SLICE), targets.split(SLICE), strict=True):
         logp = log_probabilities(part)
         best = logp.topk(min(top, logp.shape[1]))
-        columns = (best.indices.int(), best.values, _at(logp, part_targets))
-        pieces.append(dict(zip(("ids", "logp", "target"), columns, strict=True)))
+        record = {"ids": best.indices.int(), "logp": best.values}
+        pieces.append(record | {"target": _at(logp, part_targets)})
     return joined(pieces)
 
 
-def against(
-    kept: dict[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def against(kept: dict[str, Tensor], logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Each (tokens,): kl, base_loss, loss, the candidate's top token, and same_top; kept: what `keep` gave for the baseline."""
     pieces = []
     for start in range(0, len(targets), SLICE):
@@ -57,23 +55,23 @@ def against(
     return joined(pieces)
 
 
-def _at(logp: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _at(logp: Tensor, targets: Tensor) -> Tensor:
     return logp.gather(1, targets[:, None].to(logp.device))[:, 0]
 
 
-def joined(pieces: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def joined(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Columns of consecutive tokens as one."""
     return {name: torch.cat([piece[name] for piece in pieces]).cpu() for name in pieces[0]}
 
 
-def divergence(logp: torch.Tensor, logq: torch.Tensor) -> torch.Tensor:
+def divergence(logp: Tensor, logq: Tensor) -> Tensor:
     """KL (tokens,) in nats from the log-probabilities (tokens, top) of both models for the same tokens."""
     logp, logq = logp.double(), logq.double()
     r, s = ((1 - values.exp().sum(1)).clamp(min=_MIN_REMAINDER) for values in (logp, logq))
     return ((logp.exp() * (logp - logq)).sum(1) + r * (r / s).log()).clamp(min=0).float()
 
 
-def full_divergence(logp: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+def full_divergence(logp: Tensor, logits: Tensor) -> Tensor:
     """KL (tokens,) from all log-probabilities (tokens, vocabulary) of the baseline and the candidate's logits."""
     logq = log_probabilities(logits).cpu()
     return torch.nn.functional.kl_div(logq, logp.cpu(), log_target=True, reduction="none").sum(1)
@@ -92,7 +90,7 @@ class BaselineLogits:
         fields = [("ids", "<i4", (self.top,)), ("logp", "<f4", (self.top,)), ("target", "<f4")]
         self.record = np.dtype(fields)
 
-    def write(self, start: int, baseline: dict[str, torch.Tensor]) -> None:
+    def write(self, start: int, baseline: dict[str, Tensor]) -> None:
         """Write records from number `start` on."""
         records = np.empty(len(baseline["target"]), self.record)
         for name, values in baseline.items():
@@ -101,7 +99,7 @@ class BaselineLogits:
             file.seek(start * self.record.itemsize)
             records.tofile(file)
 
-    def read(self, start: int, count: int) -> dict[str, torch.Tensor]:
+    def read(self, start: int, count: int) -> dict[str, Tensor]:
         """`count` records from number `start` on."""
         records = np.fromfile(self.path, self.record, count, offset=start * self.record.itemsize)
         return {name: torch.tensor(records[name]) for name in ("ids", "logp", "target")}

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 class Metric:
     """One metric; metrics.toml defines the fields.
 
-    An extension's metric is the mean of what `measure` makes of the per-item scores of a model of
-    `families`: values and documents of its items, (items,) both.
+    An extension's is the mean of `measure(items)` for a model of `families`: values and documents, (items,) both.
     """
 
     name: str

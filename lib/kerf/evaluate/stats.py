@@ -1,8 +1,7 @@
 """Confidence intervals at 95 %, from resampling whole documents.
 
-Sentences of one document are correlated, so every bootstrap replicate draws whole documents, the
-same for candidate and baseline (paired). Intervals are BCa: bias-corrected and accelerated (Efron
-1987), with tails widened for few documents. Percentiles have order-statistic bounds.
+Sentences of one document are correlated, so every bootstrap replicate draws whole documents, the same for candidate and
+baseline (paired). Intervals are BCa: bias-corrected and accelerated (Efron 1987), with tails widened for few documents.
 """
 
 import math
@@ -16,9 +15,7 @@ from scipy import stats
 
 LEVEL, REPLICATES = 0.95, 2000
 TAIL = (1 - LEVEL) / 2
-LEAST_DOCUMENTS = (
-    12  # with fewer, intervals of skewed values cover the mean less than 93 % of the time
-)
+LEAST_DOCUMENTS = 12  # with fewer, intervals of skewed values cover the mean in less than 93 %
 
 Interval = tuple[float | None, float | None]
 Estimate = tuple[float, float | None, float | None]  # value, low, high
@@ -71,14 +68,13 @@ def average(parts: list[Draws]) -> Draws:
 
 
 class Documents:
-    """Resampling of whole documents.
+    """Resampling of whole documents; documents: (items,) number of the document of each item.
 
-    Rows of `weights` (1 + replicates + documents, documents): all documents, how often a replicate
-    drew each of them, and all documents but one (jackknife).
+    Rows of `weights` (1 + replicates + documents, documents): all documents, how often a replicate drew each of them, and
+    all documents but one (jackknife).
     """
 
     def __init__(self, documents: ndarray, replicates: int = REPLICATES, seed: int = 0) -> None:
-        """documents: (items,) number of the document of each item."""
         _, self.member = np.unique(documents, return_inverse=True)
         count = int(self.member.max()) + 1
         generator = np.random.default_rng(seed)
@@ -114,19 +110,15 @@ class Documents:
         """Pearson's correlation of x and y (items,)."""
         return self.draws(_correlation(*map(self._means, (x, y, x * x, y * y, x * y))))
 
-    def spearman(
-        self, x: ndarray, y: ndarray, left: ndarray, right: ndarray | None = None
-    ) -> Draws:
-        """Spearman's rho of x, y (pairs,); left, right: items of the pairs (only left: one item).
+    def spearman(self, x: ndarray, y: ndarray, left: ndarray, right: ndarray) -> Draws:
+        """Spearman's rho of x, y (pairs,); left, right: items of the pairs, which may be the same.
 
-        A pair weighs the product of its documents' weights; within a document, pairs between its
-        copies do not count, since a text paired with itself would bias rho upward. Ranks are of
-        the whole sample: ranking again would tie repeated pairs, which biases rho near 1 down.
+        A pair weighs the product of its documents' weights; within a document, pairs between its copies do not count, since a
+        text paired with itself would bias rho upward. Ranks are of the whole sample: new ranks would tie repeated pairs.
         """
         a, b = standard_ranks(x), standard_ranks(y)
         columns = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], 1)
-        first = self.member[left]
-        second = first if right is None else self.member[right]
+        first, second = self.member[left], self.member[right]
         within = first == second
         sums = [(row[first] * np.where(within, 1, row[second])) @ columns for row in self.weights]
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,7 +1,7 @@
-"""Linear layers quantized elsewhere: a GPTQ checkpoint of the model, or one that gptqmodel makes of it.
+"""Linear layers quantized by other programs: a GPTQ checkpoint of the model, or one that gptqmodel makes of it.
 
 gptqmodel needs packages that conflict with Kerf's, so it runs in an environment of its own (`make peers`), on the same
-calibration tokens. Either way Kerf rounds the word embeddings, as the step says.
+calibration tokens. Kerf itself quantizes the word embeddings.
 """
 
 import json
@@ -74,8 +74,8 @@ def folder_of(model: str, step: Imported, calibration: Calibration) -> Path:
     options = step.model_dump(include={"bits", "act_order"})
     options |= {"group_size": step.group_size or -1, "sym": step.symmetric}
     path = registry.resolve(model)
-    key = {**options, "calibration": calibration.model_dump()}
-    key |= {"model": registry.weights_digest(path), **fingerprint(step, calibration)}
+    key = {**options, "calibration": calibration.model_dump(), **fingerprint(step, calibration)}
+    key["model"] = registry.weights_digest(path)
 
     def make(folder: Path) -> dict:
         batches = families.of(path).batches(registry.open_model(model, "cpu"), calibration)
@@ -83,8 +83,8 @@ def folder_of(model: str, step: Imported, calibration: Calibration) -> Path:
         settings = {"model": str(path), "tokens": tokens, "threads": threads(), **options}
         request = folder / "request.json"
         request.write_text(json.dumps(settings))
-        with scratch() as place:  # gptqmodel writes logs into its working directory
-            done = child_process.run([python(), _script(), request, folder], cwd=place)
+        with scratch() as logs:  # gptqmodel writes them into its working directory
+            done = child_process.run([python(), _script(), request, folder], cwd=logs)
         if done.returncode:
             raise RuntimeError(f"gptqmodel {child_process.how_it_ended(done)}")
         request.unlink()

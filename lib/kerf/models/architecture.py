@@ -1,4 +1,4 @@
-"""The anatomy of a network of transformers: its linear layers, word embeddings and blocks, in any architecture."""
+"""The parts of a network of transformers: its linear layers, word embeddings and blocks, in any architecture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from kerf.core.errors import InputError, refuse
+from kerf.core.errors import refuse
 from kerf.models.hooks import attached
 
 if TYPE_CHECKING:
@@ -20,22 +20,21 @@ def linears(net: Any) -> dict[str, Linear]:
     """Linear layers by name, in the order of definition, without the head of a language model or of a reranker (one row)."""
     head = net.get_output_embeddings()
     layers = _linears_in(net).items()
-    return {name: layer for name, layer in layers if layer is not head and layer.out_features > 1}
+    return {name: m for name, m in layers if m is not head and m.out_features > 1}
 
 
 def _linears_in(module: Module, prefix: str = "") -> dict[str, Linear]:
     import torch
 
-    named = module.named_modules(prefix=prefix)
-    return {name: layer for name, layer in named if isinstance(layer, torch.nn.Linear)}
+    modules = module.named_modules(prefix=prefix)
+    return {name: m for name, m in modules if isinstance(m, torch.nn.Linear)}
 
 
 def embeddings(net: Any) -> dict[str, Embedding | Linear]:
     """Word embeddings by name, and the head where it has a weight of its own; positions and types stay float."""
     words, head = net.get_input_embeddings(), net.get_output_embeddings()
-    untied = head is not None and head.weight is not words.weight
-    modules = net.named_modules()
-    return {name: m for name, m in modules if m is words or (untied and m is head)}
+    tables = [words, head] if head is not None and head.weight is not words.weight else [words]
+    return {name: m for name, m in net.named_modules() if any(m is table for table in tables)}
 
 
 def blocks(net: Any) -> dict[str, Module]:
@@ -46,19 +45,12 @@ def blocks(net: Any) -> dict[str, Module]:
     for name, module in net.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return {f"{name}.{index}": block for index, block in enumerate(module)}
-    raise _refused(net, "a network with a list of num_hidden_layers blocks")
-
-
-def _refused(net: Any, accepted: str) -> InputError:
-    return refuse("model", type(net).__name__, accepted)
+    raise refuse("model", type(net).__name__, "a network with a list of num_hidden_layers blocks")
 
 
 def neurons(net: Any) -> dict[str, dict[str, int]]:
     """The linear layers that narrow a block's feed-forward part, by name, with those that widen it before: 1 row a neuron.
-
-    Raises InputError for a network where a block has no single layer that takes the output of others, or
-    where that output is as wide as the hidden states.
-    """
+    Raises InputError where a block has not one such layer, or where the output of those before is as wide as the hidden states."""
     width = getattr(net.config, "intermediate_size", None)
     units = {}
     for name, block in blocks(net).items():
@@ -67,28 +59,24 @@ def neurons(net: Any) -> dict[str, dict[str, int]]:
         narrow = [name for name, layer in layers.items() if layer.in_features == width]
         if not widen or len(narrow) != 1 or {*widen} & {*narrow}:
             accepted = "feed-forward layers of intermediate_size, one after others in each block, as in BERT and Llama"
-            raise _refused(net, accepted)
+            raise refuse("model", type(net).__name__, accepted)
         units[narrow[0]] = dict.fromkeys(widen, 1)
     return units
 
 
 def heads(net: Any) -> dict[str, dict[str, int]]:
-    """The linear layers that mix a block's attention heads, by name, with those before them and the rows that a unit
-    has there: a unit is a key and value head with the query heads that share it.
-
-    Raises InputError for a network without q_proj, k_proj, v_proj and o_proj in each block, or whose configuration
-    has no head_dim, so that fewer heads could not be told from wider ones.
-    """
+    """The linear layers that mix a block's attention heads, by name, with those before them and the rows that a unit has there: a
+    unit is a key and value head with the query heads that share it. Raises InputError for a network without ATTENTION in each
+    block, or without head_dim in its configuration, so that fewer heads could not be distinguished from wider ones."""
     units = {}
     for name, block in blocks(net).items():
         layers = {name.rpartition(".")[2]: name for name in _linears_in(block, name)}
         if not {*ATTENTION} <= {*layers} or not hasattr(net.config, "head_dim"):
             accepted = "attention of q_proj, k_proj, v_proj, o_proj and a configuration with head_dim, as in Llama and Qwen"
-            raise _refused(net, accepted)
+            raise refuse("model", type(net).__name__, accepted)
         q, k, v, o = (layers[part] for part in ATTENTION)
-        size = head_dim(net)
-        shared = net.config.num_attention_heads // net.config.num_key_value_heads
-        units[o] = {k: size, v: size, q: size * shared}
+        size, queries = head_dim(net), net.config.num_attention_heads
+        units[o] = {k: size, v: size, q: size * (queries // net.config.num_key_value_heads)}
     return units
 
 
@@ -126,10 +114,7 @@ def run_block(block: Callable, hidden: Tensor, options: tuple) -> Tensor:
 
 def after_blocks(net: Any, batch: dict, states: Tensor, count: int | None = None) -> Tensor:
     """Logits (texts, length, vocabulary) that a language model computes from the states after its first `count` blocks (at
-    least one), or after all of them.
-
-    These blocks are stepped over: each returns its input, the last of them `states`.
-    """
+    least one), or after all of them. These blocks are skipped: each returns its input, the last of them `states`."""
     skipped: list[Any] = list(blocks(net).values())[:count]
     for block in skipped[:-1]:
         block.forward = lambda hidden, *_, **__: hidden
@@ -147,6 +132,7 @@ def check_blocks(net: Any, batch: dict) -> None:
 
     has_head = net.get_output_embeddings() is not None
     accepted = "a network whose blocks all take the same arguments and return their states alone"
+    refusal = refuse("model", type(net).__name__, accepted)
     with torch.no_grad():
         hidden, options = entry(net, batch)
         try:
@@ -154,11 +140,9 @@ def check_blocks(net: Any, batch: dict) -> None:
                 hidden = run_block(block, hidden, options)
             output = after_blocks(net, batch, hidden) if has_head else hidden
         except (IndexError, RuntimeError, TypeError, ValueError):
-            raise _refused(net, accepted) from None
-        options_of_head = {"logits_to_keep": 0} if has_head else {}
-        whole = net(**{**batch, **options_of_head})
+            raise refusal from None
+        whole = net(**{**batch, "logits_to_keep": 0} if has_head else batch)
         expected = whole.logits if has_head else whole.last_hidden_state
-    mask = batch["attention_mask"].bool()
-    same_shape = output.shape == expected.shape
+    mask, same_shape = batch["attention_mask"].bool(), output.shape == expected.shape
     if not same_shape or not torch.allclose(output[mask], expected[mask], rtol=1e-3, atol=1e-3):
-        raise _refused(net, accepted)
+        raise refusal

@@ -1,8 +1,7 @@
 """Weights that lie on a low-bit grid already, as those of a model that was stored quantized and unpacked later.
 
-Quantizing such a layer to that very grid loses nothing, and proves nothing about the method. A group of
-neighbours in a row lies on a grid when its values are whole steps apart, up to the rounding of floats,
-with at most 256 steps from the lowest to the highest.
+Quantizing such a layer to that very grid loses nothing, and proves nothing about the method. A group of neighbours in a row
+lies on a grid when its values are whole steps apart, up to the rounding of floats, with at most MAX_STEPS steps in all.
 """
 
 import math
@@ -23,8 +22,7 @@ def grid_of(weight: torch.Tensor) -> tuple[int, int] | None:
     if columns < MIN_COLUMNS:
         return None
     sample = weight[:: max(1, rows // ROWS)][:ROWS].cpu().double()
-    divisors = [size for size in GROUPS if size < columns and columns % size == 0]
-    for group_size in (columns, *divisors):
+    for group_size in (columns, *(g for g in GROUPS if g < columns and columns % g == 0)):
         steps = _steps(sample.reshape(-1, group_size))
         steps = steps[steps >= 0]
         if len(steps) and float((steps > 0).double().mean()) >= MIN_SHARE:

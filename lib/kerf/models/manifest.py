@@ -1,8 +1,5 @@
-"""A candidate's directory and its manifest, which vouches for every file.
-
-`card.json` states what the candidate was made of and holds the sha256 of every file beside it and of itself,
-so a truncated or edited file is refused by name.
-"""
+"""A candidate's directory and its manifest `card.json`, which states what the candidate was made of, and holds the sha256 of every
+file beside it and of itself."""
 
 import json
 import shutil
@@ -83,11 +80,8 @@ def verify(folder: Path) -> dict[str, Any]:
 
 def needs_torch(folder: str | Path) -> bool:
     """Whether a candidate is opened with torch and sentence-transformers, unlike most real kernels; nothing is verified."""
-    try:
-        card: Any = digests.read_json(Path(folder, CARD))
-        return card.get("backend", "torch") == "torch"
-    except (OSError, ValueError, AttributeError):
-        return True  # opening it will name the damage
+    card = model_files.read_or_empty(Path(folder, CARD), dict)
+    return card.get("backend", "torch") == "torch"  # opening a damaged one will name the damage
 
 
 def size(folder: Path) -> dict[str, int]:

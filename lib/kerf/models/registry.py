@@ -1,8 +1,5 @@
-"""Models: from a name to a directory, what is in it, and how it is opened.
-
-A model is a name of MODELS, a local directory or a hub id. Weights are read from safetensors
-alone, and no code that a model brings along is run.
-"""
+"""Models: from a name (of MODELS, a local directory or a hub id) to a directory, what is in it, and how it is opened: from
+safetensors alone, and without running code that a model brings along."""
 
 import os
 import re
@@ -12,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from kerf.config.backends import BACKENDS
-from kerf.core import timeouts
 from kerf.core.cache import artifact, digest, meta
 from kerf.core.device import current
 from kerf.core.digests import sha256
@@ -21,39 +17,35 @@ from kerf.core.paths import data_folder
 from kerf.core.registry import resolved
 from kerf.core.user_files import given_path
 from kerf.data import downloads
-from kerf.models import architecture, families, gguf, manifest, model_files
+from kerf.models import architecture, families, manifest, model_files
+from kerf.models.families.opening import converted
 from kerf.models.safety import check_folder
 from kerf.tensors import parquet
 
 
 @dataclass(frozen=True)
 class Preset:
-    """An embedded model and the parameters that suit it (they yield to the experiment's).
-
-    made: function of the downloaded folder to the model's directory; about: what the model is, where it is not the source's.
-    """
+    """An embedded model and the parameters that suit it (they yield to the experiment's)."""
 
     source: downloads.Source
     calibration: dict = field(default_factory=dict)
-    made: Callable[[Path], Path] | str = lambda folder: folder
-    about: str = ""
+    made: Callable[[Path], Path] | str = lambda folder: folder  # download to model's directory
+    about: str = ""  # what the model is, where it is not the source's
 
 
 TRAINED = "kerf.training.train_cross_encoder:trained"  # which imports this module
 RERANKER = "a cross-encoder that Kerf trained itself, from all-MiniLM-L6-v2 on inverse-cloze pairs of the bundled text"
 MODELS = {
     "minilm": Preset(downloads.MINILM, {"max_length": 128}),
-    "smollm2": Preset(downloads.SMOLLM2, {"samples": 32, "max_length": 256}, gguf.converted),
+    "smollm2": Preset(downloads.SMOLLM2, {"samples": 32, "max_length": 256}, converted),
     "reranker": Preset(downloads.MINILM, {"max_length": 128}, TRAINED, RERANKER),
 }
 UNKNOWN_TEXT = "\u2603 qqzx"  # in no vocabulary
 
 
 def resolve(model: str) -> Path:
-    """Directory of a model: embedded name, local directory or hub id.
-
-    Raises InputError when there is none, when a hub cannot be reached, or when the files are not safe.
-    """
+    """Directory of a model: embedded name, local directory or hub id. Raises InputError when there is none, when a hub cannot
+    be reached, or when the files are not safe."""
     if model in MODELS:
         return resolved(MODELS[model].made)(downloads.fetch(MODELS[model].source))
     local = given_path(model)
@@ -69,18 +61,20 @@ def resolve(model: str) -> Path:
 
 
 def _download(hub_id: str) -> Path:
-    """Files of a hub model without its pickles."""
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # one more request to wait for
     from huggingface_hub import snapshot_download
 
-    timeouts.bound_hub()
-    options: dict[str, Any] = {"cache_dir": data_folder() / "hub", "etag_timeout": timeouts.SECONDS}
+    downloads.bound_hub()
+    options: dict[str, Any] = {
+        "cache_dir": data_folder() / "hub",
+        "etag_timeout": downloads.SECONDS,
+    }
     options |= {"allow_patterns": model_files.WANTED, "ignore_patterns": model_files.UNWANTED}
     try:
         return Path(snapshot_download(hub_id, **options))
     except Exception as error:  # the client raises a dozen kinds: offline, DNS, proxy, gated, ...
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         accepted = f"the hub could not provide it ({cause}); a local directory works"
         raise refuse("model", hub_id, accepted) from None
 
@@ -94,9 +88,8 @@ def weights_digest(folder: Path) -> str:
 def describe(model: str) -> dict[str, Any]:
     """What is in a model, computed once: kind, parameters, bytes, linears, embeddings, on_grid, origin, ignored_code.
 
-    `linears` and `embeddings` map names to [rows, columns], `on_grid` those whose weights lie on a low-bit
-    grid already to its bits and group_size, `ignored_code` names code that came along and was not run. Raises InputError for a
-    tensor that holds NaN or infinity, naming it, and for a directory that does not open.
+    `linears` and `embeddings` map names to [rows, columns], `on_grid` those whose weights lie on a low-bit grid already to its bits
+    and group_size, `ignored_code` names code that is not run. Raises InputError for NaN or infinity, and for what does not open.
     """
     folder = resolve(model)
     key = {"model": model, "weights": weights_digest(folder)}
@@ -121,20 +114,21 @@ def _described(model: str, folder: Path) -> dict[str, Any]:
         accepted = f"a tokenizer that reads any text; on {UNKNOWN_TEXT!r} it fails ({error})"
         raise refuse("model", model, accepted) from error
     linears, embeddings = architecture.linears(net), architecture.embeddings(net)
-    on_grid = {}
-    for name, layer in {**embeddings, **linears}.items():
-        if grid := grid_of(layer.weight.data):
-            on_grid[name] = {"bits": grid[0], "group_size": grid[1]}
+    grids = {name: grid_of(m.weight.data) for name, m in {**embeddings, **linears}.items()}
     return {
         "id": model,
         "kind": family.NAME,
         "parameters": sum(p.numel() for p in opened.parameters()),
         "bytes": sum(path.stat().st_size for path in model_files.weights(folder)),
         "other_bytes": sum(path.stat().st_size for path in model_files.small(folder)),
-        "linears": {name: list(layer.weight.shape) for name, layer in linears.items()},
-        "embeddings": {name: list(layer.weight.shape) for name, layer in embeddings.items()},
-        "on_grid": on_grid,
+        "linears": _shapes(linears),
+        "embeddings": _shapes(embeddings),
+        "on_grid": {n: {"bits": g[0], "group_size": g[1]} for n, g in grids.items() if g},
     }
+
+
+def _shapes(layers: dict[str, Any]) -> dict[str, list[int]]:
+    return {name: list(layer.weight.shape) for name, layer in layers.items()}
 
 
 def origin(model: str) -> str:
@@ -152,8 +146,8 @@ def check_layers(model: str, net: Any) -> None:
 
 
 def open_model(name: str, device: str = "") -> Any:
-    """The baseline in float32 on `device` (empty: `kerf.core.device.current()`), ready to use: a SentenceTransformer or
-    CrossEncoder, or a causal LM of transformers. Raises InputError (see `resolve`)."""
+    """The baseline in float32 on `device` (empty: `kerf.core.device.current()`): a SentenceTransformer, a CrossEncoder or a
+    causal LM of transformers. Raises InputError (see `resolve`)."""
     folder = resolve(name)
     return families.of(folder).open_folder(folder, device or current())
 
@@ -161,9 +155,8 @@ def open_model(name: str, device: str = "") -> Any:
 def load(path: str | os.PathLike, device: str = "cpu") -> Any:
     """A compressed candidate as what its baseline opens as; its weights equal the compressor's output exactly.
 
-    One that runs on a real kernel is a `kerf.backends.serve.Encoder` or `Reranker`, with the same `encode` or `predict` and
-    `rank`; torch is imported only where the kernels are its own.
-    Raises InputError, naming the file, when one is missing, truncated or edited.
+    One that runs on a real kernel is a `kerf.backends.serve.Encoder` or `Reranker` with the same methods; torch is imported only
+    where the kernels are its own. Raises InputError, naming the file, when one is missing, truncated or edited.
     """
     folder = Path(path)
     if folder.is_dir():
@@ -185,11 +178,8 @@ def reference_network(model: str, source: str | os.PathLike | None, start: Any) 
     if not source:
         return start
     baseline = network(open_model(model))
-    shapes, own_shapes = (
-        {name: layer.weight.shape for name, layer in architecture.linears(net).items()}
-        for net in (baseline, start)
-    )
-    return baseline if shapes == own_shapes else start
+    shapes = _shapes(architecture.linears(baseline))
+    return baseline if shapes == _shapes(architecture.linears(start)) else start
 
 
 def network(opened: Any) -> Any:

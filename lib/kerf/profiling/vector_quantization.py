@@ -1,8 +1,7 @@
 """Quantized embeddings: bytes, recall of the ten nearest neighbours, and search time.
 
-int8 and binary codes are those of sentence-transformers (`quantize_embeddings`), with ranges from
-calibration text. Search is exhaustive, in numpy without int8 kernels; with rescoring it fetches
-OVERSAMPLING times as many results, and sorts them by the float query against dequantized vectors.
+int8 and binary codes are those of sentence-transformers (`quantize_embeddings`), with ranges from calibration text. Search
+is exhaustive; with rescoring it sorts OVERSAMPLING times as many results by the float query against dequantized vectors.
 """
 
 from functools import partial
@@ -34,12 +33,11 @@ def measure(
             run = partial(search, queries, codes, precision, calibration, rescored)
             pairs = zip(run(), exact, strict=True)
             recalls = [len({*results} & {*reference}) / NEAREST for results, reference in pairs]
-            seconds = np.median(repeat(run, number=1, repeat=rounds))
-            row: dict[str, Any] = {"precision": precision, "rescored": rescored}
-            row["bytes"] = codes.itemsize * codes.shape[1] * 10**6
-            interval = st.mean_interval(np.array(recalls), documents)
-            row |= zip(("recall", "low", "high"), interval, strict=True)
-            rows.append(row | {"milliseconds": 1000 * seconds / len(queries)})
+            recall, low, high = st.mean_interval(np.array(recalls), documents)
+            milliseconds = 1000 * np.median(repeat(run, number=1, repeat=rounds)) / len(queries)
+            size = codes.itemsize * codes.shape[1] * 10**6
+            row = {"precision": precision, "rescored": rescored, "bytes": size, "recall": recall}
+            rows.append(row | {"low": low, "high": high, "milliseconds": milliseconds})
     return rows
 
 
@@ -69,9 +67,8 @@ def search(
     if precision == "ubinary":
         scores = -np.bitwise_count(query_codes[:, None] ^ codes[None]).sum(2, dtype=np.int32)
     else:
-        scores = (
-            values(query_codes, precision, calibration) @ values(codes, precision, calibration).T
-        )
+        old, new = (values(rows, precision, calibration) for rows in (query_codes, codes))
+        scores = old @ new.T
     if not rescored:
         return _nearest(scores, NEAREST)
     nearest = _nearest(scores, min(NEAREST * OVERSAMPLING, len(codes)))

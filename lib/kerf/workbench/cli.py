@@ -6,46 +6,79 @@ Exit codes: 0 success; 1 with --gate alone: the verdict is not PASS; 2 bad input
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from kerf.core import device
-from kerf.core.errors import InputError, escaped, nearest, refuse
-from kerf.core.paths import root, shipped
+from kerf.core import code, device
+from kerf.core.cache import PACKAGES, meta, packages
+from kerf.core.digests import sha256
+from kerf.core.errors import InputError, escaped, nearest, printable, refuse
+from kerf.core.paths import data_folder, root, shipped
 from kerf.core.user_files import given_path
-from kerf.workbench.crash_report import explain
 
 if TYPE_CHECKING:
     from kerf.workbench.run.experiment import Experiment
-    from kerf.workbench.run.runner import Run
 
 Argument = tuple[str, dict[str, Any]]
-Command = tuple[Callable[[argparse.Namespace], int | None], list[Argument]]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code. A refusal or any other error is one line on standard error."""
     parsed = _parser().parse_args(arguments)
-    _interrupt_on_signals()
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # not ignored, as under nohup
+                signal.signal(number, interrupt)
     try:
-        code = parsed.command(parsed) or 0
+        status = parsed.command(parsed) or 0
         sys.stdout.flush()  # a closed pipe fails here, where it can still be reported
-        return code
+        return status
     except InputError as refusal:
         print(f"kerf: {refusal}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt as signalled:
         message = "stopped; what was finished is kept, and the next run goes on from there"
         print(f"kerf: {message}", file=sys.stderr)
-        return 128 + (interrupt.args or [signal.SIGINT])[0]
+        return 128 + (signalled.args or [signal.SIGINT])[0]
     except BaseException as error:  # also a panic in Rust and sys.exit(), which would exit with 1
-        return explain(error, getattr(parsed, "out", None))
+        return _crash(error, getattr(parsed, "out", None))
+
+
+def _crash(error: BaseException, out: str | None) -> int:
+    """Print the cause on standard error, write the trace into a file, and return 3: exit code 1 is for gates."""
+    if isinstance(error, BrokenPipeError):
+        # At exit the interpreter would flush the buffer, fail again, and choose an exit code of its own.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        message = " ".join(str(error)[:1000].split())
+    except Exception:
+        message = "no message"
+    cause = printable(f"{type(error).__name__}: {message}".rstrip(": "), 300)
+    trace = "no file: there is no folder that can be written"
+    for folder in [Path(out, "reports"), None] if out else [None]:  # None: that of temporary files
+        with suppress(OSError, ValueError):
+            handle, path = tempfile.mkstemp(prefix="kerf-trace-", suffix=".txt", dir=folder)
+            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                traceback.print_exception(error, file=file)
+            trace = printable(path)
+            break
+    with suppress(OSError):  # standard error may be the closed pipe
+        print(f"kerf: {cause}; the full trace is in {trace}", file=sys.stderr, flush=True)
+    return 3
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,26 +86,11 @@ class _Parser(argparse.ArgumentParser):
         super().error(escaped(message))
 
 
-def _interrupt_on_signals() -> None:
-    """Treat SIGTERM and SIGHUP like Ctrl-C, unless they are ignored, as under nohup."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, interrupt)
-
-
-def _flag(name: str, text: str) -> Argument:
-    return name, {"action": "store_true", "help": text}
-
-
-def _commands() -> dict[str, Command]:
+def _parser() -> argparse.ArgumentParser:
     """Function and arguments of every command; the docstring of the function is the command's help."""
     out = "--out", {"help": "folder of reports/ and data/runs/ (default: the clone)"}
-    as_json = _flag("--json", "print JSON")
+    flag = {"action": "store_true"}
+    as_json = "--json", {**flag, "help": "print JSON"}
     experiment: list[Argument] = [
         ("experiment", {"help": "a name of `kerf list experiments` or a file"}),
         ("--model", {"help": "use this model: a known name, a hub id or a directory"}),
@@ -80,32 +98,29 @@ def _commands() -> dict[str, Command]:
         ("--device", {"help": "torch device of the models (default: cpu)"}),
         out,
     ]
-    gate = _flag("--gate", "exit 1 unless the verdict is PASS")
-    fresh = _flag("--fresh", "reuse no stage of an earlier run")
+    gate = "--gate", {**flag, "help": "exit 1 unless the verdict is PASS"}
+    fresh = "--fresh", {**flag, "help": "reuse no stage of an earlier run"}
     what = "what", {"choices": ["models", "methods", "experiments", "runs"], "metavar": None}
     side = {"help": "EXPERIMENT/CANDIDATE of the newest run, or EXPERIMENT/RUN/CANDIDATE"}
     page = "experiment", {"help": "a folder of reports/"}
-    pdf = _flag("--pdf", "print it beside the page, with an installed Chromium")
+    pdf = "--pdf", {**flag, "help": "print it beside the page, with an installed Chromium"}
     candidate = "candidate", {"help": "its directory, data/runs/EXPERIMENT/NAME"}
     folder = "folder", {"help": "the checkpoint, a folder that does not exist yet"}
     formats = "gptq (zero points less one, as AutoGPTQ) or gptq_v2"
-    form = "--format", {"default": "gptq", "help": formats}
-    return {
+    dry_run = "--dry-run", {**flag, "help": "only list what would be removed"}
+    functions: dict[str, tuple[Callable, list[Argument]]] = {
         "run": (run, [*experiment, gate, fresh]),
         "check": (check, experiment),
         "list": (list_names, [what, as_json, out]),
         "ab": (compare, [("a", side), ("b", side), as_json, out]),
         "report": (report, [page, pdf, out]),
-        "export": (export, [candidate, folder, form]),
-        "clean": (clean, [_flag("--dry-run", "only list what would be removed")]),
+        "export": (export, [candidate, folder, ("--format", {"default": "gptq", "help": formats})]),
+        "clean": (clean, [dry_run]),
         "lab": (lab, []),
     }
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kerf", description="Compress a model, then measure what the cut cost.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (function, arguments) in _commands().items():
+    for name, (function, arguments) in functions.items():
         command = commands.add_parser(name, help=function.__doc__)
         command.set_defaults(command=function)
         for argument, options in arguments:
@@ -126,16 +141,14 @@ def _prepare(parsed: argparse.Namespace) -> tuple["Experiment", Path, dict]:
 
 
 def _out(parsed: argparse.Namespace) -> Path:
-    if parsed.out is None:
-        return root().resolve()
-    return _path("--out", parsed.out, "a directory that can be written").resolve()
+    out = root() if parsed.out is None else parsed.out
+    return _path("--out", out, "a directory that can be written").resolve()
 
 
-def _path(parameter: str, text: str, accepted: str) -> Path:
-    path = given_path(text)
-    if path is None:
-        raise refuse(parameter, text, accepted)
-    return path
+def _path(parameter: str, text: str | Path, accepted: str) -> Path:
+    if path := given_path(text):
+        return path
+    raise refuse(parameter, text, accepted)
 
 
 def check(parsed: argparse.Namespace) -> None:
@@ -147,10 +160,9 @@ def check(parsed: argparse.Namespace) -> None:
     scope = f"{len(experiment.candidates)} candidates, release {', '.join(experiment.release)}"
     _print(f"{experiment.name}: {model}, {scope}: ready to run into {out}")
     if (documents := description["documents"]) < LEAST_DOCUMENTS:
-        print(
-            f"Its evaluation text comes from {documents} independent documents; with fewer than "
-            f"{LEAST_DOCUMENTS} there are no intervals, and gates stay INCONCLUSIVE."
-        )
+        effect = "there are no intervals, and gates stay INCONCLUSIVE."
+        text = f"Its evaluation text comes from {documents} independent documents"
+        print(f"{text}; with fewer than {LEAST_DOCUMENTS} {effect}")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -160,7 +172,7 @@ def run(parsed: argparse.Namespace) -> int:
     from kerf.workbench.run.runner import Run
 
     experiment, out, description = _prepare(parsed)
-    this = Run(experiment, out, parsed.fresh, _slug(parsed.model) if parsed.model else "")
+    this = Run(experiment, out, parsed.fresh, parsed.model)
     candidates = this.execute()
     this.report.mkdir(parents=True, exist_ok=True)
     content, pictures = results.assemble(this, description, candidates)
@@ -168,19 +180,18 @@ def run(parsed: argparse.Namespace) -> int:
     exports.write(content, this.report)
     report_page = page.render_report(content, this.report, pictures)
     index = page.render_index(out / "reports")
-    failed = _print_outcome(this, content)
+    failed = _print_outcome(content, this.total)
     _print(f"report: {report_page}\nall runs: {index}")
-    if failed:
-        return 3
-    return 1 if parsed.gate and content["verdict"] != "PASS" else 0
+    return 3 if failed else int(parsed.gate and content["verdict"] != "PASS")
 
 
-def _print_outcome(run: "Run", content: dict) -> bool:
-    """Print the verdict and every failure; returns whether a stage failed."""
-    reused, seconds = sum(stage["reused"] for stage in run.stages), content["manifest"]["seconds"]
+def _print_outcome(content: dict, stages: int) -> bool:
+    """Print the verdict and every failure of a run of so many stages; returns whether a stage failed."""
+    manifest, rows = content["manifest"], content["candidates"]
+    reused = sum(stage["reused"] for stage in manifest["stages"])
     verdict = f"{content['verdict']} ({', '.join(content['release'])})"
-    _print(f"{run.name}: {verdict} in {seconds:.0f} s; {reused} of {run.total} stages reused")
-    rows = content["candidates"]
+    cost = f"{manifest['seconds']:.0f} s; {reused} of {stages} stages reused"
+    _print(f"{content['experiment']}: {verdict} in {cost}")
     errors = {row["name"]: row["error"] for row in rows if row["status"] == "failed"}
     if error := (content["resources"] or {}).get("error"):
         errors["resources"] = error
@@ -188,21 +199,14 @@ def _print_outcome(run: "Run", content: dict) -> bool:
         where = f"{error['notebook']}, cell {error['cell']}"
         _print(f"kerf: {name} failed in {where}: {error['message']}", sys.stderr)
     if skipped := [row["name"] for row in rows if row["status"] == "skipped"]:
-        reason = "not measured, since the baseline was not"
-        _print(f"kerf: {reason}: {', '.join(skipped)}", sys.stderr)
+        names = ", ".join(skipped)
+        _print(f"kerf: not measured, since the baseline was not: {names}", sys.stderr)
     return bool(errors)
-
-
-def _slug(model: str) -> str:
-    """A model's name, or the last two parts of its path, as part of a folder's name."""
-    name = "-".join(Path(model).parts[-2:]).lower()
-    return re.sub(r"[^a-z0-9._-]+", "-", name).strip("-.")[:60] or "model"
 
 
 def list_names(parsed: argparse.Namespace) -> None:
     """List models, methods, experiments or runs, with the name first on each line."""
-    functions = {"models": _models, "methods": _methods, "experiments": _experiments}
-    rows = _runs(_out(parsed)) if parsed.what == "runs" else functions[parsed.what]()
+    rows = list(_runs(_out(parsed)) if parsed.what == "runs" else _known(parsed.what))
     if parsed.json:
         print(json.dumps(rows, indent=1))
         return
@@ -211,50 +215,42 @@ def list_names(parsed: argparse.Namespace) -> None:
         _print(f"{row['name'].ljust(width)}  {row['about']}")
 
 
-def _models() -> list[dict[str, str]]:
-    from kerf.models.registry import MODELS, origin
+def _known(what: str) -> Iterator[dict[str, str]]:
+    if what == "models":
+        from kerf.models.registry import MODELS, origin
 
-    licences = {name: preset.source.licence for name, preset in MODELS.items()}
-    return [{"name": name, "about": f"{origin(name)} ({licences[name]})"} for name in MODELS]
+        for name, preset in MODELS.items():
+            yield {"name": name, "about": f"{origin(name)} ({preset.source.licence})"}
+    elif what == "experiments":
+        from kerf.workbench.run import experiment
 
+        for name in experiment.names():
+            title = experiment.find(name).read_text().partition("\n")[0].lstrip("# ")
+            yield {"name": name, "about": title}
+    else:
+        from kerf.config import METHODS, PRUNING_METHODS, Reconstruct
 
-def _methods() -> list[dict[str, str]]:
-    from kerf.config import METHODS, PRUNING_METHODS, Reconstruct
-
-    rows = []
-    for kind, methods in (("quantize", METHODS), ("prune", PRUNING_METHODS)):
-        for name, method in methods.items():
-            keys = ", ".join(method.parameters.model_fields)
-            rows.append({"name": name, "about": f"{kind}: {method.help}", "keys": keys})
-    learn = "a step after quantize or prune: learn block by block what they left"
-    keys = ", ".join(Reconstruct.model_fields)
-    return [*rows, {"name": "reconstruct", "about": learn, "keys": keys}]
-
-
-def _experiments() -> list[dict[str, str]]:
-    from kerf.workbench.run import experiment
-
-    texts = {name: experiment.find(name).read_text() for name in experiment.names()}
-    titles = {name: text.partition("\n")[0].lstrip("# ") for name, text in texts.items()}
-    return [{"name": name, "about": title} for name, title in titles.items()]
+        for kind, methods in (("quantize", METHODS), ("prune", PRUNING_METHODS)):
+            for name, method in methods.items():
+                keys = ", ".join(method.parameters.model_fields)
+                yield {"name": name, "about": f"{kind}: {method.help}", "keys": keys}
+        about = "a step after quantize or prune: learn block by block what they left"
+        yield {"name": "reconstruct", "about": about, "keys": ", ".join(Reconstruct.model_fields)}
 
 
-def _runs(out: Path) -> list[dict[str, str]]:
+def _runs(out: Path) -> Iterator[dict[str, str]]:
     from kerf.workbench.run import history
-    from kerf.workbench.run.record import Damaged, Unreadable
 
-    rows = []
     for folder in history.finished(history.history(out)):
         try:
             content = history.read(folder)
             count = len(content["candidates"]) - 1
             about = f"{content.get('verdict')}, {content['model']['id']}, {count} candidates"
-        except Damaged as problem:
+        except history.Damaged as problem:
             about = f"damaged: {problem}"
-        except Unreadable as problem:
+        except history.Unreadable as problem:
             about = f"unreadable results.json (it {problem})"
-        rows.append({"name": f"{folder.parent.name}/{folder.name}", "about": about})
-    return rows
+        yield {"name": f"{folder.parent.name}/{folder.name}", "about": about}
 
 
 def compare(parsed: argparse.Namespace) -> None:
@@ -266,10 +262,7 @@ def compare(parsed: argparse.Namespace) -> None:
     out = _out(parsed)
     sides = history.find("A", parsed.a, out), history.find("B", parsed.b, out)
     comparison = ab.compare(*sides)
-    if parsed.json:
-        print(json.dumps(comparison, indent=1, allow_nan=False))
-    else:
-        _print(text(comparison))
+    _print(json.dumps(comparison, indent=1, allow_nan=False) if parsed.json else text(comparison))
 
 
 def report(parsed: argparse.Namespace) -> None:
@@ -297,9 +290,39 @@ def export(parsed: argparse.Namespace) -> None:
 
 def clean(parsed: argparse.Namespace) -> None:
     """Remove what the cache holds and no run can use any more."""
-    from kerf.workbench.clean import clean as clean_cache
+    notebooks = {sha256(path) for path in (shipped() / "notebooks").glob("*.ipynb")}
+    unused: list[Path] = []
+    by_kind: dict[str, list[float]] = defaultdict(list)  # sizes in MB, as in by_reason
+    by_reason: dict[str, list[float]] = defaultdict(list)
+    for folder in sorted((data_folder() / "cache").glob("[!.]*/")):
+        size = sum(path.lstat().st_size for path in folder.rglob("*")) / 1e6
+        by_kind[folder.name.rpartition("-")[0]].append(size)
+        if reason := _why_unused(folder, notebooks):
+            by_reason[reason].append(size)
+            unused.append(folder)
+    for kind, sizes in sorted(by_kind.items()):
+        _print(f"{kind:12} {len(sizes):5} {sum(sizes):10.1f} MB")
+    for reason, sizes in sorted(by_reason.items()):
+        _print(f"{reason}: {len(sizes)}, {sum(sizes):.1f} MB")
+    for folder in [] if parsed.dry_run else unused:
+        shutil.rmtree(folder, ignore_errors=True)
+    done = "would be removed; nothing was" if parsed.dry_run else "removed"
+    removed, total = (sum(map(sum, groups.values())) for groups in (by_reason, by_kind))
+    count = sum(map(len, by_kind.values()))
+    _print(f"{len(unused)} of {count} artifacts {done}, {removed:.1f} of {total:.1f} MB")
 
-    _print("\n".join(clean_cache(parsed.dry_run)))
+
+def _why_unused(folder: Path, notebooks: set[str]) -> str:
+    """Why no run can use an artifact; empty if a run may."""
+    try:
+        key = meta(folder)["key"]
+        if key["code"] != code.digest(tuple(key["roots"])):
+            return "made by other code"
+    except (InputError, KeyError, TypeError, OSError, ValueError):
+        return "damaged, or of an earlier version of Kerf"
+    if any(key["packages"].get(name) != packages().get(name) for name in PACKAGES):
+        return "made with other packages"
+    return "" if key.get("notebook") in {None, *notebooks} else "of a notebook that has changed"
 
 
 def lab(_: argparse.Namespace) -> None:

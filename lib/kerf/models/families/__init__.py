@@ -1,15 +1,53 @@
-"""The families of models. What differs between them is in one module a family, with the names of `protocol.Family`."""
+"""The families of models. What differs between them is in one module a family, with the names of `Family`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from kerf.config import Calibration
 from kerf.core.registry import Registry
 from kerf.models.families import causal, cross_encoder, encoder
-from kerf.models.families.protocol import Family
+from kerf.models.model_files import read_or_empty
 
-_OWN: tuple[Family, ...] = (encoder, causal, cross_encoder)
+Row = tuple[str, float, float]  # of a comparison of two outputs: label, value before, value after
+
+
+class Family(Protocol):
+    """A module with these names. An opened model is what `open_folder` returns, a spec which calibration text to use. What refuses
+    its arguments raises InputError."""
+
+    NAME: str  # in the registry, and a model's `kind` in results.json
+    CALLED: str  # in messages, with an article: "a reranker"
+    READS: tuple[str, ...]  # keys of `evaluation` that measuring it reads
+    EVALUATION: str  # module that measures it
+    EXAMPLES: tuple[str, ...]  # texts for `output`: a pair, or a prompt
+
+    # Whether the model in `folder` is of this family; architecture: the class that its configuration names.
+    def takes(self, architecture: str, folder: Path) -> bool: ...
+    def opens_as(self, opened: Any) -> bool: ...  # whether an opened model is of this family
+    # The model in float32 on `device`, ready to use; refuses one that does not open.
+    def open_folder(self, folder: Path, device: str = "cpu") -> Any: ...
+    # The model of `folder` with a network of `class_name` and `weights` (tensors by name) instead of its own.
+    def with_weights(self, folder: Path, class_name: str, weights: dict, device: str) -> Any: ...
+    def network(self, opened: Any) -> Any: ...  # of transformers, whose layers are compressed
+    def inputs(self, opened: Any) -> list[str]: ...  # tensors of a batch that the network takes
+    # Output of the model, float32, for a tokenized batch: embeddings (texts, features), scores (pairs, 1) or logits.
+    def forward(self, opened: Any, batch: dict) -> Any: ...
+    # The calibration sample as arguments of the network, on its device; refuses too little or too long text.
+    def batches(self, opened: Any, spec: Calibration) -> list[dict]: ...
+    # The same for text outside the sample; refuses a sample that leaves none.
+    def held_batches(self, opened: Any, spec: Calibration) -> list[dict]: ...
+    def check_held_back(self, folder: Path, spec: Calibration) -> None: ...  # refuses the same
+    # The calibration text, to be compared with the evaluation text; refuses what `batches` refuses.
+    def sample_texts(self, folder: Path, spec: Calibration) -> list[str]: ...
+    def describe_sample(self, folder: Path, spec: Calibration) -> str: ...  # in a line for a reader
+    def reader(self, opened: Any) -> Any: ...  # the tokenizer, for `output` and `output_diff`
+    # The model's output (on the CPU) for texts such as EXAMPLES; refuses a text without a token.
+    def output(self, opened: Any, reader: Any, texts: tuple[str, ...]) -> Any: ...
+    def output_diff(self, reader: Any, before: Any, after: Any) -> list[Row]: ...
+
+
+_OWN: tuple[Family, ...] = (encoder, causal, cross_encoder)  # which mypy compares with the protocol
 FAMILIES = Registry("kerf.families", *_OWN)
 
 
@@ -20,10 +58,8 @@ def name_of(folder: Path) -> str:
 
 def of(folder: Path) -> Family:
     """The family of the model in `folder`."""
-    config = folder / "config.json"
-    configured = json.loads(config.read_text()) if config.is_file() else {}
-    architecture = (configured.get("architectures") or [""])[0]
-    return _last(lambda family: family.takes(architecture, folder))
+    names = read_or_empty(folder / "config.json", list, "architectures") or [""]
+    return _last(lambda family: family.takes(names[0], folder))
 
 
 def of_opened(opened: Any) -> Family:

@@ -1,8 +1,5 @@
-"""Causal language models: tokens in, the probability of the next one out, opened by transformers.
-
-Text is a stream of documents cut into chunks of equal length, as language models are calibrated and
-measured; no chunk is padded. What the functions do stands in `protocol.Family`.
-"""
+"""Causal language models: tokens in, the probability of the next one out, opened by transformers. Text is a stream of documents,
+cut into chunks of equal length without padding. What the functions do stands in `families.Family`."""
 
 from itertools import chain
 from pathlib import Path
@@ -14,6 +11,7 @@ from kerf.config import Calibration
 from kerf.core.errors import refuse
 from kerf.data import corpora
 from kerf.models.families import lengths
+from kerf.models.families.lengths import tokenizer
 from kerf.models.families.opening import from_folder, open_weights
 
 NAME, CALLED = "causal", "a causal language model"
@@ -22,7 +20,6 @@ EVALUATION = "kerf.evaluate.causal"
 EXAMPLES: tuple[str, ...] = ("The capital of France is the city of",)
 # Ends of classes of causal language models.
 CLASSES = ("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel")
-
 BATCH_TOKENS = 1024  # of a batch of chunks
 HELD_BACK = 16  # chunks on which a step is judged
 BETWEEN = "\n\n"  # documents
@@ -48,8 +45,7 @@ def open_folder(folder: Path, device: str = "cpu") -> Any:
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu") -> Any:
     config = from_folder("AutoConfig", folder)
     opened = _opened(folder, device, class_name, config=config, state_dict=weights)
-    # transformers reads it only beside weights in a file.
-    if Path(folder, "generation_config.json").is_file():
+    if (folder / "generation_config.json").is_file():  # read only beside weights in a file
         opened.generation_config = from_folder("GenerationConfig", folder)
     return opened
 
@@ -61,8 +57,7 @@ def _opened(folder: Path, device: str, class_name: str, **options: Any) -> Any:
 
 
 def network(opened: Any) -> Any:
-    """The model itself, head included."""
-    return opened
+    return opened  # head included
 
 
 def inputs(opened: Any) -> list[str]:
@@ -72,11 +67,6 @@ def inputs(opened: Any) -> list[str]:
 def forward(opened: Any, batch: dict) -> Any:
     """Logits (texts, length, vocabulary), float32."""
     return opened(**batch).logits.float()
-
-
-def tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of the model in `folder`, of any family."""
-    return from_folder("AutoTokenizer", lengths.inner(Path(folder)))
 
 
 def stream(tokenizer: Any, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +126,6 @@ def _held_back(reader: Any, spec: Calibration) -> np.ndarray:
 
 
 def reader(opened: Any) -> Any:
-    """The tokenizer that lies beside the model."""
     return tokenizer(opened.name_or_path)
 
 

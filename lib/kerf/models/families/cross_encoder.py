@@ -1,7 +1,7 @@
 """Rerankers: a query and a passage in, one score out, opened by sentence-transformers as a CrossEncoder.
 
 Calibration text is cut into inverse-cloze pairs (`kerf.data.corpora.stretches`); every second query stands beside the passage of
-another one, since most of what a reranker reads does not answer the query. What the functions do stands in `protocol.Family`.
+another one, since most of what a reranker reads does not answer the query. What the functions do stands in `families.Family`.
 """
 
 from pathlib import Path
@@ -13,8 +13,9 @@ from kerf.config import Calibration
 from kerf.core.errors import refuse
 from kerf.data import corpora
 from kerf.models.families import lengths
-from kerf.models.families.causal import tokenizer
+from kerf.models.families.encoder import BATCH_SIZE
 from kerf.models.families.encoder import reader as reader
+from kerf.models.families.lengths import check_positions, tokenized, tokenizer
 from kerf.models.families.opening import loading
 
 NAME, CALLED = "reranker", "a reranker"
@@ -22,14 +23,11 @@ READS: tuple[str, ...] = ("texts", "passages")
 EVALUATION = "kerf.evaluate.cross_encoder"
 TOWER = "The Eiffel Tower stands in Paris, on the Champ de Mars."
 EXAMPLES: tuple[str, ...] = ("Where is the Eiffel Tower?", TOWER)
-
-BATCH_SIZE = 16
 HELD_BACK = 64  # pairs on which a step is judged
 
 
 def takes(architecture: str, folder: Path) -> bool:
-    """Classes with a head that scores a pair."""
-    return architecture.endswith("ForSequenceClassification")
+    return architecture.endswith("ForSequenceClassification")  # a head that scores a pair
 
 
 def opens_as(opened: Any) -> bool:
@@ -68,26 +66,34 @@ def forward(opened: Any, batch: dict) -> Any:
 
 def batches(opened: Any, spec: Calibration) -> list[dict]:
     most = lengths.positions(network(opened).config)
-    lengths.check_positions("calibration.max_length", spec.max_length, most)
-    return lengths.tokenized(opened, _sample(spec), BATCH_SIZE, spec.max_length)
+    check_positions("calibration.max_length", spec.max_length, most)
+    return tokenized(opened, _drawn(spec)[: spec.samples], BATCH_SIZE, spec.max_length)
 
 
 def held_batches(opened: Any, spec: Calibration) -> list[dict]:
-    return lengths.tokenized(opened, _held_back(spec), BATCH_SIZE, spec.max_length)
+    return tokenized(opened, _held_back(spec), BATCH_SIZE, spec.max_length)
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
     _held_back(spec)
 
 
+def _held_back(spec: Calibration) -> list[tuple[str, str]]:
+    pairs = _drawn(spec)
+    if len(pairs) == spec.samples:
+        accepted = f"at most {spec.samples - 1}: a step needs pairs held back"
+        raise refuse("calibration.samples", spec.samples, accepted)
+    return pairs[spec.samples :][:HELD_BACK]
+
+
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
-    most = lengths.of_folder(folder)
-    lengths.check_positions("calibration.max_length", spec.max_length, most)
-    return [" ".join(pair) for pair in lengths.readable(tokenizer(folder), _sample(spec))]
+    check_positions("calibration.max_length", spec.max_length, lengths.of_folder(folder))
+    pairs = lengths.readable(tokenizer(folder), _drawn(spec)[: spec.samples])
+    return [" ".join(pair) for pair in pairs]
 
 
 def describe_sample(folder: Path, spec: Calibration) -> str:
-    pairs = _sample(spec)
+    pairs = _drawn(spec)[: spec.samples]
     size = f"{len(pairs)} pairs of a query and a passage, every second one of its own"
     left_out = lengths.with_tokens(tokenizer(folder), pairs).count(False)
     return f"{size}; the first: {pairs[0]!r}{lengths.said(left_out)}"
@@ -101,20 +107,7 @@ def output(opened: Any, reader: Any, texts: tuple[str, ...]) -> Any:
 
 
 def output_diff(reader: Any, before: Any, after: Any) -> list[tuple[str, float, float]]:
-    """The score of the pair."""
     return [("score", float(before[0]), float(after[0]))]
-
-
-def _sample(spec: Calibration) -> list[tuple[str, str]]:
-    return _drawn(spec)[: spec.samples]
-
-
-def _held_back(spec: Calibration) -> list[tuple[str, str]]:
-    rest = _drawn(spec)[spec.samples :]
-    if not rest:
-        accepted = f"at most {spec.samples - 1}: a step needs pairs held back"
-        raise refuse("calibration.samples", spec.samples, accepted)
-    return rest[:HELD_BACK]
 
 
 def _drawn(spec: Calibration) -> list[tuple[str, str]]:
@@ -124,8 +117,6 @@ def _drawn(spec: Calibration) -> list[tuple[str, str]]:
         accepted = f"1 to {len(rows)}, the pairs that {spec.texts} has for it"
         raise refuse("calibration.samples", spec.samples, accepted)
     order = np.random.default_rng(spec.seed).permutation(len(rows))
-    pairs = []
-    for place, index in enumerate(order):
-        passage = place if place % 2 == 0 else (place + 2) % len(order)
-        pairs.append((rows[index][0], rows[order[passage]][1]))
-    return pairs
+    passages = order.copy()
+    passages[1::2] = np.roll(order, -2)[1::2]
+    return [(rows[q][0], rows[p][1]) for q, p in zip(order, passages, strict=True)]

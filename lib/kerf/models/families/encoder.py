@@ -1,4 +1,4 @@
-"""Encoders: sentences in, embeddings out, opened by sentence-transformers. What the functions do stands in `protocol.Family`."""
+"""Encoders: sentences in, embeddings out, opened by sentence-transformers. What the functions do stands in `families.Family`."""
 
 from pathlib import Path
 from typing import Any
@@ -7,26 +7,22 @@ from kerf.config import Calibration
 from kerf.core.errors import refuse
 from kerf.data import corpora
 from kerf.models.families import lengths
-from kerf.models.families.causal import tokenizer
-from kerf.models.families.lengths import tokenized
+from kerf.models.families.lengths import check_positions, tokenized, tokenizer
 from kerf.models.families.opening import loading
 
 NAME, CALLED = "encoder", "an encoder"
 READS: tuple[str, ...] = ("texts", "sentences", "passages")
 EVALUATION = "kerf.evaluate.encoder"
 EXAMPLES: tuple[str, ...] = ("A man is playing the guitar.", "Someone makes music on a stage.")
-
 BATCH_SIZE = 16
 
 
 def takes(architecture: str, folder: Path) -> bool:
-    """Every model that no other family takes."""
-    return True
+    return True  # every model that no other family takes
 
 
 def opens_as(opened: Any) -> bool:
-    """Every model that no other family opens."""
-    return True
+    return True  # every model that no other family opens
 
 
 def open_folder(folder: Path, device: str = "cpu") -> Any:
@@ -41,44 +37,6 @@ def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cp
 
 def network(opened: Any) -> Any:
     return opened[0].auto_model
-
-
-def batches(opened: Any, spec: Calibration) -> list[dict]:
-    most = lengths.positions(network(opened).config)
-    lengths.check_positions("calibration.max_length", spec.max_length, most)
-    return tokenized(opened, _sample(spec), BATCH_SIZE, spec.max_length)
-
-
-def sample_texts(folder: Path, spec: Calibration) -> list[str]:
-    most = lengths.of_folder(folder)
-    lengths.check_positions("calibration.max_length", spec.max_length, most)
-    return lengths.readable(tokenizer(folder), _sample(spec))
-
-
-def describe_sample(folder: Path, spec: Calibration) -> str:
-    sample = _sample(spec)
-    size = f"{len(sample)} sentences, {len(' '.join(sample).split()):,} words"
-    left_out = lengths.with_tokens(tokenizer(folder), sample).count(False)
-    return f"{size}; the first: {sample[0]!r}{lengths.said(left_out)}"
-
-
-def held_batches(opened: Any, spec: Calibration) -> list[dict]:
-    held = corpora.held_back(spec.texts, spec.samples, spec.seed)
-    return tokenized(opened, held, BATCH_SIZE, spec.max_length)
-
-
-def check_held_back(folder: Path, spec: Calibration) -> None:
-    corpora.held_back(spec.texts, spec.samples, spec.seed)
-
-
-def _sample(spec: Calibration) -> list[str]:
-    return corpora.calibration_sentences(spec.texts, spec.samples, spec.seed)
-
-
-def token_ids(opened: Any, sentences: list[str], max_length: int) -> list[list[int]]:
-    """Token numbers of each sentence that has any, special tokens included. Raises InputError as `tokenized` does."""
-    known = lengths.readable(opened.tokenizer, sentences)
-    return opened.tokenizer(known, **lengths.truncation(opened, max_length))["input_ids"]
 
 
 def inputs(opened: Any) -> list[str]:
@@ -96,6 +54,43 @@ def pool(opened: Any, hidden: Any, attention_mask: Any) -> Any:
     for module in list(opened)[1:]:
         features = module(features)
     return features["sentence_embedding"]
+
+
+def batches(opened: Any, spec: Calibration) -> list[dict]:
+    most = lengths.positions(network(opened).config)
+    check_positions("calibration.max_length", spec.max_length, most)
+    return tokenized(opened, _sample(spec), BATCH_SIZE, spec.max_length)
+
+
+def _sample(spec: Calibration) -> list[str]:
+    return corpora.calibration_sentences(spec.texts, spec.samples, spec.seed)
+
+
+def held_batches(opened: Any, spec: Calibration) -> list[dict]:
+    held = corpora.held_back(spec.texts, spec.samples, spec.seed)
+    return tokenized(opened, held, BATCH_SIZE, spec.max_length)
+
+
+def check_held_back(folder: Path, spec: Calibration) -> None:
+    corpora.held_back(spec.texts, spec.samples, spec.seed)
+
+
+def sample_texts(folder: Path, spec: Calibration) -> list[str]:
+    check_positions("calibration.max_length", spec.max_length, lengths.of_folder(folder))
+    return lengths.readable(tokenizer(folder), _sample(spec))
+
+
+def describe_sample(folder: Path, spec: Calibration) -> str:
+    sample = _sample(spec)
+    size = f"{len(sample)} sentences, {len(' '.join(sample).split()):,} words"
+    left_out = lengths.with_tokens(tokenizer(folder), sample).count(False)
+    return f"{size}; the first: {sample[0]!r}{lengths.said(left_out)}"
+
+
+def token_ids(opened: Any, sentences: list[str], max_length: int) -> list[list[int]]:
+    """Token numbers of each sentence that has any, special tokens included. Raises InputError as `tokenized` does."""
+    known = lengths.readable(opened.tokenizer, sentences)
+    return opened.tokenizer(known, **lengths.truncation(opened, max_length))["input_ids"]
 
 
 def reader(opened: Any) -> Any:

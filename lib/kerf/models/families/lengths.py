@@ -1,6 +1,7 @@
 """Texts as the tokens that a model can read: up to its last position, without those that have no token."""
 
 import re
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from kerf.models.model_files import module_folders
 
 # Architectures whose positions begin after the number of the padding token, in a table of max_position_embeddings rows.
 AFTER_PADDING = re.compile(
-    "roberta|xlm-roberta|xlm-roberta-xl|roberta-prelayernorm|camembert|mpnet|longformer|data2vec-text"
+    "(xlm-)?roberta|xlm-roberta-xl|roberta-prelayernorm|camembert|mpnet|longformer|data2vec-text"
     "|ibert|xmod|luke|layoutlmv3|lilt|esm|markuplm"
 )
 
@@ -34,6 +35,11 @@ def inner(folder: Path) -> Path:
 def of_folder(folder: str | Path) -> int | None:
     """`positions` of the model in `folder`."""
     return positions(from_folder("AutoConfig", inner(Path(folder))))
+
+
+def tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of the model in `folder`, of any family."""
+    return from_folder("AutoTokenizer", inner(Path(folder)))
 
 
 def check_positions(parameter: str, tokens: int, most: int | None) -> None:
@@ -85,9 +91,9 @@ def readable(tokenizer: Any, texts: list) -> list:
     """The texts or pairs that have any token. Raises InputError where none is left."""
     mask = with_tokens(tokenizer, texts)
     if texts and not any(mask):
-        accepted = "text that the model's tokenizer knows; none of {} has any token"
-        raise refuse("calibration.texts", texts[0], accepted.format(len(texts)))
-    return [text for text, has_token in zip(texts, mask, strict=True) if has_token]
+        accepted = f"text that the model's tokenizer knows; none of {len(texts)} has any token"
+        raise refuse("calibration.texts", texts[0], accepted)
+    return list(compress(texts, mask))
 
 
 def known(tokenizer: Any, parameter: str, *columns: list) -> list[list]:
@@ -96,11 +102,9 @@ def known(tokenizer: Any, parameter: str, *columns: list) -> list[list]:
     masks = [with_tokens(tokenizer, column) for column in columns if isinstance(column[0], str)]
     rows = [all(row) for row in zip(*masks, strict=True)]
     if sum(rows) < 2:
-        accepted = (
-            f"text that the model's tokenizer knows; {sum(rows)} of {len(rows)} have any token"
-        )
-        raise refuse(parameter, len(rows), accepted)
-    return [[value for value, row in zip(column, rows, strict=True) if row] for column in columns]
+        share = f"{sum(rows)} of {len(rows)} have any token"
+        raise refuse(parameter, len(rows), f"text that the model's tokenizer knows; {share}")
+    return [list(compress(column, rows)) for column in columns]
 
 
 def said(count: int) -> str:

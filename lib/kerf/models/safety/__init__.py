@@ -1,15 +1,14 @@
 """Checks of a directory before any library opens it: a model is data, and its directory is not trusted.
 
-Nothing here imports a model library, runs or unpickles anything. One concern a file: `tree` (regular files that stay
-inside, of bounded size), `documents` (its JSON), `named_code` (what its JSON would have a library import), `weights`
-(safetensors and no pickle, and a network no larger than they are).
+Nothing here imports a model library, runs or unpickles anything. One concern a file: `tree` (regular files that stay inside, of
+bounded size), `documents` (its JSON, and code that it names), `weights` (safetensors, and a network no larger than they are).
 """
 
 from functools import lru_cache
 from pathlib import Path
 
 from kerf.core.errors import refuse
-from kerf.models.safety import documents, named_code, tree, weights
+from kerf.models.safety import documents, tree, weights
 from kerf.models.safety.tree import Unsafe
 
 
@@ -31,7 +30,7 @@ def check_folder(
 def _checked(folder: Path, files: tuple[tree.File, ...], has_weights: bool) -> list[str]:
     sizes = {name: size for name, size, *_ in files}
     contents = documents.read(folder, sizes)
-    ignored = named_code.check(contents)
+    ignored = documents.ignored_code(contents)
     weights.check(folder, sizes, contents, has_weights)
     scripts = [f"{name} (a file)" for name in sizes if name.endswith(".py")]
-    return ignored + scripts[: named_code.LISTED]
+    return ignored + scripts[: documents.LISTED]

@@ -13,17 +13,15 @@ ADAPTER_MARKS = ("adapter_config.json", "adapter_model.safetensors", "adapter_mo
 ENTRIES = 10_000  # a model with a hundred checkpoints of its training has some 2,000
 READ_WHOLE = (".json", ".txt", ".model", ".md", ".jinja", ".yaml", ".yml")
 LARGEST = 100_000_000  # bytes of a file that is read whole; the largest tokenizer.json in use has 35 million
-KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-KINDS |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
+DEVICES = dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), "a device")
+KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", **DEVICES}
 SHOWN = 100  # characters of a text from a directory in a message
 OUTSIDE = "a directory that does not reach outside itself; {} "
 
 
 class Unsafe(Exception):
-    """Why a directory is refused: what is accepted instead, in one line.
-
-    values: text that a stranger wrote, for the braces of `accepted`; it is cut and its control characters are escaped.
-    """
+    """Why a directory is refused: what is accepted instead, in one line. values: untrusted text for the braces of `accepted`; it
+    is cut and its control characters are escaped."""
 
     def __init__(self, accepted: str, *values: object) -> None:
         super().__init__(accepted.format(*(printable(value, SHOWN) for value in values)))

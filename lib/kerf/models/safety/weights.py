@@ -1,7 +1,5 @@
-"""Weights: safetensors that open, where the library looks for them, no pickle that it would read, and sizes that they can fill.
-
-A network larger than its weights would take hours or all memory to build.
-"""
+"""Weights: safetensors that open, where the library looks for them, no pickle that it would read, and sizes that they can fill,
+since a network larger than its weights would take hours or all memory to build."""
 
 import os
 import re
@@ -21,17 +19,14 @@ SAFE = re.compile(r"model.*\.safetensors(?:\.index\.json)?", re.DOTALL)
 # First bytes of a pickle: of protocol 2 and later, the zip that torch writes, and protocol 0, which names a module in a line.
 PICKLE = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]|c[\w.]+\n.*\n", re.DOTALL)
 ONLY_PICKLES = "weights in safetensors; {} has only pickles ({}), which could run code"
-
 FEW = 1024  # layers that any network may have: they are built in a moment
 POSITIONS = 2**25  # rotary positions take no weights; ten million is the most in use
 PER_BYTE = 8  # weights in a byte, for those packed at one bit
 LAYERS = re.compile(r"layers?$|^n_layer|layers_|depths?$|blocks?$|experts?$|stages?$")
 LENGTHS = re.compile(r"positions?$|position_embeddings$|n_ctx$|(?:seq_len|(?:seq|context)_length)$")
 SQUARED = ("hidden_size", "d_model", "n_embd")  # rows, and about as many columns, of a matrix
-WIDTHS = re.compile(
-    r"size$|sizes$|dims?$|dimensions?$|width$|channels?$|features$|heads?$|labels$|groups?$|rank$"
-    r"|n_embd|n_inner|d_model|d_ff|d_kv|ffn"
-)
+WIDTHS = r"sizes?$|dims?$|dimensions?$|width$|channels?$|features$|heads?$|labels$|groups?$|rank$"
+WIDTHS += r"|n_embd|n_inner|d_model|d_ff|d_kv|ffn"
 
 
 def check(folder: Path, sizes: Sizes, documents: Documents, has_weights: bool) -> None:
@@ -76,7 +71,7 @@ def _is_adapter(path: Path) -> bool:
 def _content(
     folder: Path, sizes: Sizes, documents: Documents, places: list[str]
 ) -> tuple[int, int]:
-    """Tensors and bytes of the weights that are opened."""
+    """Tensors and bytes of the weights that are opened. Refuses a folder whose library would find pickles and no safetensors."""
     names = _shards(sizes, documents)
     names |= {n for n in sizes if n.endswith(".safetensors") and _is_opened(n, places)}
     if not names:
@@ -84,8 +79,14 @@ def _content(
         if pickles:
             raise Unsafe(ONLY_PICKLES, "this one", pickles[0])
         raise Unsafe("weights in safetensors; this one has no weights")
+    beside: dict[PurePosixPath, list[str]] = {}
+    for path in map(PurePosixPath, sizes):
+        beside.setdefault(path.parent, []).append(path.name)
     for place in places:
-        _check_pickles(place, sizes)
+        files = beside.get(PurePosixPath(place), [])
+        pickles = [name for name in files if PICKLED.fullmatch(name)]
+        if pickles and not any(map(SAFE.fullmatch, files)):
+            raise Unsafe(ONLY_PICKLES, place or "this one", pickles[0])
     size = sum(sizes[name] for name in names)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
@@ -95,40 +96,29 @@ def _content(
 
 
 def _shards(sizes: Sizes, documents: Documents) -> set[str]:
-    """Safetensors files that an index or config.json names; `named_code` made sure that they lie inside."""
-    shards = set()
+    """Safetensors files that an index or config.json names; `documents` made sure that they lie inside."""
+    named: dict[tuple[str, str], None] = {}
     for file, document in documents.items():
         if file.endswith(".safetensors.index.json"):
             names = document.get("weight_map") if isinstance(document, dict) else None
             if not isinstance(names, dict):
                 raise Unsafe(MALFORMED, file)
-            shards |= {_shard(file, name, sizes) for name in names.values()}
-    if named := documents.get("config.json", {}).get("transformers_weights"):
-        shards.add(_shard("config.json", named, sizes))
-    return {name for name in shards if name.endswith(".safetensors")}
-
-
-def _shard(file: str, name: str, sizes: Sizes) -> str:
-    path = str(PurePosixPath(file).parent / name)
-    if not path.endswith((".safetensors", ".safetensors.index.json")):
-        accepted = "weights in safetensors; {} has a library read {}, which could be a pickle"
-        raise Unsafe(accepted, file, name)
-    if path not in sizes:
-        raise Unsafe("a model with all of its files; {} names {}, which is not there", file, name)
-    return path
-
-
-def _check_pickles(place: str, sizes: Sizes) -> None:
-    """Refuse a folder whose library would find pickled weights and none in safetensors."""
-    paths = [PurePosixPath(name) for name in sizes]
-    names = [path.name for path in paths if path.parent == PurePosixPath(place)]
-    pickles = [name for name in names if PICKLED.fullmatch(name)]
-    if pickles and not any(SAFE.fullmatch(name) for name in names):
-        raise Unsafe(ONLY_PICKLES, place or "this one", pickles[0])
+            named |= dict.fromkeys((file, name) for name in names.values())
+    if name := documents.get("config.json", {}).get("transformers_weights"):
+        named["config.json", name] = None
+    paths = set()
+    for file, name in named:
+        paths.add(path := str(PurePosixPath(file).parent / name))
+        if not path.endswith((".safetensors", ".safetensors.index.json")):
+            accepted = "weights in safetensors; {} has a library read {}, which could be a pickle"
+            raise Unsafe(accepted, file, name)
+        if path not in sizes:
+            accepted = "a model with all of its files; {} names {}, which is not there"
+            raise Unsafe(accepted, file, name)
+    return {path for path in paths if path.endswith(".safetensors")}
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle, by its first bytes."""
     with path.open("rb") as file:
         return PICKLE.match(file.read(64)) is not None
 
@@ -168,4 +158,4 @@ def _most(key: str, owner: dict, tensors: int, size: int) -> float:
     rows = owner.get("out_features")
     if key == "in_features" and isinstance(rows, int) and rows > 0:  # of a Dense module
         return PER_BYTE * size // rows
-    return PER_BYTE * size if WIDTHS.search(key) else float("inf")
+    return PER_BYTE * size if re.search(WIDTHS, key) else float("inf")

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,25 +14,19 @@ from kerf.config import Calibration
 from kerf.core import child_process
 
 
-class LatestRequest:
-    """A thread that handles the latest request and drops older ones, so that it never lags behind a slider."""
+def latest_request(handle: Callable[[Any], object]) -> Callable[[Any], None]:
+    """Start a thread that handles the latest request and drops older ones; returns the function that submits a request."""
+    requests: SimpleQueue[Any] = SimpleQueue()
 
-    def __init__(self, handle: Callable[[Any], object]) -> None:
-        """handle(request): must not raise."""
-        self._handle = handle
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def ask(self, request: object) -> None:
-        """Handle `request` next, in place of any that has not begun."""
-        self._requests.put(request)
-
-    def _run(self) -> None:
+    def run() -> None:
         while True:
-            request = self._requests.get()
-            while not self._requests.empty():
-                request = self._requests.get()
-            self._handle(request)
+            request = requests.get()
+            while not requests.empty():
+                request = requests.get()
+            handle(request)  # must not raise
+
+    threading.Thread(target=run, daemon=True).start()
+    return requests.put
 
 
 class BackgroundBuild:
@@ -41,16 +34,11 @@ class BackgroundBuild:
 
     def __init__(self, model: str, steps: list[dict], calibration: Calibration) -> None:
         """Start at once."""
-        request = {"model": model, "steps": steps, "calibration": calibration.model_dump()}
-        command = [sys.executable, "-m", __name__, json.dumps(request)]
+        request = json.dumps([model, steps, calibration.model_dump()])
+        command = child_process.tied([sys.executable, "-m", __name__, request])
         out, err = subprocess.PIPE, subprocess.DEVNULL
-        tied = child_process.tied(command)
-        self._process = subprocess.Popen(tied, stdout=out, stderr=err, text=True)
-        self._started, self._cancelled = time.monotonic(), False
-
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._started
+        self._process = subprocess.Popen(command, stdout=out, stderr=err, text=True)
+        self._cancelled = False
 
     def over(self, within: float) -> bool:
         """Whether the process has ended, after waiting for at most `within` seconds."""
@@ -63,11 +51,11 @@ class BackgroundBuild:
         line = self._process.communicate()[0]
         if self._cancelled:
             raise RuntimeError("cancelled")
-        died = {"problem": f"the process ended with {self._process.returncode}"}
-        outcome = json.loads(line) if line else died
-        if "problem" in outcome:
-            raise RuntimeError(outcome["problem"])
-        return Path(outcome["folder"])
+        died = f"the process ended with {self._process.returncode}"
+        folder, problem = json.loads(line) if line else ("", died)
+        if problem:
+            raise RuntimeError(problem)
+        return Path(folder)
 
     def cancel(self) -> None:
         """End the process; its unfinished work is thrown away."""
@@ -76,17 +64,17 @@ class BackgroundBuild:
 
 
 def main() -> None:
-    """Build the candidate in the argument, and print its folder or the problem as one line of JSON."""
+    """Build the candidate in the argument, and print its folder and the problem, one of them empty, as JSON."""
     from kerf.pipeline import build
 
-    request = json.loads(sys.argv[1])
+    model, steps, calibration = json.loads(sys.argv[1])
+    folder = problem = ""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what a library prints
-            calibration = Calibration(**request["calibration"])
-            outcome = {"folder": str(build(request["model"], request["steps"], calibration))}
+            folder = str(build(model, steps, Calibration(**calibration)))
     except Exception as error:  # the parent process raises it
-        outcome = {"problem": f"{error}".partition("\n")[0] or type(error).__name__}
-    print(json.dumps(outcome))
+        problem = str(error).partition("\n")[0] or type(error).__name__
+    print(json.dumps([folder, problem]))
 
 
 if __name__ == "__main__":

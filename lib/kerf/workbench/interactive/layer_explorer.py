@@ -1,8 +1,4 @@
-"""Quantize and prune one layer: the effect on its weights, its output and an output of the model.
-
-It is quick enough to follow a slider, since everything else stays float. A whole candidate (`pipeline.build`) loses
-more than its layers one by one.
-"""
+"""Quantize and prune one layer, fast enough for a slider: the effect on its weights, its output and the model's output."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,20 +27,15 @@ class LayerConfig:
     sparsity: float = 0.0
 
     def steps(self) -> list[dict]:
-        """The steps of a candidate that treats every layer so.
-
-        Settings without a key in the method are left out; a method that can prune does so in the same step.
-        """
+        """The steps of a candidate that treats every layer so; a method that can prune does so in its own step."""
         keys = METHODS[self.method].parameters.model_fields
         settings = {"bits": self.bits, "clip": self.clip, "group_size": self.group_size}
+        settings |= {"sparsity": self.sparsity or None}
         used = {key: value for key, value in settings.items() if key in keys and value is not None}
-        quantize = {"method": self.method, **used}
-        if not self.sparsity:
-            return [{"quantize": quantize}]
-        if "sparsity" in keys:
-            return [{"quantize": {**quantize, "sparsity": self.sparsity}}]
-        prune = {"method": "wanda", "sparsity": self.sparsity, "sweeps": 0}
-        return [{"prune": prune}, {"quantize": quantize}]
+        quantize = {"quantize": {"method": self.method, **used}}
+        if not self.sparsity or "sparsity" in keys:
+            return [quantize]
+        return [{"prune": {"method": "wanda", "sparsity": self.sparsity, "sweeps": 0}}, quantize]
 
 
 @dataclass(frozen=True)
@@ -96,13 +87,13 @@ class LayerSession:
             raise refuse("group_size", choice.group_size, accepted)
         *pruning, last = choice.steps()
         step: Any = parse(STEPS["quantize"], last["quantize"], "quantize")
-        mask = None
         if pruning:
             mask = masks.lowest(masks.wanda(before, second.diagonal()), choice.sparsity)
             layer = torch.nn.Linear(columns, len(before), bias=False, device="meta")
             layer.weight = torch.nn.Parameter(before * mask, requires_grad=False)
-        quantized = one_layer(name, layer, step, second)
-        quantized = quantized if mask is None else replace(quantized, mask=mask)
+            quantized = replace(one_layer(name, layer, step, second), mask=mask)
+        else:
+            quantized = one_layer(name, layer, step, second)
         error = hessian.output_error(before, quantized.dequantize(), second)
         return LayerResult(name, choice, before, quantized, error, parquet.row_bytes(quantized))
 

@@ -1,10 +1,9 @@
-"""The panel of the notebook `explore`: sliders for one layer, a picture, numbers and outputs that follow them, and
-buttons for the whole model. `kerf.workbench.interactive.layer_explorer` computes what it shows.
-"""
+"""The panel of the notebook `explore`: sliders for one layer, their effect, and buttons for the whole model."""
 
 import json
 import threading
 import time
+from contextlib import suppress
 from html import escape
 from typing import Any
 
@@ -18,7 +17,7 @@ from kerf.core.cache import meta
 from kerf.core.errors import nearest, refuse
 from kerf.core.paths import data_folder
 from kerf.models import registry
-from kerf.workbench.interactive.background import BackgroundBuild, LatestRequest
+from kerf.workbench.interactive.background import BackgroundBuild, latest_request
 from kerf.workbench.interactive.layer_explorer import LayerConfig, LayerResult, LayerSession
 from kerf.workbench.interactive.save_candidate import add_candidate
 from kerf.workbench.report.rendering import render
@@ -29,9 +28,8 @@ REMEMBERED = (*CHOICES, "experiment", "candidate", "layer")
 
 
 def _control(kind: type[widgets.ValueWidget], description: str, **options: Any) -> Any:
-    layout = widgets.Layout(width="auto", max_width="34em")
-    style = {"description_width": "7em"}
-    return kind(description=description, layout=layout, style=style, **options)
+    options["layout"] = widgets.Layout(width="auto", max_width="34em")
+    return kind(description=description, style={"description_width": "7em"}, **options)
 
 
 def _button(description: str, icon: str, **options: Any) -> widgets.Button:
@@ -52,13 +50,13 @@ class Panel:
         self._make_controls(model)
         self._open(model, layer)
         self._restore(REMEMBERED if layer is None else REMEMBERED[:-1])
-        self._requests = LatestRequest(self._show)
+        self._submit = latest_request(self._show)
         self._observe()
         self.model.observe(self._model_changed, "value")
         self.build.on_click(lambda _: threading.Thread(target=self._build_all, daemon=True).start())
         self.cancel.on_click(lambda _: self._building and self._building.cancel())
-        self.save.on_click(lambda _: self._save())
-        self._show(self.wish())
+        self.save.on_click(self._save)
+        self._show(self.request())
 
     def _make_controls(self, model: str) -> None:
         models = list(dict.fromkeys([model, *registry.MODELS]))
@@ -75,7 +73,7 @@ class Panel:
         self.texts: tuple[widgets.Text, ...] = ()
         self.picture, self.numbers, self.outputs, self.status = (widgets.HTML() for _ in range(4))
         hint = "Every layer, in the background"
-        self.build = _button("Cut the whole model", "cut", tooltip=hint)
+        self.build = _button("Compress the whole model", "cut", tooltip=hint)
         self.cancel = _button("Cancel", "stop", disabled=True)
         self.save = _button("Save as a candidate", "save")
         self.experiment = _control(widgets.Text, "experiment", value="explored")
@@ -84,9 +82,9 @@ class Panel:
 
     def _open(self, model: str, layer: str | None = None) -> None:
         """Open a model, and lay out the page with the texts of its family."""
-        self.subject = LayerSession(model, self.calibration)
-        self.whole: tuple[LayerSession, LayerConfig, Any] | None = None  # and the candidate
-        names, examples = list(self.subject.layers), self.subject.kind.EXAMPLES
+        self.session = LayerSession(model, self.calibration)
+        self.built: tuple[LayerSession, LayerConfig, Any] | None = None  # and the candidate
+        names, examples = list(self.session.layers), self.session.kind.EXAMPLES
         if layer is not None and layer not in names:
             raise refuse("layer", layer, nearest(layer, names))
         self.layer.options, self.layer.value = names, layer or names[0]
@@ -109,7 +107,7 @@ class Panel:
         """The settings of the sliders."""
         return LayerConfig(*(control.value for control in self.choices))
 
-    def wish(self) -> tuple[str, LayerConfig, tuple[str, ...]]:
+    def request(self) -> tuple[str, LayerConfig, tuple[str, ...]]:
         """Everything that the picture depends on: layer, settings and texts."""
         return self.layer.value, self.choice(), tuple(text.value for text in self.texts)
 
@@ -117,22 +115,24 @@ class Panel:
         if not self._building:
             slow = "GPTQ runs in the background; the sliders stay usable."
             self._set_status(slow if METHODS[self.method.value].calibration == "sequential" else "")
-        self._requests.ask(self.wish())
+        self._submit(self.request())
 
     def _model_changed(self, change: Any) -> None:
-        if change.new != self.subject.model:
-            self._requests.ask(change.new)
+        if change.new != self.session.model:
+            self._submit(change.new)
 
     def _show(self, request: Any) -> None:
         """Show the result of a request, or open the model that it names."""
         try:
             if isinstance(request, str):
                 self._switch(request)
-                request = self.wish()
+                request = self.request()
             layer, choice, texts = request
             started = time.perf_counter()
-            cut = self.subject.cut(layer, choice)
-            self.picture.value = _picture(cut)
+            cut = self.session.cut(layer, choice)
+            weights = cut.before.flatten().numpy(), cut.after().flatten().numpy()
+            alt = f"{layer}: histogram of its weights and of the grid's points; image of the error by group."
+            self.picture.value = plots.as_html(plots.cut(*weights, cut.by_group().numpy()), alt)
             seconds = time.perf_counter() - started
             self.numbers.value = render("layer.html.j2", cut=cut, seconds=seconds)
             self.outputs.value = self._outputs_html(texts, cut)
@@ -148,41 +148,47 @@ class Panel:
         try:
             self._open(model)
         except Exception:
-            self.model.value = self.subject.model  # it is still open
+            self.model.value = self.session.model  # it is still open
             raise
         self._observe()
 
     def _outputs_html(self, texts: tuple[str, ...], cut: LayerResult) -> str:
         """A table of the model's outputs: of the baseline, with one layer compressed, and with all layers if built."""
-        columns = {f"{cut.name.rpartition('.')[2]} alone cut": self.subject.output_diff(texts, cut)}
-        if self.whole and self.whole[:2] == (self.subject, cut.choice):
-            columns["all layers cut"] = self.subject.output_diff(texts, candidate=self.whole[2])
+        columns = {f"{cut.name.rpartition('.')[2]} alone cut": self.session.output_diff(texts, cut)}
+        if self.built and self.built[:2] == (self.session, cut.choice):
+            columns["all layers cut"] = self.session.output_diff(texts, candidate=self.built[2])
         rows = [(what, baseline) for what, baseline, _ in next(iter(columns.values()))]
         after = {title: {row[0]: row[2] for row in column} for title, column in columns.items()}
         return render("outputs.html.j2", columns=after, rows=rows)
 
     def _build_all(self) -> None:
         """Compress every layer in a process of its own, then add the outputs of the whole candidate."""
-        subject, choice = self.subject, self.choice()  # another model may be opened meanwhile
+        session, choice = self.session, self.choice()  # another model may be opened meanwhile
         self.build.disabled, self.cancel.disabled = True, False
-        building = self._building = BackgroundBuild(subject.model, choice.steps(), self.calibration)
+        building = self._building = BackgroundBuild(session.model, choice.steps(), self.calibration)
+        started = time.monotonic()
         try:
-            doing = f"Compressing every layer of {escape(subject.model)}"
+            doing = f"Compressing every layer of {escape(session.model)}"
             while not building.over(within=0.5):
-                self._set_status(f"{doing}: {building.seconds():.0f} s …")
+                self._set_status(f"{doing}: {time.monotonic() - started:.0f} s …")
             folder = building.result()
-            self.whole = subject, choice, registry.load(folder)
-            self._requests.ask(self.wish())
+            self.built = session, choice, registry.load(folder)
+            self._submit(self.request())
             size = f"{meta(folder)['result']['bytes_on_disk'] / 1e6:.1f} MB on disk"
-            self._set_status(f"Every layer compressed in {building.seconds():.0f} s: {size}.")
+            seconds = time.monotonic() - started
+            self._set_status(f"Every layer compressed in {seconds:.0f} s: {size}.")
         except Exception as error:  # nobody watches this thread
             self._set_error(error)
         finally:
             self._building, self.build.disabled, self.cancel.disabled = None, False, True
 
-    def _save(self) -> None:
-        choice, model, experiment = self.choice(), self.subject.model, self.experiment.value
-        name = self.candidate.value or default_name(choice)
+    def _save(self, _: object) -> None:
+        experiment, model, choice = self.experiment.value, self.session.model, self.choice()
+        group = f"g{choice.group_size}" if choice.group_size else "row"
+        name = f"int{choice.bits}-{choice.method}-{group}"
+        name += f"-{choice.clip}" if choice.clip != "none" else ""
+        name += f"-sparse{round(100 * choice.sparsity)}" if choice.sparsity else ""
+        name = self.candidate.value or name
         try:
             path = add_candidate(experiment, model, self.calibration, name, choice.steps())
             command = f"<code>kerf run {escape(path.stem)}</code>"
@@ -202,7 +208,7 @@ class Panel:
         settings = {name: getattr(self, name).value for name in REMEMBERED}
         settings["texts"] = [text.value for text in self.texts]
         self._settings_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._settings_file, {**self._stored(), self.subject.model: settings})
+        write_json(self._settings_file, {**self._stored(), self.session.model: settings})
 
     def _stored(self) -> dict:
         try:
@@ -213,26 +219,10 @@ class Panel:
 
     def _restore(self, names: tuple[str, ...]) -> None:
         """Set the controls `names` and the texts as they were the last time, as far as the values are still valid."""
-        stored = self._stored().get(self.subject.model)
+        stored = self._stored().get(self.session.model)
         if not isinstance(stored, dict):
             return
         pairs = [(getattr(self, name), stored[name]) for name in names if name in stored]
         for control, value in [*pairs, *zip(self.texts, stored.get("texts") or [], strict=False)]:
-            try:
+            with suppress(TraitError):
                 control.value = value
-            except TraitError:
-                continue
-
-
-def default_name(choice: LayerConfig) -> str:
-    """A candidate's name made of its settings."""
-    group = f"g{choice.group_size}" if choice.group_size else "row"
-    sparse = f"-sparse{round(100 * choice.sparsity)}" if choice.sparsity else ""
-    clip = f"-{choice.clip}" if choice.clip != "none" else ""
-    return f"int{choice.bits}-{choice.method}-{group}{clip}{sparse}"
-
-
-def _picture(cut: LayerResult) -> str:
-    weights = cut.before.flatten().numpy(), cut.after().flatten().numpy()
-    alt = f"{cut.name}: histogram of its weights and of the grid's points; image of the error by group."
-    return plots.as_html(plots.cut(*weights, cut.by_group().numpy()), alt)

@@ -16,7 +16,6 @@ from kerf.workbench.run.yaml_reader import LARGEST, read_yaml
 
 # Files without this first line were written by people, and may have comments that would get lost.
 TITLE = "# Chosen in explore.ipynb."
-FREE_NAME = "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters"
 
 
 def add_candidate(
@@ -24,11 +23,12 @@ def add_candidate(
 ) -> Path:
     """Add a candidate to notebooks/experiments/<name>.yaml.
 
-    Raises InputError, and writes nothing, for a name that no file can have, an experiment that was written by hand or
-    has another model or calibration, the name of a candidate that exists, and invalid steps.
+    Raises InputError, and writes nothing, for an invalid name or steps, a candidate that exists, and an experiment that
+    was written by hand or has another model or calibration.
     """
     if not experiment.is_free(name):
-        raise refuse("experiment", name, FREE_NAME)
+        accepted = "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters"
+        raise refuse("experiment", name, accepted)
     path = root() / "notebooks" / "experiments" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     shared = {"model": model, "calibration": calibration.model_dump()}

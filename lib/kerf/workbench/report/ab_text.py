@@ -36,14 +36,12 @@ def _winner(row: dict) -> str:
         return f"– ({row['why']})"
     flips = ""
     if "mcnemar_p" in row:
-        flips = (
-            f" ({row['a_only']} only A, {row['b_only']} only B, McNemar p = {row['mcnemar_p']:.3g})"
-        )
+        items = f"{row['a_only']} only A, {row['b_only']} only B"
+        flips = f" ({items}, McNemar p = {row['mcnemar_p']:.3g})"
     if row["winner"]:
         return row["winner"].upper() + flips
-    if row["how"] == "paired":
-        return ab.undecided(row) + flips
-    return {"exact": "equal", "apart": "cannot tell"}[row["how"]] + flips
+    undecided = {"exact": "equal", "apart": "cannot tell"}
+    return (undecided.get(row["how"]) or ab.undecided(row)) + flips
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -1,50 +1,64 @@
 """Files of a run for other programs and people: gates.xml for CI, release.md for a pull request, and model cards.
 
-A box of the release checklist is ticked by what was measured, never by hand.
+A model card is a README.md with the `model-index` that the Hugging Face hub reads: one value per metric, so the interval,
+the baseline and the number of items are in `args`, and without figures of one machine (time, memory).
 """
 
+from __future__ import annotations
+
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kerf.core.atomic import write_page
 from kerf.core.cache import PACKAGES
 from kerf.evaluate.gates import PASS, standing
+from kerf.evaluate.metrics import METRICS
+from kerf.models.registry import MODELS
+from kerf.workbench.report import text_format
 from kerf.workbench.report.junit import junit
 from kerf.workbench.report.known_issues import issues, noisy, of_the_run, processor, untested
-from kerf.workbench.report.model_card import card
 from kerf.workbench.report.rendering import render
 from kerf.workbench.report.text_format import describe, number, plain, steps_in_words, threshold
+from kerf.workbench.run.results import TIMED
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+TASKS = {"encoder": "sentence-similarity", "causal": "text-generation", "reranker": "text-ranking"}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+TEXTS = {"news": "Lee background corpus, news", "wiki": "enwiki excerpt"}
+HUMAN_RATED = {f"human_spearman_{name.lower()}": name for name in ("Lee", "WordSim", "SimLex")}
+HUMAN_RATED |= dict.fromkeys(("human_spearman", "human_spearman_loss"), "Lee, WordSim, SimLex")
+ON_WIKI = ("cosine_mean_wiki", "retrieval_mrr", "retrieval_mrr_loss", "retrieval_recall_1")
 
 
 def write(results: dict, folder: Path) -> None:
     """Write them into a report's folder, with a model card for each measured release candidate."""
     write_page(folder / "gates.xml", junit(results))
-    write_page(folder / "release.md", release(results))
+    write_page(folder / "release.md", _release(results))
     for candidate in results["candidates"]:
         path = folder / candidate["name"] / "README.md"
         if candidate["name"] in results["release"] and candidate["status"] == "ok":
-            write_page(path, card(results, candidate))
+            write_page(path, _card(results, candidate))
         else:
             path.unlink(missing_ok=True)  # of an earlier run
 
 
-def release(results: dict) -> str:
+def _release(results: dict) -> str:
     """The release checklist of a run, in Markdown."""
-    candidates = [row for row in results["candidates"] if row["name"] != "baseline"]
-    released = [row for row in results["candidates"] if row["name"] in results["release"]]
-    others = [row for row in candidates if row not in released]
-    manifest = results["manifest"]
+    candidates, manifest = results["candidates"], results["manifest"]
+    released = [row for row in candidates if row["name"] in results["release"]]
+    others = [row for row in candidates if row not in released and row["name"] != "baseline"]
     packages = manifest.get("packages") or {}
     return render(
         "release.md.j2",
         results=results,
         manifest=manifest,
-        model_name=results["model"]["id"].rstrip("/").rpartition("/")[2],
         boxes=[box for candidate in released for box in checklist(candidate)],
         run_issues=list(of_the_run(results)),
-        candidates=[
-            (row["name"], row in released, standing(row), issues(row)) for row in released + others
-        ],
+        candidates=[(row["name"], standing(row), issues(row)) for row in released + others],
         processor=processor(manifest.get("cpu") or {}),
         packages=[f"{name} {packages[name]}" for name in PACKAGES if name in packages],
         untested=list(untested(results, released)),
@@ -52,7 +66,7 @@ def release(results: dict) -> str:
 
 
 def checklist(candidate: dict) -> Iterator[tuple[bool, str]]:
-    """(ticked, Markdown) of every box of a release candidate."""
+    """(ticked, Markdown) of every box of a release candidate, ticked by what was measured."""
     name, measured = f"**{plain(candidate['name'])}**", candidate["status"] == "ok"
     yield measured, f"{name} was made ({plain(steps_in_words(candidate))}) and measured"
     if not measured:
@@ -67,9 +81,76 @@ def checklist(candidate: dict) -> Iterator[tuple[bool, str]]:
     claims = [claim["verdict"] == PASS for claim in candidate["claims"]]
     if claims:
         yield all(claims), f"{name}: {sum(claims)} of {len(claims)} checked claims hold"
-    layers = candidate.get("layers") or []
-    unchanged = any(layer.get("reread") for layer in layers)
-    noted = any(layer.get("note") for layer in layers)
     yield not noisy(candidate), f"{name}: no gate was passed within measurement noise"
-    yield not unchanged, f"{name}: no layer was already on its grid"
-    yield not noted, f"{name}: no layer needed a note"
+    for key, text in (("reread", "was already on its grid"), ("note", "needed a note")):
+        layers = [layer for layer in candidate.get("layers") or [] if layer.get(key)]
+        yield not layers, f"{name}: no layer {text}"
+
+
+def _card(results: dict, candidate: dict) -> str:
+    """The model card of a measured candidate, in Markdown."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    model, preset = results["model"], MODELS.get(results["model"]["id"])
+    origin = preset.source.origin if preset else model["id"]
+    base = origin.partition(",")[0] if preset else origin
+    hub_id = base if HUB_ID.fullmatch(base) else None  # a local directory has none
+    title = f"{model['id'].rstrip('/').rpartition('/')[2]}-{candidate['name']}"
+    steps = [item for step in candidate["steps"] for item in step.items()]
+    kinds = [kind for kind, _ in steps]
+    methods = [keys["method"] for _, keys in steps if "method" in (keys or {})]
+    metadata = ModelCardData(
+        model_name=title,
+        base_model=hub_id,
+        base_model_relation="quantized" if hub_id and "quantize" in kinds else None,
+        license=preset.source.licence.lower() if preset else None,
+        library_name="kerf",
+        pipeline_tag=TASKS.get(model["kind"]),
+        tags=list(dict.fromkeys(["kerf", *kinds, *methods])),
+        eval_results=list(_eval_results(results, candidate)) or None,
+    )
+    gates = [text_format.explained(gate, candidate) for gate in candidate["gates"]]
+    text = render(
+        "model_card.md.j2",
+        metadata=metadata.to_yaml(),
+        title=title,
+        origin=origin if preset or hub_id else "A local model",
+        steps=steps_in_words(candidate),
+        verdict=text_format.answer(candidate, gates),
+        results=results,
+        candidate=candidate,
+        registry=METRICS,
+        gates={gate["metric"]: f"{gate['required']}: {gate['verdict']}" for gate in gates},
+        issues=issues(candidate),
+        untested=list(untested(results, [candidate])),
+    )
+    return str(ModelCard(text))
+
+
+def _eval_results(results: dict, candidate: dict) -> Iterator[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    task = TASKS.get(results["model"]["kind"], "other")
+    for row in candidate["metrics"]:
+        name = row["name"]
+        if name in TIMED or not text_format.is_finite(row["value"]):
+            continue
+        if name in HUMAN_RATED:
+            dataset_name = HUMAN_RATED[name]
+            dataset = dataset_name.lower().replace(", ", "-")
+        else:
+            settings = text_format.settings_of(results)
+            texts = "wiki" if name in ON_WIKI else str(settings["evaluation.texts"])
+            dataset = texts.rpartition("/")[2]
+            dataset_name = TEXTS.get(texts, dataset)
+        args = {key: row[key] for key in ("low", "high", "baseline", "n") if row[key] is not None}
+        yield EvalResult(
+            task_type=task,
+            dataset_type=dataset,
+            dataset_name=dataset_name,
+            dataset_split="evaluation",
+            metric_type=name,
+            metric_name=METRICS[name].label,
+            metric_value=row["value"],
+            metric_args=args,
+        )

@@ -1,12 +1,8 @@
 """The gates of a run as JUnit XML, for CI: a testsuite per candidate, a testcase per gate.
 
-The file is red exactly when `kerf run --gate` does not exit with 0. For a release candidate a gate that is FAIL or
-INCONCLUSIVE is a failure, and so is having no gate, since `--gate` requires PASS. Gates of other candidates are never
-red: those that did not pass are skipped. A candidate that was NOT MEASURED, for release or not, is an error, as it
-makes the exit code 3. Claims change no verdict and are left out.
-
-Jenkins splits `classname` at the last dot into package and class, so dots in candidate names become dashes; GitLab
-identifies a test by `classname` and `name`, so a name contains its threshold.
+The file is red exactly when `kerf run --gate` does not exit with 0: for a release candidate a gate that is FAIL or
+INCONCLUSIVE, or having no gate, is a failure; gates of other candidates are skipped if they did not pass; a candidate
+that was NOT MEASURED is an error. Claims change no verdict and are left out.
 """
 
 import re
@@ -18,7 +14,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from kerf.evaluate.gates import INCONCLUSIVE, NOT_MEASURED, PASS
 from kerf.workbench.report.text_format import explained, failure, reason
 
-Unmet = type[Error] | type[Failure] | type[Skipped]
+Unmet = type[Error | Failure | Skipped]
 # XML 1.0 cannot represent these characters, not even escaped.
 ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -40,6 +36,7 @@ def junit(results: dict) -> str:
 
 
 def _cases(results: dict, candidate: dict) -> Iterator[TestCase]:
+    # Jenkins splits this name at the last dot into package and class; GitLab tells tests apart by both names.
     place = f"{results['experiment']}.{candidate['name'].replace('.', '-')}"
     unmet = Failure if candidate["name"] in results["release"] else Skipped
     if candidate["status"] != "ok":

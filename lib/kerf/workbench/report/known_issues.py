@@ -21,8 +21,12 @@ def issues(candidate: dict) -> list[str]:
     """Known issues of one candidate, the worst first."""
     if candidate["status"] != "ok":
         return [plain(f"It was not measured: {text_format.failure(candidate)}")]
-    checks = (_gates, _noise, _layers, _resources, _ungated)
-    return [line for check in checks for line in check(candidate)]
+    checks = (_gates, _noise, _layers, _resources)
+    lines = [line for check in checks for line in check(candidate)]
+    judged = {gate["metric"] for gate in [*candidate["gates"], *candidate["claims"]]}
+    if free := [METRICS[name].label for name in metrics_of(candidate) if name not in judged]:
+        lines.append(f"Measured, but no gate judges it: {plain('; '.join(free))}.")
+    return lines
 
 
 def _gates(candidate: dict) -> Iterator[str]:
@@ -44,11 +48,11 @@ def _reason(gate: dict, candidate: dict) -> str:
 
 def noisy(candidate: dict) -> list[dict]:
     """Gates that passed by a margin smaller than the noise floor of their metric."""
-    rows = metrics_of(candidate)
-    gates = [gate for gate in candidate["gates"] if gate["verdict"] == "PASS"]
-    floors = [_noise_floor(rows.get(gate["metric"], {})) for gate in gates]
-    pairs = zip(gates, floors, strict=True)
-    return [gate for gate, floor in pairs if abs(gate["bound"] - gate["threshold"]) < floor]
+    floors = {name: _noise_floor(row) for name, row in metrics_of(candidate).items()}
+    passed = [gate for gate in candidate["gates"] if gate["verdict"] == "PASS"]
+    margins = [abs(gate["bound"] - gate["threshold"]) for gate in passed]
+    pairs = zip(passed, margins, strict=True)
+    return [gate for gate, margin in pairs if margin < floors.get(gate["metric"], 0)]
 
 
 def _noise_floor(row: dict) -> float:
@@ -62,19 +66,17 @@ def _noise(candidate: dict) -> Iterator[str]:
     for gate in noisy(candidate):
         label = plain(METRICS[gate["metric"]].label)
         yield f"{label} passed by less than the difference between two measurements of the baseline."
-    rows = candidate["metrics"]
-    compared = [row for row in rows if None not in (row["baseline"], row["value"])]
-    within = [
-        METRICS[row["name"]].label
-        for row in compared
-        if 0 < abs(row["value"] - row["baseline"]) <= _noise_floor(row)
-    ]
+    within, gaps = [], []
+    for row in candidate["metrics"]:
+        name, value, baseline = row["name"], row["value"], row["baseline"]
+        if None not in (value, baseline) and 0 < abs(value - baseline) <= _noise_floor(row):
+            within.append(METRICS[name].label)
+        if row.get("why"):
+            missing = "no value" if value is None else "no interval"
+            gaps.append(f"{plain(METRICS[name].label)} has {missing}: {plain(row['why'])}.")
     if within:
         yield f"Within measurement noise: {plain('; '.join(within))}."
-    for row in rows:
-        if row.get("why"):
-            missing = "no value" if row["value"] is None else "no interval"
-            yield f"{plain(METRICS[row['name']].label)} has {missing}: {plain(row['why'])}."
+    yield from gaps
 
 
 def _layers(candidate: dict) -> Iterator[str]:
@@ -84,19 +86,12 @@ def _layers(candidate: dict) -> Iterator[str]:
         if layer.get("note"):
             notes.setdefault(layer["note"], []).append(layer["name"])
     if unchanged := sum(bool(layer.get("reread")) for layer in layers):
-        yield (
-            f"{unchanged} of {len(layers)} layers were already on the grid that they were quantized to: "
-            "quantizing them proves nothing."
-        )
+        grid = "already on the grid that they were quantized to: quantizing them proves nothing"
+        yield f"{unchanged} of {len(layers)} layers were {grid}."
     for note, names in list(notes.items())[:MANY]:
         yield f"{plain(note)}: {plain(_some(names))}."
     if rest := sum(len(names) for names in list(notes.values())[MANY:]):
         yield f"{rest} more layers have notes of their own, in results.json."
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-    return ", ".join(names[:MANY]) + more
 
 
 def _resources(candidate: dict) -> Iterator[str]:
@@ -105,45 +100,37 @@ def _resources(candidate: dict) -> Iterator[str]:
     if candidate["kernel"] == "dequantized" and not speedup:
         yield "Weights are stored small but computed in float: no speedup can be claimed."
     for name, worse in WORSE.items():
-        row, unit = rows.get(name), METRICS[name].unit
-        if not row or row["baseline"] is None:
+        row, unit = rows.get(name, {}), METRICS[name].unit
+        if (baseline := row.get("baseline")) is None:
             continue
         least = row["value"] if row["low"] is None else row["low"]
-        if least > row["baseline"] + _noise_floor(row):
-            values = f"{number(row['value'], unit)} against {number(row['baseline'], unit)}"
+        if least > baseline + _noise_floor(row):
+            values = f"{number(row['value'], unit)} against {number(baseline, unit)}"
             yield f"It {worse} than the baseline: {values}."
     if speedup and speedup["low"] is not None and speedup["low"] <= 1:
         times = f"{number(speedup['value'])} times ({text_format.interval(speedup)})"
         yield f"That it is faster is not shown: {times}."
 
 
-def _ungated(candidate: dict) -> Iterator[str]:
-    judged = {gate["metric"] for gate in [*candidate["gates"], *candidate["claims"]]}
-    free = [METRICS[name].label for name in metrics_of(candidate) if name not in judged]
-    if free:
-        yield f"Measured, but no gate judges it: {plain('; '.join(free))}."
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return ", ".join(names[:MANY]) + more
 
 
 def of_the_run(results: dict) -> Iterator[str]:
     """Issues that all candidates share."""
     for grid, names in text_format.layers_by_grid(results["model"]).items():
         layers = f"{len(names)} layer{'s' * (len(names) > 1)} at {grid} ({plain(_some(names))})"
-        yield (
-            f"The baseline's own weights lie on a low-bit grid: {layers}. "
-            "Quantizing to the same grid seems to lose nothing."
-        )
-    baseline, *candidates = results["candidates"]
+        why = "Quantizing to the same grid seems to lose nothing."
+        yield f"The baseline's own weights lie on a low-bit grid: {layers}. {why}"
+    baseline, settings = results["candidates"][0], settings_of(results)
     if baseline["status"] != "ok":
         yield from (f"The baseline: {line}" for line in issues(baseline))
-    settings = settings_of(results)
     texts = settings.get("calibration.texts")
     if texts and texts == settings.get("evaluation.texts"):
-        yield (
-            f"Calibrated and measured on different documents of one source, {plain(texts)}: "
-            "text of another kind may lose more."
-        )
-    reused = [row["name"] for row in (baseline, *candidates) if row.get("reused")]
-    if reused:
+        source = f"different documents of one source, {plain(texts)}"
+        yield f"Calibrated and measured on {source}: text of another kind may lose more."
+    if reused := [row["name"] for row in results["candidates"] if row.get("reused")]:
         yield f"Reused from an earlier run with the same inputs: {plain(', '.join(reused))}."
 
 
@@ -164,13 +151,12 @@ def untested(results: dict, candidates: list[dict]) -> Iterator[str]:
         tokens = settings.get("evaluation.seq_len", settings.get("evaluation.context"))
         yield f"Contexts longer than {tokens} tokens."
     ready = [candidate for candidate in candidates if candidate["status"] == "ok"]
-    slow = [row["name"] for row in ready if "speedup" not in metrics_of(row)]
-    if slow:
+    if slow := [row["name"] for row in ready if "speedup" not in metrics_of(row)]:
         yield f"Whether it is faster: {plain(', '.join(slow))}."
 
 
 def processor(cpu: dict) -> str:
     """Processor and threads of a manifest."""
     threads = cpu.get("threads", "an unknown number of")
-    model = cpu.get("model") or "an unknown processor"
-    return f"{model} with {threads} {'thread' if threads == 1 else 'threads'}"
+    plural = "" if threads == 1 else "s"
+    return f"{cpu.get('model') or 'an unknown processor'} with {threads} thread{plural}"

@@ -1,7 +1,6 @@
 """The leaderboard: every run below a reports folder, every candidate of every run, and the best of them.
 
-A run that cannot be read is listed with its problem and hides no other run. Candidates are ranked by the worse end of
-their interval, as gates judge them. Values of two runs are not paired; `kerf ab` pairs what it can.
+Candidates are ranked by the worse end of their interval, as gates judge them. Values of two runs are not paired.
 """
 
 import math
@@ -12,12 +11,14 @@ from typing import Any
 from urllib.parse import quote
 
 from kerf.evaluate.gates import NOT_MEASURED, run_verdict, standing
-from kerf.workbench.report.text_format import describe, metrics_of
-from kerf.workbench.run.history import RESULTS, damage, finished, read
-from kerf.workbench.run.record import Damaged, Unreadable
+from kerf.workbench.report.text_format import describe, is_finite, metrics_of
+from kerf.workbench.run.history import RESULTS, Damaged, Unreadable, damage, finished, read
 
 # Metrics of fidelity; the first that was measured is a candidate's headline.
 HEADLINES = ("cosine_mean", "perplexity_ratio", "kl_mean", "ndcg_10", "exact_match")
+# A candidate's figures: their keys in a row, and in results.json.
+FIGURES = {"grade": "grade", "bytes": "bytes_on_disk", "ratio": "compression_ratio"}
+FIGURES |= {"bits": "bits_per_weight"}
 
 
 def runs(reports: Path) -> list[dict]:
@@ -31,21 +32,15 @@ def runs(reports: Path) -> list[dict]:
 
 
 def _run(folder: Path, reports: Path) -> dict:
-    inside, page, path = folder.relative_to(reports), folder / "index.html", folder / RESULTS
-    target = page if page.is_file() else path
-    run: dict[str, Any] = {
-        "key": str(inside),
-        "experiment": str(inside).removeprefix("history/"),
-        "started": "",
-        "problem": None,
-        "rows": [],
-        "link": quote(str(target.relative_to(reports))),
-        "page": page.is_file(),
-    }
+    """The row of a run; one that cannot be read is listed with its problem and hides no other run."""
+    key, path, page = str(folder.relative_to(reports)), folder / RESULTS, folder / "index.html"
+    link = quote(str((page if page.is_file() else path).relative_to(reports)))
+    run: dict[str, Any] = {"key": key, "experiment": key.removeprefix("history/"), "started": ""}
+    run |= {"problem": None, "rows": [], "link": link, "page": page.is_file()}
     with suppress(OSError):
         run["started"] = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
     try:
-        return run | _content(folder, reports, run["link"])
+        return run | _content(folder, reports, link)
     except Damaged as error:
         run["problem"] = f"damaged: {error}"
     except Unreadable as error:
@@ -62,44 +57,29 @@ def _content(folder: Path, reports: Path, link: str) -> dict:
     name = manifest.get("run")
     if problem := damage(folder, RESULTS, vouched=reports / "history" / experiment / str(name)):
         raise Damaged(problem)
-    content = {
-        "key": f"{experiment} {name or manifest['started']}",
-        "run": str(name or ""),
-        "experiment": experiment,
-        "started": str(manifest["started"]),
-        "verdict": _verdict(results),
-        "model": str(results["model"]["id"]),
-        "seconds": float(manifest["seconds"]),
-        "release": list(results.get("release") or []),
-    }
-    shared = {key: content[key] for key in ("experiment", "run", "started", "model", "release")}
-    rows = [_candidate(row, shared | {"link": link}) for row in results["candidates"]]
-    return content | {"rows": rows}
-
-
-def _verdict(results: dict) -> str:
-    """A run's verdict; recomputed if a release candidate broke, since older files call that FAIL."""
-    release, candidates = results.get("release") or [], results["candidates"]
+    started = str(manifest["started"])
+    release, candidates = list(results.get("release") or []), results["candidates"]
     released = [candidate for candidate in candidates if candidate["name"] in release]
     broken = any(standing(candidate) == NOT_MEASURED for candidate in released)
-    return run_verdict(candidates, release) if broken else str(results["verdict"])
+    shared: dict[str, Any] = {"experiment": experiment, "run": str(name or ""), "started": started}
+    shared |= {"model": str(results["model"]["id"]), "release": release}
+    return shared | {
+        "key": f"{experiment} {name or started}",
+        "seconds": float(manifest["seconds"]),
+        # An older file calls a run FAIL that has a broken release candidate.
+        "verdict": run_verdict(candidates, release) if broken else str(results["verdict"]),
+        "rows": [_candidate(candidate, shared | {"link": link}) for candidate in candidates],
+    }
 
 
 def _candidate(candidate: dict, shared: dict) -> dict:
     metrics = metrics_of(candidate)
     headline = next((name for name in HEADLINES if name in metrics), None)
-    return shared | {
-        "name": str(candidate["name"]),
-        "verdict": standing(candidate),
-        "grade": candidate.get("grade"),
-        "bytes": candidate.get("bytes_on_disk"),
-        "ratio": candidate.get("compression_ratio"),
-        "bits": candidate.get("bits_per_weight"),
-        "speedup": metrics.get("speedup"),
-        "headline": headline,
-        "fidelity": metrics.get(headline or ""),
-        "release": candidate["name"] in shared["release"],
-    }
+    name, verdict = str(candidate["name"]), standing(candidate)
+    row = shared | {"name": name, "verdict": verdict, "release": name in shared["release"]}
+    row |= {"headline": headline, "fidelity": metrics.get(headline or "")}
+    figures = {key: candidate.get(figure) for key, figure in FIGURES.items()}
+    return row | figures | {"speedup": metrics.get("speedup")}
 
 
 def candidates(runs: list[dict]) -> list[dict]:
@@ -120,7 +100,7 @@ def bound(row: dict) -> float | None:
     metric = row["fidelity"] or {}
     end = metric.get("high" if _sign(row) < 0 else "low")
     value = metric.get("value") if end is None else end
-    return value if value is not None and math.isfinite(value) else None
+    return value if is_finite(value) else None
 
 
 def _sign(row: dict) -> int:
@@ -136,8 +116,8 @@ def _score(row: dict) -> float:
 
 def measured(rows: list[dict]) -> list[dict]:
     """Candidates that have a size and a bound, smallest first."""
-    measured = [row for row in rows if row["bytes"] and bound(row) is not None]
-    return sorted(measured, key=lambda row: row["bytes"])
+    known = (row for row in rows if row["bytes"] and bound(row) is not None)
+    return sorted(known, key=lambda row: row["bytes"])
 
 
 def best_within(rows: list[dict], limit: float) -> dict | None:

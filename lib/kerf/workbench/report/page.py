@@ -1,6 +1,5 @@
 """Render a run as one self-contained page, and all runs as one list; every figure on them is in results.json."""
 
-import math
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
@@ -10,24 +9,32 @@ from markupsafe import Markup
 from kerf.charts import svg
 from kerf.core.atomic import write_page
 from kerf.evaluate.metrics import SYMBOLS
+from kerf.profiling.serving_benchmark import AGAIN, BASELINE, SPEED
 from kerf.workbench.report import leaderboard, text_format
 from kerf.workbench.report.rendering import TEMPLATES, render
-from kerf.workbench.report.serving_report import serving_report
 
 JUDGED = [word for word, _ in text_format.TONES.values()]  # answers that rest on gates
 LOG_SCALE = ("kl_mean", "perplexity_ratio")  # metrics that range over powers of ten
+MEMORY, FIRST_ANSWER = "resident memory", "until the first answer"
+COSTS = {MEMORY: "memory", FIRST_ANSWER: "time to the first answer"}
+COLUMNS = {  # of the serving benchmark's table, by measure: the heading, and a factor of the values
+    FIRST_ANSWER: ("First answer, s", 1),
+    "load, cold": ("Load, s", 1),
+    MEMORY: ("Memory, MB", 1e-6),
+    "latency, 1 x 16 tokens": ("1 × 16 tokens, ms", 1e3),
+    SPEED: ("32 × 64 tokens, texts/s", 1),
+    f"{SPEED}, one thread": ("One thread, texts/s", 1),
+}
 
 
 def render_report(results: dict, folder: Path, pictures: dict) -> Path:
     """Write folder/index.html from a run's results and `pictures`, the counts of its histograms."""
-    candidates = results["candidates"]
+    candidates, release = results["candidates"], results.get("release") or []
     measured = [name for candidate in candidates for name in text_format.metrics_of(candidate)]
     headlines = [name for name in leaderboard.HEADLINES if name in measured]
     headline = next(iter(headlines + measured), None)
     criteria = (results.get("criteria") or [None])[0]
-    release = results.get("release") or []
     rows = [_row(candidate, headline, criteria, release) for candidate in candidates]
-    parameters = dict.fromkeys(key for row in candidates for key in row.get("parameters") or {})
     page = render(
         "report.html.j2",
         results=results,
@@ -38,8 +45,8 @@ def render_report(results: dict, folder: Path, pictures: dict) -> Path:
         headline=text_format.describe(headline),
         summary=text_format.summary(rows),
         figures=_figures(rows, headline, pictures or {}),
-        parameters=list(parameters),
-        service=serving_report(results.get("resources")),
+        parameters=dict.fromkeys(key for row in candidates for key in row.get("parameters") or {}),
+        service=_service(results.get("resources")),
         symbols=SYMBOLS,
         measured=sorted(set(measured)),
     )
@@ -66,14 +73,11 @@ def render_index(reports: Path) -> Path:
 
 def _best(model: str, headline: str, rows: list[dict], place: int) -> dict:
     """The frontier of a model, and a chart of all its candidates."""
-    frontier = leaderboard.frontier(rows)
+    frontier, about = leaderboard.frontier(rows), text_format.describe(headline)
     points = [row if row in frontier else {**row, "name": ""} for row in leaderboard.measured(rows)]
-    return {
-        "model": model,
-        "about": text_format.describe(headline),
-        "frontier": [{**row, "bound": leaderboard.bound(row)} for row in frontier],
-        "chart": _fidelity_chart(points, headline, f"frontier-{place}"),
-    }
+    chart = _fidelity_chart(points, headline, f"frontier-{place}")
+    frontier = [{**row, "bound": leaderboard.bound(row)} for row in frontier]
+    return {"model": model, "about": about, "frontier": frontier, "chart": chart}
 
 
 def _trend(name: str, line: list[dict], runs: list[dict], place: int) -> dict:
@@ -82,14 +86,10 @@ def _trend(name: str, line: list[dict], runs: list[dict], place: int) -> dict:
     newest, before = readable[:2]
     headlines = [run["worst"]["headline"] for run in reversed(line) if run["worst"]]
     label = text_format.describe(next(iter(headlines), None)).label
-    return {
-        "name": name,
-        "line": line,
-        "chart": Markup(svg.trend(line, name, label, f"trend-{place}")),
-        "newest": newest,
-        "before": before,
-        "pairs": leaderboard.side_by_side(before, newest),
-    }
+    chart = Markup(svg.trend(line, name, label, f"trend-{place}"))
+    pairs = leaderboard.side_by_side(before, newest)
+    trend = {"name": name, "line": line, "chart": chart, "pairs": pairs}
+    return trend | {"newest": newest, "before": before}
 
 
 def _row(candidate: dict, headline: str | None, criteria: str | None, release: list[str]) -> dict:
@@ -100,40 +100,32 @@ def _row(candidate: dict, headline: str | None, criteria: str | None, release: l
     thresholds = [gate["threshold"] for gate in deciding if gate["metric"] == headline]
     without_gate = metrics.keys() - {gate["metric"] for gate in judged}
     verdict = text_format.answer(candidate, deciding)
-    return {
-        "candidate": candidate,
-        "name": candidate["name"],
-        "baseline": candidate["name"] == "baseline",
+    name, size = candidate["name"], candidate.get("bytes_on_disk")
+    layers = candidate.get("layers") or []
+    row = {"candidate": candidate, "name": name, "bytes": size, "baseline": name == "baseline"}
+    row |= {"release": name in release, "threshold": next(iter(thresholds), None)}
+    row |= {"fidelity": metrics.get(headline or ""), "speedup": metrics.get("speedup")}
+    judgement = candidate["verdict"] if verdict["answer"] in JUDGED else None
+    row |= {**verdict, "verdict": judgement}
+    return row | {
         "gates": deciding,
         "claims": [gate for gate in gates if gate["criteria"] != criteria],
-        "others": [row for name, row in metrics.items() if name in without_gate],
-        "already_on_grid": sum(bool(row.get("reread")) for row in candidate.get("layers") or []),
-        "bytes": candidate.get("bytes_on_disk"),
-        "fidelity": metrics.get(headline or ""),
-        "speedup": metrics.get("speedup"),
-        "release": candidate["name"] in release,
+        "others": [metric for key, metric in metrics.items() if key in without_gate],
+        "already_on_grid": sum(bool(layer.get("reread")) for layer in layers),
         "steps": [text_format.step_in_words(step) for step in candidate.get("steps") or []],
-        "threshold": next(iter(thresholds), None),
-        "verdict": candidate["verdict"] if verdict["answer"] in JUDGED else None,
-        **verdict,
     }
 
 
 def _figures(rows: list[dict], headline: str | None, pictures: dict) -> dict:
     """The charts of a report with the numbers that they show."""
-    points = []
-    for row in rows:
-        value = (row["fidelity"] or {}).get("value")
-        if row["bytes"] and value is not None and math.isfinite(value):
-            points.append(row)
+    sized = [row for row in rows if row["bytes"] and row["fidelity"]]
+    points = [row for row in sized if text_format.is_finite(row["fidelity"].get("value"))]
     layers = {row["name"]: row["candidate"].get("layers") for row in rows}
-    layers = {name: found for name, found in layers.items() if found}
+    layers = {name: of_candidate for name, of_candidate in layers.items() if of_candidate}
     similarities, restored = pictures.get("similarities") or {}, pictures.get("restored") or {}
-    return {
-        "points": points,
-        "layers": layers,
+    data = {"points": points, "layers": layers, "restored": restored}
+    return data | {
         "similarity_counts": similarities,
-        "restored": restored,
         "fidelity": _fidelity_chart(points, headline, "fidelity"),
         "by_layer": Markup(svg.by_layer(layers, "error")),
         "by_sparsity": Markup(svg.by_layer(layers, "sparsity")),
@@ -146,3 +138,20 @@ def _fidelity_chart(points: list[dict], headline: str | None, key: str) -> Marku
     log = headline in LOG_SCALE and all(point["fidelity"]["value"] > 0 for point in points)
     label = text_format.describe(headline).label
     return Markup(svg.fidelity_against_size(points, label, log, key) if points else "")
+
+
+def _service(resources: dict | None) -> dict | None:
+    """`resources` of results.json with rows by measure and model; unchanged if the run has no serving benchmark or it failed."""
+    if not resources or resources.get("error"):
+        return resources
+    failed = [row for row in resources["rows"] if row["measure"] == "failed"]
+    rows = [row for row in resources["rows"] if row not in failed]
+    measures: dict[str, dict[str, dict]] = {}
+    for row in rows:
+        measures.setdefault(row["measure"], {})[row["model"]] = row
+    names = dict.fromkeys(row["model"] for row in rows if row["model"] != AGAIN)
+    columns = [(*COLUMNS[name], measures[name]) for name in COLUMNS if name in measures]
+    costs = [(measures.get(name, {}), label) for name, label in COSTS.items()]
+    service = {"baseline": BASELINE, "repeated_baseline": AGAIN, "names": names, "failed": failed}
+    service |= {"measures": measures, "columns": columns, "costs": costs}
+    return resources | service | {"speed": measures.get(SPEED, {})}

@@ -11,19 +11,17 @@ from typing import Any
 from kerf.evaluate.metrics import METRICS, Metric
 
 OPERATORS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
-TONES = {  # of a verdict: the answer to "May it be used?", and the style of its mark
-    "PASS": ("yes", "pass"),
-    "FAIL": ("no", "fail"),
-    "INCONCLUSIVE": ("not decided", "open"),
-    "NOT MEASURED": ("not measured", "broke"),
-}
-COUNTED = {  # in the summary of a run, of each answer
-    "yes": "may be used",
-    "no": "may not",
-    "not decided": "cannot be decided yet",
-    "not measured": "could not be measured",
-    "not judged": "not judged",
-}
+# Of a verdict: the answer to "May it be used?", and the style of its mark.
+TONES = {"PASS": ("yes", "pass"), "FAIL": ("no", "fail"), "INCONCLUSIVE": ("not decided", "open")}
+TONES |= {"NOT MEASURED": ("not measured", "broke")}
+# Of an answer: its words in the summary of a run.
+COUNTED = {"yes": "may be used", "no": "may not", "not decided": "cannot be decided yet"}
+COUNTED |= {"not measured": "could not be measured", "not judged": "not judged"}
+
+
+def is_finite(value: float | None) -> bool:
+    """Whether there is a value, neither infinite nor NaN."""
+    return value is not None and math.isfinite(value)
 
 
 def number(value: float | None, unit: str = "", like: float | None = None) -> str:
@@ -34,13 +32,12 @@ def number(value: float | None, unit: str = "", like: float | None = None) -> st
         return "not a number" if math.isnan(value) else "infinite"
     if unit == "bytes":
         return f"{value / 1e6:,.1f} MB"
-    decimals = 0 if isinstance(value, int) else _decimals(value if like is None else like)
+    decimals = 0 if isinstance(value, int) else _decimals(abs(value if like is None else like))
     text = f"{value:,.{decimals}f}".replace("-", "−")
     return f"{text} {unit}".strip()
 
 
-def _decimals(value: float) -> int:
-    size = abs(value)
+def _decimals(size: float) -> int:
     if 0.995 <= size < 1:
         return 5 if size > 0.9995 else 4  # the significant digits come after the nines
     if 0 < size < 0.1:
@@ -83,10 +80,10 @@ def plain(text: object) -> str:
 
 def describe(name: str | None) -> Metric:
     """A metric with a capitalized label; of an unknown metric, its bare name."""
-    metric = METRICS.get(name or "")
-    if metric is None:
-        return Metric(name or "", label=name or "", doc="", formula="")
-    return replace(metric, label=metric.label[:1].upper() + metric.label[1:])
+    name = name or ""
+    if metric := METRICS.get(name):
+        return replace(metric, label=metric.label[:1].upper() + metric.label[1:])
+    return Metric(name, label=name, doc="", formula="")
 
 
 def metrics_of(candidate: dict) -> dict[str, dict]:
@@ -116,18 +113,15 @@ def answer(candidate: dict, gates: list[dict]) -> dict[str, str]:
         (word, tone), why = TONES["NOT MEASURED"], failure(candidate)
     elif not gates or verdict not in TONES:
         word, tone, why = "not judged", "plain", "no threshold applies to it"
-    else:
-        (word, tone), why = TONES[verdict], _why(verdict, gates)
-    return {"answer": word, "tone": tone, "why": why}
-
-
-def _why(verdict: str, gates: list[dict]) -> str:
-    if verdict == "PASS":
+    elif verdict == "PASS":
         few = {1: "its one threshold was met", 2: "both thresholds were met"}
-        return few.get(len(gates), f"all {len(gates)} thresholds were met")
-    reasons = [reason(gate) for gate in gates if gate["verdict"] == verdict]
-    more = f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-    return "".join(reasons[:1]) + more
+        (word, tone), why = TONES[verdict], f"all {len(gates)} thresholds were met"
+        why = few.get(len(gates), why)
+    else:
+        (word, tone), reasons = TONES[verdict], [g for g in gates if g["verdict"] == verdict]
+        why = "".join(map(reason, reasons[:1]))
+        why += f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return {"answer": word, "tone": tone, "why": why}
 
 
 def failure(candidate: dict) -> str:
@@ -143,7 +137,7 @@ def explained(gate: dict, candidate: dict) -> dict:
     metric = metrics_of(candidate).get(gate["metric"])
     figure = candidate.get(gate["metric"])  # a size or a time is no metric row
     if metric is None and isinstance(figure, (int, float)):
-        metric = {"value": figure, "low": None, "high": None, "noise": None, "n": None}
+        metric = dict.fromkeys(("low", "high", "noise", "n")) | {"value": figure}
     about = describe(gate["metric"])
     return {**gate, "about": about, "required": threshold(gate), "measured": metric}
 
@@ -152,19 +146,18 @@ def reason(gate: dict) -> str:
     """What an explained gate requires and what was measured, in a clause."""
     label, unit = gate["about"].label, gate["about"].unit
     label = label[:1].lower() + label[1:] if label[1:2].islower() else label  # "nDCG" stays
-    metric = gate["measured"] or {}
+    metric, items = gate["measured"] or {}, gate.get("needed_n")
     value, cause = metric.get("value"), metric.get("why")
-    text = f"{label} must be {gate['required']}"
     if value is None:
-        return f"{text}, but it {f'is {cause}' if cause else 'was not measured'}"
+        missing = f"is {cause}" if cause else "was not measured"
+        return f"{label} must be {gate['required']}, but it {missing}"
     span = interval(metric, like=value)
-    text += f", measured {number(value, unit)}"
+    text = f"{label} must be {gate['required']}, measured {number(value, unit)}"
     text += f" ({span})" if span != "–" and unit != "bytes" else ""
     text += f"; {cause}" if cause else ""
     if gate["verdict"] == "INCONCLUSIVE":
-        items = gate.get("needed_n")
-        enough = f"about {items:,.0f} items would" if items else "more items would be needed to"
-        text += f"; {enough} decide"
+        text += f"; about {items:,.0f} items would" if items else "; more items would be needed to"
+        text += " decide"
     return text
 
 
@@ -172,10 +165,8 @@ def step_in_words(step: dict) -> str:
     """`quantize gptq, bits 4` of {"quantize": {"method": "gptq", "bits": 4}}."""
     ((kind, keys),) = step.items()
     main = ("method", "bits", "sparsity")  # they distinguish steps, so they come first
-    ordered = sorted(
-        (keys or {}).items(), key=lambda item: (item[0] not in main, item[0] != "method")
-    )
-    words = [str(value) if key == "method" else f"{key} {value}" for key, value in ordered]
+    ordered = sorted(keys or {}, key=lambda key: (key not in main, key != "method"))
+    words = [str(keys[key]) if key == "method" else f"{key} {keys[key]}" for key in ordered]
     return f"{kind} {', '.join(words)}".strip()
 
 

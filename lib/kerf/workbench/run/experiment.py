@@ -1,14 +1,13 @@
-"""An experiment: one YAML file, checked as a whole before anything runs.
-
-Values come from the command line, the experiment file, the model's preset or the defaults, in this order of precedence.
-The origin of each value is kept for the report.
-"""
+"""An experiment: values of the command line, then of a YAML file, of the model's preset, and defaults; checked as a whole."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from kerf.config import METHODS, STEPS, Calibration, Evaluation, Resources, check_chain, parse
 from kerf.core.errors import CONTROL, nearest, refuse
@@ -16,9 +15,11 @@ from kerf.core.paths import shipped
 from kerf.core.user_files import given_path, read_text
 from kerf.evaluate.gates import find_criteria, read_criteria
 from kerf.models import registry
-from kerf.workbench.run.overrides import KEYS, SECTIONS, override
-from kerf.workbench.run.yaml_reader import LARGEST, read_yaml
+from kerf.workbench.run.yaml_reader import LARGEST, parse_yaml, read_yaml
 
+KEYS = ("model", "calibration", "evaluation", "resources", "candidates", "release", "criteria")
+SECTIONS: dict[str, Any]
+SECTIONS = {"calibration": Calibration, "evaluation": Evaluation, "resources": Resources}
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 NAMES = "of a-z, 0-9, '.', '_' and '-', at most 64 characters, not"  # NAME in a refusal
 TAKEN = ("baseline", "history")  # folders in reports/ and in the report of an experiment
@@ -27,8 +28,9 @@ FILES = ("index.html", "results.json", "gates.xml", "release.md", "report.pdf") 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a chain: its kind ("quantize"), its parameters, and the origin of each parameter."""
+    """One step of a chain; path: CANDIDATE.NUMBER; origin: where each of its parameters came from."""
 
+    path: str
     kind: str
     parameters: Any
     origin: dict[str, str]
@@ -70,11 +72,10 @@ def find(experiment: str) -> Path:
     """Path of an experiment: a name of `names()` or a file."""
     if experiment in names():
         return shipped() / "notebooks" / "experiments" / f"{experiment}.yaml"
-    path = given_path(experiment)
-    if not path or not path.is_file():
-        accepted = f"a YAML file or a known name: {nearest(experiment, names())}"
-        raise refuse("EXPERIMENT", experiment, accepted)
-    return path
+    if (path := given_path(experiment)) and path.is_file():
+        return path
+    accepted = f"a YAML file or a known name: {nearest(experiment, names())}"
+    raise refuse("EXPERIMENT", experiment, accepted)
 
 
 def is_free(name: object) -> bool:
@@ -90,11 +91,11 @@ def read(experiment: str, overrides: Sequence[str] = (), model: str | None = Non
     content = read_yaml(read_text("EXPERIMENT", path, LARGEST), str(path))
     if not isinstance(content, dict):
         raise refuse("EXPERIMENT", str(path), f"keys and values; accepted: {', '.join(KEYS)}")
-    for key, value in content.items():
+    for key in content:
         if key not in KEYS:
             accepted = f"no such key in an experiment; {nearest(str(key), KEYS)}"
-            raise refuse(str(key), value, accepted)
-    overridden = override(content, list(overrides))
+            raise refuse(str(key), content[key], accepted)
+    overridden = _override(content, list(overrides))
     if model is not None:
         if "model" in overridden:
             raise refuse("--model", model, "a model once; -p model= names one already")
@@ -106,35 +107,21 @@ def read(experiment: str, overrides: Sequence[str] = (), model: str | None = Non
     if not is_free(path.stem):
         accepted = f"a file name {NAMES} {', '.join(TAKEN + FILES)}"
         raise refuse("EXPERIMENT", path.stem, accepted)
-    return _checked(path.stem, content, overridden)
-
-
-def _checked(name: str, content: dict, overridden: set[str]) -> Experiment:
-    model = content["model"]
     preset = registry.MODELS[model].calibration if model in registry.MODELS else {}
     origin = {"model": "command line" if "model" in overridden else "experiment"}
     sections: dict[str, Any] = {"resources": None}
     for section, type_ in SECTIONS.items():
-        if section == "resources" and section not in content:
-            continue
-        defaults = preset if section == "calibration" else {}
-        values = content.get(section, {})
-        sections[section], origins = _parse(type_, values, section, overridden, defaults)
-        origin |= {f"{section}.{key}": source for key, source in origins.items()}
-    candidates = _candidates(content.get("candidates"), overridden)
-    release = _release(content.get("release", list(candidates)), candidates)
+        if section in content or section != "resources":
+            defaults = preset if section == "calibration" else {}
+            values = content.get(section, {})
+            sections[section], origins = _parse(type_, values, section, overridden, defaults)
+            origin |= {f"{section}.{key}": source for key, source in origins.items()}
+    sections["candidates"] = _candidates(content.get("candidates"), overridden)
+    release = _release(content.get("release", list(sections["candidates"])), sections["candidates"])
     criteria = content.get("criteria", ["encoder"])
     criteria = [criteria] if isinstance(criteria, str) else criteria
-    return Experiment(
-        name=name,
-        model=model,
-        **sections,
-        candidates=candidates,
-        release=release,
-        criteria=_criteria(criteria),
-        deciding=criteria[0],
-        origin=origin,
-    )
+    outcome = {"release": release, "criteria": _criteria(criteria), "deciding": criteria[0]}
+    return Experiment(path.stem, model, origin=origin, **sections, **outcome)
 
 
 def _parse(
@@ -164,13 +151,11 @@ def _candidates(value: object, overridden: set[str]) -> dict[str, list[Step]]:
     candidates = {}
     for name, chain in _sized(value, dict, "candidates", "name: [steps]", 200).items():
         if not is_free(name):
-            taken = ", ".join((*TAKEN[1:], *FILES))
-            accepted = f"names {NAMES} baseline, {taken}; a number in quotes"
+            accepted = f"names {NAMES} {', '.join(TAKEN + FILES)}; a number in quotes"
             raise refuse("candidates", name, accepted)
         chain = _sized(chain, list, f"candidates.{name}", "a list of steps", 20)
-        steps = [_step(step, f"{name}.{n}", overridden) for n, step in enumerate(chain, 1)]
-        check_chain([step.values for step in steps], name)
-        candidates[name] = steps
+        candidates[name] = [_step(s, f"{name}.{n}", overridden) for n, s in enumerate(chain, 1)]
+        check_chain([step.values for step in candidates[name]], name)
     return candidates
 
 
@@ -182,7 +167,7 @@ def _step(step: object, path: str, overridden: set[str]) -> Step:
     if kind not in STEPS:
         raise refuse(path, kind, f"a kind of step: {nearest(str(kind), STEPS)}")
     values = {} if values is None else values  # `- reconstruct:` has all defaults
-    return Step(kind, *_parse(STEPS[kind], values, path, overridden, {}))
+    return Step(path, kind, *_parse(STEPS[kind], values, path, overridden, {}))
 
 
 def _release(value: object, candidates: dict[str, list[Step]]) -> list[str]:
@@ -190,8 +175,7 @@ def _release(value: object, candidates: dict[str, list[Step]]) -> list[str]:
         raise refuse("release", value, f"a list of candidates: {', '.join(candidates)}")
     for number, name in enumerate(value, 1):
         if not isinstance(name, str) or name not in candidates:
-            near = nearest(name if isinstance(name, str) else "", candidates)
-            raise refuse(f"release.{number}", name, near)
+            raise refuse(f"release.{number}", name, nearest(str(name), candidates))
         if name in value[: number - 1]:
             raise refuse(f"release.{number}", name, "each candidate once")
     return value
@@ -208,3 +192,73 @@ def _criteria(value: object) -> dict[str, dict]:
             raise refuse("criteria", value, f"each name once; {path.stem} stands there twice")
         criteria[path.stem] = read_criteria(path)
     return criteria
+
+
+def _override(content: dict, overrides: list[str]) -> set[str]:
+    """Apply `overrides` in place and return the full paths. Raises InputError for an unknown, ambiguous or repeated path."""
+    paths: set[str] = set()
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise refuse("-p", text, "PATH=VALUE, as in calibration.samples=64")
+        try:
+            full_path = _set(content, path, parse_yaml(value, path))
+        except yaml.YAMLError:  # text as it stands: the name of a file may have any characters
+            full_path = _set(content, path, value)
+        if full_path in paths:
+            raise refuse("-p", text, f"each path once; {full_path} is set already")
+        paths.add(full_path)
+    return paths
+
+
+def _set(content: dict, path: str, value: object) -> str:
+    if path in KEYS and path != "candidates":
+        content[path] = value
+        return path
+    section, _, key = path.partition(".")
+    if section in SECTIONS and key in (fields := SECTIONS[section].model_fields):
+        values = content.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise refuse(section, values, f"keys and values; accepted: {', '.join(fields)}")
+        values[key] = value
+        return path
+    steps = _steps_by_path(content.get("candidates"))
+    if path not in steps:
+        known = [key for key in KEYS if key != "candidates"]
+        known += [f"{name}.{key}" for name in SECTIONS for key in SECTIONS[name].model_fields]
+        known += [name for name, by_full_path in steps.items() if name not in by_full_path]
+        raise refuse("-p", path, nearest(path, known))
+    if len(steps[path]) > 1:
+        raise refuse("-p", path, f"several steps have it: {' or '.join(steps[path])}")
+    ((full_path, step),) = steps[path].items()
+    (kind,) = step
+    step[kind] = {**(step[kind] or {}), full_path.rpartition(".")[2]: value}
+    return full_path
+
+
+def _steps_by_path(candidates: object) -> dict[str, dict[str, dict]]:
+    """Steps with a key, by CANDIDATE.KEY and CANDIDATE.NUMBER.KEY, and then by the latter.
+
+    A key counts if the step has it with any method, since another override may change the method. Names of candidates may
+    hold dots: a path that could mean two candidates means the one with the longer name.
+    """
+    chains = candidates.items() if isinstance(candidates, dict) else ()
+    steps: dict[str, dict[str, dict]] = {}
+    for name, chain in sorted(chains, key=lambda item: len(str(item[0]))):
+        if not isinstance(name, str) or not isinstance(chain, list):
+            continue
+        own: dict[str, dict[str, dict]] = defaultdict(dict)
+        for number, step in enumerate(filter(_is_step, chain), 1):
+            (kind,) = step
+            for key in STEPS[kind].model_fields:
+                full_path = f"{name}.{number}.{key}"
+                own[full_path][full_path] = own[f"{name}.{key}"][full_path] = step
+        steps |= own
+    return steps
+
+
+def _is_step(step: object) -> bool:
+    if not isinstance(step, dict) or len(step) != 1:
+        return False
+    ((kind, values),) = step.items()
+    return kind in STEPS and isinstance(values, dict | None)

@@ -1,32 +1,96 @@
-"""Finished runs in the history, by name.
-
-SHA256SUMS, written last, holds the digests of a run's files; a file that it does not confirm is not read. A run of an older
-Kerf has no SHA256SUMS and is read unchecked.
-"""
+"""Finished runs in the history: only files that SHA256SUMS confirms are read; a run of an older Kerf has no SHA256SUMS."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from kerf.config.by_method import OLD_KEYS, renamed
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kerf.config.methods import OLD_KEYS, renamed
 from kerf.core import digests
 from kerf.core.errors import InputError, nearest, refuse
 from kerf.core.paths import root
 from kerf.evaluate.metrics import FIGURES
-from kerf.workbench.run import record
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from kerf.evaluate.comparison_inputs import ComparisonInput
 
+SCHEMA = 1  # of results.json: the one that is written, and the newest that is read
 SUMS, RESULTS = "SHA256SUMS", "results.json"
 COLUMNS = {"metric", "baseline", "candidate"}  # required in a table of per-item scores
 Refused = Callable[[str], InputError]  # builds the refusal of a name from what is accepted
+
+
+class Unreadable(ValueError):
+    """A run whose results.json cannot be read; `str` of it continues a sentence that begins with "its results.json"."""
+
+
+class Damaged(Unreadable):
+    """A run with a file that has changed since it was written; `str` of it names the file."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Metric(_Part):
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    baseline: float | None = None
+    n: int | None = None
+    noise: dict[str, float | None] | None = None
+
+
+class _Candidate(_Part):
+    name: str
+    status: str | None = None
+    error: dict | None = None
+    verdict: str | None = None
+    grade: str | None = None
+    steps: list[dict] | None = None
+    metrics: list[_Metric] | None = None
+    bytes_on_disk: Annotated[int, Field(ge=0)] | None = None
+    bits_per_weight: float | None = None
+    linear_bits: float | None = None
+    compression_ratio: float | None = None
+    sparsity: float | None = None
+    compress_seconds: float | None = None
+    compress_peak_rss_bytes: float | None = None
+
+
+class _Model(_Part):
+    id: str
+
+
+class _Manifest(_Part):
+    run: str | None = None
+    started: str | None = None
+    seconds: float | None = None
+    data: dict | None = None
+    cpu: dict | None = None
+
+
+class _Setting(_Part):
+    value: Any
+
+
+class _Results(_Part):
+    experiment: str | None = None
+    verdict: str | None = None
+    release: list[str] | None = None
+    model: _Model
+    candidates: list[_Candidate]
+    settings: dict[str, _Setting] | None = None
+    manifest: _Manifest
 
 
 def default_out() -> Path:
@@ -53,14 +117,16 @@ def record_digests(folder: Path) -> None:
 
 
 def damage(folder: Path, *names: str, vouched: Path | None = None) -> str:
-    """The first damaged file of a run, of `names` or by default all, and its damage; empty for none, and without SHA256SUMS.
-
-    vouched: the run in the history, if `folder` holds a copy of its results.json.
-    """
+    """The first damaged file, of `names` or all, and its damage, else ""; vouched: the run of which `folder` holds a copy."""
     path = (vouched or folder) / SUMS
     if not os.path.lexists(path):
         return ""
-    sums = _read_sums(path)
+    sums: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        text = path.read_text() if path.is_file() else ""
+        if text.endswith(f"  {RESULTS}\n"):  # else the file is incomplete
+            lines = (line.split("  ", 1) for line in text.splitlines())
+            sums = {name: digest for digest, name in lines}
     if not sums:
         return f"{SUMS} is damaged"
     for name in names or sums:
@@ -69,79 +135,78 @@ def damage(folder: Path, *names: str, vouched: Path | None = None) -> str:
     return ""
 
 
-def _read_sums(path: Path) -> dict[str, str]:
-    """sha256 by name; empty for an incomplete file, which does not end with results.json."""
-    try:
-        text = path.read_text() if path.is_file() else ""
-        if not text.endswith(f"  {RESULTS}\n"):
-            return {}
-        return {
-            name: digest for digest, name in (line.split("  ", 1) for line in text.splitlines())
-        }
-    except (OSError, ValueError):
-        return {}
-
-
 def read(folder: Path, *names: str) -> dict:
-    """results.json of a run, after a check of its digest and those of `names` (default: every file of the run).
-
-    Raises kerf.workbench.run.record.Damaged, naming the file, and kerf.workbench.run.record.Unreadable.
-    """
+    """results.json of a run, after a check of its digest and those of `names` (default: every file). Raises Unreadable."""
     if wrong := damage(folder, *([RESULTS, *names] if names else [])):
-        raise record.Damaged(wrong)
-    content = record.read(folder / RESULTS)
+        raise Damaged(wrong)
+    content = _read_results(folder / RESULTS)
     if content["manifest"].get("digests") and not os.path.lexists(folder / SUMS):
-        raise record.Damaged(f"{SUMS} is missing")
+        raise Damaged(f"{SUMS} is missing")
     return content
+
+
+def _read_results(path: Path) -> dict:
+    """Content of a results.json. Raises Unreadable, naming the part that is missing or has a wrong type."""
+    content: Any
+    try:
+        content = digests.read_json(path, int)  # int refuses NaN and infinities, which are not JSON
+        schema = content["schema"]
+        if schema <= SCHEMA:
+            _Results.model_validate(content)
+            return content
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        part = ".".join(map(str, first["loc"]))
+        missing = first["type"] == "missing"
+        problem = f"lacks a required part ({part})" if missing else f"has a {part} of a wrong type"
+    except OSError:
+        problem = "cannot be opened"
+    except ValueError:
+        problem = "is not valid JSON"
+    except (LookupError, TypeError):
+        problem = "lacks a required part (schema)"
+    else:
+        problem = f"is of a newer Kerf (it has schema {schema}, this one reads {SCHEMA})"
+    raise Unreadable(problem)
 
 
 def find(parameter: str, name: str, out: Path) -> ComparisonInput:
     """The candidate EXPERIMENT/CANDIDATE of the newest run, or EXPERIMENT/RUN/CANDIDATE, as an input of a comparison.
 
-    parameter: the command-line argument, for refusals. Raises InputError, with the nearest names, for an unknown name, for
-    a candidate that failed, and for a run that cannot be read.
+    Raises InputError that names `parameter`: an unknown name, a candidate that failed, a run that cannot be read.
     """
     refused = partial(refuse, parameter, name)
     experiment, *rest = name.split("/")
     if len(rest) not in (1, 2):
-        example = "for example minilm/int8"
-        raise refused(f"EXPERIMENT/CANDIDATE or EXPERIMENT/RUN/CANDIDATE, {example}")
-    folder = _find_run(experiment, rest[:-1], out, refused)
-    try:
-        content = read(folder, RESULTS)
-        candidates = {row["name"]: row for row in content["candidates"]}
-        if rest[-1] not in candidates:
-            raise refused(f"{nearest(rest[-1], candidates)} (run {folder.name})")
-        return _comparison_input(name, folder, content, candidates[rest[-1]], refused)
-    except record.Damaged as problem:
-        advice = f"{folder} is damaged ({problem}), so run it again"
-        raise refused(f"a run as it was written; {advice}") from None
-    except record.Unreadable as problem:
-        raise refused(f"a run with a readable results.json; that of {folder} {problem}") from None
-
-
-def _find_run(experiment: str, run: list[str], out: Path, refused: Refused) -> Path:
-    """The newest run of an experiment, or the run that is named."""
+        raise refused("EXPERIMENT/CANDIDATE or EXPERIMENT/RUN/CANDIDATE, for example minilm/int8")
     all_runs = finished(history(out))
     runs = {path.name: path for path in all_runs if path.parent.name == experiment}
     if not all_runs:
         raise refused(f"a finished run; {history(out)} has none")
     if not runs:
         raise refused(nearest(experiment, {path.parent.name for path in all_runs}))
-    name = run[0] if run else next(iter(runs))
-    if name not in runs:
-        raise refused(nearest(name, runs))
-    return runs[name]
+    run = rest[0] if len(rest) == 2 else next(iter(runs))  # by default the newest
+    if run not in runs:
+        raise refused(nearest(run, runs))
+    folder = runs[run]
+    try:
+        content = read(folder, RESULTS)
+        candidates = {row["name"]: row for row in content["candidates"]}
+        if rest[-1] not in candidates:
+            raise refused(f"{nearest(rest[-1], candidates)} (run {folder.name})")
+        return _input(name, folder, content, candidates[rest[-1]], refused)
+    except Damaged as problem:
+        advice = f"{folder} is damaged ({problem}), so run it again"
+        raise refused(f"a run as it was written; {advice}") from None
+    except Unreadable as problem:
+        raise refused(f"a run with a readable results.json; that of {folder} {problem}") from None
 
 
-def _comparison_input(
-    name: str, folder: Path, content: dict, candidate: dict, refused: Refused
-) -> ComparisonInput:
+def _input(name: str, folder: Path, content: dict, row: dict, refused: Refused) -> ComparisonInput:
     from kerf.evaluate.comparison_inputs import ComparisonInput  # imports pandas
 
-    status = candidate.get("status")
-    if status != "ok":
-        message = (candidate.get("error") or {}).get("message", "no message")
+    if (status := row.get("status")) != "ok":
+        message = (row.get("error") or {}).get("message", "no message")
         status = "was skipped" if status == "skipped" else status
         raise refused(f"a candidate that was measured; it {status}: {message}")
     settings = {}
@@ -150,21 +215,17 @@ def _comparison_input(
         if section == "evaluation":
             settings[f"evaluation.{OLD_KEYS.get(key, key)}"] = entry["value"]
     data, cpu = (content["manifest"].get(key) or {} for key in ("data", "cpu"))
-    metrics = candidate.get("metrics") or []
+    origin = {key: data.get(key) for key in ("weights", "evaluation")}
+    origin |= {"machine": [cpu.get(key) for key in ("model", "threads")], "settings": settings}
+    metrics = row.get("metrics") or []
     return ComparisonInput(
         name=name,
         model=content["model"]["id"],
-        steps=[renamed(step) for step in candidate.get("steps") or []],
-        rows={row["name"]: row for row in metrics if row["value"] is not None},
-        figures={key: candidate[key] for key in FIGURES if candidate.get(key) is not None},
-        items=_read_items(folder / f"{candidate['name']}.parquet", refused),
-        origin={
-            "run": folder.name,
-            "weights": data.get("weights"),
-            "evaluation": data.get("evaluation"),
-            "machine": [cpu.get(key) for key in ("model", "threads")],
-            "settings": settings,
-        },
+        steps=[renamed(step) for step in row.get("steps") or []],
+        rows={metric["name"]: metric for metric in metrics if metric["value"] is not None},
+        figures={key: row[key] for key in FIGURES if row.get(key) is not None},
+        items=_read_items(folder / f"{row['name']}.parquet", refused),
+        origin={"run": folder.name, **origin},
     )
 
 
@@ -174,7 +235,7 @@ def _read_items(path: Path, refused: Refused) -> pd.DataFrame:
     import pyarrow as pa
 
     if wrong := damage(path.parent, path.name):
-        raise record.Damaged(wrong)
+        raise Damaged(wrong)
     if not path.is_file():
         raise refused(f"a run with per-item scores; {path} is missing, so run it again")
     try:

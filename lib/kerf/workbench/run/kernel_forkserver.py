@@ -1,22 +1,21 @@
 """Warm kernels: each is forked from one server process that has imported the libraries and nothing else.
 
-Importing torch and sentence-transformers takes longer than most stages do. Jupyter starts `join`, which requests a kernel
-from the server and lives exactly as long as it; `join` has to start fast, so only the standard library is imported at the
-top. Measurements of load time and memory use fresh processes instead (`kerf.evaluate.measure`).
+Importing torch takes longer than most stages do. Jupyter starts `join`, which requests a kernel from the server and lives
+exactly as long as it; `join` has to start fast, so only the standard library is imported at the top.
 """
 
 import json
 import os
 import select
-import selectors
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 IMPORTS = ["sentence_transformers", "pandas", "matplotlib.figure", "scipy.stats", "pyarrow.parquet"]
 IMPORTS += ["ipykernel.kernelapp", "kerf.pipeline", "kerf.charts.plots", "kerf.evaluate"]
@@ -25,46 +24,34 @@ ANSWER_SECONDS = 20.0  # for a fork
 
 
 class KernelForkserver:
-    """The process that kernels are forked from; restarted when it has died, and ended with the process that made it.
-
-    folder: its sockets, and all temporary files of its kernels; removed at the end.
-    """
+    """The process that kernels are forked from; restarted when it has died, and ended with the process that made it."""
 
     def __init__(self) -> None:
         from kerf.core.scratch import scratch  # `join` does without it
 
-        self._resources = ExitStack()
-        self.folder = self._resources.enter_context(scratch())
-        self.process: subprocess.Popen | None = None
-        self.address, self.started = "", 0
+        resources = ExitStack()
+        self.folder = resources.enter_context(scratch())  # sockets and temporary files
+        resources.callback(self.end)
+        self.close = resources.close  # ends the process and removes the folder
+        self.process: Popen | None = None
+        self.address = ""
 
     def kernel_command(self) -> list[str]:
-        """Command that Jupyter runs instead of ipykernel_launcher, with {connection_file} for Jupyter to fill in.
-
-        Raises RuntimeError if the server does not start.
-        """
+        """Command of a kernel; Jupyter fills in {connection_file}. Raises RuntimeError if the server does not start."""
         if self.process is None or self.process.poll() is not None:
-            self._start()
+            self.address = str(self.folder / f"server-{time.monotonic_ns()}")
+            command = [sys.executable, "-m", __name__, "serve", self.address]
+            environment = {**os.environ, "TMPDIR": str(self.folder)}
+            self.process = Popen(command, env=environment, stdin=PIPE, stdout=PIPE)
+            assert self.process.stdout
+            poll = select.poll()  # select() is limited to file descriptors below 1024
+            poll.register(self.process.stdout, select.POLLIN)
+            answered = poll.poll(1000 * READY_SECONDS)
+            if not answered or self.process.stdout.readline() != b"ready\n":
+                self.end()
+                raise RuntimeError("the process that kernels start from did not start")
         arguments = [self.address, "{connection_file}", str(ANSWER_SECONDS)]
         return [sys.executable, "-S", __file__, "join", *arguments]
-
-    def _start(self) -> None:
-        self.started += 1
-        self.address = str(self.folder / f"server-{self.started}")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kerf.workbench.run.kernel_forkserver", "serve", self.address],
-            env={**os.environ, "TMPDIR": str(self.folder)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self.process.stdout
-        # Not select(), which is limited to file descriptors below 1024.
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            answered = selector.select(READY_SECONDS)
-        if not answered or self.process.stdout.readline() != b"ready\n":
-            self.end()
-            raise RuntimeError("the process that kernels start from did not start")
 
     def end(self) -> None:
         """Kill the process; the next kernel starts another one."""
@@ -72,11 +59,6 @@ class KernelForkserver:
             self.process.kill()
             self.process.wait()
             self.process = None
-
-    def close(self) -> None:
-        """Kill the process and remove its folder."""
-        self.end()
-        self._resources.close()
 
 
 def serve(address: str) -> None:
@@ -113,13 +95,11 @@ def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
     try:
         connection.settimeout(ANSWER_SECONDS)
         message, streams, _, _ = socket.recv_fds(connection, 1 << 20, 2)
-        while not message.endswith(b"\n"):
-            if not (more := connection.recv(1 << 20)):
-                return {}, streams
-            message += more
+        if not message.endswith(b"\n"):
+            message += connection.makefile("rb").readline()
         connection.settimeout(None)
         return json.loads(message), streams
-    except OSError:
+    except (OSError, ValueError):
         return {}, streams
 
 
@@ -148,10 +128,7 @@ def _become_kernel(request: dict, streams: list[int], connection: socket.socket)
 
 
 def join(address: str, connection_file: str, seconds: str) -> None:
-    """Request a kernel on this process's standard output and error; live as long as the kernel and the caller.
-
-    Exits if no kernel comes within `seconds`: to Jupyter the kernel has then died.
-    """
+    """Request a kernel on this process's output, within `seconds`; live as long as the kernel and the caller."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     caller = os.getppid()
     environment = {**os.environ, "TMPDIR": str(Path(address).parent)}

@@ -1,7 +1,4 @@
-"""An executed notebook as one HTML page that needs no script and no network.
-
-A widget needs its script, so its last output takes its place.
-"""
+"""An executed notebook as one HTML page without script and network; the last output of a widget takes its place."""
 
 import re
 from pathlib import Path
@@ -11,8 +8,8 @@ import nh3
 
 from kerf.core.atomic import write_page
 
-TEXT_ATTRIBUTES = {"alt", "aria-label", "dir", "lang", "role", "scope", "tabindex", "title"}
-LAYOUT_ATTRIBUTES = {"class", "colspan", "height", "id", "rowspan", "style", "width"}
+ATTRIBUTES = {"alt", "aria-label", "dir", "lang", "role", "scope", "tabindex", "title"}
+ATTRIBUTES |= {"class", "colspan", "height", "id", "rowspan", "style", "width"}
 TEMPLATES = Path(__file__).parents[1] / "templates"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -26,11 +23,16 @@ def notebook_to_html(path: Path) -> Path:
 
     notebook = nbformat.read(path, as_version=4)
     _replace_widgets(notebook)
+    texts: list[str] = []
+    tags = {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
     for cell in notebook.cells:
-        if BANNER in _tags(
-            cell
-        ):  # papermill sets colours inline, where a style sheet has no effect
+        if BANNER in cell.metadata.get(
+            "tags", []
+        ):  # its inline colours would override the style sheet
             cell.source = re.sub(r'\sstyle="[^"]*"', "", cell.source)
+        elif cell.cell_type == "markdown":
+            texts.append(cell.source)
+    heading = re.search(r"^#\s+(.+)$", "\n".join(texts), re.M)
     exporter = HTMLExporter(
         template_name="notebook",
         extra_template_basedirs=[str(TEMPLATES)],
@@ -39,12 +41,12 @@ def notebook_to_html(path: Path) -> Path:
         exclude_output_prompt=True,
         filters={"inert": inert, "alt_text": alt_text},
     )
-    sheets = (TEMPLATES / "style.css", TEMPLATES / "notebook" / "notebook.css")
+    sheets = ("style.css", "notebook/notebook.css")
     page = {
-        "css": "".join(sheet.read_text() for sheet in sheets),
-        "title": _title(notebook, path.stem),
+        "css": "".join((TEMPLATES / sheet).read_text() for sheet in sheets),
+        "title": re.sub(r"[`*_]", "", heading[1]).strip() if heading else path.stem,
         "source": path.name,
-        "injected": any("injected-parameters" in _tags(cell) for cell in notebook.cells),
+        "injected": "injected-parameters" in tags,
     }
     body, _ = exporter.from_notebook_node(notebook, resources={"page": page})
     return write_page(path.with_suffix(".html"), body)
@@ -52,19 +54,19 @@ def notebook_to_html(path: Path) -> Path:
 
 def inert(html: str) -> str:
     """A notebook's own HTML without scripts, handlers and links that load something; the style of tables remains."""
+
+    def without_data_links(tag: str, attribute: str, value: str) -> str | None:
+        return None if tag == "a" and value.strip().lower().startswith("data:") else value
+
     return nh3.clean(
         html,
         tags=nh3.ALLOWED_TAGS | {"figcaption", "figure", "section", "style"},
         clean_content_tags={"script"},
-        attributes={"*": TEXT_ATTRIBUTES | LAYOUT_ATTRIBUTES, "a": {"href"}, "img": {"src"}},
-        attribute_filter=_without_data_links,
+        attributes={"*": ATTRIBUTES, "a": {"href"}, "img": {"src"}},
+        attribute_filter=without_data_links,
         url_schemes={"data", "http", "https", "mailto"},
         link_rel=None,
     )
-
-
-def _without_data_links(tag: str, attribute: str, value: str) -> str | None:
-    return None if tag == "a" and value.strip().lower().startswith("data:") else value
 
 
 def alt_text(output: dict, mime_type: str) -> str:
@@ -72,19 +74,6 @@ def alt_text(output: dict, mime_type: str) -> str:
     metadata = output.get("metadata", {})
     description = metadata.get(mime_type, {}).get("alt") or metadata.get("alt")
     return description or "Figure, described by the text around it"
-
-
-def _tags(cell: Any) -> list[str]:
-    return cell.metadata.get("tags", [])
-
-
-def _title(notebook: Any, default: str) -> str:
-    """The first heading of the notebook as plain text."""
-    for cell in notebook.cells:
-        own = cell.cell_type == "markdown" and BANNER not in _tags(cell)
-        if own and (heading := re.search(r"^#\s+(.+)$", cell.source, re.M)):
-            return re.sub(r"[`*_]", "", heading[1]).strip()
-    return default
 
 
 def _replace_widgets(notebook: Any) -> None:

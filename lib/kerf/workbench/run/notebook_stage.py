@@ -1,8 +1,4 @@
-"""One stage: a parameterized notebook, run by papermill in a kernel of its own and cached by content.
-
-A finished stage is an artifact: the executed notebook, its HTML, and the path of its result. A stage that fails leaves a
-partial notebook that says so in its first cell.
-"""
+"""One stage: a notebook run by papermill in a kernel of its own, and cached with its HTML and the path of its result."""
 
 import atexit
 import json
@@ -13,7 +9,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +17,6 @@ from typing import Any
 from unittest.mock import patch
 
 from kerf.config.methods import METHODS, PRUNING_METHODS
-from kerf.core import atomic
 from kerf.core.cache import HANDOVER, NOTICE, artifact, meta, published
 from kerf.core.code import APART, imported
 from kerf.core.digests import sha256
@@ -44,7 +39,7 @@ class StageFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class FinishedStage:
+class Stage:
     """A finished stage: result folder, executed notebook, seconds in this run, and the run that executed it."""
 
     result: Path
@@ -63,15 +58,8 @@ def _cells(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
-def _source(cells: list[dict]) -> str:
+def _source(cells: Iterable[dict]) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells)
-
-
-@cache
-def _accepted(path: Path) -> list[str]:
-    """Parameters of a notebook: the names that its `parameters` cell assigns."""
-    tagged = [cell for cell in _cells(path) if "parameters" in cell["metadata"].get("tags", ())]
-    return re.findall(r"^(\w+) *=", _source(tagged), re.M)
 
 
 def check_parameters(name: str, parameters: dict) -> None:
@@ -79,7 +67,8 @@ def check_parameters(name: str, parameters: dict) -> None:
     path = notebook_path(name)
     if not path.is_file():
         raise refuse("notebook", name, f"a file in {path.parent}")
-    known = _accepted(path)
+    cells = (cell for cell in _cells(path) if "parameters" in cell["metadata"].get("tags", ()))
+    known = re.findall(r"^(\w+) *=", _source(cells), re.M)
     for key, value in parameters.items():
         if key not in known:
             raise refuse(key, value, f"a parameter of {path.name}; it has {', '.join(known)}")
@@ -108,24 +97,20 @@ def _steps(value: object) -> Iterator[dict]:
             yield from _steps(item)
 
 
-def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> FinishedStage:
-    """Run or reuse notebook `name` with `parameters`; inputs: digests of the data that it reads.
-
-    partial: path for a notebook that does not finish. Raises StageFailed.
-    """
+def run_stage(name: str, parameters: dict, inputs: dict, partial: Path) -> Stage:
+    """Run or reuse a notebook; inputs: digests of its data; partial: path for a notebook that raises StageFailed."""
     key = {"notebook": sha256(notebook_path(name)), "parameters": parameters, "inputs": inputs}
+    executed: list[Path] = []
     start = time.perf_counter()
-    reused = True
 
     def make(folder: Path) -> None:
-        nonlocal reused
-        reused = False
+        executed.append(folder)
         _execute(name, parameters, folder, partial)
 
     folder = artifact("stage", key, make, code=_code(name, parameters))
     partial.unlink(missing_ok=True)
     seconds, run = time.perf_counter() - start, meta(folder)["run"]
-    return FinishedStage(published(folder), folder / f"{name}.ipynb", seconds, reused, run)
+    return Stage(published(folder), folder / f"{name}.ipynb", seconds, not executed, run)
 
 
 @cache
@@ -157,15 +142,7 @@ def _kernel_manager_class() -> type:
 
 
 def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
-    notebook = folder / f"{name}.ipynb"
-    with patch.dict(os.environ, KERF_HANDOVER=str(folder / HANDOVER)):  # for this stage's kernel
-        _run_notebook(name, parameters, notebook, partial)
-    notebook_to_html(notebook)
-    _repeat_notices(notebook)
-
-
-def _run_notebook(name: str, parameters: dict, target: Path, partial: Path) -> None:
-    """Execute a notebook; a kernel that dies is started once more."""
+    """Execute a notebook and write its HTML; a kernel that dies is started once more."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
@@ -177,13 +154,15 @@ def _run_notebook(name: str, parameters: dict, target: Path, partial: Path) -> N
         "config": Config({"KernelManager": {"transport_encryption": "required"}}),
         "progress_bar": False,
     }
+    target = folder / f"{name}.ipynb"
     logging.getLogger("papermill").setLevel(logging.ERROR)
     for attempt in (1, 2):
         try:
-            with warnings.catch_warnings():
+            handover = {"KERF_HANDOVER": str(folder / HANDOVER)}  # for this stage's kernel
+            with warnings.catch_warnings(), patch.dict(os.environ, handover):
                 warnings.simplefilter("ignore")
                 papermill.execute_notebook(notebook_path(name), target, parameters, **options)
-            return
+            break
         except papermill.PapermillExecutionError as error:
             message = f"{error.ename}: {error.evalue}".splitlines()[0]
             raise _failed(name, error.cell_index, message, target, partial) from None
@@ -192,14 +171,14 @@ def _run_notebook(name: str, parameters: dict, target: Path, partial: Path) -> N
                 message = f"the kernel died twice ({error}); the system may have run out of memory"
                 # papermill marks all cells as completed, so the last one with a count is the cell that ran.
                 cells = enumerate(_cells(target) if target.is_file() else [])
-                started = [
-                    index for index, cell in cells if cell.get("execution_count") is not None
-                ]
+                started = [n for n, cell in cells if cell.get("execution_count") is not None]
                 raise _failed(name, max(started, default=None), message, target, partial) from None
             notice = f"the kernel died ({error}); the stage is tried once more"
             print(f"kerf: {name}.ipynb: {notice}", file=sys.stderr)
             if CAN_FORK and not isinstance(error, DeadKernelError):
                 _forkserver().end()  # the server itself may hang
+    notebook_to_html(target)
+    _repeat_notices(target)
 
 
 def _repeat_notices(path: Path) -> None:
@@ -226,9 +205,3 @@ def _failed(name: str, cell: int | None, message: str, target: Path, partial: Pa
         partial.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, partial)
     return StageFailed(f"{name}.ipynb", cell, message)
-
-
-def publish(stage: FinishedStage, folder: Path, title: str) -> None:
-    """Copy the executed notebook and its HTML into the report's folder, under `title`."""
-    for path in (stage.notebook, stage.notebook.with_suffix(".html")):
-        atomic.copy(path, folder / f"{title}{path.suffix}")

@@ -1,8 +1,8 @@
 """What a run will do: the parameters of every stage's notebook, and the checks before heavy work."""
 
 import shutil
-from collections.abc import Iterator
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 from kerf import evaluate, pipeline
@@ -30,31 +30,19 @@ def step_parameters(experiment: Experiment, before: list[dict], step: Step) -> d
     return {**shared_parameters(experiment), "before": before, **own}
 
 
-def compare_parameters(
-    experiment: Experiment, steps: list[dict], noise_floor: bool = False
-) -> dict:
-    """Parameters of the notebook that measures a candidate; noise_floor: the baseline, a second time."""
-    evaluation = experiment.evaluation.model_dump()
-    texts = {"evaluation_texts": evaluation.pop("texts")}
-    return {
-        **shared_parameters(experiment),
-        "steps": steps,
-        **texts,
-        **evaluation,
-        "again": noise_floor,
-    }
+def compare_parameters(experiment: Experiment, steps: list[dict], noise: bool = False) -> dict:
+    """Parameters of the notebook that measures a candidate; noise: the baseline, a second time."""
+    own = {"steps": steps, "again": noise} | experiment.evaluation.model_dump()
+    own["evaluation_texts"] = own.pop("texts")
+    return shared_parameters(experiment) | own
 
 
 def resources_parameters(experiment: Experiment, chains: dict[str, list[dict]]) -> dict:
     """Parameters of the notebook that measures what each candidate takes as a service."""
     assert experiment.resources
-    return {
-        **shared_parameters(experiment),
-        "candidates": chains,
-        "evaluation": experiment.evaluation.model_dump(),
-        "criteria": experiment.deciding,
-        **experiment.resources.model_dump(),
-    }
+    own = {"candidates": chains, "criteria": experiment.deciding}
+    own["evaluation"] = experiment.evaluation.model_dump()
+    return shared_parameters(experiment) | own | experiment.resources.model_dump()
 
 
 def inputs(experiment: Experiment) -> dict[str, str]:
@@ -62,19 +50,15 @@ def inputs(experiment: Experiment) -> dict[str, str]:
     digests = {"weights": registry.weights_digest(registry.resolve(experiment.model))}
     for section in ("calibration", "evaluation"):
         digests[section] = corpora.digest(getattr(experiment, section).texts)
-    for name, number, step in _numbered(experiment):
-        imported = step.kind == "quantize" and METHODS[step.parameters.method].imported
-        if imported:
+    for step in chain.from_iterable(experiment.candidates.values()):
+        if step.kind == "quantize" and (imported := METHODS[step.parameters.method].imported):
             source = import_module(imported).fingerprint(step.parameters, experiment.calibration)
-            digests[f"{name}.{number}"] = digest(source)
+            digests[step.path] = digest(source)
     return digests
 
 
 def check(experiment: Experiment, out: Path) -> dict:
-    """Refuse everything that can be refused before heavy work. Returns the model's description.
-
-    Raises InputError with the path of the value in the experiment.
-    """
+    """Check what needs no heavy work; returns the model's description. Raises InputError with the path of the wrong value."""
     check_writable("--out", out)
     for section in ("calibration", "evaluation"):
         try:
@@ -86,56 +70,41 @@ def check(experiment: Experiment, out: Path) -> dict:
     if free < needed:
         accepted = f"a disk with {needed / 1e6:.0f} MB free; this one has {free / 1e6:.0f} MB"
         raise refuse("--out", str(out), accepted)
-    for name, number, step in _numbered(experiment):
-        before = [earlier.values for earlier in experiment.candidates[name][: number - 1]]
-        _check_step(experiment, f"{name}.{number}", step, before)
-    _check_evaluation_keys(experiment, description["kind"])
+    for steps in experiment.candidates.values():
+        for number, step in enumerate(steps):
+            _check_step(experiment, step, [earlier.values for earlier in steps[:number]])
+            check_parameters(step.notebook, step_parameters(experiment, [], step))
+    family = families.FAMILIES[description["kind"]]
+    # The service benchmark reads sentences, whatever the kind of model.
+    known = {*family.READS, *(["sentences"] if experiment.resources else [])}
+    for key, value in experiment.evaluation.model_dump().items():
+        if key not in known and experiment.origin[f"evaluation.{key}"] != "default":
+            accepted = f"no key of {family.CALLED}, which {experiment.model} is; accepted: "
+            raise refuse(f"evaluation.{key}", value, accepted + ", ".join(sorted(known)))
     if experiment.resources:
         registry.check_kind(experiment.model, "resources", "encoder", "reranker")
         check_parameters("resources", resources_parameters(experiment, {}))
     check_parameters("calibrate", shared_parameters(experiment))
     check_parameters("compare", compare_parameters(experiment, []))
-    for _, _, step in _numbered(experiment):
-        check_parameters(step.notebook, step_parameters(experiment, [], step))
     return description | {"documents": _documents(experiment, description["kind"])}
 
 
-def _numbered(experiment: Experiment) -> Iterator[tuple[str, int, Step]]:
-    """Every step with its candidate and its number in the chain, from 1."""
-    for name, chain in experiment.candidates.items():
-        for number, step in enumerate(chain, 1):
-            yield name, number, step
-
-
-def _check_step(experiment: Experiment, path: str, step: Step, before: list[dict]) -> None:
+def _check_step(experiment: Experiment, step: Step, before: list[dict]) -> None:
     """Refuse a step that the model cannot take after the steps `before`."""
     folder, parameters = registry.resolve(experiment.model), step.parameters
     learned = step.kind == "reconstruct"
     if learned:
-        registry.check_kind(experiment.model, path, "encoder", "causal")
-    on_kernel = step.kind == "quantize" and METHODS[parameters.method].kernel
+        registry.check_kind(experiment.model, step.path, "encoder", "causal")
+    on_kernel = step.notebook == "kernels"
     by_sensitivity = getattr(parameters, "allocation", "uniform") == "sensitivity"
     if learned or by_sensitivity or on_kernel and parameters.min_cosine is not None:
         families.of(folder).check_held_back(folder, experiment.calibration)
     if getattr(parameters, "bits", None) == "mixed":
-        registry.check_kind(experiment.model, path, "encoder")
+        registry.check_kind(experiment.model, step.path, "encoder")
     try:
         pipeline.check(experiment.model, step.kind, parameters, before)
     except InputError as refusal:
-        raise InputError(f"{path}.{refusal}") from None
-
-
-def _check_evaluation_keys(experiment: Experiment, kind: str) -> None:
-    """Refuse keys of `evaluation` that the experiment sets and the evaluation of such a model does not read."""
-    family = families.FAMILIES[kind]
-    # The service benchmark reads sentences, whatever the kind of model.
-    known = {*family.READS, *(["sentences"] if experiment.resources else [])}
-    for key, value in experiment.evaluation.model_dump().items():
-        if key not in known and experiment.origin[f"evaluation.{key}"] != "default":
-            accepted = f"no key of {family.CALLED}, which {experiment.model} is"
-            raise refuse(
-                f"evaluation.{key}", value, f"{accepted}; accepted: {', '.join(sorted(known))}"
-            )
+        raise InputError(f"{step.path}.{refusal}") from None
 
 
 def _documents(experiment: Experiment, kind: str) -> int:
@@ -148,11 +117,8 @@ def _documents(experiment: Experiment, kind: str) -> int:
         corpora.check_overlap(families.of(folder).sample_texts(folder, calibration), texts.all)
         return {"documents": evaluation.documents(texts)}
 
-    key = {
-        "weights": registry.weights_digest(folder),
-        "texts": [corpora.digest(part.texts) for part in (calibration, experiment.evaluation)],
-        "calibration": calibration.model_dump(),
-        "evaluation": experiment.evaluation.model_dump(),
-    }
+    parts = (calibration, experiment.evaluation)
+    data = [[corpora.digest(part.texts), part.model_dump()] for part in parts]
+    key = {"weights": registry.weights_digest(folder), "data": data}
     code = ["kerf.evaluate", families.FAMILIES[kind].EVALUATION]
     return meta(artifact("checked", key, make, code=code))["result"]["documents"]

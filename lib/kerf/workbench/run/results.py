@@ -17,8 +17,7 @@ from kerf.evaluate.metrics import METRICS
 from kerf.profiling import footprint, serving_benchmark
 from kerf.profiling.power import governor
 from kerf.workbench.run.experiment import Experiment, Step
-from kerf.workbench.run.history import RESULTS, SUMS, history, record_digests
-from kerf.workbench.run.record import SCHEMA
+from kerf.workbench.run.history import RESULTS, SCHEMA, SUMS, history, record_digests
 from kerf.workbench.run.runner import Candidate, Run
 
 TIMED = ["rss_peak_bytes", "load_seconds", "speedup"]
@@ -47,7 +46,7 @@ def assemble(run: Run, description: dict, candidates: list[Candidate]) -> tuple[
         "manifest": _manifest(run),
     }
     pictures = {candidate.name: candidate.measured[1] for candidate in others}
-    similarities = {name: picture for name, picture in pictures.items() if "edges" in picture}
+    similarities = {name: data for name, data in pictures.items() if "edges" in data}
     restored = {name: data["restored"] for name, data in pictures.items() if data.get("restored")}
     return results, {"similarities": similarities, "restored": restored}
 
@@ -86,13 +85,11 @@ def _settings(experiment: Experiment) -> dict[str, dict]:
 
 
 def _noise_floor(metrics: list[dict]) -> dict[str, dict]:
-    """Range of each metric over both measurements of the baseline.
-
-    The interval counts only for timed metrics: that of others is about texts, and the noise is about the machine.
-    """
+    """Range of each metric over both measurements of the baseline."""
     floor = {}
     for row in metrics:
         if row["value"] is not None and row["baseline"] is not None:
+            # The interval of other metrics is about texts, and the noise is about the machine.
             keys = ("value", "baseline", *(("low", "high") if row["name"] in TIMED else ()))
             ends = [row[key] for key in keys if row[key] is not None]
             floor[row["name"]] = {"low": min(ends), "high": max(ends)}
@@ -107,38 +104,41 @@ def _row(run: Run, description: dict, candidate: Candidate, noise_floor: dict[st
         metric["unit"] = METRICS[metric["name"]].unit
         metric["noise"] = noise_floor.get(metric["name"], {"low": None, "high": None})
     stages = candidate.compressed + ([candidate.compared] if candidate.compared else [])
-    explicit = []
-    for step in chain:
-        values = step.values[step.kind].items()
-        explicit.append({step.kind: {k: v for k, v in values if step.origin[k] != "default"}})
+    steps, parameters = _chain(chain)
+    names = (stage["name"].split("/") for stage in run.stages)
+    titles = sorted({title for folder, title in names if folder == candidate.name})
+    if candidate.error:
+        titles += [path.stem for path in (run.report / candidate.name).glob("*.partial.ipynb")]
     row = {
         "name": candidate.name,
         "status": candidate.status,
         "error": candidate.error,
         "reused": bool(stages) and all(stage.reused for stage in stages),
-        "steps": explicit,
-        "parameters": _parameters(chain),
+        "steps": steps,
+        "parameters": parameters,
         **_figures(description, candidate),
         "metrics": metrics,
-        "notebooks": _notebooks(run, candidate),
+        "notebooks": {title: f"{candidate.name}/{title}.ipynb" for title in titles},
         **{key: pictures[key] for key in ("restored", "cache") if pictures.get(key)},
     }
     if not chain:
         verdict = gates.NOT_MEASURED if candidate.error else gates.PASS
         return row | {"gates": [], "claims": [], "verdict": verdict, "grade": None}
-    steps, criteria = [step.values for step in chain], run.experiment.criteria
-    return row | gates.judge(candidate.name, steps, metrics, row, criteria, bool(candidate.error))
+    full, criteria = [step.values for step in chain], run.experiment.criteria
+    return row | gates.judge(candidate.name, full, metrics, row, criteria, bool(candidate.error))
 
 
-def _parameters(chain: list[Step]) -> dict[str, dict]:
-    """Value and origin of every parameter; a key that several steps have carries the number of the step."""
+def _chain(chain: list[Step]) -> tuple[list[dict], dict[str, dict]]:
+    """The steps without defaults; value and origin of every parameter, by key or, if several steps have it, NUMBER.KEY."""
     keys = [key for step in chain for key in step.origin]
-    parameters = {}
+    steps, parameters = [], {}
     for number, step in enumerate(chain, 1):
-        for key, value in step.parameters.model_dump().items():
+        values = step.values[step.kind]
+        steps.append({step.kind: {k: v for k, v in values.items() if step.origin[k] != "default"}})
+        for key, value in values.items():
             name = key if keys.count(key) == 1 else f"{number}.{key}"
             parameters[name] = {"value": value, "from": step.origin[key]}
-    return parameters
+    return steps, parameters
 
 
 def _figures(description: dict, candidate: Candidate) -> dict:
@@ -146,18 +146,17 @@ def _figures(description: dict, candidate: Candidate) -> dict:
     made = [meta(stage.result)["result"] for stage in candidate.compressed]
     last = made[-1] if made and not candidate.error else {}
     if not candidate.steps and not candidate.error:
-        sizes = {"bytes_on_disk": description["bytes"], "other_bytes": description["other_bytes"]}
-        last = {**sizes, "linear_bits": 32.0}
+        last = {"bytes_on_disk": description["bytes"], "linear_bits": 32.0}
+        last["other_bytes"] = description["other_bytes"]
     size = last.get("bytes_on_disk")
+    seconds = [result["compress_seconds"] for result in made]
     peaks = [result["compress_peak_rss_bytes"] for result in made]
     return {
-        "bytes_on_disk": size,
-        "other_bytes": last.get("other_bytes"),
+        **{key: last.get(key) for key in ("bytes_on_disk", "other_bytes", "linear_bits")},
         "bits_per_weight": size and 8 * size / description["parameters"],
-        "linear_bits": last.get("linear_bits"),
         "compression_ratio": size and description["bytes"] / size,
         "sparsity": last.get("sparsity", 0.0) if size else None,
-        "compress_seconds": sum(result["compress_seconds"] for result in made) if made else None,
+        "compress_seconds": sum(seconds) if made else None,
         "compress_peak_rss_bytes": max(peaks, default=None),
         "kernel": "dequantized" if candidate.steps and "backend" not in last else "real",
         "backend": last.get("backend", "torch"),
@@ -165,31 +164,15 @@ def _figures(description: dict, candidate: Candidate) -> dict:
     }
 
 
-def _notebooks(run: Run, candidate: Candidate) -> dict[str, str]:
-    """Notebooks of a candidate by title; of a failed candidate the partial ones too."""
-    folders_and_titles = (stage["name"].split("/") for stage in run.stages)
-    titles = sorted({title for folder, title in folders_and_titles if folder == candidate.name})
-    if candidate.error:
-        partial = (run.report / candidate.name).glob("*.partial.ipynb")
-        titles += [path.stem for path in partial]
-    return {title: f"{candidate.name}/{title}.ipynb" for title in titles}
-
-
 def _texts() -> list[dict]:
     """The texts with licence, digest and package (data/README.md describes them)."""
-    roles = dict.fromkeys(
-        ["news.txt", "wiki.xml.bz2"], "calibration and evaluation, split by document"
-    )
-    return [
-        {
-            "name": name,
-            "licence": TEXTS.licences.get(name, TEXTS.licence),
-            "sha256": digest,
-            "source": f"{TEXTS.requirement}: {TEXTS.origin}",
-            "role": roles.get(name, "evaluation"),
-        }
-        for name, (digest, _) in TEXTS.files.items()
-    ]
+    texts, source = [], f"{TEXTS.requirement}: {TEXTS.origin}"
+    for name, (digest, _) in TEXTS.files.items():
+        split = name in ("news.txt", "wiki.xml.bz2")
+        role = "calibration and evaluation, split by document" if split else "evaluation"
+        text = {"name": name, "licence": TEXTS.licences.get(name, TEXTS.licence)}
+        texts.append({**text, "sha256": digest, "source": source, "role": role})
+    return texts
 
 
 def _manifest(run: Run) -> dict:

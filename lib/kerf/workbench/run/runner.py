@@ -1,11 +1,11 @@
-"""The run: all stages in order, one at a time.
+"""The run: all stages in order, one at a time, because each of them measures time or memory.
 
-Calibrate; measure the baseline, twice for the noise floor; then, for every candidate, its steps and its comparison; last,
-if the experiment has `resources`, the benchmark of all candidates as services. A failed stage stops its own candidate only.
-Stages never run in parallel, because each of them measures time or memory.
+Calibrate; measure the baseline, twice for the noise floor; run the steps and the comparison of every candidate; benchmark all
+candidates as services, if the experiment has `resources`. A failed stage stops its own candidate only.
 """
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,16 +15,17 @@ from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from kerf import evaluate
+from kerf.core import atomic
 from kerf.core.cache import digest, now, replace_folder
 from kerf.core.errors import escaped
 from kerf.core.paths import data_folder, root
 from kerf.core.scratch import PREFIX, scratch, sweep
 from kerf.workbench.run import plan
 from kerf.workbench.run.experiment import Experiment
-from kerf.workbench.run.notebook_stage import FinishedStage, StageFailed, publish, run_stage
+from kerf.workbench.run.notebook_stage import Stage, StageFailed, run_stage
 
 
 @dataclass
@@ -33,17 +34,10 @@ class Candidate:
 
     name: str
     steps: list[dict] = field(default_factory=list)
-    compressed: list[FinishedStage] = field(default_factory=list)
-    compared: FinishedStage | None = None
+    compressed: list[Stage] = field(default_factory=list)
+    compared: Stage | None = None
     error: dict | None = None
-    skipped: bool = False
-
-    @property
-    def status(self) -> str:
-        """ok, failed (one of its stages) or skipped (the baseline failed, so no stage ran)."""
-        if self.skipped:
-            return "skipped"
-        return "failed" if self.error else "ok"
+    status: str = "ok"  # or failed (one of its stages), or skipped (the baseline failed)
 
     @cached_property
     def measured(self) -> tuple[list[dict], dict]:
@@ -54,14 +48,15 @@ class Candidate:
 class Run:
     """One run of an experiment into the folder `out`."""
 
-    def __init__(
-        self, experiment: Experiment, out: Path, fresh: bool = False, slug: str = ""
-    ) -> None:
-        """fresh: reuse no earlier stage. slug: added to the name after '@' if the model is not the experiment's own."""
+    def __init__(self, experiment: Experiment, out: Path, fresh: bool, model: str | None) -> None:
+        """fresh: reuse no earlier stage. model: named on the command line; its name or the end of its path follows '@'."""
         sweep_leftovers(out)
         self.experiment, self.out = experiment, out
         self.started, self.clock = now(), time.perf_counter()
-        self.name = f"{experiment.name}@{slug}" if slug else experiment.name
+        self.name = experiment.name
+        if model:
+            slug = re.sub(r"[^a-z0-9._-]+", "-", "-".join(Path(model).parts[-2:]).lower())
+            self.name += f"@{slug.strip('-.')[:60] or 'model'}"
         self.report = out / "reports" / self.name
         self.stages: list[dict] = []
         self.inputs = plan.inputs(experiment)
@@ -69,20 +64,13 @@ class Run:
         chains = experiment.candidates.values()
         self.total = 3 + sum(len(chain) + 1 for chain in chains) + bool(experiment.resources)
         console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         hidden = not console.is_terminal
         self.bar = Progress(*columns, console=console, transient=True, disable=hidden)
         self.task = self.bar.add_task("", total=self.total)
         # Kernels inherit the root, and artifacts name the run that made them.
         os.environ |= {"KERF_ROOT": str(root()), "KERF_RUN": self.id()}
-        os.environ.pop("KERF_FRESH", None)
-        if fresh:
-            os.environ["KERF_FRESH"] = self.started
+        os.environ["KERF_FRESH"] = self.started if fresh else ""
 
     def id(self) -> str:
         """Name of the run in the history: its start, and a hash of its inputs."""
@@ -94,20 +82,22 @@ class Run:
         baseline, noise = Candidate("baseline"), Candidate("baseline")
         candidates = [Candidate(name) for name in self.experiment.candidates]
         with self.bar:
-            if self._try(baseline, "calibrate", plan.shared_parameters(self.experiment)):
+            shared = plan.shared_parameters(self.experiment)
+            if self._try(baseline, "calibrate", shared, "calibrate"):
                 self._compare(baseline)
             if baseline.compared:
                 self._compare(noise, noise_floor=True)
-            baseline.error = baseline.error or noise.error
+            if noise.error:
+                baseline.error, baseline.status = noise.error, noise.status
             for candidate in candidates:
                 if baseline.error:  # there is nothing to compare with
-                    candidate.error, candidate.skipped = baseline.error, True
+                    candidate.error, candidate.status = baseline.error, "skipped"
                 else:
                     self._compress(candidate)
             chains = {done.name: done.steps for done in candidates if not done.error}
             if self.experiment.resources and chains:
-                parameters = plan.resources_parameters(self.experiment, chains)
-                self.service.compared = self._try(self.service, "resources", parameters)
+                values = plan.resources_parameters(self.experiment, chains)
+                self.service.compared = self._try(self.service, "resources", values, "resources")
         return [baseline, noise, *candidates]
 
     def _compress(self, candidate: Candidate) -> None:
@@ -132,26 +122,24 @@ class Run:
         title = "noise" if noise_floor else "compare"
         candidate.compared = self._try(candidate, "compare", parameters, title)
 
-    def _try(
-        self, candidate: Candidate, notebook: str, parameters: dict, title: str = ""
-    ) -> FinishedStage | None:
+    def _try(self, candidate: Candidate, notebook: str, values: dict, title: str) -> Stage | None:
         """Run a stage and publish its notebook as `title`; a failure is recorded in the candidate."""
-        title = title or notebook
         name, folder = f"{candidate.name}/{title}", self.report / candidate.name
-        inputs = self.inputs
-        if notebook == "resources":
-            inputs = inputs | {"criteria": digest(self.experiment.criteria)}
+        service = notebook == "resources"
+        inputs = self.inputs | ({"criteria": digest(self.experiment.criteria)} if service else {})
         began = time.perf_counter()
         self.bar.update(self.task, description=name)
-        stage: FinishedStage | None
+        stage = None
         try:
-            stage = run_stage(notebook, parameters, inputs, folder / f"{title}.partial.ipynb")
-            publish(stage, folder, title)
+            stage = run_stage(notebook, values, inputs, folder / f"{title}.partial.ipynb")
+            for path in (stage.notebook, stage.notebook.with_suffix(".html")):
+                atomic.copy(path, folder / f"{title}{path.suffix}")
             about = {"seconds": stage.seconds, "reused": stage.reused, "run": stage.run}
             self.stages.append({"name": name, **about})
             note = "reused" if stage.reused else ""
         except StageFailed as error:
-            candidate.error, stage, note = error.error, None, f"failed: {error}"
+            candidate.error, candidate.status = error.error, "failed"
+            note = f"failed: {error}"
         self.bar.advance(self.task)
         count, end = int(self.bar.tasks[0].completed), time.perf_counter()
         times = f"{end - began:.1f} s, {end - self.clock:.0f} s so far"

@@ -24,10 +24,7 @@ SCALARS = {
 
 
 def read_yaml(text: str, source: str) -> object:
-    """Data of one YAML document, None if it is empty. source: the name of the document in a refusal.
-
-    Raises InputError with line and column, and with the path of the value where it is known.
-    """
+    """Data of one YAML document, None if it is empty. Raises InputError with `source`, line and column, or the value's path."""
     try:
         return parse_yaml(text)
     except yaml.MarkedYAMLError as error:
@@ -46,10 +43,7 @@ def parse_yaml(text: str, path: str = "") -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes down to a limited depth, each with the tag that stands in the document, and builds data from them.
-
-    An aliased node is built anew at every alias, so that it counts as often as it occurs, and no two places share data.
-    """
+    """Composes nodes to a limited depth, with the document's own tags; builds an aliased node anew at every alias."""
 
     yaml_implicit_resolvers: dict = {}
     depth = -1
@@ -72,8 +66,8 @@ class _Loader(yaml.SafeLoader):
         self.nodes += 1
         _check_depth(depth, path, node)
         if self.nodes > NODES:
-            accepted = f"at most {NODES} values in all, with aliases expanded"
-            raise _refuse(path[:80], "...", accepted, node)
+            most = f"at most {NODES} values in all, with aliases expanded"
+            raise _refuse(path[:80], "...", most, node)
         if node.explicit_tag is not None:
             tag = node.explicit_tag.replace("tag:yaml.org,2002:", "!!")
             raise _refuse(path or "tag", tag, "no tags in YAML; a number in quotes is text", node)
@@ -111,9 +105,8 @@ class _Loader(yaml.SafeLoader):
 
 
 for _name, _pattern in SCALARS.items():
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_name}", re.compile(rf"({_pattern})\Z"), None
-    )
+    _regex = re.compile(rf"({_pattern})\Z")
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _regex, None)
 
 
 def _check_depth(depth: int, path: str, node: Any) -> None:
