@@ -54,7 +54,7 @@ def pool(count: int) -> dict[str, np.ndarray]:
         for place, document in enumerate(corpora.documents(name, "evaluation"))
         for sentence in dict.fromkeys(corpora.sentences(document))
     ]
-    rows = corpora.stretches("wiki", "evaluation")
+    rows = corpora.query_passage_pairs("wiki", "evaluation")
     pairs = pieces([row[:2] for row in rows], [row[2] for row in rows], PAIRS, count)
     asked = {"sentences": pieces(*map(list, zip(*found, strict=True)), SENTENCES, count)}
     asked |= dict(zip(("queries", "passages"), map(list, zip(*pairs, strict=True)), strict=True))

@@ -197,7 +197,7 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     layers = architecture.linears(registry.network(opened))
     for name, value in packed.items():
         registry.network(opened).get_submodule(name).weight.data = value.dequantize()
-    with int8.computing(layers, integers):
+    with int8.emulated(layers, integers):
         wanted = opened.encode(TEXTS)
     assert cosines(kerf.load(folder).encode(TEXTS), wanted).min() > 0.9995
     made = meta(folder)["result"]

@@ -202,7 +202,7 @@ def _sound(made):
         numbers = [value for value in each.model_dump().values() if isinstance(value, int | float)]
         assert all(math.isfinite(number) and abs(number) <= 1e15 for number in numbers)
     assert made.model.strip() and not CONTROL.search(made.model)
-    assert all(map(experiment.is_free, made.candidates)) and set(made.release) <= set(
+    assert all(map(experiment.is_available, made.candidates)) and set(made.release) <= set(
         made.candidates
     )
     assert len(set(made.release)) == len(made.release)

@@ -210,7 +210,7 @@ def open_folder(folder, device="cpu"):
     }
     assert rows["cosine_mean"]["value"] > 0.99
     with pytest.raises(InputError, match="does not know oddities? yet|does not know oddit"):
-        registry.check_kind(str(place), "reconstruct", "encoder", "causal")
+        registry.check_family(str(place), "reconstruct", "encoder", "causal")
 
 
 def test_a_backend(model, entry, monkeypatch):

@@ -26,15 +26,21 @@ def exact(base, other):
 
 def test_with_every_token_kept_the_divergence_is_scipys():
     base, other = logits(0), logits(0) + 0.3 * logits(1)
-    found = lk.against(lk.keep(base, targets(), top=500), other, targets())
+    found = lk.compare_to_baseline(
+        lk.top_log_probabilities(base, targets(), top=500), other, targets()
+    )
     assert np.allclose(found["kl"].numpy(), exact(base, other), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("top", [1, 8, 100])
 def test_with_some_kept_it_is_a_lower_bound_that_grows(top):
     base, other = logits(0), logits(0) + 0.3 * logits(1)
-    found = lk.against(lk.keep(base, targets(), top), other, targets())["kl"].numpy()
-    more = lk.against(lk.keep(base, targets(), top + 50), other, targets())["kl"].numpy()
+    found = lk.compare_to_baseline(
+        lk.top_log_probabilities(base, targets(), top), other, targets()
+    )["kl"].numpy()
+    more = lk.compare_to_baseline(
+        lk.top_log_probabilities(base, targets(), top + 50), other, targets()
+    )["kl"].numpy()
     assert (
         (found <= exact(base, other) + 1e-5).all()
         and found.mean() < more.mean()
@@ -50,7 +56,7 @@ def test_the_remainder_is_one_outcome():
 
 def test_losses_and_top_tokens_follow_their_definition_across_slices():
     base, other, wanted = logits(2), logits(3), targets()
-    found = lk.against(lk.keep(base, wanted), other, wanted)
+    found = lk.compare_to_baseline(lk.top_log_probabilities(base, wanted), other, wanted)
     rows = np.arange(len(wanted))
     assert np.allclose(
         found["base_loss"], -log_softmax(base.double().numpy(), 1)[rows, wanted], rtol=1e-5
@@ -65,7 +71,7 @@ def test_losses_and_top_tokens_follow_their_definition_across_slices():
 
 def test_the_model_against_itself_has_no_divergence():
     base = logits(4)
-    found = lk.against(lk.keep(base, targets()), base, targets())
+    found = lk.compare_to_baseline(lk.top_log_probabilities(base, targets()), base, targets())
     assert (
         float(found["kl"].max()) < 1e-6
         and found["same_top"].all()
@@ -77,8 +83,10 @@ def test_known_noise_gives_the_divergence_of_its_closed_form():
     """Two outcomes, log-odds z against z + d: KL = p log(p/q) + (1-p) log((1-p)/(1-q)), and d^2 p(1-p)/2 for small d."""
     z, d = torch.linspace(-3, 3, 60), 0.05
     base, other = (torch.stack([each, torch.zeros(60)], 1) for each in (z, z + d))
-    found = lk.against(
-        lk.keep(base, torch.zeros(60, dtype=int)), other, torch.zeros(60, dtype=int)
+    found = lk.compare_to_baseline(
+        lk.top_log_probabilities(base, torch.zeros(60, dtype=int)),
+        other,
+        torch.zeros(60, dtype=int),
     )["kl"].double()
     p, q = z.double().sigmoid(), (z + d).double().sigmoid()
     assert torch.allclose(
@@ -92,7 +100,9 @@ def test_the_mean_divergence_of_gaussian_noise_on_the_logits_is_half_its_varianc
     base = logits(5, tokens=400, vocabulary=300)
     other = base + 0.05 * torch.randn(base.shape, generator=torch.Generator().manual_seed(6))
     wanted = 0.05**2 / 2 * float((1 - base.softmax(1).square().sum(1)).mean())
-    found = lk.against(lk.keep(base, targets(400, 300), top=300), other, targets(400, 300))["kl"]
+    found = lk.compare_to_baseline(
+        lk.top_log_probabilities(base, targets(400, 300), top=300), other, targets(400, 300)
+    )["kl"]
     assert float(found.mean()) == pytest.approx(wanted, rel=0.05)
 
 
@@ -101,7 +111,7 @@ def test_logits_that_are_no_numbers_are_an_error(bad):
     base = logits(0)
     base[3, 7] = bad
     with pytest.raises(ValueError, match="NaN or infinity"):
-        lk.keep(base, targets())
+        lk.top_log_probabilities(base, targets())
 
 
 @pytest.mark.parametrize("q", [0.0, 0.5, 0.9, 0.999, 1.0])

@@ -203,7 +203,7 @@ def test_a_foreign_class_among_the_modules_is_refused(mine, foreign):
 def test_a_causal_language_model_is_refused_where_only_encoders_are_known(mine):
     edit(mine / "config.json", architectures=["LlamaForCausalLM"])
     (mine / "modules.json").unlink()
-    message = refusal(lambda model: registry.check_kind(model, "the comparison", "encoder"), mine)
+    message = refusal(lambda model: registry.check_family(model, "the comparison", "encoder"), mine)
     assert "an encoder; the comparison does not know causal language models yet" in message
 
 

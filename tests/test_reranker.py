@@ -63,7 +63,9 @@ def test_more_than_one_score_is_refused(model, tmp_path):
 
 
 def test_every_second_query_stands_beside_its_own_passage():
-    own = {(query, passage) for query, passage, _ in corpora.stretches("news", "calibration")}
+    own = {
+        (query, passage) for query, passage, _ in corpora.query_passage_pairs("news", "calibration")
+    }
     drawn = cross_encoder._drawn(Calibration(samples=200))
     assert len(drawn) >= len(own) and {query for query, _ in drawn} == {query for query, _ in own}
     assert {*drawn[::2]} <= own and sum(pair in own for pair in drawn[1::2]) <= 2
@@ -123,7 +125,7 @@ def test_the_library_computes_what_was_calibrated(model, step, monkeypatch):
     opened, integers, packed = kept["cut"]
     for name, value in packed.items():
         registry.network(opened).get_submodule(name).weight.data = value.dequantize()
-    with int8.computing(architecture.linears(registry.network(opened)), integers):
+    with int8.emulated(architecture.linears(registry.network(opened)), integers):
         wanted = opened.predict(PAIRS)
     found = kerf.load(folder).predict(PAIRS)
     assert np.abs(found - wanted).max() < 0.05 * wanted.std()
@@ -282,7 +284,7 @@ def test_metrics_are_those_of_the_right_passages_rank():
 
 def test_a_comparison_of_a_reranker(model):
     spec = Evaluation(passages=30)
-    everything = evaluate.kind(model).gather(model, spec)
+    everything = evaluate.family_evaluation(model).gather(model, spec)
     assert everything.queries == corpora.cloze_pairs(30, "news")[0]
     assert (
         everything.shortlists.shape == (30, 20)
@@ -333,7 +335,7 @@ def test_pairs_of_the_training_share_nothing_with_what_is_measured_on():
     assert corpora.without_overlap(
         ["a b c d e f g h i j k l m", "x y"], ["z a b c d e f g h i j k l"]
     ) == ["x y"]
-    rows = [" ".join(row) for row in train_cross_encoder.stretches()]
+    rows = [" ".join(row) for row in train_cross_encoder.training_pairs()]
     measured_on = corpora.evaluation_documents("wiki")
     corpora.check_overlap(rows[:400], [*measured_on, *corpora.cloze_pairs(300)[1]])
 

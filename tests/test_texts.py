@@ -227,7 +227,7 @@ def test_every_script_has_sentences_samples_and_passages(language, tmp_path):
     path = tmp_path / "own.txt"
     path.write_text("\n".join(documents), "utf-8")
     assert len(corpora.calibration_sentences(str(path), 20, 0)) == 20
-    for query, passage, number in corpora.stretches(str(path), "evaluation"):
+    for query, passage, number in corpora.query_passage_pairs(str(path), "evaluation"):
         own = "".join(corpora.documents(str(path), "evaluation")[number].split())
         assert "".join((query + passage).split()) in own and len(passage) > len(query) > 10
 

@@ -254,7 +254,7 @@ def test_texts_without_tokens_are_left_out_of_what_an_encoder_reads(dropping, mi
 
 def test_columns_lose_the_rows_without_tokens(dropping):
     tokenizer = causal.tokenizer(dropping)
-    found = lengths.known(
+    found = lengths.rows_with_tokens(
         tokenizer,
         "evaluation.passages",
         ["The", "你", "a", "said"],
@@ -266,7 +266,7 @@ def test_columns_lose_the_rows_without_tokens(dropping):
         InputError,
         match="evaluation.passages = 2: text that the model's tokenizer knows; 1 of 2 have any token",
     ):
-        lengths.known(tokenizer, "evaluation.passages", ["The", "你"], [1, 2])
+        lengths.rows_with_tokens(tokenizer, "evaluation.passages", ["The", "你"], [1, 2])
     assert measured_encoder._known_pairs(
         tokenizer, ["你", "a", "The"], [0, 1], [1, 2], [0.5, 1.0]
     ) == (["a", "The"], [0], [1], [1.0])

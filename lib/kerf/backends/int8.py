@@ -52,7 +52,7 @@ def integers(text: Calibrated, dynamic: bool = False, bits: int = 8) -> dict[str
     """
     quantized: dict[str, Int8Linear] = {}
     layers, networks = text.layers, (text.net, text.reference)
-    with computing(layers, quantized):
+    with emulated(layers, quantized):
         walks = (layer_inputs(network, text.groups, text.batches) for network in networks)
         for (names, inputs), (_, originals) in zip(*walks, strict=True):
             X, F = (torch.cat(list(pieces)) for pieces in (inputs, originals))
@@ -63,7 +63,7 @@ def integers(text: Calibrated, dynamic: bool = False, bits: int = 8) -> dict[str
 
 
 @contextmanager
-def computing(layers: Mapping[str, Module], quantized: IntegerLayers) -> Iterator[None]:
+def emulated(layers: Mapping[str, Module], quantized: IntegerLayers) -> Iterator[None]:
     """While it lasts, each of `layers` that is in `quantized` computes as its integer kernel would."""
     weights: dict[str, Tensor] = {}
 

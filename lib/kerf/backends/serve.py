@@ -183,7 +183,7 @@ def _selected(
         raise refuse(variable.upper(), first["input"], ACCEPTED[variable]) from None
     name = switch.quantization_config
     if not switch.use_quantization or name == "none":
-        registry.check_kind(model, f"kerf.{call}", kind)
+        registry.check_family(model, f"kerf.{call}", kind)
         return registry.open_model(model)
     folder = Path(candidates or data_folder() / "runs" / experiment) / name
     if not (folder / manifest.CARD).is_file():

@@ -46,9 +46,9 @@ NO_PART = "no part of the graph: the embedding does not depend on it"
 def check(model: str, step: Any) -> None:
     """Refuse, before heavy work, another family of model, a library that is missing, and a model that puts a prompt first."""
     if step.min_cosine is None:
-        registry.check_kind(model, f"method: {step.method}", "encoder", "reranker")
+        registry.check_family(model, f"method: {step.method}", "encoder", "reranker")
     else:  # a mean cosine needs embeddings
-        registry.check_kind(model, f"method: {step.method} with min_cosine", "encoder")
+        registry.check_family(model, f"method: {step.method} with min_cosine", "encoder")
     backends.backend(step.backend)
     path = registry.resolve(model) / "config_sentence_transformers.json"
     prompt = path.is_file() and json.loads(path.read_text()).get("default_prompt_name")
@@ -188,7 +188,7 @@ def keep_in_float(
     layers, embeddings = architecture.linears(registry.network(opened)), embed(reference, batches)
 
     def cosine(names: list[str]) -> float:
-        with int8.computing(layers, {name: integers[name] for name in names}):
+        with int8.emulated(layers, {name: integers[name] for name in names}):
             return mean_cosine(embed(opened, batches), embeddings)
 
     stay = list(integers)

@@ -110,7 +110,7 @@ def weights_on_grid(before: np.ndarray, after: np.ndarray, title: str) -> Figure
     return _finish(figure, axes, "weight", "count", title=title)
 
 
-def cut(before: np.ndarray, after: np.ndarray, errors: np.ndarray) -> Figure:
+def layer_cut(before: np.ndarray, after: np.ndarray, errors: np.ndarray) -> Figure:
     """Histograms of a layer's weights before and after, flat arrays, and an image of the errors of its groups, (rows, groups)."""
     # The layout is fixed, and ticks are few and plain: they take most of the time to draw, and the figure follows a slider.
     figure = Figure(figsize=(10, 3.3))
@@ -241,7 +241,7 @@ def _intervals(axes: Axes, values: Values, ends: Ends, places: Values, **style: 
     axes.errorbar(values, places, xerr=bars, capsize=3, **style)
 
 
-def ingredients(rows: list[dict]) -> Figure:
+def ablation_results(rows: list[dict]) -> Figure:
     """1 - mean cosine of every row with its interval."""
     figure, axes = _axes(0.8 + 0.3 * len(rows), [row["name"] for row in rows])
     losses = [1 - row["cosine"] for row in rows]

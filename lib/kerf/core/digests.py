@@ -49,7 +49,7 @@ def digests(folder: Path, but: Iterable[str] = ()) -> dict[str, str]:
     return {name: sha256(path) for name, path in entries(folder, but).items()}
 
 
-def differing(path: Path, expected: object) -> str:
+def file_damage(path: Path, expected: object) -> str:
     """What is wrong with a file whose sha256 should be `expected`; empty for an intact file."""
     if not path.is_file():
         return "is no regular file" if path.exists() else "is missing"
@@ -63,7 +63,7 @@ def damage(folder: Path, expected: dict[str, str], but: Iterable[str] = ()) -> s
     """The first file that is missing, differs from `expected` or was added, and what is wrong with it; else empty."""
     for name, digest in expected.items():
         path = folder / name
-        wrong = "became a link" if path.is_symlink() else differing(path, digest)
+        wrong = "became a link" if path.is_symlink() else file_damage(path, digest)
         if wrong:
             return f"{name} {wrong}"
     return next((f"{name} was added" for name in entries(folder, but) if name not in expected), "")

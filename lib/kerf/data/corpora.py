@@ -194,13 +194,13 @@ def _shared(text: str, known: dict[int, dict[Shingle, str]]) -> str | None:
 
 def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
     """Inverse-cloze retrieval: queries, passages and documents' numbers; a query's hard negatives are of its document."""
-    rows = stretches(texts, "evaluation")
+    rows = query_passage_pairs(texts, "evaluation")
     _check_count("evaluation.passages", count, 2, len(rows), "passages", texts)
     queries, passages, numbers = zip(*rows[:count], strict=True)
     return list(queries), list(passages), list(numbers)
 
 
-def stretches(texts: str, part: str) -> list[tuple[str, str, int]]:
+def query_passage_pairs(texts: str, part: str) -> list[tuple[str, str, int]]:
     """Query (12 words), passage (the next 28 words) and document's number of every stretch of text of a part.
 
     In scripts without spaces, words count by their usual characters. The first stretches of all documents come first.

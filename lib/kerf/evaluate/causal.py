@@ -39,7 +39,7 @@ def gather(folder: Path, spec: Evaluation) -> CausalInputs:
     chunks, owners = _sample(tokenizer, texts, spec)
     rows = list(islice(_passages(tokenizer, texts, max_tokens), spec.passages))
     passages, numbers, ends = ([row[column] for row in rows] for column in range(3))
-    left_out = lengths.with_tokens(tokenizer, texts, special=False).count(False)
+    left_out = lengths.have_tokens(tokenizer, texts, special=False).count(False)
     return CausalInputs(chunks, owners, passages, np.array(numbers, int), ends, texts, left_out)
 
 
@@ -85,7 +85,7 @@ def about(inputs: CausalInputs) -> str:
     chunks = f"{count} chunks of {seq_len} tokens, the second half of each scored"
     passages = f"{len(inputs.passages)} passages whose last word is predicted"
     continuations = f"{min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens"
-    return f"{chunks}; {passages}; {continuations}{lengths.said(inputs.left_out)}"
+    return f"{chunks}; {passages}; {continuations}{lengths.left_out_note(inputs.left_out)}"
 
 
 def documents(inputs: CausalInputs) -> int:

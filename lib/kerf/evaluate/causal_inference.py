@@ -85,11 +85,13 @@ def score(
         for number, logits in zip(numbers, batch, strict=True):
             targets, head = chunks[number, half:], logits[: likelihood.EXACT]
             if is_baseline:
-                stored.write(number * count, likelihood.keep(logits, targets, stored.top))
+                stored.write(
+                    number * count, likelihood.top_log_probabilities(logits, targets, stored.top)
+                )
             if is_baseline and number == 0:
                 np.save(exact, likelihood.log_probabilities(head).cpu().numpy())
             baseline = stored.read(number * count, count)
-            scores[number] = likelihood.against(baseline, logits, targets)
+            scores[number] = likelihood.compare_to_baseline(baseline, logits, targets)
             if number == 0:
                 full = likelihood.full_divergence(torch.from_numpy(np.load(exact)), head)
     outputs = likelihood.joined([scores[number] for number in range(len(chunks))])

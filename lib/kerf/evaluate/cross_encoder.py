@@ -52,7 +52,7 @@ class CrossEncoderInputs:
 def gather(folder: Path, spec: Evaluation) -> CrossEncoderInputs:
     """Queries and their shortlists, from the evaluation part of `spec.texts`. Raises InputError for too few passages."""
     tokenizer, pairs = causal.tokenizer(folder), corpora.cloze_pairs(spec.passages, spec.texts)
-    queries, passages, owners = lengths.known(tokenizer, "evaluation.passages", *pairs)
+    queries, passages, owners = lengths.rows_with_tokens(tokenizer, "evaluation.passages", *pairs)
     count, first_stage = len(queries), registry.resolve(FIRST_STAGE)
     size, weights = min(SHORTLIST, count), registry.weights_digest(first_stage)
     key = {"encoder": weights, "queries": queries, "passages": passages, "shortlist": size}
@@ -84,7 +84,7 @@ def _cosines(opened: Any, queries: list[str], passages: list[str]) -> ndarray:
 def about(inputs: CrossEncoderInputs) -> str:
     count, size = inputs.shortlists.shape
     others = f"the {size - 1} others that {FIRST_STAGE} finds nearest among {len(inputs.passages)}"
-    return f"{count} queries, each with its own passage and {others}{lengths.said(inputs.left_out)}"
+    return f"{count} queries, each with its own passage and {others}{lengths.left_out_note(inputs.left_out)}"
 
 
 def documents(inputs: CrossEncoderInputs) -> int:
@@ -136,7 +136,7 @@ def _items(inputs: CrossEncoderInputs, before: ndarray, after: ndarray) -> list:
 
 def glance(before: Any, after: Any, source: str) -> dict[str, float]:
     """How an opened candidate's scores agree with the baseline's, on a few pairs of the evaluation part."""
-    stretches = corpora.stretches(source, "evaluation")[: common.GLANCE_SIZE]
+    stretches = corpora.query_passage_pairs(source, "evaluation")[: common.GLANCE_SIZE]
     queries, passages, _ = zip(*stretches, strict=True)
     pairs = [*zip(queries, passages, strict=True), *zip(queries, passages[1:], strict=False)]
     options = {"show_progress_bar": False}

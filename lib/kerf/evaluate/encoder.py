@@ -37,8 +37,12 @@ def gather(folder: Path, spec: Evaluation) -> EncoderInputs:
     tokenizer = causal.tokenizer(folder)
     sampled = corpora.evaluation_sentences(spec.texts, spec.sentences)
     cloze = corpora.cloze_pairs(spec.passages)
-    sentences, sentence_documents = lengths.known(tokenizer, "evaluation.sentences", *sampled)
-    queries, passages, passage_documents = lengths.known(tokenizer, "evaluation.passages", *cloze)
+    sentences, sentence_documents = lengths.rows_with_tokens(
+        tokenizer, "evaluation.sentences", *sampled
+    )
+    queries, passages, passage_documents = lengths.rows_with_tokens(
+        tokenizer, "evaluation.passages", *cloze
+    )
     sets, human = {"sentences": sentences, "queries": queries, "passages": passages}, {}
     for name, rated in corpora.human_pairs().items():
         sets[name], left, right, scores = _known_pairs(tokenizer, *rated)
@@ -55,7 +59,7 @@ def _known_pairs(
     tokenizer: Any, texts: list[str], left: list[int], right: list[int], scores: list[float]
 ) -> tuple[list[str], list[int], list[int], list[float]]:
     """Human-rated pairs of texts that both have a token, as indices into the remaining texts."""
-    known = np.array(lengths.with_tokens(tokenizer, texts))
+    known = np.array(lengths.have_tokens(tokenizer, texts))
     both, index = known[left] & known[right], np.cumsum(known) - 1
     remaining = [text for text, has_token in zip(texts, known, strict=True) if has_token]
     pairs = (index[left], index[right], np.array(scores))
@@ -65,7 +69,7 @@ def _known_pairs(
 def about(inputs: EncoderInputs) -> str:
     counts = {name: where.stop - where.start for name, where in inputs.where.items()}
     pairs = sum(len(scores) for _, _, scores in inputs.human.values())
-    return f"{counts} texts; {pairs} human-rated pairs{lengths.said(inputs.left_out)}"
+    return f"{counts} texts; {pairs} human-rated pairs{lengths.left_out_note(inputs.left_out)}"
 
 
 def documents(inputs: EncoderInputs) -> int:

@@ -23,7 +23,7 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
     """
     import torch
 
-    from kerf.evaluate.likelihood import BaselineLogits, against
+    from kerf.evaluate.likelihood import BaselineLogits, compare_to_baseline
 
     stored, count = BaselineLogits(base), chunks.shape[1] - chunks.shape[1] // 2
     opened, original = registry.open_source(model, candidate), registry.open_model(model)
@@ -35,7 +35,12 @@ def by_layer(model: str, candidate: str | Path, chunks: np.ndarray, base: Path) 
         for number, chunk in enumerate(torch.from_numpy(chunks)):
             baseline = stored.read(number * count, count)
             rows = _logits(opened, blocks, float_blocks, chunk, count)
-            kl.append([float(against(baseline, row, chunk[-count:])["kl"].mean()) for row in rows])
+            kl.append(
+                [
+                    float(compare_to_baseline(baseline, row, chunk[-count:])["kl"].mean())
+                    for row in rows
+                ]
+            )
     means = zip(["none", *blocks], np.mean(kl, 0).tolist(), strict=True)
     return [{"layer": name, "kl": mean, "contexts": len(chunks)} for name, mean in means]
 

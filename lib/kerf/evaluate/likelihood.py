@@ -28,7 +28,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return logp
 
 
-def keep(logits: Tensor, targets: Tensor, top: int = TOP) -> dict[str, Tensor]:
+def top_log_probabilities(logits: Tensor, targets: Tensor, top: int = TOP) -> dict[str, Tensor]:
     """The baseline's record of tokens. logits: (tokens, vocabulary); targets: (tokens,) the actual next tokens.
 
     Returns ids (int32) and logp (float32), each (tokens, top), most probable first, and target (tokens,) log-probabilities.
@@ -42,7 +42,9 @@ def keep(logits: Tensor, targets: Tensor, top: int = TOP) -> dict[str, Tensor]:
     return joined(pieces)
 
 
-def against(kept: dict[str, Tensor], logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def compare_to_baseline(
+    kept: dict[str, Tensor], logits: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
     """Each (tokens,): kl, base_loss, loss, the candidate's top token, and same_top; kept: what `keep` gave for the baseline."""
     pieces = []
     for start in range(0, len(targets), SLICE):

@@ -59,6 +59,6 @@ def of_family(name: str) -> FamilyEvaluation:
     return cast(FamilyEvaluation, import_module(families.FAMILIES[name].EVALUATION))
 
 
-def kind(model: str) -> FamilyEvaluation:
+def family_evaluation(model: str) -> FamilyEvaluation:
     """The evaluation of a model's family."""
     return of_family(families.name_of(registry.resolve(model)))

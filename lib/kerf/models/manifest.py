@@ -73,7 +73,7 @@ def verify(folder: Path) -> dict[str, Any]:
     for name, expected in files.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise InputError(f"{path}: names {name!r}, which lies outside the candidate")
-        if wrong := digests.differing(folder / name, expected):
+        if wrong := digests.file_damage(folder / name, expected):
             raise InputError(f"{folder / name}: {wrong}")
     return card
 

@@ -187,7 +187,7 @@ def network(opened: Any) -> Any:
     return families.of_opened(opened).network(opened)
 
 
-def check_kind(model: str, what: str, *known: str) -> None:
+def check_family(model: str, what: str, *known: str) -> None:
     """Refuse a model whose kind is not among the `known`, which is all that `what` can do."""
     family = families.of(resolve(model))
     if family.NAME not in known:

@@ -30,7 +30,7 @@ def measure(
     candidates: directory by name. Raises InputError for a model that is neither an encoder nor a
     reranker, RuntimeError when a process of the baseline dies.
     """
-    registry.check_kind(model, "resources", "encoder", "reranker")
+    registry.check_family(model, "resources", "encoder", "reranker")
     digests = {name: registry.weights_digest(Path(path)) for name, path in candidates.items()}
     count = asked.threads or threads()
     key = {

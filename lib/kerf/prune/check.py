@@ -26,7 +26,7 @@ def check(model: str, step: Any, before: list[dict]) -> None:
         accepted = "magnitude or wanda with sweeps 0 after quantize: weights on a grid cannot move"
         raise refuse("method", step.method, accepted)
     if getattr(step, "allocation", "uniform") == "sensitivity":
-        registry.check_kind(model, "allocation: sensitivity", "encoder", "causal")
+        registry.check_family(model, "allocation: sensitivity", "encoder", "causal")
         if step.sparsity > LEVELS[-1]:
             accepted = f"at most {LEVELS[-1]} with allocation sensitivity"
             raise refuse("sparsity", step.sparsity, accepted)

@@ -40,7 +40,7 @@ def sensitivity(
     source: a pruned candidate that takes the float model's place. Raises InputError when the calibration text leaves no
     held-out sentences.
     """
-    registry.check_kind(model, "bits: mixed", "encoder")
+    registry.check_family(model, "bits: mixed", "encoder")
     unlimited = {"bits": 8, "budget_bytes": None, "min_cosine": None}
     plain = step.model_copy(
         update={**unlimited, "embeddings": "same", "unquantized_dtype": "float32"}

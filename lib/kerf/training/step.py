@@ -27,7 +27,7 @@ def reconstruct(
     if not source:
         accepted = "a step after quantize or prune: there is nothing to reconstruct yet"
         raise refuse("reconstruct", "first", accepted)
-    registry.check_kind(model, "reconstruct", "encoder", "causal")
+    registry.check_family(model, "reconstruct", "encoder", "causal")
     families.of(registry.resolve(model)).check_held_back(registry.resolve(model), calibration)
     context = StepContext("reconstruct", model, step, calibration, Path(source))
     return make_candidate(context, _make)

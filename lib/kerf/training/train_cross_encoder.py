@@ -70,7 +70,7 @@ def trained(encoder: Path, spec: Training | None = None) -> Path:
     return artifact("reranker", key, make, code, anywhere=True)
 
 
-def stretches() -> list[tuple[str, str]]:
+def training_pairs() -> list[tuple[str, str]]:
     """(query, passage) pairs of the calibration parts that share no 12 consecutive words with an evaluation part."""
     evaluated = [
         document for name in corpora.NAMES for document in corpora.documents(name, "evaluation")
@@ -78,7 +78,7 @@ def stretches() -> list[tuple[str, str]]:
     rows = {
         f"{query} {passage}": (query, passage)
         for name in corpora.NAMES
-        for query, passage, _ in corpora.stretches(name, "calibration")
+        for query, passage, _ in corpora.query_passage_pairs(name, "calibration")
     }
     return [rows[text] for text in corpora.without_overlap(list(rows), evaluated)]
 
@@ -86,7 +86,7 @@ def stretches() -> list[tuple[str, str]]:
 def _make(folder: Path, encoder: Path, spec: Training) -> dict:
     from transformers import set_seed
 
-    rows = stretches()
+    rows = training_pairs()
     least, most = spec.others // spec.queries + 1, len(rows) // spec.queries
     if not least <= spec.steps <= most:
         accepted = f"{least} to {most}: {len(rows)} pairs, {spec.queries} a step"

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from kerf.calibration.heldout import embed, mean_cosine
 from kerf.config import Calibration
 from kerf.data import corpora
-from kerf.evaluate.likelihood import against, keep
+from kerf.evaluate.likelihood import compare_to_baseline, top_log_probabilities
 from kerf.models import architecture, families
 from kerf.models.families import causal, encoder
 
@@ -78,11 +78,11 @@ def _causal(original: Any, spec: Calibration, times: int) -> TrainingData:
         return opened(**{**batch, "logits_to_keep": 0}).logits[:, :-1].flatten(0, 1)
 
     pairs = list(zip(held_out, targets, strict=True))
-    baseline = [keep(logits(original, batch), target) for batch, target in pairs]
+    baseline = [top_log_probabilities(logits(original, batch), target) for batch, target in pairs]
 
     def loss(opened: Any) -> float:
         divergences = [
-            against(reference, logits(opened, batch), target)["kl"]
+            compare_to_baseline(reference, logits(opened, batch), target)["kl"]
             for reference, (batch, target) in zip(baseline, pairs, strict=True)
         ]
         return float(torch.cat(divergences).mean())

@@ -241,7 +241,7 @@ def _known(what: str) -> Iterator[dict[str, str]]:
 def _runs(out: Path) -> Iterator[dict[str, str]]:
     from kerf.workbench.run import history
 
-    for folder in history.finished(history.history(out)):
+    for folder in history.run_folders(history.history(out)):
         try:
             content = history.read(folder)
             count = len(content["candidates"]) - 1

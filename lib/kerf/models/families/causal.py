@@ -104,7 +104,7 @@ def describe_sample(folder: Path, spec: Calibration) -> str:
     reader = tokenizer(folder)
     sample = _drawn(reader, spec)[: spec.samples]
     documents = corpora.documents(spec.texts, "calibration")
-    note = lengths.said(lengths.with_tokens(reader, documents, special=False).count(False))
+    note = lengths.left_out_note(lengths.have_tokens(reader, documents, special=False).count(False))
     start = reader.decode(sample[0][:40])
     return f"{len(sample)} chunks of {spec.max_length} tokens; the first begins: {start!r}{note}"
 

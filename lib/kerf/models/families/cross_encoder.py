@@ -1,6 +1,6 @@
 """Rerankers: a query and a passage in, one score out, opened by sentence-transformers as a CrossEncoder.
 
-Calibration text is cut into inverse-cloze pairs (`kerf.data.corpora.stretches`); every second query stands beside the passage of
+Calibration text is cut into inverse-cloze pairs (`kerf.data.corpora.query_passage_pairs`); every second query stands beside the passage of
 another one, since most of what a reranker reads does not answer the query. What the functions do stands in `families.Family`.
 """
 
@@ -95,13 +95,13 @@ def sample_texts(folder: Path, spec: Calibration) -> list[str]:
 def describe_sample(folder: Path, spec: Calibration) -> str:
     pairs = _drawn(spec)[: spec.samples]
     size = f"{len(pairs)} pairs of a query and a passage, every second one of its own"
-    left_out = lengths.with_tokens(tokenizer(folder), pairs).count(False)
-    return f"{size}; the first: {pairs[0]!r}{lengths.said(left_out)}"
+    left_out = lengths.have_tokens(tokenizer(folder), pairs).count(False)
+    return f"{size}; the first: {pairs[0]!r}{lengths.left_out_note(left_out)}"
 
 
 def output(opened: Any, reader: Any, texts: tuple[str, ...]) -> Any:
     """Score (1,) of a passage for a query. Raises InputError for a pair without a token."""
-    if not lengths.with_tokens(reader, [texts])[0]:
+    if not lengths.have_tokens(reader, [texts])[0]:
         raise refuse("text", texts, "at least one token")
     return opened.predict([texts], convert_to_tensor=True).cpu()
 
@@ -112,7 +112,7 @@ def output_diff(reader: Any, before: Any, after: Any) -> list[tuple[str, float, 
 
 def _drawn(spec: Calibration) -> list[tuple[str, str]]:
     """All pairs of the calibration part in a random order: a query with its own passage, one with another's, ..."""
-    rows = corpora.stretches(spec.texts, "calibration")
+    rows = corpora.query_passage_pairs(spec.texts, "calibration")
     if spec.samples > len(rows):
         accepted = f"1 to {len(rows)}, the pairs that {spec.texts} has for it"
         raise refuse("calibration.samples", spec.samples, accepted)

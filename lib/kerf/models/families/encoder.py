@@ -83,8 +83,8 @@ def sample_texts(folder: Path, spec: Calibration) -> list[str]:
 def describe_sample(folder: Path, spec: Calibration) -> str:
     sample = _sample(spec)
     size = f"{len(sample)} sentences, {len(' '.join(sample).split()):,} words"
-    left_out = lengths.with_tokens(tokenizer(folder), sample).count(False)
-    return f"{size}; the first: {sample[0]!r}{lengths.said(left_out)}"
+    left_out = lengths.have_tokens(tokenizer(folder), sample).count(False)
+    return f"{size}; the first: {sample[0]!r}{lengths.left_out_note(left_out)}"
 
 
 def token_ids(opened: Any, sentences: list[str], max_length: int) -> list[list[int]]:
@@ -99,7 +99,7 @@ def reader(opened: Any) -> Any:
 
 def output(opened: Any, reader: Any, texts: tuple[str, ...]) -> Any:
     """Embeddings (2, features) of a pair of sentences, of length 1. Raises InputError for one without a token."""
-    for text, has_token in zip(texts, lengths.with_tokens(reader, list(texts)), strict=True):
+    for text, has_token in zip(texts, lengths.have_tokens(reader, list(texts)), strict=True):
         if not has_token:
             raise refuse("text", text, "at least one token")
     return opened.encode(list(texts), normalize_embeddings=True, convert_to_tensor=True).cpu()

@@ -73,7 +73,7 @@ def tokenized(opened: Any, texts: list, batch_size: int, max_length: int) -> lis
     return [dict(opened.tokenizer(*_columns(piece), **options).to(device)) for piece in pieces]
 
 
-def with_tokens(tokenizer: Any, texts: list, special: bool = True) -> list[bool]:
+def have_tokens(tokenizer: Any, texts: list, special: bool = True) -> list[bool]:
     """Whether each of the texts or pairs has any token (special: one that surrounds every text counts); those without a known
     character may have none."""
     if not texts or special and tokenizer("")["input_ids"]:
@@ -89,17 +89,17 @@ def _columns(texts: list) -> list[list[str]]:
 
 def readable(tokenizer: Any, texts: list) -> list:
     """The texts or pairs that have any token. Raises InputError where none is left."""
-    mask = with_tokens(tokenizer, texts)
+    mask = have_tokens(tokenizer, texts)
     if texts and not any(mask):
         accepted = f"text that the model's tokenizer knows; none of {len(texts)} has any token"
         raise refuse("calibration.texts", texts[0], accepted)
     return list(compress(texts, mask))
 
 
-def known(tokenizer: Any, parameter: str, *columns: list) -> list[list]:
+def rows_with_tokens(tokenizer: Any, parameter: str, *columns: list) -> list[list]:
     """Columns of texts, and of numbers beside them, without rows in which a text has no token. Raises InputError for fewer
     than two rows left."""
-    masks = [with_tokens(tokenizer, column) for column in columns if isinstance(column[0], str)]
+    masks = [have_tokens(tokenizer, column) for column in columns if isinstance(column[0], str)]
     rows = [all(row) for row in zip(*masks, strict=True)]
     if sum(rows) < 2:
         share = f"{sum(rows)} of {len(rows)} have any token"
@@ -107,6 +107,6 @@ def known(tokenizer: Any, parameter: str, *columns: list) -> list[list]:
     return [list(compress(column, rows)) for column in columns]
 
 
-def said(count: int) -> str:
+def left_out_note(count: int) -> str:
     """The end of a line about text of which `count` were left out."""
     return f"; {count} without any token left out" if count else ""

@@ -25,7 +25,7 @@ class LayerAblation:
 
     def __init__(self, model: str, source: str, sentences: int) -> None:
         """source: evaluation text (news, wiki or a file). Raises InputError when it has fewer sentences."""
-        registry.check_kind(model, "a mean cosine", "encoder")
+        registry.check_family(model, "a mean cosine", "encoder")
         self.model = model
         sample, documents = corpora.evaluation_sentences(source, sentences)
         opened = registry.open_model(model)

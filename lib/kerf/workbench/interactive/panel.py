@@ -132,7 +132,9 @@ class Panel:
             cut = self.session.cut(layer, choice)
             weights = cut.before.flatten().numpy(), cut.after().flatten().numpy()
             alt = f"{layer}: histogram of its weights and of the grid's points; image of the error by group."
-            self.picture.value = plots.as_html(plots.cut(*weights, cut.by_group().numpy()), alt)
+            self.picture.value = plots.as_html(
+                plots.layer_cut(*weights, cut.by_group().numpy()), alt
+            )
             seconds = time.perf_counter() - started
             self.numbers.value = render("layer.html.j2", cut=cut, seconds=seconds)
             self.outputs.value = self._outputs_html(texts, cut)

@@ -26,7 +26,7 @@ def add_candidate(
     Raises InputError, and writes nothing, for an invalid name or steps, a candidate that exists, and an experiment that
     was written by hand or has another model or calibration.
     """
-    if not experiment.is_free(name):
+    if not experiment.is_available(name):
         accepted = "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters"
         raise refuse("experiment", name, accepted)
     path = root() / "notebooks" / "experiments" / f"{name}.yaml"

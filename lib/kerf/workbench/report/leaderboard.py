@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from kerf.evaluate.gates import NOT_MEASURED, run_verdict, standing
 from kerf.workbench.report.text_format import describe, is_finite, metrics_of
-from kerf.workbench.run.history import RESULTS, Damaged, Unreadable, damage, finished, read
+from kerf.workbench.run.history import RESULTS, Damaged, Unreadable, damage, read, run_folders
 
 # Metrics of fidelity; the first that was measured is a candidate's headline.
 HEADLINES = ("cosine_mean", "perplexity_ratio", "kl_mean", "ndcg_10", "exact_match")
@@ -25,7 +25,7 @@ def runs(reports: Path) -> list[dict]:
     """One row per run, newest first: key, experiment, started, link, page, rows (candidates), and a problem or None."""
     folders = [path.parent for path in reports.glob(f"*/{RESULTS}")]
     unique: dict[str, dict] = {}
-    for folder in [*folders, *finished(reports / "history")]:
+    for folder in [*folders, *run_folders(reports / "history")]:
         run = _run(folder, reports)
         unique.setdefault(run["key"], run)  # the newest of an experiment is also in its history
     return sorted(unique.values(), key=lambda run: run["started"], reverse=True)

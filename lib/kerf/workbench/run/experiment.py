@@ -78,7 +78,7 @@ def find(experiment: str) -> Path:
     raise refuse("EXPERIMENT", experiment, accepted)
 
 
-def is_free(name: object) -> bool:
+def is_available(name: object) -> bool:
     """Whether an experiment or a candidate may have this name: no folder or file of a report has it."""
     if not isinstance(name, str) or not NAME.fullmatch(name) or name.rstrip(".") in TAKEN:
         return False
@@ -104,7 +104,7 @@ def read(experiment: str, overrides: Sequence[str] = (), model: str | None = Non
     model = content.get("model")
     if not isinstance(model, str) or not model.strip() or CONTROL.search(model):
         raise refuse("model", model, "a name of `kerf list models`, a hub id or a directory")
-    if not is_free(path.stem):
+    if not is_available(path.stem):
         accepted = f"a file name {NAMES} {', '.join(TAKEN + FILES)}"
         raise refuse("EXPERIMENT", path.stem, accepted)
     preset = registry.MODELS[model].calibration if model in registry.MODELS else {}
@@ -150,7 +150,7 @@ def _sized(value: Any, type_: type[list | dict], path: str, accepted: str, most:
 def _candidates(value: object, overridden: set[str]) -> dict[str, list[Step]]:
     candidates = {}
     for name, chain in _sized(value, dict, "candidates", "name: [steps]", 200).items():
-        if not is_free(name):
+        if not is_available(name):
             accepted = f"names {NAMES} {', '.join(TAKEN + FILES)}; a number in quotes"
             raise refuse("candidates", name, accepted)
         chain = _sized(chain, list, f"candidates.{name}", "a list of steps", 20)

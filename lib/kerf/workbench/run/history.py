@@ -103,7 +103,7 @@ def history(out: Path) -> Path:
     return out / "reports" / "history"
 
 
-def finished(folder: Path) -> list[Path]:
+def run_folders(folder: Path) -> list[Path]:
     """Folders of the finished runs in a history, newest first; also of runs that have lost their results.json."""
     runs = {path.parent for name in (RESULTS, SUMS) for path in folder.glob(f"*/*/{name}")}
     return sorted(runs, key=lambda path: path.name, reverse=True)
@@ -130,7 +130,7 @@ def damage(folder: Path, *names: str, vouched: Path | None = None) -> str:
     if not sums:
         return f"{SUMS} is damaged"
     for name in names or sums:
-        if wrong := digests.differing(folder / name, sums.get(name)):
+        if wrong := digests.file_damage(folder / name, sums.get(name)):
             return f"{name} {wrong}"
     return ""
 
@@ -179,7 +179,7 @@ def find(parameter: str, name: str, out: Path) -> ComparisonInput:
     experiment, *rest = name.split("/")
     if len(rest) not in (1, 2):
         raise refused("EXPERIMENT/CANDIDATE or EXPERIMENT/RUN/CANDIDATE, for example minilm/int8")
-    all_runs = finished(history(out))
+    all_runs = run_folders(history(out))
     runs = {path.name: path for path in all_runs if path.parent.name == experiment}
     if not all_runs:
         raise refused(f"a finished run; {history(out)} has none")

@@ -82,7 +82,7 @@ def check(experiment: Experiment, out: Path) -> dict:
             accepted = f"no key of {family.CALLED}, which {experiment.model} is; accepted: "
             raise refuse(f"evaluation.{key}", value, accepted + ", ".join(sorted(known)))
     if experiment.resources:
-        registry.check_kind(experiment.model, "resources", "encoder", "reranker")
+        registry.check_family(experiment.model, "resources", "encoder", "reranker")
         check_parameters("resources", resources_parameters(experiment, {}))
     check_parameters("calibrate", shared_parameters(experiment))
     check_parameters("compare", compare_parameters(experiment, []))
@@ -94,13 +94,13 @@ def _check_step(experiment: Experiment, step: Step, before: list[dict]) -> None:
     folder, parameters = registry.resolve(experiment.model), step.parameters
     learned = step.kind == "reconstruct"
     if learned:
-        registry.check_kind(experiment.model, step.path, "encoder", "causal")
+        registry.check_family(experiment.model, step.path, "encoder", "causal")
     on_kernel = step.notebook == "kernels"
     by_sensitivity = getattr(parameters, "allocation", "uniform") == "sensitivity"
     if learned or by_sensitivity or on_kernel and parameters.min_cosine is not None:
         families.of(folder).check_held_back(folder, experiment.calibration)
     if getattr(parameters, "bits", None) == "mixed":
-        registry.check_kind(experiment.model, step.path, "encoder")
+        registry.check_family(experiment.model, step.path, "encoder")
     try:
         pipeline.check(experiment.model, step.kind, parameters, before)
     except InputError as refusal:
