@@ -18,12 +18,14 @@ from kerf import evaluate, pipeline
 from kerf.config import BACKENDS, METHODS, PRUNING_METHODS, Calibration, Evaluation
 from kerf.config.backends import Backend
 from kerf.config.methods import Method
-from kerf.config.prune import Unstructured
+from kerf.config.prune import Prune, Unstructured
+from kerf.core.cache import meta
 from kerf.core.errors import InputError
 from kerf.evaluate import gates
 from kerf.evaluate.metrics import METRICS, Metric
 from kerf.models import architecture, manifest, registry
 from kerf.models.families import FAMILIES
+from kerf.prune.layers import PrunedLayer
 from kerf.tensors import parquet
 
 SPEC = Calibration(samples=24, max_length=64)
@@ -163,6 +165,33 @@ def test_a_pruning_method(model, entry):
     assert all(
         not layer.weight[:, 1::2].any() and layer.weight[:, ::2].any()
         for layer in architecture.linears(net).values()
+    )
+
+
+class Narrow(Prune):
+    """Keys of a pruning method that changes the network."""
+
+    method: Literal["narrow"] = "narrow"
+
+
+def test_a_pruning_method_that_changes_the_network(model, entry):
+    def narrow(text, step):
+        for block in architecture.blocks(text.net).values():
+            for layer in (block.intermediate.dense, block.output.dense):
+                layer.weight.data = layer.weight.data[:64, :64].contiguous()
+                layer.bias.data = layer.bias.data[:64].contiguous()
+                layer.out_features, layer.in_features = layer.weight.shape
+        text.net.config.intermediate_size = 64
+        for name in architecture.linears(text.net):
+            yield PrunedLayer(name, None, "narrower", 0.5)
+
+    entry(PRUNING_METHODS, Method("narrow", "64 neurons stay", Narrow, network=narrow))
+    made = pipeline.build(model, [{"prune": {"method": "narrow"}}], SPEC)
+    net = registry.network(kerf.load(made))
+    assert net.config.intermediate_size == 64
+    rows = meta(made)["result"]["layers"]
+    assert {row["note"] for row in rows} == {"narrower"} and len(rows) == len(
+        architecture.linears(net)
     )
 
 

@@ -36,7 +36,9 @@ class Method:
     # the network that gives second moments: the original one, or the one whose earlier layers are compressed
     calibration: Literal["none", "moments", "sequential"] = "none"
     shared: Callable | str = ""  # (second moments, step) -> what all layers with this input share
-    network: str = ""  # (Calibrated, step) -> PrunedLayers, as it prunes the network in place
+    network: Callable | str = (
+        ""  # (Calibrated, step) -> PrunedLayers, as it prunes the network in place
+    )
     imported: str = ""  # the module that reads layers quantized by another program
     kernel: str = ""  # the module that makes candidates for a real kernel
 
