@@ -240,7 +240,7 @@ def test_as_few_layers_as_it_takes(monkeypatch):
     monkeypatch.setattr(backend_stage, "embed", lambda opened, batches: None)
     monkeypatch.setattr(
         backend_stage.int8,
-        "computing",
+        "emulated",
         lambda layers, found: here.update(found=found) or _Nothing(),
     )
     monkeypatch.setattr(

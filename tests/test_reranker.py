@@ -347,7 +347,7 @@ def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):
         (f"the {word} query", f"this passage is about {word}")
         for word in ("tax", "rain", "music", "war", "river", "bread", "gold", "law")
     ]
-    monkeypatch.setattr(train_cross_encoder, "stretches", lambda: rows * 30)
+    monkeypatch.setattr(train_cross_encoder, "training_pairs", lambda: rows * 30)
     monkeypatch.setattr(train_cross_encoder.corpora, "digest", str)
     spec = train_cross_encoder.Training(steps=60, queries=4, learning_rate=1.5e-3)
     folder = train_cross_encoder.trained(encoder, spec)

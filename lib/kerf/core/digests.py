@@ -33,6 +33,8 @@ def read_json(path: Path, constant: Callable[[str], object] | None = None) -> An
     """Content of a JSON file; constant: `parse_constant` of json.loads. Raises OSError for no regular file, ValueError for no JSON."""
     try:
         return json.loads(read_bounded(path, LARGEST).decode(), parse_constant=constant)
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
