@@ -119,6 +119,9 @@ def run(folder: Path, card: dict, threads: int) -> Kernel:
     if card.get("code_bits") == 8 and not adds_bytes_exactly():
         accepted = "a processor with VNNI or AMX, as it was made on; sums of its bytes saturate here, so make it again on this one"
         raise refuse("path", str(folder), accepted)
+    if options.get("INFERENCE_PRECISION_HINT") == "bf16":
+        # With one thread, OpenVINO 2026.4 divides by zero as it compiles for a CPU with AMX, and takes the process with it.
+        options["INFERENCE_NUM_THREADS"] = max(threads, 2)
     try:
         compiled = ov.Core().compile_model(str(folder / MODEL), "CPU", options)
     except RuntimeError as error:
