@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 from support.exports import BROKEN, entry, gate, row, run
 
-from kerf.workbench.report import exports
+from kerf.workbench.report import exports, known_issues
 from kerf.workbench.report.exports import checklist
 from kerf.workbench.report.known_issues import issues, untested
 from kerf.workbench.report.text_format import plain
@@ -196,3 +196,25 @@ def test_a_directory_names_no_model_of_the_hub(written):
         and "my-model-int4" in text
         and "/home" not in text
     )
+
+
+def openvino_run(flags, threads):
+    results = run(
+        *(entry(name, [gate("PASS")]) for name in ("int8", "half", "plain")), release=["int8"]
+    )
+    steps = {
+        "int8": {"method": "static", "compute_dtype": "bfloat16"},
+        "half": {"method": "bfloat16"},
+        "plain": {"method": "static", "compute_dtype": "float32"},
+    }
+    for candidate in results["candidates"]:
+        if step := steps.get(candidate["name"]):
+            candidate |= {"backend": "openvino", "steps": [{"quantize": step}]}
+    results["manifest"]["cpu"] = {"model": "a CPU", "flags": flags, "threads": threads}
+    return [line for line in known_issues.of_the_run(results) if "two threads" in line]
+
+
+def test_what_ran_on_two_threads_although_one_was_set_is_named():
+    (line,) = openvino_run(["amx_bf16"], 1)
+    assert line.endswith(": int8, half.")
+    assert not openvino_run(["avx512_bf16"], 1) and not openvino_run(["amx_bf16"], 2)

@@ -23,10 +23,12 @@ CONTRIB = "com.microsoft"  # operators that the library adds to those of ONNX
 
 
 def available() -> bool:
+    """Whether the library is installed."""
     return all(map(importlib.util.find_spec, ("onnxruntime", "onnxscript")))
 
 
 def convert(opened: Any) -> Any:
+    """A float32 graph of an opened encoder or reranker. Raises InputError for a model that the library cannot read."""
     import torch
 
     with conversion("onnxruntime", opened) as (whole, example):
@@ -54,6 +56,7 @@ def weights(graph: Any) -> dict[str, list[Any]]:
 
 
 def put_integers(graph: Any, layers: IntegerLayers) -> None:
+    """Replace layers (name -> Int8Linear) of the graph by integer kernels, in place."""
     from onnx_ir.convenience import replace_all_uses_with
     from onnx_ir.tape import Tape
 
@@ -159,10 +162,12 @@ def _constant(tape: Any, name: str, value: Any) -> Any:
 
 
 def settings(step: KernelStep) -> dict[str, str]:
+    """The step's options in the library's own words, as `run` reads them from the manifest."""
     return {}
 
 
 def save(graph: Any, folder: Path, half: bool) -> None:
+    """Write the graph into `folder`; `half`: float weights as float16."""
     import onnx_ir
     from onnx_ir.convenience import replace_all_uses_with
     from onnx_ir.passes import common
@@ -181,6 +186,7 @@ def save(graph: Any, folder: Path, half: bool) -> None:
 
 
 def run(folder: Path, card: dict, threads: int) -> Kernel:
+    """The kernel of a saved candidate: arrays (texts, tokens) in, (texts, features) out. Raises InputError where it cannot run."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -14,6 +14,7 @@ import numpy as np
 
 from kerf.backends import adds_bytes_exactly, conversion, has_bfloat16, refusal
 from kerf.backends.protocol import TOP_INPUT, IntegerLayers, Kernel, KernelStep, PackedLayers
+from kerf.core.cache import machine
 from kerf.core.errors import refuse
 from kerf.tensors.packing import pack
 
@@ -22,10 +23,12 @@ INSTALL = "pip install openvino==2026.4.1"
 
 
 def available() -> bool:
+    """Whether the library is installed."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def convert(opened: Any) -> Any:
+    """A float32 graph of an opened encoder or reranker. Raises InputError for a model that the library cannot read."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -49,6 +52,7 @@ def weights(graph: Any) -> dict[str, tuple[Any, int]]:
 
 
 def put_integers(graph: Any, layers: IntegerLayers) -> None:
+    """Replace layers (name -> Int8Linear) of the graph by integer kernels, in place."""
     import openvino.opset13 as ops
 
     nodes, span = weights(graph), [np.float32(0), np.float32(TOP_INPUT)]
@@ -79,6 +83,7 @@ def put_integers(graph: Any, layers: IntegerLayers) -> None:
 
 
 def put_packed(graph: Any, layers: PackedLayers) -> None:
+    """Replace weights (name -> Quantized, 8 or 4 bits) of the graph by packed codes, in place."""
     import openvino as ov
     import openvino.opset13 as ops
 
@@ -100,10 +105,12 @@ def put_packed(graph: Any, layers: PackedLayers) -> None:
 
 
 def settings(step: KernelStep) -> dict[str, str]:
+    """The step's options in the library's own words, as `run` reads them from the manifest."""
     return {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[step.compute_dtype]}
 
 
 def save(graph: Any, folder: Path, half: bool) -> None:
+    """Write the graph into `folder`; `half`: float weights as float16."""
     import openvino as ov
 
     ov.save_model(graph, folder / MODEL, compress_to_fp16=half)
@@ -119,9 +126,10 @@ def run(folder: Path, card: dict, threads: int) -> Kernel:
     if card.get("code_bits") == 8 and not adds_bytes_exactly():
         accepted = "a processor with VNNI or AMX, as it was made on; sums of its bytes saturate here, so make it again on this one"
         raise refuse("path", str(folder), accepted)
-    if options.get("INFERENCE_PRECISION_HINT") == "bf16":
-        # With one thread, OpenVINO 2026.4 divides by zero as it compiles for a CPU with AMX, and takes the process with it.
-        options["INFERENCE_NUM_THREADS"] = max(threads, 2)
+    amx = any(flag.startswith("amx") for flag in machine()["flags"])
+    if amx and options.get("INFERENCE_PRECISION_HINT") == "bf16":
+        # With one thread, OpenVINO 2026.4 divides by zero as it compiles for AMX and ends the process.
+        options["INFERENCE_NUM_THREADS"] = max(threads, 2)  # the report names these candidates
     try:
         compiled = ov.Core().compile_model(str(folder / MODEL), "CPU", options)
     except RuntimeError as error:

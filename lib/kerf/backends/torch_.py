@@ -27,19 +27,23 @@ ZERO = 128  # what is subtracted from the codes of inputs, so that they are sign
 
 
 def available() -> bool:
+    """Whether the library is installed."""
     return True
 
 
 def convert(opened: Any) -> Any:
+    """A float32 graph of an opened encoder or reranker. Raises InputError for a model that the library cannot read."""
     return opened
 
 
 def weights(graph: Any) -> dict[str, Module]:
+    """Linear layers and word embeddings of the graph, by name."""
     net = registry.network(graph)
     return {**architecture.embeddings(net), **architecture.linears(net)}
 
 
 def put_integers(graph: Any, layers: Mapping[str, Int8Linear | Quantized]) -> None:
+    """Replace layers (name -> Int8Linear) of the graph by integer kernels, in place."""
     _put(graph, {name: vars(layer) for name, layer in layers.items()})
 
 
@@ -106,10 +110,12 @@ class Embedding(Module):
 
 
 def settings(step: KernelStep) -> dict[str, str]:
+    """The step's options in the library's own words, as `run` reads them from the manifest."""
     return {"compute": step.compute_dtype}
 
 
 def save(graph: Any, folder: Path, half: bool) -> None:
+    """Write the graph into `folder`; `half`: float weights as float16."""
     net, tensors = registry.network(graph), {}
     for name, value in net.state_dict().items():
         owner = net.get_submodule(name.rpartition(".")[0])

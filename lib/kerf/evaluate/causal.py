@@ -81,6 +81,7 @@ def stretches(document: str) -> list[str]:
 
 
 def about(inputs: CausalInputs) -> str:
+    """One line that describes the evaluation texts."""
     count, seq_len = inputs.chunks.shape
     chunks = f"{count} chunks of {seq_len} tokens, the second half of each scored"
     passages = f"{len(inputs.passages)} passages whose last word is predicted"
@@ -89,19 +90,23 @@ def about(inputs: CausalInputs) -> str:
 
 
 def documents(inputs: CausalInputs) -> int:
+    """Number of independent documents, the units of the bootstrap."""
     return len(np.unique(inputs.owners[:, inputs.scored]))
 
 
 def inference_request(inputs: CausalInputs, noise_floor: bool) -> dict:
+    """JSON for `run_inference`; noise_floor: in other batches than the first measurement."""
     size = BATCH_TOKENS // 2 if noise_floor else BATCH_TOKENS
     return {"chunks": inputs.chunks.tolist(), "passages": inputs.passages, "batch_tokens": size}
 
 
 def latency_input(inputs: CausalInputs) -> list[int]:
+    """JSON of one batch for `predict_once`."""
     return inputs.chunks[0].tolist()
 
 
 def predict_once(opened: Any, tokens: list[int]) -> None:
+    """One forward pass, which latency is measured on."""
     import torch
 
     with torch.inference_mode():
@@ -123,6 +128,7 @@ def compare(comparison: Comparison, inputs: CausalInputs) -> tuple[list[dict], d
 
 
 def draw(folder: Path, picture: dict) -> Figures:
+    """Figures of a comparison with their alternative texts; picture: what `compare` returned beside the rows."""
     from kerf.charts import plots
 
     alt = "Mean KL divergence: a line by position in the chunk, bars by how often the token occurs in the text."
@@ -134,6 +140,7 @@ def draw(folder: Path, picture: dict) -> Figures:
 
 
 def worst(model: str, folder: Path, picture: dict) -> Table:
+    """Table of the items that changed most."""
     import pandas as pd
 
     tokenizer = causal.tokenizer(registry.resolve(model))
@@ -149,6 +156,7 @@ def worst(model: str, folder: Path, picture: dict) -> Table:
 
 
 def conclusion(values: dict[str, dict], picture: dict) -> str:
+    """The result in sentences; values: metric rows by name."""
     own, ratio, kl = (values[name] for name in ("perplexity", "perplexity_ratio", "kl_mean"))
     perplexities = (own["baseline"], own["value"])
     shown = ["beyond any number" if x is None else f"{x:.2f}" for x in perplexities]

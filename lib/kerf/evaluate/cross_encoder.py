@@ -82,29 +82,35 @@ def _cosines(opened: Any, queries: list[str], passages: list[str]) -> ndarray:
 
 
 def about(inputs: CrossEncoderInputs) -> str:
+    """One line that describes the evaluation texts."""
     count, size = inputs.shortlists.shape
     others = f"the {size - 1} others that {FIRST_STAGE} finds nearest among {len(inputs.passages)}"
     return f"{count} queries, each with its own passage and {others}{lengths.left_out_note(inputs.left_out)}"
 
 
 def documents(inputs: CrossEncoderInputs) -> int:
+    """Number of independent documents, the units of the bootstrap."""
     return len(np.unique(inputs.documents))
 
 
 def inference_request(inputs: CrossEncoderInputs, noise_floor: bool) -> dict:
+    """JSON for `run_inference`; noise_floor: in other batches than the first measurement."""
     return common.batched_request(inputs.pairs, noise_floor)
 
 
 def run_inference(opened: Any, request: dict, folder: Path) -> dict:
+    """Write the outputs for all texts to `folder`; returns timings in seconds."""
     return common.run_shuffled(opened.predict, request, folder)
 
 
 def latency_input(inputs: CrossEncoderInputs) -> dict:
+    """JSON of one batch for `predict_once`."""
     shortlist = [inputs.passages[index] for index in inputs.shortlists[0]]
     return {"query": inputs.queries[0], "documents": shortlist}
 
 
 def predict_once(opened: Any, request: dict) -> None:
+    """One forward pass, which latency is measured on."""
     opened.rank(request["query"], request["documents"], show_progress_bar=False)
 
 
@@ -159,6 +165,7 @@ def first_stage_scores(inputs: CrossEncoderInputs) -> ndarray:
 
 
 def draw(folder: Path, picture: dict) -> Figures:
+    """Figures of a comparison with their alternative texts; picture: what `compare` returned beside the rows."""
     from kerf.charts import plots
 
     alt = "Dots: every pair's score by the baseline and by the candidate; right passages stand out from the others."
@@ -166,6 +173,7 @@ def draw(folder: Path, picture: dict) -> Figures:
 
 
 def worst(model: str, folder: Path, picture: dict) -> Table:
+    """Table of the items that changed most."""
     items = common.read_items(folder, "shortlist")
     before, after = 1 / items.baseline, 1 / items.candidate
     rows = items.assign(**{"rank before": before, "rank after": after, "query": items.text})
@@ -175,6 +183,7 @@ def worst(model: str, folder: Path, picture: dict) -> Table:
 
 
 def conclusion(values: dict[str, dict], picture: dict) -> str:
+    """The result in sentences; values: metric rows by name."""
     lines = []
     for label, name in (("nDCG@10", "ndcg_10"), ("MRR", "mrr")):
         loss, whole = values[f"{name}_loss"], values[name]

@@ -67,28 +67,34 @@ def _known_pairs(
 
 
 def about(inputs: EncoderInputs) -> str:
+    """One line that describes the evaluation texts."""
     counts = {name: where.stop - where.start for name, where in inputs.where.items()}
     pairs = sum(len(scores) for _, _, scores in inputs.human.values())
     return f"{counts} texts; {pairs} human-rated pairs{lengths.left_out_note(inputs.left_out)}"
 
 
 def documents(inputs: EncoderInputs) -> int:
+    """Number of independent documents, the units of the bootstrap."""
     return min(len(np.unique(owners)) for owners in inputs.documents.values())
 
 
 def inference_request(inputs: EncoderInputs, noise_floor: bool) -> dict:
+    """JSON for `run_inference`; noise_floor: in other batches than the first measurement."""
     return common.batched_request(inputs.all, noise_floor)
 
 
 def run_inference(opened: Any, request: dict, folder: Path) -> dict:
+    """Write the outputs for all texts to `folder`; returns timings in seconds."""
     return common.run_shuffled(opened.encode, request, folder)
 
 
 def latency_input(inputs: EncoderInputs) -> list[str]:
+    """JSON of one batch for `predict_once`."""
     return inputs.all[inputs.where["sentences"]][: common.BATCH_SIZE]
 
 
 def predict_once(opened: Any, sentences: list[str]) -> None:
+    """One forward pass, which latency is measured on."""
     opened.encode(sentences, batch_size=common.BATCH_SIZE, show_progress_bar=False)
 
 
@@ -163,6 +169,7 @@ def glance(before: Any, after: Any, source: str) -> dict[str, float]:
 
 
 def draw(folder: Path, picture: dict) -> Figures:
+    """Figures of a comparison with their alternative texts; picture: what `compare` returned beside the rows."""
     from kerf.charts import plots
 
     cosine = common.read_items(folder, "cosine").candidate.tolist()
@@ -172,12 +179,14 @@ def draw(folder: Path, picture: dict) -> Figures:
 
 
 def worst(model: str, folder: Path, picture: dict) -> Table:
+    """Table of the items that changed most."""
     lowest = common.read_items(folder, "cosine").sort_values("candidate").head(5)
     rows, formats = lowest[["candidate", "text"]], {"candidate": "{:.4f}"}
     return common.table(rows, "Five sentences that moved farthest", formatter=formats)
 
 
 def conclusion(values: dict[str, dict], picture: dict) -> str:
+    """The result in sentences; values: metric rows by name."""
     mean = values["cosine_mean"]
     lines = [f"Mean cosine {fidelity.formatted(mean)} on {mean['n']} sentences."]
     qualities = (("Agreement with people", "human_spearman"), ("Retrieval (MRR)", "retrieval_mrr"))

@@ -4,7 +4,6 @@ file beside it and of itself."""
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +37,8 @@ def write_candidate(
     if config:
         path = model_files.module_folders(folder)[0] / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **config}, indent=2))
-    pairs = tensors.items() if isinstance(tensors, dict) else tensors
-    write_weights(folder / WEIGHTS, ((name, _on_cpu(value)) for name, value in pairs))
+    write_weights(folder / WEIGHTS, tensors)
     write_manifest(folder, card)
-
-
-def _on_cpu(value: Any) -> Any:
-    """A tensor, or a dataclass with tensors such as Quantized, in main memory."""
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: _on_cpu(getattr(value, field.name)) for field in fields(value)}
-        return replace(value, **parts)
-    return value.cpu() if hasattr(value, "cpu") else value
 
 
 def write_manifest(folder: Path, card: dict) -> None:

@@ -32,6 +32,7 @@ def takes(architecture: str, folder: Path) -> bool:
 
 
 def opens_as(opened: Any) -> bool:
+    """Whether an opened model is of the family."""
     from transformers import PreTrainedModel
 
     return isinstance(opened, PreTrainedModel)
@@ -43,6 +44,7 @@ def open_folder(folder: Path, device: str = "cpu") -> Any:
 
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu") -> Any:
+    """The model of `folder` with a state dict of `weights`, in float32 on `device`."""
     config = from_folder("AutoConfig", folder)
     opened = _opened(folder, device, class_name, config=config, state_dict=weights)
     if (folder / "generation_config.json").is_file():  # read only beside weights in a file
@@ -57,10 +59,12 @@ def _opened(folder: Path, device: str, class_name: str, **options: Any) -> Any:
 
 
 def network(opened: Any) -> Any:
+    """The torch module whose layers are compressed."""
     return opened  # head included
 
 
 def inputs(opened: Any) -> list[str]:
+    """Names of the network's inputs, each (texts, tokens)."""
     return ["input_ids", "attention_mask"]
 
 
@@ -96,11 +100,13 @@ def batches(opened: Any, spec: Calibration) -> list[dict]:
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
+    """The calibration text. Raises InputError for too little of it."""
     _drawn(tokenizer(folder), spec)
     return corpora.documents(spec.texts, "calibration")
 
 
 def describe_sample(folder: Path, spec: Calibration) -> str:
+    """One line that describes the calibration sample."""
     reader = tokenizer(folder)
     sample = _drawn(reader, spec)[: spec.samples]
     documents = corpora.documents(spec.texts, "calibration")
@@ -110,10 +116,12 @@ def describe_sample(folder: Path, spec: Calibration) -> str:
 
 
 def held_batches(opened: Any, spec: Calibration) -> list[dict]:
+    """Batches of calibration text outside the sample. Raises InputError where none is left."""
     return _batches(opened, _held_back(reader(opened), spec))
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
+    """Raise InputError for a sample that leaves no text to hold out."""
     _held_back(tokenizer(folder), spec)
 
 
@@ -126,6 +134,7 @@ def _held_back(reader: Any, spec: Calibration) -> np.ndarray:
 
 
 def reader(opened: Any) -> Any:
+    """The model's tokenizer."""
     return tokenizer(opened.name_or_path)
 
 

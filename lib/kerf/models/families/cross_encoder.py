@@ -27,10 +27,12 @@ HELD_BACK = 64  # pairs on which a step is judged
 
 
 def takes(architecture: str, folder: Path) -> bool:
+    """Whether a configuration naming this class is of the family."""
     return architecture.endswith("ForSequenceClassification")  # a head that scores a pair
 
 
 def opens_as(opened: Any) -> bool:
+    """Whether an opened model is of the family."""
     from sentence_transformers import CrossEncoder
 
     return isinstance(opened, CrossEncoder)
@@ -46,15 +48,18 @@ def open_folder(folder: Path, device: str = "cpu") -> Any:
 
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu") -> Any:
+    """The model of `folder` with a state dict of `weights`, in float32 on `device`."""
     with loading(class_name, weights):
         return open_folder(folder, device)
 
 
 def network(opened: Any) -> Any:
+    """The torch module whose layers are compressed."""
     return opened.model
 
 
 def inputs(opened: Any) -> list[str]:
+    """Names of the network's inputs, each (texts, tokens)."""
     names = ("input_ids", "attention_mask", "token_type_ids")
     return [name for name in names if name in opened.tokenizer.model_input_names]
 
@@ -65,16 +70,19 @@ def forward(opened: Any, batch: dict) -> Any:
 
 
 def batches(opened: Any, spec: Calibration) -> list[dict]:
+    """The calibration sample as batches of network inputs. Raises InputError for too little text."""
     most = lengths.positions(network(opened).config)
     check_positions("calibration.max_length", spec.max_length, most)
     return tokenized(opened, _drawn(spec)[: spec.samples], BATCH_SIZE, spec.max_length)
 
 
 def held_batches(opened: Any, spec: Calibration) -> list[dict]:
+    """Batches of calibration text outside the sample. Raises InputError where none is left."""
     return tokenized(opened, _held_back(spec), BATCH_SIZE, spec.max_length)
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
+    """Raise InputError for a sample that leaves no text to hold out."""
     _held_back(spec)
 
 
@@ -87,12 +95,14 @@ def _held_back(spec: Calibration) -> list[tuple[str, str]]:
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
+    """The calibration text. Raises InputError for too little of it."""
     check_positions("calibration.max_length", spec.max_length, lengths.of_folder(folder))
     pairs = lengths.readable(tokenizer(folder), _drawn(spec)[: spec.samples])
     return [" ".join(pair) for pair in pairs]
 
 
 def describe_sample(folder: Path, spec: Calibration) -> str:
+    """One line that describes the calibration sample."""
     pairs = _drawn(spec)[: spec.samples]
     size = f"{len(pairs)} pairs of a query and a passage, every second one of its own"
     left_out = lengths.have_tokens(tokenizer(folder), pairs).count(False)
@@ -107,6 +117,7 @@ def output(opened: Any, reader: Any, texts: tuple[str, ...]) -> Any:
 
 
 def output_diff(reader: Any, before: Any, after: Any) -> list[tuple[str, float, float]]:
+    """Rows (label, before, after) of how two outputs differ."""
     return [("score", float(before[0]), float(after[0]))]
 
 

@@ -18,10 +18,12 @@ BATCH_SIZE = 16
 
 
 def takes(architecture: str, folder: Path) -> bool:
+    """Whether a configuration naming this class is of the family."""
     return True  # every model that no other family takes
 
 
 def opens_as(opened: Any) -> bool:
+    """Whether an opened model is of the family."""
     return True  # every model that no other family opens
 
 
@@ -31,15 +33,18 @@ def open_folder(folder: Path, device: str = "cpu") -> Any:
 
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu") -> Any:
+    """The model of `folder` with a state dict of `weights`, in float32 on `device`."""
     with loading(class_name, weights):
         return open_folder(folder, device)
 
 
 def network(opened: Any) -> Any:
+    """The torch module whose layers are compressed."""
     return opened[0].auto_model
 
 
 def inputs(opened: Any) -> list[str]:
+    """Names of the network's inputs, each (texts, tokens)."""
     return ["input_ids", "attention_mask"]
 
 
@@ -57,6 +62,7 @@ def pool(opened: Any, hidden: Any, attention_mask: Any) -> Any:
 
 
 def batches(opened: Any, spec: Calibration) -> list[dict]:
+    """The calibration sample as batches of network inputs. Raises InputError for too little text."""
     most = lengths.positions(network(opened).config)
     check_positions("calibration.max_length", spec.max_length, most)
     return tokenized(opened, _sample(spec), BATCH_SIZE, spec.max_length)
@@ -67,20 +73,24 @@ def _sample(spec: Calibration) -> list[str]:
 
 
 def held_batches(opened: Any, spec: Calibration) -> list[dict]:
+    """Batches of calibration text outside the sample. Raises InputError where none is left."""
     held = corpora.held_back(spec.texts, spec.samples, spec.seed)
     return tokenized(opened, held, BATCH_SIZE, spec.max_length)
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
+    """Raise InputError for a sample that leaves no text to hold out."""
     corpora.held_back(spec.texts, spec.samples, spec.seed)
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
+    """The calibration text. Raises InputError for too little of it."""
     check_positions("calibration.max_length", spec.max_length, lengths.of_folder(folder))
     return lengths.readable(tokenizer(folder), _sample(spec))
 
 
 def describe_sample(folder: Path, spec: Calibration) -> str:
+    """One line that describes the calibration sample."""
     sample = _sample(spec)
     size = f"{len(sample)} sentences, {len(' '.join(sample).split()):,} words"
     left_out = lengths.have_tokens(tokenizer(folder), sample).count(False)
@@ -94,6 +104,7 @@ def token_ids(opened: Any, sentences: list[str], max_length: int) -> list[list[i
 
 
 def reader(opened: Any) -> Any:
+    """The model's tokenizer."""
     return opened.tokenizer
 
 

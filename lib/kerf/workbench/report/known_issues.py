@@ -130,8 +130,25 @@ def of_the_run(results: dict) -> Iterator[str]:
     if texts and texts == settings.get("evaluation.texts"):
         source = f"different documents of one source, {plain(texts)}"
         yield f"Calibrated and measured on {source}: text of another kind may lose more."
+    yield from _two_threads(results)
     if reused := [row["name"] for row in results["candidates"] if row.get("reused")]:
         yield f"Reused from an earlier run with the same inputs: {plain(', '.join(reused))}."
+
+
+def _two_threads(results: dict) -> Iterator[str]:
+    """Candidates that OpenVINO runs on two threads although one is set (`kerf.backends.openvino_.run`)."""
+    cpu, resources = results["manifest"].get("cpu") or {}, results.get("resources") or {}
+    amx = any(flag.startswith("amx") for flag in cpu.get("flags", ()))
+    if not amx or 1 not in (cpu.get("threads"), resources.get("threads")):
+        return
+    rows = [row for row in results["candidates"] if row.get("backend") == "openvino"]
+    steps = {row["name"]: row["steps"][-1]["quantize"] for row in rows}
+    computed = {
+        name: (step.get("method"), step.get("compute_dtype")) for name, step in steps.items()
+    }
+    names = [name for name, words in computed.items() if "bfloat16" in words]
+    if names:
+        yield f"Computed with two threads, since OpenVINO's bfloat16 needs them here: {plain(', '.join(names))}."
 
 
 def untested(results: dict, candidates: list[dict]) -> Iterator[str]:
