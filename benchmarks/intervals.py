@@ -14,7 +14,7 @@ from kerf import pipeline
 from kerf.config import Calibration
 from kerf.core.cache import artifact
 from kerf.data import corpora
-from kerf.evaluate import fidelity
+from kerf.evaluate import fidelity, retrieval
 from kerf.models import registry
 
 MODEL, SENTENCES, PAIRS = "minilm", 5, 3
@@ -24,8 +24,11 @@ NAMES = (
     "cosine_p01",
     "similarity_spearman",
     "neighbours_10",
+    "drop_in_ndcg_10_ratio",
+    "ndcg_10",
+    "ndcg_10_loss",
+    "ndcg_10_ratio",
     "retrieval_mrr",
-    "retrieval_mrr_loss",
 )
 
 
@@ -50,7 +53,7 @@ def pool(count: int) -> dict[str, np.ndarray]:
     """Embeddings (texts, features) of the baseline and every candidate, by model and kind of text; made once and kept."""
     found = [
         (sentence, (name, place))
-        for name in corpora.NAMES
+        for name in ("news", "wiki")
         for place, document in enumerate(corpora.documents(name, "evaluation"))
         for sentence in dict.fromkeys(corpora.sentences(document))
     ]
@@ -92,14 +95,16 @@ def sample(kept: dict[str, np.ndarray], bits: int, documents: int, seed: int) ->
 
     before, after = (rows(name, "sentences", SENTENCES) for name in ("baseline", bits))
     owners, of_pairs = (np.repeat(np.arange(documents), size) for size in (SENTENCES, PAIRS))
-    pairs = [
-        (rows(name, "queries", PAIRS), rows(name, "passages", PAIRS)) for name in ("baseline", bits)
-    ]
-    found = (
-        fidelity.cosines(before, after, owners)
-        + fidelity.similarities(before, after, owners)
-        + fidelity.retrieval(*pairs, of_pairs)[0]
+    queries, passages = (
+        [rows(name, kind, PAIRS) for name in ("baseline", bits)] for kind in ("queries", "passages")
     )
+    relevant = [{number: 1.0} for number in range(len(of_pairs))]
+    similar = [q @ p.T for q, p in ((queries[0], passages[0]), (queries[1], passages[0]))]
+    old, drop = (retrieval.scores(scores, relevant) for scores in similar)
+    new = retrieval.scores(queries[1] @ passages[1].T, relevant)
+    found = fidelity.cosines(before, after, owners) + fidelity.similarities(before, after, owners)
+    found += retrieval.drop_in(old, drop, retrieval.first_kept(*similar), of_pairs)
+    found += retrieval.re_index(old, new, of_pairs)
     return {row["name"]: row for row in found}
 
 

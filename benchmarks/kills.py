@@ -42,7 +42,7 @@ GONE_WITHIN = 10.0  # seconds in which everything that a killed run started has 
 EXPERIMENT = """
 model: {model}
 calibration: {{samples: 24}}
-evaluation: {{sentences: 40, passages: 40}}
+evaluation: {{sentences: 40, queries: 40, passages: 40, retrieval: [news], classification: []}}
 candidates:
   int2: [{{quantize: {{method: gptq, bits: 2, group_size: 32}}}}]
 criteria: [encoder]

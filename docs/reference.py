@@ -10,7 +10,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path.append(str(DOCS.parent / "lib"))
 
-from kerf.config import STEPS, Calibration, Evaluation, Resources  # noqa: E402
+from kerf.config import STEPS, Calibration, Conventions, Evaluation, Resources  # noqa: E402
 from kerf.config.methods import ByMethod  # noqa: E402
 from kerf.evaluate.metrics import FIGURES, METRICS, SYMBOLS  # noqa: E402
 
@@ -55,6 +55,10 @@ text{{font:15px system-ui,sans-serif;text-anchor:middle;fill:#1c232b}}
 </svg>
 """
 SECTIONS = {
+    "conventions": (
+        Conventions,
+        "What the model's own files do not say (`--query-prompt`, `--passage-prompt`, `--family`).",
+    ),
     "calibration": (Calibration, "The text that methods may look at."),
     "evaluation": (
         Evaluation,

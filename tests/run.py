@@ -15,13 +15,20 @@ from support.board import run_of, write
 from support.small import write_causal, write_model, write_reranker
 
 ROOT = Path(__file__).resolve().parents[1]
+ENCODER = {
+    "texts": ["news", "everyday"],
+    "sentences": 40,
+    "retrieval": ["news"],
+    "queries": 40,
+    "passages": 30,
+    "classification": [],
+}
 SMALL = {
     "calibrate": {"samples": 48},
     "quantize": {"samples": 48, "step": {"method": "gptq", "bits": 3, "group_size": 64}},
     "compare": {
         "samples": 48,
-        "sentences": 60,
-        "passages": 60,
+        "evaluation": ENCODER | {"sentences": 60},
         "steps": [{"quantize": {"method": "rtn", "bits": 4, "clip": "mse"}}],
     },
 }
@@ -43,8 +50,7 @@ SMALL |= {
     "kernels": {"samples": 48},
     "ab": {
         "samples": 48,
-        "sentences": 40,
-        "passages": 40,
+        "evaluation": ENCODER,
         "a": [{"quantize": {"method": "rtn", "bits": 8}}],
         "b": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}],
     },
@@ -52,7 +58,7 @@ SMALL |= {
     "resources": {
         "samples": 32,
         "rounds": 1,
-        "evaluation": {"sentences": 40, "passages": 40},
+        "evaluation": ENCODER,
         "candidates": {"int8": [{"quantize": {"method": "static"}}]},
     },
     "orders": {"samples": 48, "group_size": 32, "sentences": 60},
@@ -88,7 +94,7 @@ RERANKER = {  # the same notebooks on a small reranker
     "kernels": {"samples": 48},
     "compare": {
         "samples": 48,
-        "passages": 40,
+        "evaluation": {"retrieval": ["news"], "queries": 40},
         "steps": [{"quantize": {"method": "rtn", "bits": 4}}],
     },
 }
@@ -103,9 +109,14 @@ CAUSAL = {  # the same notebooks on a small language model
             for key in ("steps", "joint_steps", "augmentation_factor", "before")
         },
         "compare": {
-            "num_chunks": 4,
-            "seq_len": 64,
-            "passages": 20,
+            "evaluation": {
+                "texts": ["news", "everyday"],
+                "num_chunks": 4,
+                "seq_len": 64,
+                "passages": 20,
+                "tasks": ["piqa"],
+                "items": 10,
+            },
             "steps": [{"quantize": {"method": "rtn", "bits": 3, "group_size": 32}}],
         },
     }.items()

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from support.small import write_model
+from support.small import write_model, write_reranker
 
 import kerf
 from kerf import backends, evaluate, pipeline
@@ -77,8 +77,10 @@ def test_an_encoder_answers_as_a_service_asks(model, backend):
         opened.encode(["a"], batch_size=0)
     with pytest.raises(ValueError, match="convert_to_numpy = False: true"):
         opened.encode(["a"], convert_to_numpy=False)
-    with pytest.raises(TypeError, match="prompt_name"):
-        opened.encode(["a"], prompt_name="query")
+    with pytest.raises(TypeError, match="output_value"):
+        opened.encode(["a"], output_value="token_embeddings")
+    with pytest.raises(ValueError, match="prompt_name = 'other': one of query, document"):
+        opened.encode(["a"], prompt_name="other")
 
 
 @each
@@ -159,23 +161,14 @@ def test_a_directory_removed_while_loaded_still_answers(model, tmp_path, backend
     assert np.array_equal(opened.encode(TEXTS), before)
 
 
-def test_a_model_that_changes_texts_first_is_refused(tmp_path):
-    for name, key, value in (
-        ("config_sentence_transformers.json", "default_prompt_name", "query"),
-    ):
-        folder = write_model(tmp_path / key)
-        config = json.loads((folder / name).read_text())
-        (folder / name).write_text(
-            json.dumps(
-                {**config, key: value, "prompts": {"query": "query: "}}
-                if "prompt" in key
-                else {**config, key: value}
-            )
-        )
-        with pytest.raises(
-            InputError, match=f"a model without {key} for a real kernel; {name} says {value!r}"
-        ):
-            step.check(str(folder), parse(STEPS["quantize"], {"method": "weight_only"}, "q"))
+def test_a_reranker_that_changes_texts_first_is_refused(tmp_path):
+    folder = write_reranker(tmp_path / "reranker")
+    path = folder / "config_sentence_transformers.json"
+    prompts = {"default_prompt_name": "query", "prompts": {"query": "query: "}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **prompts}))
+    asked = parse(STEPS["quantize"], {"method": "weight_only"}, "q")
+    with pytest.raises(InputError, match="a reranker without default_prompt_name for a real"):
+        step.check(str(folder), asked)
 
 
 def test_a_comparison_says_how_much_faster(model):
@@ -183,7 +176,18 @@ def test_a_comparison_says_how_much_faster(model):
     rows = {
         row["name"]: row
         for row in evaluate.read(
-            evaluate.compare(model, folder, Evaluation(sentences=40, passages=40))
+            evaluate.compare(
+                model,
+                folder,
+                Evaluation(
+                    texts=["news", "everyday"],
+                    sentences=40,
+                    retrieval=["news"],
+                    queries=40,
+                    passages=40,
+                    classification=[],
+                ),
+            )
         )[0]
     }
     assert rows["speedup"]["low"] <= rows["speedup"]["value"] <= rows["speedup"]["high"]
@@ -216,7 +220,7 @@ def test_long_texts_run_in_smaller_pieces(lengths, batch_size, sizes):
 EXPERIMENT = """
 model: {model}
 calibration: {{samples: 16, max_length: 64}}
-evaluation: {{sentences: 40, passages: 20}}
+evaluation: {{texts: [news, everyday], sentences: 40, retrieval: [news], queries: 20, passages: 20, classification: []}}
 resources: {{rounds: 1}}
 candidates:
   crashing: [{{quantize: {{method: static}}}}]

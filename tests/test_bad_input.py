@@ -437,14 +437,18 @@ def test_wrong_criteria_are_refused_with_their_path(refused, tmp_path, content, 
     [
         (
             write_model,
-            ("num_chunks: 4", "seq_len: 64", "restored: 1"),
+            ("num_chunks: 4", "seq_len: 64", "restored: 1", "items: 20"),
             "sentences: 30, passages: 30",
         ),
-        (write_causal, ("sentences: 30",), "num_chunks: 4, seq_len: 64, passages: 4, restored: 0"),
+        (
+            write_causal,
+            ("sentences: 30", "queries: 30", "labelled: 40"),
+            "num_chunks: 4, seq_len: 64, passages: 4, restored: 0",
+        ),
         (
             write_reranker,
-            ("sentences: 30", "num_chunks: 4", "seq_len: 64", "restored: 1"),
-            "passages: 30",
+            ("sentences: 30", "num_chunks: 4", "passages: 30", "restored: 1"),
+            "retrieval: [news, docs], queries: 30",
         ),
     ],
     ids=["encoder", "causal", "reranker"],

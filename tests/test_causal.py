@@ -157,7 +157,8 @@ def test_too_many_chunks_are_refused_with_the_number_there_is(model):
         InputError,
         match=r"^calibration.samples = 100000: 1 to \d+, the chunks of 64 tokens that news has",
     ):
-        pipeline.build(model, [GPTQ], Calibration(samples=100_000, max_length=64))
+        spec = Calibration(texts="news", samples=100_000, max_length=64)
+        pipeline.build(model, [GPTQ], spec)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
@@ -206,7 +207,8 @@ def test_the_embedded_language_model_is_what_its_package_holds():
 
 def test_the_error_of_a_layer_is_on_the_inputs_that_gptq_gave_it(model):
     step = {"method": "gptq", "bits": 2, "group_size": 16, "embeddings": 32}
-    made = pipeline.build(model, [{"quantize": step}], SPEC)
+    news = SPEC.model_copy(update={"texts": "news"})
+    made = pipeline.build(model, [{"quantize": step}], news)
     told = {row["name"]: row["error"] for row in meta(made)["result"]["layers"]}
     name, original, cut = "model.layers.1.mlp.down_proj", kerf.open_model(model), kerf.load(made)
 
@@ -216,7 +218,7 @@ def test_the_error_of_a_layer_is_on_the_inputs_that_gptq_gave_it(model):
             lambda _, args: seen.append(args[0].flatten(0, 1))
         )
         with torch.no_grad():
-            for batch in causal.batches(opened, SPEC):
+            for batch in causal.batches(opened, news):
                 opened(batch["input_ids"])
         hook.remove()
         return torch.cat(seen)

@@ -11,13 +11,13 @@ import kerf
 from kerf import evaluate, pipeline
 from kerf.config import Calibration, Evaluation
 from kerf.core.errors import InputError
-from kerf.data import corpora
+from kerf.data import corpora, overlap
 from kerf.evaluate import causal, causal_inference, likelihood
 from kerf.evaluate.causal_metrics import detectable
 from kerf.evaluate.stats import Documents
 from kerf.models import registry
 
-SPEC = Evaluation(num_chunks=6, seq_len=32, passages=20)
+SPEC = Evaluation(texts="news", num_chunks=6, seq_len=32, passages=20, tasks=["piqa"], items=10)
 STEP = {"quantize": {"method": "rtn", "bits": 4, "group_size": 32}}
 
 
@@ -109,7 +109,7 @@ def test_scored_tokens_belong_to_documents_of_the_evaluation_part(model):
         for owner in np.unique(owners):
             piece = reader.decode(chunk[owners == owner]).strip("\n\ufffd")
             assert piece in documents[owner] + causal.causal.BETWEEN
-    corpora.check_overlap(corpora.documents("news", "calibration"), documents)
+    overlap.check_overlap(corpora.documents("news", "calibration"), documents)
 
 
 def test_pictures_mark_what_changed(model, compared):
@@ -174,7 +174,7 @@ def test_too_few_chunks_are_refused_with_the_number_there_is(model):
         InputError,
         match=r"^evaluation.num_chunks = 9999: 1 to \d+, the chunks of 512 tokens that news has",
     ):
-        causal.gather(model, Evaluation(num_chunks=9999))
+        causal.gather(model, Evaluation(texts="news", num_chunks=9999))
 
 
 @pytest.mark.parametrize("layer", ["model.norm", "model.layers.1.post_attention_layernorm"])

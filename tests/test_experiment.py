@@ -2,6 +2,7 @@
 
 import pytest
 
+from kerf.data import corpora
 from kerf.workbench.cli import main
 from kerf.workbench.run import experiment
 
@@ -35,7 +36,8 @@ def test_precedence_and_origin(file):
         128,
         "model preset",
     )
-    assert (made.calibration.texts, made.origin["calibration.texts"]) == ("news", "default")
+    texts = (made.calibration.texts, made.origin["calibration.texts"])
+    assert texts == (("questions", "news"), "default")
     (step,) = made.candidates["int4"]
     assert (step.parameters.bits, step.origin["bits"]) == (3, "command line")
     assert (step.parameters.method, step.origin["method"]) == ("gptq", "experiment")
@@ -45,6 +47,13 @@ def test_precedence_and_origin(file):
 def test_a_step_is_named_by_its_number_where_several_have_the_key(file):
     made = read(file, "twice.2.bits=5")
     assert [step.parameters.bits for step in made.candidates["twice"]] == [8, 5]
+
+
+def test_the_use_is_the_first_of_the_criteria_or_what_is_named(file):
+    assert read(file).use == ["drop-in"]
+    assert read(file, "use=similarity").use == ["similarity"]
+    assert read(file, "use=[re-index, drop-in, re-index]").use == ["re-index", "drop-in"]
+    assert read(file, "criteria=[claims]").use == []
 
 
 def test_model_of_the_command_line_wins(file):
@@ -80,11 +89,10 @@ def test_the_default_experiment_has_the_agreed_candidates():
         "int2-gptq",
         "int2-gptq-channel",
     ]
-    assert (
-        made.release == ["int8"]
-        and made.evaluation.sentences >= 400
-        and made.evaluation.passages >= 500
-    )
+    asked = made.evaluation
+    assert made.release == ["int8"] and asked.sentences >= 200 and asked.queries >= 1500
+    families = {corpora.family_of(name) for name in asked.texts}
+    assert families == {"news", "encyclopedia", "technical", "everyday"}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +116,11 @@ def test_the_default_experiment_has_the_agreed_candidates():
         ("resources.rounds=0", "resources.rounds = 0: 1 to 100 fresh processes"),
         ("resources.memory_limit=-3", "resources.memory_limit = -3: MB above 0"),
         ("criteria=[encodr]", "did you mean encoder"),
+        ("use=[dropin]", "did you mean drop-in"),
+        ("use=[general-use]", "use = 'general-use': accepted: classification, drop-in, re-index"),
+        ("use=[]", "a list of uses: drop-in, re-index"),
+        ("use={drop-in: 3}", "a list of uses: drop-in, re-index"),
+        ("use=[[3]]", "use = [3]: accepted"),
         ("release=[int3]", "did you mean int4"),
         ("release=[]", "a list of candidates"),
         ("nonsense", "PATH=VALUE"),

@@ -212,7 +212,7 @@ def _sound(made):
 def test_a_mutated_experiment_is_sound_or_refused_in_one_line(seed, tmp_path):
     draw, path = random.Random(seed), tmp_path / "mutated.yaml"
     outcomes = {"accepted": 0, "refused": 0}
-    for number in range(100):
+    for number in range(150):
         text = draw.choice(SHIPPED).read_text(encoding="utf-8")
         mutated = draw.choice(MUTATORS)(text, draw)
         path.write_bytes(

@@ -86,9 +86,9 @@ def test_an_undecided_gate_says_what_would_decide(written):
         / "gates.xml"
     ).getroot()
     (failure,) = root.iter("failure")
-    assert failure.get("type") == "INCONCLUSIVE" and "about 900 items would decide" in failure.get(
-        "message"
-    )
+    assert failure.get(
+        "type"
+    ) == "INCONCLUSIVE" and "about 900 sentences would decide" in failure.get("message")
 
 
 def test_boxes_are_ticked_by_what_was_measured(written):
@@ -114,7 +114,7 @@ def test_issues_are_those_of_the_figures():
     text = "\n".join(issues(entry("a", [gate("INCONCLUSIVE", 0.88, needed=900)])))
     for words in (
         "not decided",
-        "900 items",
+        "900 sentences",
         "takes more memory",
         "within measurement noise",
         "no speed",
@@ -170,7 +170,7 @@ def test_the_hub_reads_the_card_back(written):
         "n": 400,
     }
     assert found["human_spearman_lee"].dataset_name == "Lee" and "rss_peak_bytes" not in found
-    assert "| mean cosine | 0.960 | 0.950 to 0.970 |" in card.text and "Yes" in card.text
+    assert "| Mean cosine | 0.960 | 0.950 to 0.970 |" in card.text and "Yes" in card.text
 
 
 def test_a_card_of_an_earlier_run_does_not_stay(written):

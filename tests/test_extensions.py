@@ -21,7 +21,7 @@ from kerf.config.methods import Method
 from kerf.config.prune import Prune, Unstructured
 from kerf.core.cache import meta
 from kerf.core.errors import InputError
-from kerf.evaluate import gates
+from kerf.evaluate import criteria, gates
 from kerf.evaluate.metrics import METRICS, Metric
 from kerf.models import architecture, manifest, registry
 from kerf.models.families import FAMILIES
@@ -29,7 +29,14 @@ from kerf.prune.layers import PrunedLayer
 from kerf.tensors import parquet
 
 SPEC = Calibration(samples=24, max_length=64)
-MEASURED = Evaluation(sentences=40, passages=40)
+MEASURED = Evaluation(
+    texts=["news", "everyday"],
+    sentences=40,
+    retrieval=["news"],
+    queries=40,
+    passages=40,
+    classification=[],
+)
 METHOD = '''
 from typing import ClassVar, Literal
 
@@ -66,7 +73,7 @@ from kerf.models.families.encoder import EXAMPLES  # noqa: F401
 EXPERIMENT = """
 model: {model}
 calibration: {{samples: 24}}
-evaluation: {{sentences: 40, passages: 40}}
+evaluation: {{texts: [news, everyday], sentences: 40, retrieval: [news], queries: 40, passages: 40, classification: []}}
 candidates: {{odd: [{{quantize: {{method: sevens, code: 9, embeddings: 32}}}}]}}
 criteria: [encoder]
 """
@@ -282,14 +289,13 @@ def test_a_metric(model, entry, tmp_path):
         ),
     )
     made = pipeline.build(model, [{"quantize": {"bits": 5}}], SPEC)
-    row = next(
-        row
-        for row in evaluate.read(evaluate.compare(model, made, MEASURED))[0]
-        if row["name"] == "above_half"
-    )
-    assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1 and row["n"] == 40
+    measured = evaluate.read(evaluate.compare(model, made, MEASURED))[0]
+    rows = [row for row in measured if row["name"] == "above_half"]
+    assert sorted(row["domain"] for row in rows) == ["everyday", "news"]
+    for row in rows:
+        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1 and row["n"] == 40
     (tmp_path / "mine.json").write_text(
         json.dumps({"schema": 1, "gates": [{"metric": "above_half", "op": ">=", "threshold": 0.1}]})
     )
-    asked = {"mine": gates.read_criteria(tmp_path / "mine.json")}
-    assert gates.judge("a", [], [row], {}, asked)["verdict"] == gates.PASS
+    asked = {"mine": criteria.read_criteria(tmp_path / "mine.json")}
+    assert gates.judge("a", [], rows, {}, asked)["verdict"] == gates.PASS

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from support.small import write_model
 
 from kerf.evaluate import causal as kind_of_causal
-from kerf.evaluate import causal_metrics, fidelity, gates, ranking
+from kerf.evaluate import causal_metrics, common, fidelity, gates, ranking, retrieval
 from kerf.evaluate import cross_encoder as kind_of_reranker
 from kerf.evaluate import encoder as kind_of_encoder
 from kerf.evaluate import stats as ks
 from kerf.workbench.cli import main
-from kerf.workbench.report.text_format import explained, reason
+from kerf.workbench.report.answers import explained, reason
 
 
 def embeddings(documents, noise, seed=0):
@@ -28,10 +28,16 @@ def embeddings(documents, noise, seed=0):
 
 
 def encoder(before, after, documents):
-    rows = fidelity.cosines(
-        before, after, documents, (before, after, documents)
-    ) + fidelity.similarities(before, after, documents)
-    return rows + fidelity.retrieval((before, before[::-1]), (after, after[::-1]), documents)[0]
+    rows = fidelity.cosines(before, after, documents)
+    rows += fidelity.similarities(before, after, documents)
+    relevant = [{len(documents) - 1 - number: 1.0} for number in range(len(documents))]
+    old, drop, new = (
+        retrieval.scores(queries @ passages[::-1].T, relevant)
+        for queries, passages in ((before, before), (after, before), (after, after))
+    )
+    overlap = retrieval.first_kept(before @ before.T, after @ before.T)
+    rows += retrieval.drop_in(old, drop, overlap, documents)
+    return rows + retrieval.re_index(old, new, documents)
 
 
 def reranker(before, after, documents):
@@ -44,6 +50,7 @@ def causal(before, after, documents):
     moved = np.abs(before - after).sum(1)
     scored = causal_metrics.Scored(
         kl=moved,
+        acceptance=1 / (1 + moved),
         loss=loss + moved,
         base_loss=loss,
         top=np.zeros(n, int),
@@ -51,6 +58,7 @@ def causal(before, after, documents):
         targets=np.zeros(n, int),
         documents=documents,
         positions=np.arange(n),
+        sources=np.full(n, "news"),
         right=(loss < 3, loss + moved < 3.1),
         passage_documents=documents,
         continued=(
@@ -59,6 +67,7 @@ def causal(before, after, documents):
         ),
         full=moved,
         speeds=({"prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0},) * 2,
+        choices=(loss, loss),
     )
     return causal_metrics.metrics(scored)
 
@@ -111,7 +120,7 @@ def test_few_documents_have_no_interval_and_decide_nothing(family, documents):
         said = reason(explained(verdict, {"metrics": [row]}))
         assert (
             f"too few independent documents for an interval: {documents}, at least 12" in said
-            and "items would decide" in said
+            and "would decide" in said
         )
 
 
@@ -167,6 +176,7 @@ def collapsed(family):
         loss = np.random.default_rng(0).exponential(3, 45)
         flat = causal_metrics.Scored(
             kl=loss,
+            acceptance=np.exp(-loss),
             loss=np.full(45, 6.0),
             base_loss=loss,
             top=np.zeros(45, int),
@@ -174,11 +184,13 @@ def collapsed(family):
             targets=np.zeros(45, int),
             documents=owners,
             positions=np.arange(45),
+            sources=np.full(45, "news"),
             right=(loss < 3, loss < 0),
             passage_documents=owners,
             continued=(np.zeros((16, 4)), np.ones((16, 4))),
             full=loss,
             speeds=({"prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0},) * 2,
+            choices=(loss, loss),
         )
         assert scored["loss_pearson"]["value"] == pytest.approx(1)
         return causal_metrics.metrics(flat)
@@ -240,7 +252,14 @@ def test_check_says_that_a_text_has_too_few_documents(tmp_path, capsys):
             {
                 "model": str(write_model(tmp_path / "encoder")),
                 "calibration": {"texts": "news", "samples": 8},
-                "evaluation": {"texts": str(tmp_path / "few.txt"), "sentences": 40, "passages": 40},
+                "evaluation": {
+                    "texts": ["everyday", str(tmp_path / "few.txt")],
+                    "sentences": 40,
+                    "retrieval": ["news"],
+                    "queries": 40,
+                    "passages": 40,
+                    "classification": [],
+                },
                 "candidates": {"a": [{"quantize": {"bits": 8}}]},
             }
         )
@@ -253,10 +272,14 @@ def test_check_says_that_a_text_has_too_few_documents(tmp_path, capsys):
     )
 
 
+def of_news(rows):
+    return {row["name"]: row for row in common.of_domain(rows, "news")}
+
+
 def test_a_conclusion_of_a_collapsed_candidate_is_said_and_drawn():
     owners = np.repeat(np.arange(15), 3)
     before, flat = embeddings(owners, 0)[0], np.tile(np.eye(24)[0], (45, 1))
-    rows = {row["name"]: row for row in encoder(before, flat, owners)}
+    rows = of_news(encoder(before, flat, owners))
     pairs = {"rated": (np.arange(40), np.arange(1, 41), np.arange(40.0))}
     rows |= {row["name"]: row for row in fidelity.human(pairs, {"rated": before}, {"rated": flat})}
     assert (
@@ -268,11 +291,10 @@ def test_a_conclusion_of_a_collapsed_candidate_is_said_and_drawn():
         "Agreement with people cannot be judged: difference undefined (undefined for these scores"
         in said
     )
-    ranked = {row["name"]: row for row in reranker(before, flat, owners)}
+    ranked = of_news(reranker(before, flat, owners))
     assert "Spearman of the scores undefined" in kind_of_reranker.conclusion(ranked, {})
-    spoken = {row["name"]: row for row in collapsed("causal")} | {
-        "perplexity": {**fidelity.row("perplexity", np.inf, None, None, 20.0, 45)}
-    }
+    beyond = fidelity.row("perplexity", np.inf, None, None, 20.0, 45)
+    spoken = of_news([*collapsed("causal"), beyond])
     assert "to beyond any number" in kind_of_causal.conclusion(
         spoken, {"storage": {"tokens": 1, "kept": 0.0, "whole": 0.0}}
     )

@@ -174,7 +174,7 @@ def test_a_candidate_is_held_against_the_same(hostile):
 
 def test_only_one_function_opens_what_lies_in_a_directory():
     calls = re.compile(
-        r"from_pretrained\(|\b(SentenceTransformer|CrossEncoder)\(|torch\.load\(|pickle\.load|allow_pickle=True|trust_remote_code"
+        r"from_pretrained\(|\b(SentenceTransformer|CrossEncoder)\((?!modules=)|torch\.load\(|pickle\.load|allow_pickle=True|trust_remote_code"
     )
     found = [
         path

@@ -112,7 +112,7 @@ def test_batches_go_from_short_to_long_and_are_cut_at_the_longest_allowed(tiny):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_provides_what_the_protocol_names(family):
     names = {*Family.__annotations__, *(name for name in vars(Family) if name[0] != "_")}
-    assert len(names) == 20
+    assert len(names) == 23
     assert [name for name in sorted(names) if not hasattr(FAMILIES[family], name)] == []
     for name in names - {*Family.__annotations__}:
         assert callable(getattr(FAMILIES[family], name))

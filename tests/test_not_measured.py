@@ -11,9 +11,9 @@ from support.small import write_model
 
 from kerf.workbench import cli
 from kerf.workbench.report import junit, leaderboard
+from kerf.workbench.report.answers import answer
 from kerf.workbench.report.known_issues import issues
 from kerf.workbench.report.page import render_report
-from kerf.workbench.report.text_format import answer
 from kerf.workbench.run import notebook_stage, results, runner
 
 
@@ -23,7 +23,7 @@ def broken(tmp_path_factory):
     place = tmp_path_factory.mktemp("broken")
     text = f"""model: {write_model(place / "model")}
 calibration: {{samples: 24}}
-evaluation: {{sentences: 40, passages: 40}}
+evaluation: {{texts: [news, everyday], sentences: 40, retrieval: [news], queries: 40, passages: 40, classification: []}}
 candidates: {{int8: [{{quantize: {{bits: 8}}}}], int4: [{{quantize: {{bits: 4}}}}]}}
 release: [int8]
 criteria: [encoder]

@@ -13,7 +13,7 @@ from kerf.calibration.layer import Calibrated
 from kerf.config import Calibration
 from kerf.config.quantize import Gptq
 from kerf.core.errors import InputError
-from kerf.models import architecture, registry
+from kerf.models import architecture, linearized
 from kerf.quantize.compress import compress
 from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized
@@ -151,14 +151,19 @@ def test_a_layer_called_twice_is_quantized_once():
     found = quantize(
         Twice(), batches(30, count=3), Gptq(**OPTIONS, bits=3, embeddings=32), reference=Twice()
     )
-    assert found["left"][2] == "" and found["left"][1].isfinite().all()
+    assert "moments of all calls" in found["left"][2] and found["left"][1].isfinite().all()
     assert "no calibration text reached it" in found["right"][2]
 
 
-def test_a_transposed_layer_is_refused_by_name():
-    net = torch.nn.Sequential(torch.nn.Linear(4, 4), Conv1D(4, 4))
-    with pytest.raises(InputError, match="1 is a transposed Conv1D"):
-        registry.check_layers("mine", net)
+def test_a_transposed_layer_becomes_a_linear_one_and_is_stored_as_it_was():
+    net, x = torch.nn.Sequential(torch.nn.Linear(4, 4), Conv1D(6, 4)), torch.randn(3, 4)
+    before, output = {**net.state_dict()}, net(x)
+    linearized.linearized(net)
+    assert type(net[1]) is torch.nn.Linear and net[1].weight.shape == (6, 4)
+    torch.testing.assert_close(net(x), output)
+    stored = linearized.restored(net.state_dict(), linearized.transposed(net))
+    assert stored.keys() == before.keys()
+    assert all(torch.equal(stored[name], value) for name, value in before.items())
 
 
 @pytest.fixture(scope="module")

@@ -482,7 +482,7 @@ def language_model(tmp_path_factory):
 
 
 SMALL_SPEC = Calibration(samples=8, max_length=64)
-EVALUATION = Evaluation(num_chunks=2, seq_len=64, passages=2, restored=1)
+EVALUATION = Evaluation(texts="news", num_chunks=2, seq_len=64, passages=2, restored=1, tasks=[])
 
 
 def test_without_heads_a_language_model_is_a_plain_smaller_one(language_model, tmp_path):

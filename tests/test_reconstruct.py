@@ -10,6 +10,7 @@ from kerf import pipeline
 from kerf.config import Calibration
 from kerf.core.cache import meta
 from kerf.core.errors import InputError
+from kerf.data import corpora
 from kerf.evaluate.likelihood import full_divergence, log_probabilities
 from kerf.models import architecture, registry
 from kerf.models.families import causal, encoder
@@ -170,14 +171,10 @@ def test_a_language_model_is_learned_back_by_what_it_says_and_its_embeddings_sta
         "model.layers.1",
         "all blocks",
     ]
+    tokens, _ = causal.stream(causal.tokenizer(language), corpora.documents("news", "calibration"))
+    count = len(causal.chunks(tokens, 32, causal.begins_with(causal.tokenizer(language))))
     with pytest.raises(InputError, match="calibration.samples = .*: at most"):
-        gather(
-            original,
-            Calibration(
-                samples=len(causal._drawn(causal.tokenizer(language), spec)), max_length=32
-            ),
-            1,
-        )
+        gather(original, Calibration(texts="news", samples=count, max_length=32), 1)
 
 
 def test_a_network_that_is_more_than_its_blocks_in_a_row_is_refused_before_learning(
@@ -341,4 +338,4 @@ def test_it_is_refused_without_a_quantized_source_and_without_text_to_hold_back(
     with pytest.raises(InputError, match="steps.1 = 'reconstruct': a step after quantize or prune"):
         pipeline.build(model, [LEARN], SPEC)
     with pytest.raises(InputError, match="calibration.samples = 1279: at most"):
-        pipeline.build(model, [START, LEARN], Calibration(samples=1279))
+        pipeline.build(model, [START, LEARN], Calibration(texts="news", samples=1279))

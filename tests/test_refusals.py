@@ -24,7 +24,12 @@ def model(tmp_path_factory):
 def refused(tmp_path, capsys, model):
     """Check an experiment and return the one line that refuses it."""
 
-    def check(*arguments, model=model, chain=CHAIN, evaluation="{sentences: 30, passages: 30}"):
+    def check(
+        *arguments,
+        model=model,
+        chain=CHAIN,
+        evaluation="{texts: [news, everyday], sentences: 30, retrieval: [news], queries: 30, passages: 30, classification: []}",
+    ):
         path = tmp_path / "mine.yaml"
         path.write_text(FILE.format(model=model, chain=chain, evaluation=evaluation))
         code = main(["check", str(path), "--out", str(tmp_path / "out"), *arguments])
@@ -147,8 +152,9 @@ def test_chunks_longer_than_the_positions_of_a_language_model(refused, tmp_path,
 @pytest.mark.parametrize("reranker", [False, True])
 def test_texts_longer_than_the_positions(refused, tmp_path, reranker):
     model = write_family(tmp_path / "model", "XLMRoberta", reranker=reranker)
+    evaluation = "{retrieval: [docs], queries: 30}"
     assert "calibration.max_length = 301: at most 300, the positions of this model" in refused(
-        "-p", "calibration.max_length=301", model=model, evaluation="{passages: 30}"
+        "-p", "calibration.max_length=301", model=model, evaluation=evaluation
     )
 
 
@@ -170,7 +176,11 @@ def test_a_full_output_directory(refused, monkeypatch):
 def test_a_good_experiment_is_not_refused(tmp_path, model, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        FILE.format(model=model, chain=CHAIN, evaluation="{sentences: 30, passages: 30}")
+        FILE.format(
+            model=model,
+            chain=CHAIN,
+            evaluation="{texts: [news, everyday], sentences: 30, retrieval: [news], queries: 30, passages: 30, classification: []}",
+        )
     )
     assert main(["check", str(path), "--out", str(tmp_path / "out")]) == 0
     assert "ready to run" in capsys.readouterr().out

@@ -64,7 +64,7 @@ def test_a_value_that_is_undefined_and_an_interval_that_is_missing_are_said_with
     text = render_report(results, page.parent, {}).read_text()
     assert (
         "it is undefined for these scores" in text
-        and "at least 12 are needed; about 1,600 items would decide" in text
+        and "at least 12 are needed; about 1,600 sentences would decide" in text
         and "exact" not in text
     )
     (page.parent / "results.json").write_text(json.dumps(results))
@@ -155,6 +155,23 @@ def test_who_is_faster_says_how_much_and_is_not_called_slow(page, tmp_path):
         "good, bad" not in text
         and text.count('class="dagger"') == page.read_text().count('class="dagger"') - 1
     )
+
+
+def test_what_stayed_in_float_is_told_and_a_partial_candidate_first_of_all(page, tmp_path):
+    results = json.loads((page.parent / "results.json").read_text())
+    assert "is partial" not in page.read_text() and 'id="coverage"' not in page.read_text()
+    experts = {"component": "experts", "parameters": 800, "changed": 0, "bits": None}
+    attention = {"component": "attention", "parameters": 210, "changed": 200, "bits": 4.0}
+    left = {"name": "layers.*.experts", "parameters": 800, "reason": "no layer that methods know"}
+    covered = {"changed": 200, "matrix_parameters": 1000, "share": 0.2}
+    covered |= {"components": [attention, experts], "float": [left]}
+    results["candidates"][1] |= {"coverage": covered, "partial": True}
+    text = render_report(results, tmp_path / "again", {}).read_text()
+    first = text.index('class="lead"')
+    assert text[first:].startswith('class="lead"><strong>good is partial:</strong> 20 % of')
+    section = text[text.index('<section id="coverage"') :]
+    for told in ("95.2 %", "4 bits", "200 of 1,000", "layers.*.experts", left["reason"]):
+        assert told in section
 
 
 def test_every_metric_has_its_formula_on_the_page(page):

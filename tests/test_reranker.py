@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from kerf import evaluate, pipeline
 from kerf.config import Calibration, Evaluation
 from kerf.core import cache
 from kerf.core.errors import InputError
-from kerf.data import corpora
+from kerf.data import corpora, datasets, overlap
 from kerf.evaluate import cross_encoder as measured
 from kerf.evaluate import fidelity, ranking
 from kerf.models import architecture, families, manifest, registry
@@ -63,23 +64,35 @@ def test_more_than_one_score_is_refused(model, tmp_path):
 
 
 def test_every_second_query_stands_beside_its_own_passage():
-    own = {
-        (query, passage) for query, passage, _ in corpora.query_passage_pairs("news", "calibration")
-    }
-    drawn = cross_encoder._drawn(Calibration(samples=200))
-    assert len(drawn) >= len(own) and {query for query, _ in drawn} == {query for query, _ in own}
+    rows = corpora.query_passage_pairs("news", "calibration")
+    own = {(query, passage) for query, passage, _ in rows}
+    spec = Calibration(texts="news", samples=200)
+    sample, rest = cross_encoder._drawn(spec)
+    drawn = sample + rest
+    assert len(sample) == 200 and len(drawn) == len(rows) >= len(own)
+    assert {query for query, _ in drawn} == {query for query, _ in own}
     assert {*drawn[::2]} <= own and sum(pair in own for pair in drawn[1::2]) <= 2
-    sample, held = drawn[:200], cross_encoder._held_back(Calibration(samples=200))
+    held = cross_encoder._held_back(spec)
     assert not {*sample} & {*held} and len(held) == cross_encoder.HELD_BACK
-    assert drawn != cross_encoder._drawn(Calibration(samples=200, seed=1))
+    assert sample != cross_encoder._drawn(Calibration(texts="news", samples=200, seed=1))[0]
 
 
-def test_more_pairs_than_there_are_are_refused():
-    with pytest.raises(
-        InputError,
-        match=r"^calibration.samples = 1000000: 1 to \d+, the pairs that news has for it",
-    ):
-        cross_encoder._drawn(Calibration(samples=10**6))
+def test_pairs_of_several_sources_have_equal_shares_and_their_own_passages():
+    sample, _ = cross_encoder._drawn(Calibration(samples=41))
+    shares = {"questions": sample[:21], "news": sample[21:]}
+    for name, pairs in shares.items():
+        rows = corpora.query_passage_pairs(name, "calibration")
+        assert {query for query, _ in pairs} <= {query for query, _, _ in rows}
+        assert {*pairs[::2]} <= {(query, passage) for query, passage, _ in rows}
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"), [("news", "$"), (("news", "wiki"), ", for each of 2 sources$")]
+)
+def test_more_pairs_than_there_are_are_refused(texts, said):
+    refused = rf"^calibration.samples = 1000000: 1 to \d+, the pairs that news has for it{said}"
+    with pytest.raises(InputError, match=refused):
+        cross_encoder._drawn(Calibration(texts=texts, samples=10**6))
 
 
 def test_a_stored_candidate_opens_as_a_cross_encoder(model):
@@ -283,14 +296,13 @@ def test_metrics_are_those_of_the_right_passages_rank():
 
 
 def test_a_comparison_of_a_reranker(model):
-    spec = Evaluation(passages=30)
+    spec = Evaluation(retrieval=["news"], queries=30)
     everything = evaluate.family_evaluation(model).gather(model, spec)
-    assert everything.queries == corpora.cloze_pairs(30, "news")[0]
-    assert (
-        everything.shortlists.shape == (30, 20)
-        and (everything.shortlists[:, 0] == np.arange(30)).all()
-    )
-    assert all(len({*row}) == 20 for row in everything.shortlists.tolist())
+    own = everything.sets["news"]
+    stretches = corpora.query_passage_pairs("news", "evaluation")
+    assert {*own.collection.queries} < {query for query, _, _ in stretches}
+    assert own.passages.shape == (30, 20) and (own.passages[:, 0] == np.arange(30)).all()
+    assert all(len({*row}) == 20 for row in own.passages.tolist())
     same = {
         row["name"]: row
         for row in evaluate.read(evaluate.compare(model, "", spec, noise_floor=True))[0]
@@ -317,8 +329,9 @@ def test_a_comparison_of_a_reranker(model):
 
 def test_the_first_stage_ranks_what_it_found(tmp_path):
     encoder = write_model(tmp_path / "encoder")
-    queries, passages, _ = corpora.cloze_pairs(12)
-    found = measured.nearest_others(encoder, queries, passages, 5)
+    collection = datasets.retrieval("wiki", 12)
+    queries, passages = collection.queries, collection.passages
+    found = measured.nearest_others(encoder, collection, 5)
     opened = registry.open_model(str(encoder))
     scores = (
         opened.encode(queries, normalize_embeddings=True)
@@ -332,12 +345,12 @@ def test_the_first_stage_ranks_what_it_found(tmp_path):
 
 
 def test_pairs_of_the_training_share_nothing_with_what_is_measured_on():
-    assert corpora.without_overlap(
+    assert overlap.without_overlap(
         ["a b c d e f g h i j k l m", "x y"], ["z a b c d e f g h i j k l"]
     ) == ["x y"]
     rows = [" ".join(row) for row in train_cross_encoder.training_pairs()]
     measured_on = corpora.evaluation_documents("wiki")
-    corpora.check_overlap(rows[:400], [*measured_on, *corpora.cloze_pairs(300)[1]])
+    overlap.check_overlap(rows[:400], [*measured_on, *corpora.cloze_pairs(300)[1]])
 
 
 def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):
@@ -381,7 +394,9 @@ def test_negatives_are_other_passages_mostly_random_at_first(tmp_path):
     spec = train_cross_encoder.Training(steps=10, queries=4, others=3, easy=0.5)
     examples = train_cross_encoder._examples(encoder, rows, spec).to_list()
     assert [(row["query"], row["passages"][0]) for row in examples] == rows
-    nearest = measured.nearest_others(encoder, *map(list, zip(*rows, strict=True)), 20)
+    texts, own = map(list, zip(*rows, strict=True)), [{number: 1.0} for number in range(40)]
+    collection = datasets.Retrieval("c", "own", *texts, own, np.arange(40))
+    nearest = measured.nearest_others(encoder, collection, 20)
     hard = []
     for row, near in zip(examples, nearest, strict=True):
         own, *negatives = row["passages"]
@@ -400,3 +415,19 @@ def test_the_list_of_models_says_where_the_reranker_comes_from():
     ).stdout
     about = {row["name"]: row["about"] for row in json.loads(said)}
     assert "Kerf trained itself" in about["reranker"] and "inverse-cloze" in about["reranker"]
+
+
+def test_a_shortlist_holds_no_other_passage_that_answers_the_query(tmp_path, monkeypatch):
+    encoder = str(write_model(tmp_path / "encoder"))
+    monkeypatch.setattr(measured, "FIRST_STAGE", encoder)
+    judged = {number: 1.0 + (number == 3) for number in range(10)}
+    texts = [f"passage {number} of some words" for number in range(25)]
+    collection = datasets.Retrieval(
+        "c", "own", ["a query", "another one"], texts, [judged, {20: 1.0}], np.arange(2)
+    )
+    own = measured._shortlists(collection).passages
+    assert own.shape == (2, 16) and own[:, 0].tolist() == [3, 20]
+    assert not {*own[0, 1:].tolist()} & {*judged} and 20 not in own[1, 1:]
+    other = {**judged, 3: 1.0, 4: 2.0}
+    changed = measured._shortlists(replace(collection, relevant=[other, {20: 1.0}])).passages
+    assert changed[0, 0] == 4

@@ -22,7 +22,7 @@ from kerf.models import manifest
 EXPERIMENT = """
 model: {model}
 calibration: {{samples: 24}}
-evaluation: {{sentences: 40, passages: 40}}
+evaluation: {{texts: [news, everyday], sentences: 40, retrieval: [news], queries: 40, passages: 40, classification: []}}
 candidates:
   int8: [{{quantize: {{bits: 8}}}}]
   int2: [{{quantize: {{method: gptq, bits: 2, group_size: 32}}}}]
@@ -193,6 +193,7 @@ def test_results_hold_the_contract(first, place):
     )
     assert int8["parameters"]["bits"] == {"value": 8, "from": "experiment"}
     assert int8["parameters"]["clip"] == {"value": "none", "from": "default"}
+    assert int8["coverage"]["share"] >= 0.95 and int8["partial"] is False
     assert int8["kernel"] == "dequantized" and int8["compress_seconds"] > 0
     for metric in int8["metrics"]:
         assert {"name", "value", "low", "high", "baseline", "n", "unit", "noise"} <= set(metric)

@@ -26,7 +26,7 @@ WRONG = [
     ],
     ({"bitz": 4}, "bitz", 4, "no such key; did you mean bits?"),
     ({"groupsize": 64}, "groupsize", 64, "did you mean group_size"),
-    ({"percdamp": 1}, "percdamp", 1, "no such key; accepted: bits, budget_bytes, clip, embeddings"),
+    ({"percdamp": 1}, "percdamp", 1, "no such key; accepted: allow_partial, bits, budget_bytes"),
     (
         {"method": "gtpq"},
         "method",

@@ -27,7 +27,7 @@ def answers(place):
     model = str(place / "model")
     candidate = pipeline.build(
         model,
-        [{"quantize": {"bits": 2, "group_size": 32}}],
+        [{"quantize": {"bits": 2}}],
         config.Calibration(samples=8, max_length=64),
     )
     return [tasks.run(model, which, ["last_words"], place / "files") for which in ("", candidate)]

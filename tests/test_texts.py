@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from kerf.core.errors import InputError
-from kerf.data import corpora, segmentation
+from kerf.data import corpora, datasets, overlap, segmentation
+from kerf.data.bundled import TEXTS
+
+NAMES = tuple(TEXTS)
 
 
-@pytest.mark.parametrize("name", corpora.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_parts_share_no_document_and_cover_all(name):
     calibration, evaluation = (corpora.documents(name, part) for part in corpora.PARTS)
     assert not set(calibration) & set(evaluation)
@@ -25,12 +28,12 @@ def test_the_part_of_a_document_does_not_depend_on_the_others(tmp_path):
         assert found == {line for line in kept if corpora.part_of(line) == "calibration"}
 
 
-@pytest.mark.parametrize("name", corpora.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_evaluation_shares_no_text_with_calibration(name):
     calibration = corpora.calibration_sentences(name, 1200, seed=0)
     evaluation, numbers = corpora.evaluation_sentences(name, 400)
     assert len(evaluation) == len(set(evaluation)) == len(numbers) == 400
-    corpora.check_overlap(calibration, evaluation)
+    overlap.check_overlap(calibration, evaluation)
     words = [f" {' '.join(re.findall(r'[a-z0-9_]+', text.lower()))} " for text in evaluation]
     grams = {
         tuple(text.split()[i : i + 12]) for text in words for i in range(len(text.split()) - 11)
@@ -40,7 +43,7 @@ def test_evaluation_shares_no_text_with_calibration(name):
         assert not any(tuple(found[i : i + 12]) in grams for i in range(len(found) - 11))
 
 
-@pytest.mark.parametrize("name", corpora.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_sentence_comes_from_the_document_it_names(name):
     documents = corpora.documents(name, "evaluation")
     assert all(
@@ -49,13 +52,13 @@ def test_a_sentence_comes_from_the_document_it_names(name):
     )
 
 
-@pytest.mark.parametrize("name", corpora.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_calibration_text_overlaps_no_human_pair_and_no_passage_of_the_other_source(name):
     calibration = corpora.calibration_sentences(name, 1200, seed=0)
-    for items, *_ in corpora.human_pairs().values():
-        corpora.check_overlap(calibration, items)
+    for items, *_ in datasets.human_pairs().values():
+        overlap.check_overlap(calibration, items)
     if name == "news":
-        corpora.check_overlap(calibration, corpora.cloze_pairs(500)[1])
+        overlap.check_overlap(calibration, corpora.cloze_pairs(500)[1])
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -98,7 +101,7 @@ WORDS = LONG.split()
 )
 def test_overlapping_text_is_refused(calibration):
     with pytest.raises(InputError, match="overlap"):
-        corpora.check_overlap(
+        overlap.check_overlap(
             ["Something else entirely, as it should be.", calibration], ["Another text.", LONG]
         )
 
@@ -107,7 +110,7 @@ def test_overlapping_text_is_refused(calibration):
     "calibration", [f"And so, {' '.join(WORDS[3:14])}, it seems.", "birds over the village", "..."]
 )
 def test_eleven_shared_words_or_the_same_words_apart_pass(calibration):
-    corpora.check_overlap([calibration], [LONG, "!"])
+    overlap.check_overlap([calibration], [LONG, "!"])
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_cloze_pairs_are_consecutive_words_of_evaluation_articles():
     ("name", "pairs", "highest"), [("lee", 1225, 1), ("wordsim", 353, 10), ("simlex", 999, 10)]
 )
 def test_human_pairs_are_all_there_on_their_scale(name, pairs, highest):
-    items, left, right, scores = corpora.human_pairs()[name]
+    items, left, right, scores = datasets.human_pairs()[name]
     assert len(left) == len(right) == len(scores) == pairs
     assert all(items[a] != items[b] for a, b in zip(left, right, strict=True)) or name == "wordsim"
     assert (
@@ -235,8 +238,8 @@ def test_every_script_has_sentences_samples_and_passages(language, tmp_path):
 @pytest.mark.parametrize("language", SCRIPTS)
 def test_text_of_any_script_that_stands_in_both_parts_is_found(language):
     one, other = (SCRIPTS[language].format(n=n) for n in (1, 2))
-    assert corpora.without_overlap([f"{other} {one}"], [one]) == []
-    assert corpora.without_overlap([one[: len(one) // 4]], [other[len(other) // 2 :]])
+    assert overlap.without_overlap([f"{other} {one}"], [one]) == []
+    assert overlap.without_overlap([one[: len(one) // 4]], [other[len(other) // 2 :]])
 
 
 def test_a_sentence_of_a_dense_script_is_short_in_characters():

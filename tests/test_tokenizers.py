@@ -36,7 +36,7 @@ from kerf.config import Calibration, Evaluation
 from kerf.core.errors import InputError
 from kerf.data import corpora
 from kerf.evaluate import causal as measured_causal
-from kerf.evaluate import encoder as measured_encoder
+from kerf.evaluate import encoder_inputs
 from kerf.models import registry
 from kerf.models.families import causal, encoder, lengths
 
@@ -178,10 +178,9 @@ def mixed(tmp_path_factory):
     """A text file of news of which some lines are in a script that the tokenizer does not know."""
     path = tmp_path_factory.mktemp("texts") / "own.txt"
     lines = corpora.documents("news", "calibration") + corpora.documents("news", "evaluation")
-    path.write_text(
-        "\n".join([*lines, *("你好世界。" + "零一二三四五六七八九"[n] for n in range(10))]),
-        encoding="utf-8",
-    )
+    digits = "零一二三四五六七八九"
+    unknown = [f"你好世界。{tens}{ones}" for tens in digits for ones in digits]
+    path.write_text("\n".join([*lines, *unknown]), encoding="utf-8")
     return str(path)
 
 
@@ -221,7 +220,7 @@ def test_documents_without_tokens_are_left_out_of_a_stream(tmp_path, mixed):
         folder, Calibration(texts=mixed, samples=4, max_length=32)
     )
     everything = measured_causal.gather(
-        model, Evaluation(texts=mixed, num_chunks=4, seq_len=32, passages=4)
+        model, Evaluation(texts=mixed, num_chunks=4, seq_len=32, passages=4, tasks=[])
     )
     assert (
         everything.chunks.dtype == np.int64
@@ -267,7 +266,7 @@ def test_columns_lose_the_rows_without_tokens(dropping):
         match="evaluation.passages = 2: text that the model's tokenizer knows; 1 of 2 have any token",
     ):
         lengths.rows_with_tokens(tokenizer, "evaluation.passages", ["The", "你"], [1, 2])
-    assert measured_encoder._known_pairs(
+    assert encoder_inputs._known_pairs(
         tokenizer, ["你", "a", "The"], [0, 1], [1, 2], [0.5, 1.0]
     ) == (["a", "The"], [0], [1], [1.0])
 
@@ -330,16 +329,18 @@ def test_a_language_model_of_few_positions_is_measured_to_its_end(tmp_path):
     ).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     everything = measured_causal.gather(
-        str(folder), Evaluation(num_chunks=4, seq_len=48, passages=20)
+        str(folder), Evaluation(texts="news", num_chunks=4, seq_len=48, passages=20, tasks=[])
     )
     assert all(len(ids) <= 48 for ids, _ in everything.passages)
     with pytest.raises(
         InputError, match="evaluation.seq_len = 512: at most 48, the positions of this model"
     ):
-        measured_causal.gather(str(folder), Evaluation(num_chunks=4, passages=4))
+        measured_causal.gather(
+            str(folder), Evaluation(texts="news", num_chunks=4, passages=4, tasks=[])
+        )
     opened = registry.open_model(str(folder))
     measured_causal.run_inference(
-        opened, {**measured_causal.inference_request(everything, False), "seed": 0}, tmp_path
+        opened, {**measured_causal.inference_request(everything, False, True), "seed": 0}, tmp_path
     )
     assert load_file(tmp_path / "answers.safetensors")["continued"].shape == (4, 24)
     with pytest.raises(InputError, match="prompt = 60: at most 48"):

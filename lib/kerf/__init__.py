@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 # Imported on first use, so that `import kerf`, and with it every command-line refusal, does not wait for torch.
 _PUBLIC = dict.fromkeys(("compare", "compress"), "kerf.api")
-_PUBLIC |= dict.fromkeys(("embedder", "reranker"), "kerf.backends.serve")
+_PUBLIC |= dict.fromkeys(("embedder", "reranker"), "kerf.backends.switch")
 _PUBLIC |= dict.fromkeys(("load", "open_model"), "kerf.models.registry")
 __all__ = ["compare", "compress", "embedder", "load", "open_model", "reranker"]
 

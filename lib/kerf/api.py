@@ -28,7 +28,9 @@ from kerf.models.model_files import CARD
 Texts = str | os.PathLike[str] | Iterable[str]
 
 
-def compress(model: str, texts: Texts = "news", method: str = "gptq", **parameters: Any) -> Any:
+def compress(
+    model: str, texts: Texts | None = None, method: str = "gptq", **parameters: Any
+) -> Any:
     """Compress a model by one step, and open the candidate as `kerf.load` does; its `artifact` is the candidate's directory.
 
     model: a name of `kerf list models`, a hub id or a local directory. texts: calibration text: news, wiki, a text file with one
@@ -41,9 +43,9 @@ def compress(model: str, texts: Texts = "news", method: str = "gptq", **paramete
     methods = {**PRUNING_METHODS, **METHODS}
     if method not in methods:
         raise refuse("method", method, one_of(method, methods))
-    preset = registry.MODELS[model].calibration if model in registry.MODELS else {}
+    preset = known.calibration if (known := registry.preset_of(model)) else {}
     keys = [key for key in Calibration.model_fields if key in parameters]
-    options = {**preset, **{key: parameters.pop(key) for key in keys}, "texts": _file_of(texts)}
+    options = {**preset, **{key: parameters.pop(key) for key in keys}, **_texts(texts)}
     calibration = parse(Calibration, options, "calibration")
     kind = "quantize" if method in METHODS else "prune"
     folder = pipeline.build(model, [{kind: {"method": method, **parameters}}], calibration)
@@ -52,17 +54,17 @@ def compress(model: str, texts: Texts = "news", method: str = "gptq", **paramete
     return opened
 
 
-def compare(a: Any, b: Any, data: Texts = "news", **evaluation: Any) -> pd.DataFrame:
+def compare(a: Any, b: Any, data: Texts | None = None, **evaluation: Any) -> pd.DataFrame:
     """Compare two models on the same text, item by item.
 
     a, b: a model's name or directory, a candidate's directory, or an opened candidate of `kerf.compress`; both of one model.
     data: evaluation text, as `texts` of `compress`. evaluation: further keys of `evaluation`, as in an experiment.
 
-    Returns a row for each metric. Where `a` is the model itself: value of `b`, low, high (95 % interval), baseline, n. Where it is
+    Returns a row for each metric of each source, the worst source first. Where `a` is the model itself: value of `b`, low, high (95 % interval), baseline, n. Where it is
     a candidate: a, b, their paired difference with low and high, winner. Raises InputError for candidates of two models, and for
     text that cannot be used.
     """
-    spec = parse(Evaluation, {**evaluation, "texts": _file_of(data)}, "evaluation")
+    spec = parse(Evaluation, {**evaluation, **_texts(data)}, "evaluation")
     (model, folder_a), (other, folder_b) = _side(a), _side(b)
     if model != other:  # two names, perhaps of one model
         digests = {registry.weights_digest(registry.resolve(name)) for name in (model, other)}
@@ -87,6 +89,11 @@ def _side(side: Any) -> tuple[str, Path | None]:
         accepted = "a name, a directory, or what kerf.compress returned"
         raise refuse("model", type(side).__name__, accepted)
     return os.fspath(side), None
+
+
+def _texts(texts: Texts | None) -> dict[str, str]:
+    """The key `texts` of a section; without it, the sources that are the default."""
+    return {} if texts is None else {"texts": _file_of(texts)}
 
 
 def _file_of(texts: Texts) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 
 from kerf.config import STEPS, Calibration, check_chain, parse
 from kerf.config.methods import METHODS
+from kerf.core.errors import refuse
 from kerf.core.registry import resolved
-from kerf.models import manifest
+from kerf.models import manifest, registry
+from kerf.models.families import detection
 from kerf.prune import check as prune_check
 from kerf.quantize import check as quantize_check
 
@@ -44,6 +46,14 @@ def build(model: str, steps: list[dict], calibration: Calibration) -> Path | str
 
 def check(model: str, kind: str, step: Any, before: list[dict]) -> None:
     """Refuse, before heavy work, a step that this model cannot take after the steps `before`."""
+    if detection.is_static(registry.resolve(model)):
+        method = getattr(step, "method", kind)
+        if kind != "quantize" or method != "rtn" or step.bits == "mixed":
+            refused = "bits" if method == "rtn" else "method"
+            accepted = (
+                "rtn with one number of bits: static embeddings are a table, without linear layers"
+            )
+            raise refuse(refused, getattr(step, refused, method), accepted)
     if kind == "prune":
         prune_check.check(model, step, before)
     if kind == "quantize":

@@ -8,7 +8,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Normalize,
+    Pooling,
+    Transformer,
+)
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -151,6 +156,13 @@ def byte_tokenizer(**options) -> PreTrainedTokenizerFast:
     )
 
 
+GEMMA = {  # every second block has a sliding window; EmbeddingGemma is bidirectional
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "sliding_window": 32,
+    "sliding_window_pattern": 2,
+}
 SPECIAL = {"vocab_size": 400, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 FAMILIES = {  # class, and what its configuration has beside SIZES and SPECIAL
     "Bert": {"max_position_embeddings": 300},
@@ -164,14 +176,19 @@ FAMILIES = {  # class, and what its configuration has beside SIZES and SPECIAL
     "XLMRoberta": {"max_position_embeddings": 302},
     "MPNet": {"max_position_embeddings": 302},
     "Qwen3": {"num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512},
+    "T5Encoder": {"d_model": 64, "d_kv": 32, "d_ff": 128, "feed_forward_proj": "gated-gelu"},
+    "Gemma3Text": GEMMA,
+    "Gemma3Text-bidirectional": {**GEMMA, "use_bidirectional_attention": True},
 }
 
 
 def write_family(folder: Path, family: str, reranker: bool = False, **options) -> Path:
-    """An encoder of one of FAMILIES, or a reranker, as sentence-transformers writes it; Qwen3 pads on the left and takes the last token."""
+    """An encoder of one of FAMILIES, or a reranker, as sentence-transformers writes it; Qwen3 pads on the left and takes the last token,
+    T5 and Gemma 3 have a dense layer behind the mean of the tokens."""
     raw, decoder = folder.with_name(f"{folder.name}-raw"), family == "Qwen3"
-    config = getattr(transformers, f"{family}Config")(
-        **{**SIZES, **SPECIAL, **FAMILIES[family], "num_labels": 1}
+    shape, family = FAMILIES[family], family.partition("-")[0]
+    config = getattr(transformers, f"{family.removesuffix('Encoder')}Config")(
+        **{**SIZES, **SPECIAL, **shape, "num_labels": 1}
     )
     torch.manual_seed(0)
     net = getattr(
@@ -188,8 +205,33 @@ def write_family(folder: Path, family: str, reranker: bool = False, **options) -
         opened = CrossEncoder(str(raw), activation_fn=torch.nn.Identity())
     else:
         pooling = Pooling(SIZES["hidden_size"], pooling_mode="lasttoken" if decoder else "mean")
+        dense = [Dense(64, 32)] if family in ("T5Encoder", "Gemma3Text") else []
         opened = SentenceTransformer(
-            modules=[Transformer(str(raw)), pooling, Normalize()], device="cpu"
+            modules=[Transformer(str(raw)), pooling, *dense, Normalize()], device="cpu"
         )
     opened.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}> {{ message.content }}\n{% endfor %}answer:"
+)
+
+
+def write_yes_no(folder: Path, seed: int = 0) -> Path:
+    """A reranker whose score is the difference of a Qwen3's logits of yes and no after its chat template."""
+    raw, tokenizer = folder.with_name(f"{folder.name}-raw"), byte_tokenizer(padding_side="left")
+    tokenizer.add_tokens(["yes", "no"])
+    tokenizer.chat_template = TEMPLATE
+    config = {**SIZES, **SPECIAL, **FAMILIES["Qwen3"], "vocab_size": len(tokenizer)}
+    torch.manual_seed(seed)
+    net = transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(**config, tie_word_embeddings=True)
+    )
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
+            torch.nn.init.normal_(layer.weight, std=0.15)
+    net.save_pretrained(raw)
+    tokenizer.save_pretrained(raw)
+    CrossEncoder(str(raw)).save_pretrained(str(folder), create_model_card=False)
     return folder

@@ -2,8 +2,8 @@
 
 import logging as python_logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from importlib import import_module
 from io import StringIO
 from typing import Any, cast
@@ -17,6 +17,9 @@ from kerf.core.errors import InputError, refuse
 from kerf.models import families
 
 MASKED = -1e9  # attention score of a masked token: its exp is 0, and it is finite in bfloat16 too
+
+# What a library's refusal of a model ends with, since few of them name a way out.
+ANY_MODEL = "backend torch takes any model, by method static, dynamic or bfloat16"
 
 
 def backend(name: str) -> BackendModule:
@@ -39,8 +42,8 @@ def has_bfloat16() -> bool:
 
 def refusal(name: str, accepted: str, error: Exception) -> InputError:
     """The InputError for a model that a library rejects, with the last line of the library's error."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return refuse("backend", name, f"{accepted} ({lines[-1][-160:]})")
+    lines = str(error).strip().splitlines() or [""]
+    return refuse("backend", name, f"{accepted} ({type(error).__name__}: {lines[-1][-160:]})")
 
 
 @contextmanager
@@ -53,6 +56,7 @@ def conversion(name: str, opened: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
     """
     import torch
     from torch.nn import functional
+    from transformers import masking_utils
     from transformers.utils import logging
 
     attention = functional.scaled_dot_product_attention
@@ -67,14 +71,26 @@ def conversion(name: str, opened: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
             attn_mask = attn_mask.clamp(min=MASKED)
         return attention(query, key, value, attn_mask, *rest, **options)
 
+    def broadcast(mask: Callable) -> Callable:
+        return lambda *ranges: mask(*masking_utils._non_vmap_expansion_sdpa(*ranges))
+
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
     inputs = (ids, (ids > 0).long(), torch.zeros_like(ids))
     example = dict(zip(families.of_opened(opened).inputs(opened), inputs, strict=False))
     verbosity, disabled = logging.get_verbosity(), python_logging.root.manager.disable
     finite_masks = patch.object(functional, "scaled_dot_product_attention", finite)
+    no_vmap = patch.multiple(
+        masking_utils, _vmap_expansion_sdpa=broadcast, TransformGetItemToIndex=nullcontext
+    )
     try:
         # torch's exporter prints the whole graph on standard error beside its exception.
-        with finite_masks, warnings.catch_warnings(), redirect_stderr(StringIO()):
+        with (
+            finite_masks,
+            no_vmap,
+            torch.no_grad(),
+            warnings.catch_warnings(),
+            redirect_stderr(StringIO()),
+        ):
             warnings.simplefilter("ignore")
             logging.set_verbosity_error()
             python_logging.disable()
@@ -83,8 +99,8 @@ def conversion(name: str, opened: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
         cause: BaseException = error
         while cause.__cause__:  # exporters name the operator in the first exception of a chain
             cause = cause.__cause__
-        reason = " ".join(str(cause).split()) or type(cause).__name__
-        accepted = f"a model whose operators and shapes it takes ({reason[:240]})"
+        reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        accepted = f"a model whose operators and shapes it takes ({reason[:280]}); {ANY_MODEL}"
         raise refuse("backend", name, accepted) from error
     finally:
         logging.set_verbosity(verbosity)

@@ -25,9 +25,11 @@ from torch.nn import Linear, Module
 from torch.nn.functional import linear
 
 from kerf.backends.protocol import SMALLEST, TOP_INPUT, Int8Linear, IntegerLayers
+from kerf.calibration import activations
 from kerf.calibration.hessian import act_order, corrected, inverse_factor, moments, ordered
 from kerf.calibration.layer import Calibrated
 from kerf.calibration.sequential import layer_inputs
+from kerf.models.linearized import EXPERT
 from kerf.quantize.gptq import gptq
 
 ALPHAS = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
@@ -50,16 +52,37 @@ def integers(text: Calibrated, dynamic: bool = False, bits: int = 8) -> dict[str
     dynamic: inputs are rounded on the grid of their token. bits: 8, or 7 for a kernel whose sums of two products saturate at
     16 bits, which 255 * (64 + 64) never does. Returns the layers by name; the network stays as it is.
     """
-    quantized: dict[str, Int8Linear] = {}
     layers, networks = text.layers, (text.net, text.reference)
+    quantized, once = _called_again(text, dynamic, bits)
     with emulated(layers, quantized):
-        walks = (layer_inputs(network, text.groups, text.batches) for network in networks)
+        walks = (layer_inputs(network, once, text.batches) for network in networks)
         for (names, inputs), (_, originals) in zip(*walks, strict=True):
-            X, F = (torch.cat(list(pieces)) for pieces in (inputs, originals))
-            group = _group([layers[name] for name in names], X, F, dynamic, bits)
+            X = torch.cat(list(inputs))
+            # The float model may route other tokens to an expert.
+            F = X if EXPERT.fullmatch(names[0]) else torch.cat(list(originals))
+            if len(X):
+                group = _group([layers[name] for name in names], X, F, dynamic, bits)
+                quantized |= zip(names, group, strict=True)
             del X, F  # before the next layers run
-            quantized |= zip(names, group, strict=True)
     return quantized
+
+
+def _called_again(
+    text: Calibrated, dynamic: bool, bits: int
+) -> tuple[dict[str, Int8Linear], list[list[str]]]:
+    """The layers that run several times, quantized on all their calls in the float model, and the groups of the others."""
+    quantized: dict[str, Int8Linear] = {}
+    several = activations.called_again(text.net, text.batches[0])
+    for names in (group for group in text.groups if group[0] in several):
+        calls: list[Tensor] = []
+
+        def keep(_: str, inputs: Tensor, calls: list[Tensor] = calls) -> None:
+            calls.append(inputs)
+
+        activations.each_call(text.net, names[:1], text.batches, keep)
+        X, layers = torch.cat(calls), [text.layers[name] for name in names]
+        quantized |= zip(names, _group(layers, X, X, dynamic, bits), strict=True)
+    return quantized, [group for group in text.groups if group[0] not in several]
 
 
 @contextmanager

@@ -158,6 +158,10 @@ def _packed(codes: np.ndarray, bits: int, padding: int) -> np.ndarray:
 def _constant(tape: Any, name: str, value: Any) -> Any:
     import onnx_ir
 
+    if known := tape.graph_like.initializers.get(
+        f"kerf.{name}"
+    ):  # of a layer that runs several times
+        return known
     return tape.initializer(onnx_ir.tensor(np.ascontiguousarray(value), name=f"kerf.{name}"))
 
 

@@ -134,12 +134,13 @@ def run(folder: Path, card: dict, threads: int) -> Kernel:
         compiled = ov.Core().compile_model(str(folder / MODEL), "CPU", options)
     except RuntimeError as error:
         raise refusal("openvino", "a model that it compiles", error) from None
-    of_thread, names = local(), {port.any_name for port in compiled.inputs}
+    # An input may have a number beside its name.
+    of_thread, names = local(), {name for port in compiled.inputs for name in port.names}
 
     def kernel(**inputs: np.ndarray) -> np.ndarray:
         if not hasattr(of_thread, "request"):
             of_thread.request = compiled.create_infer_request()
-        batch = {name: inputs[name] for name in names}
+        batch = {name: inputs[name] for name in names & inputs.keys()}
         return of_thread.request.infer(batch, share_inputs=True, share_outputs=False)[0]
 
     return kernel

@@ -1,28 +1,21 @@
 """Encoders and rerankers on a real kernel, with the methods of SentenceTransformer and CrossEncoder that services call.
 
 Texts are tokenized together and sorted by length, so that batches are even; a batch of long texts runs in halves, quarters and
-so on. Any thread may call. `embedder` and `reranker` open what two environment variables select: USE_QUANTIZATION=true|false
-turns compressed candidates on, QUANTIZATION_CONFIG=int8|int4|none names the candidate.
+so on. Any thread may call.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings
 
 from kerf.backends import backend, tokens
 from kerf.backends.protocol import Kernel
 from kerf.core.cache import threads
-from kerf.core.errors import refuse
 from kerf.core.finite import check_finite
-from kerf.core.paths import data_folder
-from kerf.models import families, manifest, registry
 
 MAX_TOKENS = 2048  # that run at once: more of them take more memory and no less time
-ACCEPTED = {"use_quantization": "true or false", "quantization_config": "int8, int4 or none"}
 
 
 class _Served:
@@ -50,9 +43,20 @@ class _Served:
         return rows
 
     def _batch(self, encoded: list) -> np.ndarray:
+        return self.run(**self._features(encoded))
+
+    def _features(self, encoded: list) -> dict[str, np.ndarray]:
         ids = [encoding.ids for encoding in encoded]
         types = [encoding.type_ids for encoding in encoded]
-        return self.run(**tokens.batch(ids, self._pad, self.max_seq_length, types))
+        return tokens.batch(ids, self._pad, self.max_seq_length, types)
+
+    def preprocess(self, inputs: list, prompt: str | None = None) -> dict[str, np.ndarray]:
+        """What the kernel gets of texts or pairs, as of SentenceTransformer.preprocess: input_ids, attention_mask, token_type_ids.
+
+        prompt: text before each of the texts.
+        """
+        texts = [prompt + text for text in inputs] if prompt else inputs
+        return self._features(self._tokenizer.encode_batch_fast(texts))
 
 
 def _pieces(order: list[int], encoded: list, batch_size: int) -> Iterator[list[int]]:
@@ -67,31 +71,77 @@ def _pieces(order: list[int], encoded: list, batch_size: int) -> Iterator[list[i
 
 
 class Encoder(_Served):
-    """`encode` of SentenceTransformer, from texts to a float32 array."""
+    """`encode` of SentenceTransformer and what goes with it, from texts to a float32 array, with the model's own conventions."""
+
+    def __init__(self, folder: Path, run: Kernel, card: dict) -> None:
+        super().__init__(folder, run, card)
+        how = card.get("conventions", {})
+        self.prompts = {"query": "", "document": "", **how.get("prompts", {})}
+        self.default_prompt_name: str | None = how.get("default_prompt")
+        self.truncate_dim: int | None = how.get("truncate_dim")
+        self.similarity_fn_name: str = how.get("similarity", "cosine")
 
     def encode(
         self,
         sentences: str | list[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         convert_to_numpy: bool = True,
         normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
     ) -> np.ndarray:
         """Embeddings (texts, features) in the order of the texts; (features,) for one text.
 
-        Texts longer than max_seq_length tokens are truncated; there is no progress bar. Raises TypeError for what is not text
-        and for other options of SentenceTransformer.encode, ValueError for a batch_size below 1 and for tensors.
+        A text is read behind `prompt`, that of `prompt_name`, or the model's default prompt; more than max_seq_length tokens are
+        truncated; there is no progress bar. Raises TypeError for what is not text and for other options of
+        SentenceTransformer.encode, ValueError for an unknown prompt_name, a batch_size below 1, and tensors.
         """
         texts = [sentences] if isinstance(sentences, str) else sentences
         _check_texts("sentences", texts)
-        rows = self._rows(texts, batch_size, convert_to_numpy)
+        name = prompt_name or self.default_prompt_name
+        if prompt is None and name and name not in self.prompts:
+            raise ValueError(f"prompt_name = {name!r}: one of {', '.join(self.prompts)}")
+        before = (self.prompts[name] if name else "") if prompt is None else prompt
+        rows = self._rows([before + text for text in texts], batch_size, convert_to_numpy)
+        rows = rows[:, : truncate_dim or self.truncate_dim]
         if normalize_embeddings:
-            rows = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+            rows = _of_length_one(rows)
         return rows[0] if isinstance(sentences, str) else rows
 
-    def get_sentence_embedding_dimension(self) -> int:
+    def encode_query(self, sentences: str | list[str], **options: Any) -> np.ndarray:
+        """`encode` of queries: behind the model's prompt for them, unless the options name another."""
+        return self.encode(sentences, **self._by_default("query", options))
+
+    def encode_document(self, sentences: str | list[str], **options: Any) -> np.ndarray:
+        """`encode` of passages: behind the model's prompt for them, unless the options name another."""
+        return self.encode(sentences, **self._by_default("document", options))
+
+    def _by_default(self, name: str, options: dict) -> dict:
+        given = options.get("prompt") is not None or options.get("prompt_name") is not None
+        return options if given else {**options, "prompt_name": name}
+
+    def similarity(self, embeddings1: np.ndarray, embeddings2: np.ndarray) -> np.ndarray:
+        """Similarities (a, b) of embeddings (a, features) and (b, features), by the model's similarity function."""
+        from scipy.spatial.distance import cdist
+
+        a, b = (np.atleast_2d(np.asarray(rows)) for rows in (embeddings1, embeddings2))
+        if self.similarity_fn_name in ("cosine", "dot"):
+            unit = _of_length_one if self.similarity_fn_name == "cosine" else np.asarray
+            return unit(a) @ unit(b).T
+        metric = {"manhattan": "cityblock"}.get(self.similarity_fn_name, self.similarity_fn_name)
+        return -cdist(a, b, metric).astype(np.float32)
+
+    def get_embedding_dimension(self) -> int:
         """Features of an embedding."""
-        return self._rows([], 1).shape[1]
+        return self._rows([], 1)[:, : self.truncate_dim].shape[1]
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+
+def _of_length_one(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
 
 
 class Reranker(_Served):
@@ -148,54 +198,3 @@ def opened(folder: Path, card: dict) -> Encoder | Reranker:
     """The encoder or reranker of a candidate's directory, whose manifest was verified."""
     run = backend(card["backend"]).run(folder, card, threads())
     return (Encoder if card["kind"] == "encoder" else Reranker)(folder, run, card)
-
-
-class Switch(BaseSettings):
-    """The two environment variables."""
-
-    use_quantization: bool = False
-    quantization_config: Literal["int8", "int4", "none"] = "int8"
-
-
-def embedder(model: str = "minilm", candidates: str | Path | None = None) -> Any:
-    """The encoder that the environment selects: a SentenceTransformer, or a candidate with the same `encode`.
-
-    model: a name of `kerf list models`, a hub id or a local directory. candidates: the directory with the candidates int8 and
-    int4, by default that of the experiment `minilm-int8`. Raises InputError for a wrong value of a variable, a missing candidate,
-    and a candidate of another model.
-    """
-    return _selected(model, candidates, "encoder", "embedder", "minilm-int8")
-
-
-def reranker(model: str = "reranker", candidates: str | Path | None = None) -> Any:
-    """The reranker that the environment selects, as `embedder`: a CrossEncoder, or a candidate with its `predict` and `rank`."""
-    return _selected(model, candidates, "reranker", "reranker", "reranker-int8")
-
-
-def _selected(
-    model: str, candidates: str | Path | None, kind: str, call: str, experiment: str
-) -> Any:
-    try:
-        switch = Switch()
-    except ValidationError as error:
-        first = error.errors()[0]
-        variable = str(first["loc"][0])
-        raise refuse(variable.upper(), first["input"], ACCEPTED[variable]) from None
-    name = switch.quantization_config
-    if not switch.use_quantization or name == "none":
-        registry.check_family(model, f"kerf.{call}", kind)
-        return registry.open_model(model)
-    folder = Path(candidates or data_folder() / "runs" / experiment) / name
-    if not (folder / manifest.CARD).is_file():
-        made = f"`kerf run {experiment}` makes those of {experiment.partition('-')[0]}"
-        raise refuse("QUANTIZATION_CONFIG", name, f"a candidate in {folder.parent}; {made}")
-    card = manifest.verify(folder)
-    digest = card.get("origin")
-    if card["kind"] != kind:
-        expected, actual = (families.FAMILIES[name].CALLED for name in (kind, card["kind"]))
-    elif model == card["model"] or registry.weights_digest(registry.resolve(model)) == digest:
-        return registry.load(folder)
-    else:
-        expected, actual = model, card["model"]
-    accepted = f"candidates of {expected}; these are of {actual}"
-    raise refuse("candidates", str(folder.parent), accepted)

@@ -5,7 +5,6 @@ of every token computed at run time. weight_only: weights in 8 or 4 bits by GPTQ
 everything is computed in 16 bits, where the processor has units for it. The step's `backend` names the library.
 """
 
-import json
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -27,7 +26,8 @@ from kerf.core.errors import InputError, refuse
 from kerf.core.finite import check_finite
 from kerf.core.memory import peak_rss_bytes
 from kerf.core.scratch import scratch
-from kerf.models import architecture, families, manifest, registry
+from kerf.models import architecture, families, manifest, model_files, registry
+from kerf.models.coverage import coverage
 from kerf.quantize.compress import compress, embedding
 from kerf.tensors.quantized import Quantized
 
@@ -44,17 +44,22 @@ NO_PART = "no part of the graph: the embedding does not depend on it"
 
 
 def check(model: str, step: Any) -> None:
-    """Refuse, before heavy work, another family of model, a library that is missing, and a model that puts a prompt first."""
+    """Refuse, before heavy work, another family of model, a library that is missing, and a reranker that reads more than its pair."""
     if step.min_cosine is None:
         registry.check_family(model, f"method: {step.method}", "encoder", "reranker")
     else:  # a mean cosine needs embeddings
         registry.check_family(model, f"method: {step.method} with min_cosine", "encoder")
     backends.backend(step.backend)
-    path = registry.resolve(model) / "config_sentence_transformers.json"
-    prompt = path.is_file() and json.loads(path.read_text()).get("default_prompt_name")
-    if prompt:
-        accepted = "a model without default_prompt_name for a real kernel"
-        raise refuse("model", model, f"{accepted}; {path.name} says {prompt!r}")
+    folder = registry.resolve(model)
+    if families.of(folder) is not families.cross_encoder:
+        return
+    if families.cross_encoder.reads_template(folder):
+        accepted = "rtn or gptq for a reranker that reads pairs in a chat template, which no real kernel does"
+        raise refuse("method", step.method, accepted)
+    config = model_files.read_or_empty(folder / "config_sentence_transformers.json", dict)
+    if prompt := config.get("default_prompt_name"):
+        accepted = "a reranker without default_prompt_name for a real kernel"
+        raise refuse("model", model, f"{accepted}; this one's is {prompt!r}")
 
 
 def prepare(
@@ -72,16 +77,26 @@ def _make(context: StepContext, folder: Path) -> dict:
     manifest.copy_small_files(context.origin, folder)
     settings, texts = tokens.write(opened, folder), sequences(opened)
     tokens.check(opened, tokens.read(folder, settings))
-    graph = library.convert(opened)
+    card, graph = context.card(network), library.convert(opened)
     check_shapes(library, graph, opened, step)
     linears, in_graph = architecture.linears(network), library.weights(graph)
     integers, packed = _quantized(context, opened)
+    packed = {other: packed[name] for name in packed for other in architecture.tied(network, name)}
+    bits: dict[str, float] = dict.fromkeys(integers, 8)
+    if step.method == "bfloat16":
+        bits = dict.fromkeys(linears, 16)
+    bits |= {name: layer.bits for name, layer in packed.items()}
+    bits = {name: width for name, width in bits.items() if name in in_graph}
+    unused = dict.fromkeys(linears.keys() - {*in_graph}, NO_PART)
+    covered = coverage(opened, network, bits, unused)
     library.put_integers(graph, {name: integers[name] for name in integers if name in in_graph})
     library.put_packed(graph, {name: packed[name] for name in packed if name in in_graph})
     library.save(graph, folder, half=step.unquantized_dtype == "float16")
     seconds, peak = time.perf_counter() - started, peak_rss_bytes()
-    card = {**context.card(network), "backend": step.backend, "settings": library.settings(step)}
+    card |= {"backend": step.backend, "settings": library.settings(step)}
     card |= {"origin": registry.weights_digest(registry.resolve(context.model)), "tokens": settings}
+    if families.of_opened(opened) is families.encoder:
+        card["conventions"] = families.encoder.conventions(opened)
     card["code_bits"] = _code_bits(step) if integers else None
     manifest.write_manifest(folder, card)
     rounded = integers or step.compute_dtype == "bfloat16"
@@ -89,7 +104,8 @@ def _make(context: StepContext, folder: Path) -> dict:
     check_batches(run, texts, settings, ROUNDED if rounded else SAME)
     measured = {"compress_seconds": seconds, "compress_peak_rss_bytes": peak}
     report = _report(linears, {**packed, **integers}, in_graph, step)
-    return {**measured, "backend": step.backend, "sparsity": 0.0, **report}
+    result = {**measured, "backend": step.backend, "sparsity": 0.0, "coverage": covered}
+    return {**result, **report}
 
 
 def sequences(opened: Any) -> tokens.Ids:
@@ -124,10 +140,12 @@ def check_shapes(library: BackendModule, graph: Any, opened: Any, step: Any) -> 
     except InputError:
         raise
     except Exception as error:  # the libraries raise a dozen kinds
-        raise backends.refusal(step.backend, "a model that it runs", error) from error
+        accepted = f"a model that it runs; {backends.ANY_MODEL}"
+        raise backends.refusal(step.backend, accepted, error) from error
     if not same:
         accepted = "a model whose graph does not depend on the number of texts and tokens"
-        raise refuse("backend", step.backend, f"{accepted}; this one's does")
+        accepted += f"; this one's does, and {backends.ANY_MODEL}"
+        raise refuse("backend", step.backend, accepted)
 
 
 def check_batches(run: Kernel, texts: tokens.Ids, settings: tokens.Settings, same: float) -> None:

@@ -4,6 +4,7 @@ The model itself is opened with further files, which may change case, accents or
 """
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -43,6 +44,9 @@ def write(opened: Any, folder: Path) -> Settings:
     if not getattr(source, "is_fast", False):
         name = opened.model_card_data.model_id or type(source).__name__
         raise refuse("model", name, "a fast tokenizer for a real kernel")
+    if any(getattr(module, "include_prompt", True) is False for module in opened):
+        accepted = "a model whose pooling counts its prompts, for a real kernel"
+        raise refuse("model", str(source.name_or_path), accepted)
     tokenizer = Tokenizer.from_str(source.backend_tokenizer.to_str())
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -104,16 +108,19 @@ def batch(
 
 
 def check(opened: Any, tokenizer: Tokenizer) -> None:
-    """Refuse a model whose own tokens differ from those of its kernel's tokenizer on PROBES, for a reranker on pairs of them."""
+    """Refuse a model whose own tokens differ from those of its kernel's tokenizer on PROBES, behind each of an encoder's prompts,
+    for a reranker on pairs of them."""
     special = " and ".join(map(str, opened.tokenizer.all_special_tokens[:6]))
     texts = [*PROBES, f"in the text: {special}."]
     pairs = families.of_opened(opened) is families.cross_encoder
-    for probe in zip(texts, texts[::-1], strict=True) if pairs else zip(texts, strict=True):
-        ids = tokenizer.encode(*probe).ids
+    tasks = (None,) if pairs else (None, "query", "document")
+    for task, probe in product(tasks, zip(texts, texts[::-1] if pairs else texts, strict=True)):
+        prompt = opened.prompts[task] if task else ""
+        ids = tokenizer.encode(*probe if pairs else (prompt + probe[0],)).ids
         if not ids:
             continue
         text = probe if pairs else probe[0]
-        features = opened.preprocess([text])
+        features = opened.preprocess([text], prompt=prompt, task=task)
         expected = features["input_ids"][0][features["attention_mask"][0].bool()].tolist()
         if ids != expected:
             accepted = "a model whose texts are tokenized by its tokenizer alone"

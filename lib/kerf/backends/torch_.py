@@ -19,6 +19,7 @@ from kerf.backends import has_bfloat16, refusal
 from kerf.backends.protocol import SMALLEST, TOP_INPUT, Int8Linear, Kernel, KernelStep
 from kerf.core.errors import refuse
 from kerf.models import architecture, families, registry
+from kerf.models.linearized import restored
 from kerf.tensors.quantized import Quantized
 
 MODEL = "layers.safetensors"
@@ -51,9 +52,24 @@ put_packed = put_integers
 
 
 def _put(opened: Any, layers: dict[str, dict[str, Any]]) -> None:
+    net = registry.network(opened)
     for name, parts in layers.items():
-        module = Embedding if "zero_point" in parts else Integers
-        registry.network(opened).set_submodule(name, module(parts))
+        if "zero_point" in parts:
+            grid = {key: parts[key].float() for key in ("scale", "zero_point")}
+            for other in architecture.tied(net, name):
+                _pack(net.get_submodule(other), {"codes": parts["codes"], **grid})
+        else:
+            net.set_submodule(name, Integers(parts))
+
+
+def _pack(module: Any, parts: dict[str, Tensor]) -> None:
+    """Make word embeddings an `Embedding`, in place: their own class may scale the rows, as Gemma's does."""
+    own = type(module)
+    bases = (Embedding,) if own is torch.nn.Embedding else (own, Embedding)
+    module.__class__ = type("Embedding", bases, {})
+    del module.weight
+    for name, part in parts.items():
+        module.register_buffer(name, part)
 
 
 class Integers(Module):
@@ -77,6 +93,11 @@ class Integers(Module):
             weight = self.codes * (self.scale[:, None] / delta)
             self._added = self.bias + weight @ low + ZERO * self._sums
 
+    @property
+    def weight(self) -> Tensor:
+        """What networks ask for the type to compute in."""
+        return self.scale
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., columns) to (..., rows)."""
         flat = x.reshape(-1, x.shape[-1])
@@ -94,19 +115,17 @@ class Integers(Module):
         return torch._int_mm(codes.to(torch.int8), self._transposed) * self.scale
 
 
-class Embedding(Module):
-    """Word embeddings as uint8 codes with a scale and a zero point a row."""
+class Embedding(torch.nn.Embedding):
+    """Word embeddings as uint8 codes with a scale and a zero point a row, see `_pack`."""
 
-    def __init__(self, parts: dict[str, Any]) -> None:
-        super().__init__()
-        self.register_buffer("codes", parts["codes"])
-        self.register_buffer("scale", parts["scale"].float())
-        self.register_buffer("zero_point", parts["zero_point"].float())
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    weight = Integers.weight  # type: ignore[assignment]
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (...) to (..., features)."""
-        codes, scale, zero_point = (part[ids] for part in self.buffers())
-        return (codes - zero_point).mul_(scale)
+        return (self.codes[ids] - self.zero_point[ids]).mul_(self.scale[ids])
 
 
 def settings(step: KernelStep) -> dict[str, str]:
@@ -117,8 +136,12 @@ def settings(step: KernelStep) -> dict[str, str]:
 def save(graph: Any, folder: Path, half: bool) -> None:
     """Write the graph into `folder`; `half`: float weights as float16."""
     net, tensors = registry.network(graph), {}
+    tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers ties them as it opens
     for name, value in net.state_dict().items():
-        owner = net.get_submodule(name.rpartition(".")[0])
+        layer = name.rpartition(".")[0]
+        owner = net.get_submodule(layer)
+        if (f"{layer}.weight" if isinstance(owner, Embedding) else name) in tied:
+            continue
         if half and value.is_floating_point() and not isinstance(owner, Integers | Embedding):
             value = value.half()
         tensors[name] = value.clone(memory_format=torch.contiguous_format)
@@ -145,6 +168,7 @@ def run(folder: Path, card: dict, threads: int) -> Kernel:
         tensors[f"{layer}.weight"] = torch.empty(parts["codes"].shape)
         if "bias" in parts:
             tensors[f"{layer}.bias"] = parts["bias"]
+    tensors = restored(tensors, card.get("transposed", ()))
     opened = families.FAMILIES[card["kind"]].with_weights(folder, card["class"], tensors)
     torch.set_num_threads(threads)
     _put(opened, layers)

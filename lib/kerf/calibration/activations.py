@@ -6,7 +6,8 @@ moments X^T X / tokens, the range of every channel, and outlier figures, which t
 """
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kerf.calibration.hessian import add_second_moments, complete
-from kerf.calibration.sequential import layer_inputs
+from kerf.calibration.sequential import layer_inputs, rows
 from kerf.config import Calibration
 from kerf.core.cache import artifact, meta
 from kerf.data import corpora
@@ -44,6 +45,8 @@ class Moments:
 
     def add(self, inputs: Tensor) -> None:
         """Add inputs (tokens, features)."""
+        if not len(inputs):  # an expert that no token was routed to
+            return
         add_second_moments(self.second, inputs)
         self.fourth = self.fourth + inputs.square().square_().sum(0)
         self.minimum = torch.minimum(self.minimum, inputs.amin(0))
@@ -78,7 +81,7 @@ def calibrate(model: str, spec: Calibration) -> Path:
 def key_of(model: str, spec: Calibration) -> dict:
     """What the statistics depend on: the model's weights, the parameters and the text."""
     weights = registry.weights_digest(registry.resolve(model))
-    return {"model": weights, "spec": spec.model_dump(), "texts": corpora.digest(spec.texts)}
+    return {"model": weights, "spec": spec.key(), "texts": corpora.digest(spec.texts)}
 
 
 def _make(folder: Path, model: str, spec: Calibration) -> dict:
@@ -103,15 +106,68 @@ def _make(folder: Path, model: str, spec: Calibration) -> dict:
 
 
 def collect(net: Any, batches: list[dict]) -> Iterator[Moments]:
-    """Statistics of every group of linear layers that share an input, in the order they run."""
-    for names, inputs in layer_inputs(net, groups_of(net, batches[0]), batches):
+    """Statistics of every group of linear layers that share an input and see any token, in the order they run; last those of
+    layers that run several times, over all calls."""
+    if architecture.is_table(net):
+        yield _of_table(net, batches)
+        return
+    groups, several = groups_of(net, batches[0]), called_again(net, batches[0])
+    again = [group for group in groups if group[0] in several]
+    for names, inputs in layer_inputs(net, [g for g in groups if g not in again], batches):
         moments = None
         for batch in inputs:
             moments = moments or Moments.of(names, batch)
             moments.add(batch)
         assert moments is not None  # a group is yielded only where a batch reaches it
         complete(moments.second, names[0])
-        yield moments
+        if moments.tokens:
+            yield moments
+    yield from all_calls(net, again, batches)
+
+
+def all_calls(net: Any, groups: list[list[str]], batches: list[dict]) -> list[Moments]:
+    """Statistics of groups over every call of their layers, as of ALBERT's, which all blocks share; one pass for all groups."""
+    found: dict[str, Moments] = {}
+    names = {group[0]: group for group in groups}
+
+    def add(name: str, inputs: Tensor) -> None:
+        if name not in found:
+            found[name] = Moments.of(names[name], inputs)
+        found[name].add(inputs)
+
+    each_call(net, names, batches, add)
+    for name, moments in found.items():
+        complete(moments.second, name)
+    return list(found.values())
+
+
+@torch.no_grad()
+def each_call(
+    net: Any, names: Collection[str], batches: list[dict], look: Callable[[str, Tensor], None]
+) -> None:
+    """Call look(name, inputs) before every call of these layers; inputs: (tokens, features) without padding."""
+    modules = {name: net.get_submodule(name) for name in names}
+    with attached(on_inputs(modules, lambda name, args: look(name, rows(args[0], mask)))):
+        for batch in batches if names else ():
+            mask = batch["attention_mask"]
+            net(**batch)
+
+
+@torch.no_grad()
+def called_again(net: Any, batch: dict) -> set[str]:
+    """Names of the linear layers that run more than once for a batch."""
+    calls: Counter[str] = Counter()
+    with attached(on_inputs(architecture.linears(net), lambda name, _: calls.update([name]))):
+        net(**batch)
+    return {name for name, count in calls.items() if count > 1}
+
+
+def _of_table(net: Any, batches: list[dict]) -> Moments:
+    """Of a table of static embeddings, whose rows are the outputs: an error costs the same in every column."""
+    count = sum(len(batch["input_ids"]) for batch in batches)
+    ones = torch.ones(net.embedding.embedding_dim)
+    (name,) = architecture.linears(net)
+    return Moments([name], count * ones.diag(), count * ones, -ones, ones, count)
 
 
 @torch.no_grad()

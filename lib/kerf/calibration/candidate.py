@@ -14,7 +14,7 @@ from kerf.config import Calibration
 from kerf.config.base import Parameters
 from kerf.core.cache import artifact
 from kerf.core.memory import peak_rss_bytes, reset_peak_rss
-from kerf.models import families, manifest, registry
+from kerf.models import families, linearized, manifest, registry
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class StepContext:
         """The candidate's manifest, without the digests of its files."""
         family = families.name_of(registry.resolve(self.model))
         name = type(network).__name__
-        return {"model": self.model, "kind": family, "class": name, "steps": self.steps}
+        card = {"model": self.model, "kind": family, "class": name, "steps": self.steps}
+        names = linearized.transposed(network)
+        return card | ({"transposed": names} if names else {})
 
 
 def make_candidate(

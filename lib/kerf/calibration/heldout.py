@@ -18,7 +18,8 @@ SENTENCES, CHUNKS = 32, 1  # of held-out text for the cost of one layer
 @torch.no_grad()
 def embed(opened: Any, batches: list[dict]) -> Tensor:
     """Embeddings (texts, features) of tokenized batches, rows of length one."""
-    return F.normalize(torch.cat([encoder.forward(opened, batch) for batch in batches]), dim=-1)
+    rows = torch.cat([encoder.forward(opened, batch) for batch in batches])
+    return F.normalize(rows[:, : opened.truncate_dim], dim=-1)
 
 
 def mean_cosine(embeddings: Tensor, reference: Tensor) -> float:
@@ -33,7 +34,7 @@ class Sentences:
         """Raises InputError when the calibration text leaves none."""
         sentences = corpora.held_back(spec.texts, spec.samples, spec.seed)[:SENTENCES]
         self.opened, self.count = opened, len(sentences)
-        self.batches = encoder.tokenized(opened, sentences, encoder.BATCH_SIZE, spec.max_length)
+        self.batches = encoder.prompted(opened, sentences, spec.max_length)
         self.reference = embed(opened, self.batches)
 
     def loss(self, layer: str) -> float:

@@ -4,7 +4,7 @@ GPTQ, SparseGPT and the least-squares targets of structured pruning and INT8 sha
 layer's squared output error is 2 H, for every row of its weight (Hassibi and Stork 1993; Frantar et al. 2022).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -40,20 +40,33 @@ def moments(
 
     inputs: X, batches of (tokens, columns); originals: F, the inputs of the float model; None: no drift.
     """
-    H: Tensor | None = None
+    (H,), drift, tokens = moments_by_part(inputs, originals, lambda turn, X: 0)
+    return H, drift, tokens
+
+
+def moments_by_part(
+    inputs: Iterable[Tensor],
+    originals: Iterator[Tensor] | None,
+    part_of: Callable[[int, Tensor], int],
+) -> tuple[list[Tensor], Tensor | None, int]:
+    """As `moments`, with one sum X^T X for each number that `part_of` (number of the batch, batch) gives."""
+    sums: dict[int, Tensor] = {}
     drift, tokens = None, 0
-    for X in inputs:
+    for turn, X in enumerate(inputs):
         tokens += len(X)
-        if H is None:
-            H = X.new_zeros(X.shape[1], X.shape[1])
-            drift = torch.zeros_like(H) if originals is not None else None
+        square = (X.shape[1], X.shape[1])
+        part = part_of(turn, X)
+        if part not in sums:
+            sums[part] = X.new_zeros(square)
+        if drift is None and originals is not None:
+            drift = X.new_zeros(square)
         with rounded_products():
-            add_second_moments(H, X)
+            add_second_moments(sums[part], X)
             if originals is not None and drift is not None:
                 drift.addmm_((next(originals) - X).T, X)
-    assert H is not None  # a layer is only stopped at where a batch reaches it
-    complete(H)
-    return H, drift, tokens
+    for total in sums.values():
+        complete(total)
+    return list(sums.values()), drift, tokens
 
 
 def output_error(before: Tensor, after: Tensor, second: Tensor) -> float | None:

@@ -27,7 +27,7 @@ def layer_inputs(
 
     groups: names of linear layers, as `calibrate` collected them. inputs: an iterator over (tokens, in_features) tensors, one a
     batch, without padding. The caller may change the layers of the group before it asks for the next one. A group that no
-    batch reaches is not yielded, and each is yielded once: a layer that the model calls again is not stopped at again.
+    batch reaches is not yielded, and each is yielded once: for layers that the model calls again, `activations.all_calls`.
     rounded: products between the stops as in `kerf.tensors.matmul_precision`.
     """
     order = {group[0]: index for index, group in enumerate(groups)}
@@ -75,7 +75,7 @@ def layer_inputs(
             stopped = [entry for entry in waiting if entry[2][0] == first]
             yield (
                 groups[order[first]],
-                (rows(inputs, batch["attention_mask"]) for _, batch, (_, inputs) in stopped),
+                (_labelled(inputs, batch) for _, batch, (_, inputs) in stopped),
             )
             stops[first].remove()
             waiting = [
@@ -85,11 +85,16 @@ def layer_inputs(
             trim()
 
 
+def _labelled(inputs: Tensor, batch: dict) -> Tensor:
+    """`rows` of a batch, whose attribute `source` is the batch's."""
+    found = rows(inputs, batch["attention_mask"])
+    found.source = getattr(batch, "source", 0)  # type: ignore[attr-defined]
+    return found
+
+
 def rows(inputs: Tensor, attention_mask: Tensor) -> Tensor:
-    """Inputs of a layer as (tokens, features) without padding; one row a text where there is no token axis."""
-    if inputs.ndim != 3 or inputs.shape[:2] != attention_mask.shape:
-        return inputs.reshape(-1, inputs.shape[-1])
-    flat = inputs.flatten(0, 1)
-    if attention_mask.all():
+    """Inputs of a layer as (tokens, features) without padding; as they are where rows are not tokens, or some of them."""
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    if len(flat) != attention_mask.numel() or attention_mask.all():
         return flat
     return flat.index_select(0, attention_mask.flatten().nonzero()[:, 0])  # faster than a mask

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from kerf.config.base import Flag, Pattern, Sparsity, StepParameters, Sweeps, accepts
+from kerf.config.base import Flag, Pattern, Shrinkage, Sparsity, StepParameters, Sweeps, accepts
 from kerf.core.errors import refuse
 
 UNITS = ("neurons", "heads")  # methods that remove units of every block
@@ -57,6 +57,7 @@ class SparseGPT(Unstructured):
 
     method: Literal["sparsegpt"] = "sparsegpt"
     asymmetric_calibration: Flag = True
+    shrinkage: Shrinkage = "auto"
     sweeps: Sweeps = 2
 
 

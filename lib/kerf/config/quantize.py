@@ -5,7 +5,18 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from kerf.config.backends import BACKENDS
-from kerf.config.base import MOST, Bits, Flag, Name, Pattern, StepParameters, Sweeps, accepts, whole
+from kerf.config.base import (
+    MOST,
+    Bits,
+    Flag,
+    Name,
+    Pattern,
+    Shrinkage,
+    StepParameters,
+    Sweeps,
+    accepts,
+    whole,
+)
 from kerf.core.errors import listed, refuse
 from kerf.tensors.granularity import Granularity, PerChannel, PerGroup, PerTensor
 
@@ -111,6 +122,7 @@ class Gptq(Mixed):
     method: Literal["gptq"] = "gptq"
     act_order: Flag = True
     asymmetric_calibration: Flag = True
+    shrinkage: Shrinkage = "auto"
     sweeps: Sweeps = 2
     sparsity: Share = None
     pattern: Pattern = None

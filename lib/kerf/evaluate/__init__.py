@@ -6,6 +6,7 @@ and metrics (`kerf.evaluate.protocol`).
 """
 
 import json
+from itertools import product, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,18 @@ import numpy as np
 from kerf.config import Evaluation
 from kerf.config.backends import modules
 from kerf.core.cache import artifact, meta, threads
+from kerf.core.errors import printable, refuse
 from kerf.evaluate import fidelity, latency
 from kerf.evaluate import stats as st
+from kerf.evaluate.common import read_items, text_digest
+from kerf.evaluate.gates import worst_first
 from kerf.evaluate.measured_process import run_measured
 from kerf.evaluate.metrics import metrics_of
 from kerf.evaluate.protocol import Comparison, family_evaluation, of_family
+from kerf.evaluate.slices import worst_slices
 from kerf.models import families, manifest, registry
 
+PROBES = 8  # evaluation texts whose token ids are compared
 __all__ = ["compare", "encode", "kind", "of_family", "read"]
 
 
@@ -29,12 +35,14 @@ def encode(model: str, candidate: str | Path, spec: Evaluation, noise_floor: boo
     noise_floor: other batches, another order and one thread less, to measure how far a model differs from itself.
     Raises InputError for a damaged candidate, RuntimeError when the process dies.
     """
-    evaluation = family_evaluation(model)
+    evaluation, everything = family_evaluation(model), not candidate and not noise_floor
+    inputs = evaluation.gather(model, spec)
     request = {
+        "probes": _probes(inputs.all),
         **_models(model, candidate),
         "threads": max(1, threads() - noise_floor),
         "seed": int(noise_floor),
-        **evaluation.inference_request(evaluation.gather(model, spec), noise_floor),
+        **evaluation.inference_request(inputs, noise_floor, everything),
     }
     weights = registry.weights_digest(Path(candidate) if candidate else registry.resolve(model))
     key = {**request, "candidate": bool(candidate), "weights": weights}
@@ -59,7 +67,9 @@ def compare(model: str, candidate: str | Path, spec: Evaluation, noise_floor: bo
     extensions = metrics_of(families.name_of(registry.resolve(model)))
     key = {
         **{name: encoding["key"] for name, encoding in encodings.items()},
-        "restored": spec.restored,
+        # The texts alone do not say where each belongs, and how it was rated.
+        "spec": spec.model_dump(),
+        "texts": text_digest(spec),
         "metrics": [metric.name for metric in extensions],
         # Timings are of one measurement, so a new measurement needs a new comparison.
         "when": [encoding["finished"] for encoding in encodings.values()],
@@ -78,6 +88,20 @@ def _models(model: str, candidate: str | Path) -> dict[str, str]:
     return {"model": model, "candidate": path, "family": family}
 
 
+def _probes(texts: list[str]) -> list[str]:
+    """The texts whose tokens baseline and candidate are compared on."""
+    return texts[:: max(1, len(texts) // PROBES)][:PROBES]
+
+
+def check_tokens(candidate: str | Path, probes: list[str], base: list, other: list) -> None:
+    """Refuse a candidate that does not read the token ids of the baseline, naming the first text that it reads otherwise."""
+    for number, (expected, ids) in enumerate(zip_longest(base, other)):
+        if expected != ids:
+            text = probes[number % len(probes)][:60]
+            accepted = f"the token ids of the baseline; of {text!r} it reads {ids}, not {expected}"
+            raise refuse("candidate", str(candidate), printable(accepted, 400))
+
+
 def _modules(model: str, candidate: str | Path) -> list[str]:
     """Modules that measure a candidate, beside those that this one imports."""
     backend = manifest.verify(Path(candidate)).get("backend") if candidate else None
@@ -90,8 +114,10 @@ def _compare(comparison: Comparison) -> dict:
     base, other = (meta(path)["result"] for path in (comparison.base, comparison.other))
     evaluation, request = family_evaluation(model), _models(model, candidate)
     inputs = evaluation.gather(model, comparison.spec)
+    check_tokens(candidate, _probes(inputs.all), base["ids"], other["ids"])
     rows, pictures = evaluation.compare(comparison, inputs)
     rows += _extension_metrics(request["family"], folder / "items.parquet")
+    pictures["slices"] = worst_slices(read_items(folder))
     loads, base_load = np.array(other["load_seconds"]), float(np.median(base["load_seconds"]))
     peaks = (other["rss_peak_bytes"], None, None, base["rss_peak_bytes"])
     rows.append(fidelity.row("rss_peak_bytes", *peaks, 1))
@@ -99,21 +125,24 @@ def _compare(comparison: Comparison) -> dict:
     if candidate and latency.is_faster(candidate):
         timed = {"threads": threads(), "latency_input": evaluation.latency_input(inputs)}
         rows.append(latency.metric({**request, **timed}))
+    rows = worst_first([{"domain": None, **row} for row in rows])
     (folder / "metrics.json").write_text(json.dumps(rows))
     (folder / "pictures.json").write_text(json.dumps(pictures))
     return {"encode_seconds": other["encode_seconds"]}
 
 
 def _extension_metrics(family: str, items: Path) -> list[dict]:
-    """Rows of metrics that other packages define, from the table of items."""
+    """Rows of metrics that other packages define, one for each source that has items of theirs."""
     import pandas as pd
 
-    rows = []
-    for metric in metrics_of(family):
+    table, rows = pd.read_parquet(items), []
+    for metric, (domain, own) in product(metrics_of(family), table.groupby("domain", dropna=False)):
         assert metric.measure
-        values, documents = metric.measure(pd.read_parquet(items))
-        means = st.Documents(documents).means(values)
-        rows.append(fidelity.drawn(metric.name, means, metric.perfect, len(values)))
+        values, documents = metric.measure(own)
+        if len(values):
+            means = st.Documents(documents).means(values)
+            row = fidelity.drawn(metric.name, means, metric.perfect, len(values))
+            rows.append({**row, "domain": None if pd.isna(domain) else domain})
     return rows
 
 

@@ -10,9 +10,8 @@ import pandas as pd
 
 from kerf.evaluate import stats as st
 from kerf.evaluate.causal_metrics import REPLICATES
-from kerf.evaluate.fidelity import RANK_REPLICATES
+from kerf.evaluate.fidelity import RANK_REPLICATES, joined
 from kerf.evaluate.metrics import METRICS
-from kerf.evaluate.ranking import ndcg_10
 
 SCORES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "candidate": lambda rows: rows.candidate,
@@ -21,15 +20,16 @@ SCORES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "gain": lambda rows: rows.candidate - rows.baseline,
     "loss": lambda rows: rows.baseline - rows.candidate,
     "squared_loss": lambda rows: (rows.baseline - rows.candidate) ** 2,
-    "ndcg": lambda rows: ndcg_10(1 / rows.candidate),
-    "ndcg_loss": lambda rows: ndcg_10(1 / rows.baseline) - ndcg_10(1 / rows.candidate),
+    "changed": lambda rows: rows.candidate != rows.baseline,
     "kl": lambda rows: rows["kl"],
+    "acceptance": lambda rows: rows.acceptance,
     "same_top": lambda rows: rows["same_top"],
     # Scores of tokens are losses: minus the logarithm of the actual token's probability.
     "probability_change": lambda rows: np.exp(-rows.candidate) - np.exp(-rows.baseline),
     "squared_probability_change": lambda rows: SCORES["probability_change"](rows) ** 2,
 }
 YES_NO = ("right", "unchanged")
+SIDES = ("baseline", "candidate")
 HUMAN = ("lee", "wordsim", "simlex")
 
 
@@ -38,56 +38,68 @@ class BootstrapMetrics:
 
     def __init__(self, items: pd.DataFrame) -> None:
         floats = items.astype(dict.fromkeys(items.select_dtypes("float32"), float))
-        self.tables = {str(name): rows for name, rows in floats.groupby("metric", observed=True)}
-        self.resamplers: dict[tuple[str, int], st.Documents] = {}
+        domains = floats.domain if "domain" in floats else pd.Series("", floats.index)
+        groups = floats.groupby([floats.metric.astype(str), domains.astype(object).fillna("")])
+        self.tables = {(str(name), str(domain)): rows for (name, domain), rows in groups}
+        self.resamplers: dict[tuple[str, str, int], st.Documents] = {}
 
-    def of(self, metric: str) -> st.Draws | None:
-        """The metric, resampled; None where the table has no scores of it."""
+    def of(self, metric: str, domain: str | None = None) -> st.Draws | None:
+        """The metric of a domain, resampled; None where the table has no scores of it."""
         try:
-            return self._of(metric)
+            return self._of(metric, domain or "")
         except KeyError:  # the run is older than these rows, or this column
             return None
 
-    def _of(self, name: str) -> st.Draws | None:
+    def _of(self, name: str, domain: str) -> st.Draws | None:
         metric = METRICS[name]
         if metric.scores:
             table, score = metric.scores
-            values = np.asarray(SCORES[score](self.tables[table]), float)
+            documents, rows = self._documents(table, domain), self.tables[table, domain]
+            if score == "ratio":
+                before, after = (documents.means(rows[k].to_numpy(float)) for k in SIDES)
+                return after / before
+            values = np.asarray(SCORES[score](rows), float)
             if metric.quantile is not None:
-                return self._documents(table).quantiles(values, metric.quantile)
-            means = self._documents(table).means(values)
+                return documents.quantiles(values, metric.quantile)
+            means = documents.means(values)
             return means.map(getattr(np, metric.of_mean)) if metric.of_mean else means
         if name == "loss_pearson":
-            x, y = self.tables["kl"][["candidate", "baseline"]].to_numpy(float).T
-            return self._documents("kl").correlations(x, y)
+            x, y = self.tables["kl", domain][["candidate", "baseline"]].to_numpy(float).T
+            return self._documents("kl", domain).correlations(x, y)
         if name == "similarity_spearman":
-            sentences = self._documents("cosine", RANK_REPLICATES)
-            return _spearman(sentences, self.tables["similarity"], "baseline", "candidate")
+            sentences = self._documents("cosine", domain, RANK_REPLICATES)
+            return _spearman(sentences, self.tables["similarity", domain], *SIDES)
         if name == "score_spearman":
-            x, y = self.tables["score"][["baseline", "candidate"]].to_numpy(float).T
+            x, y = self.tables["score", domain][[*SIDES]].to_numpy(float).T
             items = np.arange(len(x))
-            return self._documents("score", RANK_REPLICATES).spearman(x, y, items, items)
-        return self._human(name) if name.startswith("human_spearman") else None
+            return self._documents("score", domain, RANK_REPLICATES).spearman(x, y, items, items)
+        return self._human(name, domain) if name.startswith("human_spearman") else None
 
-    def _documents(self, table: str, replicates: int = 0) -> st.Documents:
+    def _documents(self, table: str, domain: str, replicates: int = 0) -> st.Documents:
         # Fewer replicates for language models, since their quantiles take long.
         language = table in ("kl", "last_word", "continuation")
         replicates = replicates or (REPLICATES if language else st.REPLICATES)
-        if (table, replicates) not in self.resamplers:
-            documents = self.tables[table].document.to_numpy(int)
-            self.resamplers[table, replicates] = st.Documents(documents, replicates)
-        return self.resamplers[table, replicates]
+        key = (table, domain, replicates)
+        if key not in self.resamplers:
+            documents = self.tables[table, domain].document.to_numpy(int)
+            self.resamplers[key] = st.Documents(documents, replicates)
+        return self.resamplers[key]
 
-    def _human(self, metric: str) -> st.Draws:
+    def _human(self, metric: str, domain: str) -> st.Draws:
         name = metric.removeprefix("human_spearman").strip("_")
         if name in HUMAN:
             return self._rated(name, "candidate")
-        sides = ("baseline", "candidate")
-        before, after = (st.average([self._rated(name, side) for name in HUMAN]) for side in sides)
+        if domain:  # a table of the user's own
+            rows = self.tables["human", domain]
+            pairs = st.Documents(joined(rows.left.to_numpy(int), rows.right.to_numpy(int)))
+            before, after = (_spearman(pairs, rows, "score", side) for side in SIDES)
+        else:
+            sets = [[self._rated(name, side) for name in HUMAN] for side in SIDES]
+            before, after = map(st.average, sets)
         return before - after if name == "loss" else after
 
     def _rated(self, dataset: str, side: str) -> st.Draws:
-        rows = self.tables[f"human_{dataset}"]
+        rows = self.tables[f"human_{dataset}", ""]
         texts = np.arange(int(max(rows.left.max(), rows.right.max())) + 1)
         return _spearman(st.Documents(texts, st.REPLICATES // 2), rows, "score", side)
 

@@ -13,12 +13,18 @@ from typing import Any
 import numpy as np
 
 from kerf.config import Evaluation
-from kerf.core.errors import refuse
+from kerf.core.errors import listed, refuse
 from kerf.data import corpora, segmentation
-from kerf.evaluate import common
+from kerf.evaluate import choices, common
 from kerf.evaluate.causal_inference import CONTINUED, PROMPTS
 from kerf.evaluate.causal_inference import run_inference as run_inference
-from kerf.evaluate.causal_metrics import CausalInputs, Scored, metrics, pictures
+from kerf.evaluate.causal_metrics import (
+    CausalInputs,
+    Scored,
+    metrics,
+    other_metrics,
+    pictures,
+)
 from kerf.evaluate.fidelity import formatted
 from kerf.evaluate.layer_ablation import by_layer
 from kerf.evaluate.protocol import Comparison, Figures, Table
@@ -27,32 +33,61 @@ from kerf.models.families import causal, lengths
 
 NEEDS_BASELINE = True  # only the baseline's probabilities are stored; a candidate's are compared during inference
 WORDS = 40  # at least, in a passage whose last word is predicted
+SPARE = 2  # times the words that chunks are cut from: a token is rarely more than a word
 BATCH_TOKENS = 1024
 
 
 @common.cached
 def gather(folder: Path, spec: Evaluation) -> CausalInputs:
-    """Chunks and passages of the evaluation part. Raises InputError for too few chunks, and for too long ones."""
+    """Chunks, passages and questions of the evaluation part. Raises InputError for too few chunks, and for too long ones."""
     max_tokens = lengths.of_folder(folder)
     lengths.check_positions("evaluation.seq_len", spec.seq_len, max_tokens)
-    tokenizer, texts = causal.tokenizer(folder), corpora.evaluation_documents(spec.texts)
-    chunks, owners = _sample(tokenizer, texts, spec)
-    rows = list(islice(_passages(tokenizer, texts, max_tokens), spec.passages))
+    tokenizer, names = causal.tokenizer(folder), corpora.names_of(spec.texts)
+    texts: list[str] = []
+    first: list[str] = []
+    samples = []
+    for name in names:
+        documents, chunks, owners = _sample(tokenizer, name, spec)
+        samples.append((chunks, np.where(owners < 0, owners, owners + len(texts))))
+        texts += documents
+        first = first or documents
+    chunks, owners = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
+    rows = list(islice(_passages(tokenizer, first, max_tokens), spec.passages))
     passages, numbers, ends = ([row[column] for row in rows] for column in range(3))
     left_out = lengths.have_tokens(tokenizer, texts, special=False).count(False)
-    return CausalInputs(chunks, owners, passages, np.array(numbers, int), ends, texts, left_out)
+    questions, sequences = choices.gather(tokenizer, spec.tasks, spec.items, max_tokens)
+    return CausalInputs(
+        chunks,
+        owners,
+        np.repeat(list(map(corpora.label, names)), [len(sample) for sample, _ in samples]),
+        passages,
+        np.array(numbers, int),
+        ends,
+        texts,
+        left_out,
+        tuple(questions),
+        tuple(sequences),
+    )
 
 
-def _sample(tokenizer: Any, texts: list[str], spec: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    """A random sample of chunks in the order of the text, and the document of each token (-1: BOS)."""
-    tokens, owners = causal.stream(tokenizer, texts)
-    bos = causal.begins_with(tokenizer)
-    chunks, length = causal.chunks(tokens, spec.seq_len, bos), f"{spec.seq_len} tokens"
+def _sample(
+    tokenizer: Any, source: str, spec: Evaluation
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Documents of a source in random order, a sample of chunks of them, and the document of each token (-1: BOS)."""
+    bos, length = causal.begins_with(tokenizer), spec.seq_len
+    chunks = np.empty((0, length), int)
+    for words in (SPARE * spec.num_chunks * length, None):
+        documents = corpora.evaluation_documents(source, words, SPARE * spec.num_chunks)
+        tokens, owners = causal.stream(tokenizer, documents)
+        chunks = causal.chunks(tokens, length, bos)
+        if len(chunks) >= spec.num_chunks:
+            break
     if spec.num_chunks > len(chunks):
-        accepted = f"1 to {len(chunks)}, the chunks of {length} that {spec.texts} has for it"
+        accepted = f"1 to {len(chunks)}, the chunks of {length} tokens that {source} has for it"
         raise refuse("evaluation.num_chunks", spec.num_chunks, accepted)
+    members = causal.chunks(owners, length, None if bos is None else -1)
     sample = np.sort(np.random.default_rng(0).permutation(len(chunks))[: spec.num_chunks])
-    return chunks[sample], causal.chunks(owners, spec.seq_len, None if bos is None else -1)[sample]
+    return documents, chunks[sample], members[sample]
 
 
 def _passages(tokenizer: Any, texts: list[str], max_tokens: int | None) -> Iterator[tuple]:
@@ -83,8 +118,10 @@ def stretches(document: str) -> list[str]:
 def about(inputs: CausalInputs) -> str:
     """One line that describes the evaluation texts."""
     count, seq_len = inputs.chunks.shape
-    chunks = f"{count} chunks of {seq_len} tokens, the second half of each scored"
+    sources = listed(dict.fromkeys(inputs.sources.tolist()), "and")
+    chunks = f"{count} chunks of {seq_len} tokens from {sources}, the second half of each scored"
     passages = f"{len(inputs.passages)} passages whose last word is predicted"
+    passages += f"; {len(inputs.questions)} questions with several choices"
     continuations = f"{min(PROMPTS, count)} greedy continuations of {CONTINUED} tokens"
     return f"{chunks}; {passages}; {continuations}{lengths.left_out_note(inputs.left_out)}"
 
@@ -94,10 +131,11 @@ def documents(inputs: CausalInputs) -> int:
     return len(np.unique(inputs.owners[:, inputs.scored]))
 
 
-def inference_request(inputs: CausalInputs, noise_floor: bool) -> dict:
+def inference_request(inputs: CausalInputs, noise_floor: bool, everything: bool) -> dict:
     """JSON for `run_inference`; noise_floor: in other batches than the first measurement."""
     size = BATCH_TOKENS // 2 if noise_floor else BATCH_TOKENS
-    return {"chunks": inputs.chunks.tolist(), "passages": inputs.passages, "batch_tokens": size}
+    texts = {"passages": inputs.passages, "choices": inputs.choices, "batch_tokens": size}
+    return {"chunks": inputs.chunks.tolist(), **texts}
 
 
 def latency_input(inputs: CausalInputs) -> list[int]:
@@ -120,11 +158,16 @@ def compare(comparison: Comparison, inputs: CausalInputs) -> tuple[list[dict], d
     With `restored` chunks in the spec, also the KL that remains with each block restored to float.
     """
     scored = Scored.read(inputs, comparison.base, comparison.other)
-    common.write_items(comparison.folder, scored.items(inputs))
+    tasks, groups = choices.compare(list(inputs.questions), *scored.choices)
+    common.write_items(comparison.folder, [*scored.items(inputs), *groups])
+    rows = []
+    for source in dict.fromkeys(inputs.sources.tolist()):
+        rows += common.of_domain(metrics(scored.of(source)), source)
     chunks, layers = inputs.chunks[: comparison.spec.restored], []
     if comparison.candidate and len(chunks):
         layers = by_layer(comparison.model, comparison.candidate, chunks, comparison.base)
-    return metrics(scored), pictures(scored) | {"restored": layers}
+    rows += other_metrics(scored) + tasks
+    return rows, pictures(scored) | {"restored": layers}
 
 
 def draw(folder: Path, picture: dict) -> Figures:
@@ -161,6 +204,7 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
     perplexities = (own["baseline"], own["value"])
     shown = ["beyond any number" if x is None else f"{x:.2f}" for x in perplexities]
     change = f"from {shown[0]} to {shown[1]}: times {formatted(ratio)} on {ratio['n']:,} tokens"
+    change += f" of {ratio['domain']}, the worst source"
     same = f"the same token comes first for {values['same_top']['value']:.1%}"
     lines = [f"Perplexity went {change}.", f"Mean KL divergence, in nats: {formatted(kl)}; {same}."]
     if row := values.get("last_word_accuracy"):

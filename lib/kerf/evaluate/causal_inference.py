@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def run_inference(opened: Any, request: dict, folder: Path) -> dict:
         outputs, forward_seconds = score(opened, chunks, order, batch_size, base, is_baseline)
         seconds = time.perf_counter() - clock
         outputs["right"] = _last_words(opened, request["passages"], batch_tokens)
+        outputs["choices"] = _choices(opened, request["choices"], batch_tokens)
         clock = time.perf_counter()
         outputs["continued"] = _continue(opened, chunks[:PROMPTS, :PROMPT])
         decode_seconds = time.perf_counter() - clock
@@ -120,16 +122,38 @@ def _last_words(opened: Any, passages: list, batch_tokens: int) -> "torch.Tensor
     """Whether every token of the last word is the most probable one, (passages,). passages: (tokens, tokens of the last word)."""
     import torch
 
-    right, groups = torch.zeros(len(passages), dtype=torch.bool), defaultdict(list)
-    for number, (ids, last) in enumerate(passages):  # equal lengths share a batch: no padding
+    right = torch.zeros(len(passages), dtype=torch.bool)
+    for batch, logits, targets in _last_tokens(opened, passages, batch_tokens):
+        right[batch] = (logits.argmax(-1) == targets).all(1)
+    return right
+
+
+def _choices(opened: Any, sequences: list, batch_tokens: int) -> "torch.Tensor":
+    """Log-probability (sequences,) of the last tokens after those before them. sequences: (tokens, number of last tokens)."""
+    import torch
+
+    logp = torch.zeros(len(sequences))
+    for batch, logits, targets in _last_tokens(opened, sequences, batch_tokens):
+        of_targets = logits.float().log_softmax(-1).gather(2, targets[:, :, None])
+        logp[batch] = of_targets.sum((1, 2))
+    return logp
+
+
+def _last_tokens(
+    opened: Any, sequences: list, batch_tokens: int
+) -> "Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]":
+    """Batches of sequences (tokens, number of last tokens): their numbers, and logits and ids of the last tokens."""
+    import torch
+
+    groups = defaultdict(list)
+    for number, (ids, last) in enumerate(sequences):  # equal lengths share a batch: no padding
         groups[len(ids), last].append(number)
     for (length, last), numbers in sorted(groups.items()):
         for batch in torch.tensor(numbers).split(max(1, batch_tokens // length)):
-            inputs = torch.tensor([passages[number][0] for number in batch])
+            inputs = torch.tensor([sequences[number][0] for number in batch])
             logits = last_logits(opened, inputs, last).cpu()
             check_finite(logits.numpy(), inputs.tolist())
-            right[batch] = (logits.argmax(-1) == inputs[:, -last:]).all(1)
-    return right
+            yield batch, logits, inputs[:, -last:]
 
 
 def _continue(opened: Any, prompts: "torch.Tensor") -> "torch.Tensor":

@@ -4,7 +4,7 @@ Tokens of one document are not independent, so intervals resample whole document
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -15,9 +15,12 @@ from scipy import stats
 
 from kerf.core.cache import meta
 from kerf.evaluate import stats as st
+from kerf.evaluate.choices import Question, Sequence
 from kerf.evaluate.common import KNOWN_BY, group
 from kerf.evaluate.fidelity import Row, drawn, row
 
+SCORE_COLUMNS = ("kl", "acceptance", "loss", "base_loss", "top", "same_top")
+TOKEN_COLUMNS = (*SCORE_COLUMNS, "targets", "documents", "positions", "sources")
 KL_QUANTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
 CHANGE_QUANTILES = {"probability_change_p05": 0.05, "probability_change_p95": 0.95}
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
@@ -28,15 +31,24 @@ FREQUENCIES = ("once", "2 to 3 times", "4 to 15", "16 to 63", "64 to 255", "256 
 
 @dataclass(frozen=True)
 class CausalInputs:
-    """Chunks (chunks, seq_len), the document of each of their tokens, and passages: tokens, tokens of the last word."""
+    """Chunks (chunks, seq_len) of all sources, the document of each of their tokens, passages of the first source (tokens, tokens
+    of the last word), and questions of tasks with the sequences of their choices."""
 
     chunks: ndarray
     owners: ndarray
+    sources: ndarray  # name of each chunk's source
     passages: list[tuple[list[int], int]]
     passage_owners: ndarray
     passage_ends: list[str]  # by which a reader recognizes a passage
-    all: list[str]  # the documents
+    documents: list[str]
     left_out: int = 0  # documents without any token
+    questions: tuple[Question, ...] = ()
+    choices: tuple[Sequence, ...] = ()
+
+    @property
+    def all(self) -> list[str]:
+        """Every text: documents, and questions with their right answers."""
+        return [*self.documents, *(question.text for question in self.questions)]
 
     @property
     def scored(self) -> slice:
@@ -49,6 +61,7 @@ class Scored:
     """Scores of every scored token, (tokens,) each, and of passages and continuations, of both models."""
 
     kl: ndarray
+    acceptance: ndarray
     loss: ndarray
     base_loss: ndarray
     top: ndarray
@@ -56,11 +69,18 @@ class Scored:
     targets: ndarray
     documents: ndarray
     positions: ndarray
+    sources: ndarray
     right: tuple[ndarray, ndarray]  # baseline, candidate
     passage_documents: ndarray
     continued: tuple[ndarray, ndarray]
     full: ndarray  # divergence over the whole vocabulary, of the first tokens
     speeds: tuple[dict, dict]
+    choices: tuple[ndarray, ndarray]
+
+    def of(self, source: str) -> "Scored":
+        """The scores of one source's tokens."""
+        mask = self.sources == source
+        return replace(self, **{name: getattr(self, name)[mask] for name in TOKEN_COLUMNS})
 
     @classmethod
     def read(cls, inputs: CausalInputs, base: Path, other: Path) -> "Scored":
@@ -68,38 +88,46 @@ class Scored:
         from safetensors.numpy import load_file
 
         before, after = (load_file(folder / "answers.safetensors") for folder in (base, other))
-        names, scored = ("kl", "loss", "base_loss", "top", "same_top", "full"), inputs.scored
+        names, scored = (*SCORE_COLUMNS, "full"), inputs.scored
         positions = np.broadcast_to(np.arange(inputs.chunks.shape[1]), inputs.chunks.shape)
         return cls(
             **{name: after[name] for name in names},
             targets=inputs.chunks[:, scored].ravel(),
             documents=inputs.owners[:, scored].ravel(),
             positions=positions[:, scored].ravel(),
+            sources=np.repeat(inputs.sources, positions[:, scored].shape[1]),
             right=(before["right"], after["right"]),
             passage_documents=inputs.passage_owners,
             continued=(before["continued"], after["continued"]),
             speeds=(meta(base)["result"], meta(other)["result"]),
+            choices=(before["choices"], after["choices"]),
         )
 
     def items(self, inputs: CausalInputs) -> list:
         """Groups of items.parquet: tokens, known by their document; last words; lengths of common prefixes."""
-        brief = [shorten(text, KNOWN_BY, placeholder=" …") for text in inputs.all]
+        brief = [shorten(text, KNOWN_BY, placeholder=" …") for text in inputs.documents]
         text = np.array(brief)[self.documents]
         known = {"document": self.documents, "position": self.positions, "text": text}
-        losses = {"candidate": self.loss, "baseline": self.base_loss, "same_top": self.same_top}
+        scores = {"candidate": self.loss, "baseline": self.base_loss, "same_top": self.same_top}
+        scores |= {"kl": self.kl, "acceptance": self.acceptance}
+        tokens = []
+        for source in dict.fromkeys(self.sources.tolist()):
+            mask = self.sources == source
+            columns = {name: values[mask] for name, values in (known | scores).items()}
+            tokens.append(group("kl", **columns, domain=source))
         passages = {"document": self.passage_documents, "text": inputs.passage_ends}
         base_right, right = self.right
         prefix, length = _common_prefix(*self.continued)
         prompts, lengths = np.arange(len(prefix)), np.full(len(prefix), length)
         return [
-            group("kl", **known, kl=self.kl, **losses),
+            *tokens,
             group("last_word", **passages, candidate=right, baseline=base_right),
             group("continuation", document=prompts, candidate=prefix, baseline=lengths),
         ]
 
 
 def metrics(scored: Scored) -> list[Row]:
-    """Perplexity, KL divergence, change of the correct token's probability, last words, and continuations."""
+    """Perplexity, KL divergence and change of the correct token's probability, on one source's tokens."""
     tokens, n = st.Documents(scored.documents, REPLICATES), len(scored.kl)
     columns = (scored.kl, scored.loss, scored.base_loss, scored.same_top)
     kl, loss, base_loss, same_top = (column.astype(float) for column in columns)
@@ -117,12 +145,16 @@ def metrics(scored: Scored) -> list[Row]:
         *(drawn(name, tokens.quantiles(kl, q), 0.0, n) for name, q in KL_QUANTILES.items()),
         row("kl_max", float(kl.max()), None, None, 0.0, n),
         drawn("same_top", tokens.means(same_top), 1.0, n),
+        drawn("speculative_acceptance", tokens.means(scored.acceptance.astype(float)), 1.0, n),
         drawn("probability_change_mean", tokens.means(change), 0.0, n),
         drawn("probability_change_rms", rms, 0.0, n),
         *(drawn(name, tokens.quantiles(change, q), 0.0, n) for name, q in CHANGE_QUANTILES.items()),
-        *_last_words(scored),
-        *_continuations(scored),
     ]
+
+
+def other_metrics(scored: Scored) -> list[Row]:
+    """Last words and continuations."""
+    return [*_last_words(scored), *_continuations(scored)]
 
 
 def _last_words(scored: Scored) -> list[Row]:

@@ -1,7 +1,7 @@
 """What the evaluations of the families share: cached inputs, inference in random order, and per-item scores.
 
 items.parquet, by which `kerf.evaluate.ab` pairs two candidates, has one row per item: `metric` (its group), `document` (the
-unit of resampling), `text` (for readers), `baseline` and `candidate` (scores). Pairs of texts have `left` and `right`,
+unit of resampling), `domain` (source of its text, if any), `text` (for readers), `baseline` and `candidate` (scores). Pairs of texts have `left` and `right`,
 numbers of texts, and `score`, the human rating; tokens have the columns that `kerf.evaluate.causal_metrics` gives them.
 """
 
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kerf.config import Evaluation
+from kerf.core.cache import digest
 from kerf.core.finite import check_finite
-from kerf.data import corpora
+from kerf.data import corpora, datasets, own_ratings
+from kerf.data.bundled import TEXTS
 from kerf.evaluate.protocol import Table
 from kerf.models import registry
 from kerf.models.families import lengths
@@ -38,10 +40,32 @@ def cached(gather: Callable[[Path, Evaluation], Inputs]) -> Callable[[str, Evalu
 
     def by_model(model: str, spec: Evaluation) -> Inputs:
         folder = registry.resolve(model)
-        weights, texts = registry.weights_digest(folder), corpora.digest(spec.texts)
+        weights, texts = registry.weights_digest(folder), text_digest(spec)
         return by_content(lengths.inner(folder), weights, spec, texts)
 
     return by_model
+
+
+def text_digest(spec: Evaluation) -> str:
+    """Digest of all text that an evaluation reads, and of what it must not overlap."""
+    judged = {*spec.retrieval, *spec.classification, *spec.similarity}
+    names = {*corpora.names_of(spec.texts), *(judged & TEXTS.keys())}
+    relatives = sorted({relative for name in names for relative in corpora.relatives(name)})
+    own = {name: own_ratings.digest(name) for name in judged - TEXTS.keys()}
+    return digest({name: corpora.digest(name) for name in relatives} | own)
+
+
+def readable(collection: datasets.Retrieval, tokenizer: Any) -> datasets.Retrieval:
+    """The collection without texts that have no token. Raises InputError for fewer than two queries left."""
+    sides = (collection.queries, collection.passages)
+    known = collection.only(*(lengths.have_tokens(tokenizer, side) for side in sides))
+    lengths.check_readable("evaluation.queries", len(known.queries), len(sides[0]))
+    return known
+
+
+def of_domain(rows: list[dict], source: str) -> list[dict]:
+    """Metric rows of texts of one source, or of one task."""
+    return [{**row, "domain": source} for row in rows]
 
 
 def batched_request(inputs: list, noise_floor: bool) -> dict:
@@ -70,13 +94,15 @@ def read_outputs(encoding: Path) -> np.ndarray:
 
 
 def group(metric: str, **columns: Any) -> "pa.Table":
-    """Rows of one metric for items.parquet. columns: (items,) each; scores become float32."""
+    """Rows of one metric for items.parquet. columns: (items,) each, or one `domain` for all; scores become float32."""
     import pyarrow as pa
 
-    size = len(next(iter(columns.values())))
+    size = len(columns["candidate"])
     arrays = {"metric": pa.array([metric] * size, pa.string()).dictionary_encode()}
     for name, values in columns.items():
-        if name == "text":
+        if name == "domain":
+            arrays[name] = pa.array([values] * size, pa.string()).dictionary_encode()
+        elif name in ("text", "label"):
             arrays[name] = pa.array(values, pa.string()).dictionary_encode()
         else:
             dtype = np.int32 if name in INDICES else np.float32
@@ -99,6 +125,12 @@ def read_items(comparison: Path, metric: str = "") -> Any:
 
     items = pd.read_parquet(comparison / "items.parquet")
     return items.query("metric == @metric") if metric else items
+
+
+def items_of(items: Any, metric: str, domain: str | None) -> Any:
+    """Rows of a table of items with that metric and domain; tables of earlier runs have no domains."""
+    chosen = items[items.metric == metric]
+    return chosen[chosen.domain == domain] if domain and "domain" in chosen else chosen
 
 
 def table(rows: Any, caption: str, **formatting: Any) -> Table:

@@ -10,17 +10,17 @@ from kerf import evaluate
 from kerf.config import Evaluation
 from kerf.core.cache import machine, meta
 from kerf.core.errors import refuse
-from kerf.data import corpora
-from kerf.evaluate.common import read_items
+from kerf.evaluate.common import read_items, text_digest
 from kerf.evaluate.metrics import FIGURES
 from kerf.models import registry
 
-IDENTITY = ("metric", "document", "left", "right", "position", "text")  # of an item
+Key = tuple[str, str | None]  # name of a metric, and its domain
+IDENTITY = ("metric", "domain", "document", "left", "right", "position", "text")  # of an item
 
 
 @dataclass(frozen=True)
 class ComparisonInput:
-    """A candidate's metric rows by name, its exact figures and its per-item scores (`items`).
+    """A candidate's metric rows by name and domain, its exact figures and its per-item scores (`items`).
 
     origin: weights and evaluation (digests, which have to be equal), run, machine and settings.
     """
@@ -28,15 +28,21 @@ class ComparisonInput:
     name: str
     model: str
     steps: list[dict]
-    rows: dict[str, dict]
+    rows: dict[Key, dict]
     figures: dict
     items: pd.DataFrame
     origin: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def values(self) -> dict[str, float | None]:
+    def values(self) -> dict[Key, float | None]:
         """Value of every metric and figure."""
-        return self.figures | {name: row["value"] for name, row in self.rows.items()}
+        figures = {(name, None): value for name, value in self.figures.items()}
+        return figures | {key: row["value"] for key, row in self.rows.items()}
+
+
+def keyed(rows: list[dict]) -> dict[Key, dict]:
+    """Metric rows by name and domain."""
+    return {(row["name"], row.get("domain")): row for row in rows}
 
 
 def candidate_input(
@@ -48,11 +54,11 @@ def candidate_input(
     origin = {
         "run": meta(comparison)["run"],
         "weights": registry.weights_digest(registry.resolve(model)),
-        "evaluation": corpora.digest(spec.texts),
+        "evaluation": text_digest(spec),
         "machine": [machine()[key] for key in ("model", "threads")],
         "settings": {f"evaluation.{key}": value for key, value in spec.model_dump().items()},
     }
-    rows = {row["name"]: row for row in evaluate.read(comparison)[0]}
+    rows = keyed(evaluate.read(comparison)[0])
     figures = {key: compressed[key] for key in FIGURES if key in compressed}
     return ComparisonInput(name, model, steps, rows, figures, read_items(comparison), origin)
 

@@ -1,7 +1,7 @@
 """Rerankers: scores of the same shortlists by baseline and candidate, and how they differ.
 
-The embedded encoder searches all passages for each query of an inverse-cloze pair. The query's own passage, the
-relevant one, and the nearest others are the shortlist that a reranker sorts.
+The embedded encoder searches all passages of a collection for each query. A passage that answers the query and the nearest
+others that do not are the shortlist that a reranker sorts.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from numpy import ndarray
 
 from kerf.config import Evaluation
 from kerf.core.cache import artifact
+from kerf.core.errors import refuse
 from kerf.core.finite import check_finite
-from kerf.data import corpora
+from kerf.data import corpora, datasets
 from kerf.evaluate import common, fidelity, ranking
 from kerf.evaluate.common import group
 from kerf.evaluate.protocol import Comparison, Figures, Table
@@ -27,52 +28,80 @@ SHORTLIST = 20  # passages
 
 
 @dataclass(frozen=True)
-class CrossEncoderInputs:
-    """Queries, passages, and the passages (queries, SHORTLIST) of each shortlist, the query's own passage first."""
+class Shortlists:
+    """Queries of a collection, and the passages (queries, SHORTLIST) of each shortlist, one that answers the query first."""
 
-    queries: list[str]
-    passages: list[str]
-    shortlists: ndarray
-    documents: ndarray  # of each query
+    collection: datasets.Retrieval
+    passages: ndarray
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every query with every passage of its shortlist."""
+        texts, rows = (
+            self.collection.passages,
+            zip(self.collection.queries, self.passages, strict=True),
+        )
+        return [(query, texts[index]) for query, row in rows for index in row]
+
+
+@dataclass(frozen=True)
+class CrossEncoderInputs:
+    """Shortlists by collection."""
+
+    sets: dict[str, Shortlists]
     left_out: int = 0  # queries without any token, or whose passage has none
 
     @property
     def all(self) -> list[str]:
         """Every text."""
-        return self.queries + self.passages
+        collections = [own.collection for own in self.sets.values()]
+        return [text for own in collections for text in (*own.queries, *own.passages)]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Every query with every passage of its shortlist."""
-        rows = zip(self.queries, self.shortlists, strict=True)
-        return [(query, self.passages[index]) for query, row in rows for index in row]
+        """Every query with every passage of its shortlist, collection by collection."""
+        return [pair for own in self.sets.values() for pair in own.pairs]
 
 
 @common.cached
 def gather(folder: Path, spec: Evaluation) -> CrossEncoderInputs:
-    """Queries and their shortlists, from the evaluation part of `spec.texts`. Raises InputError for too few passages."""
-    tokenizer, pairs = causal.tokenizer(folder), corpora.cloze_pairs(spec.passages, spec.texts)
-    queries, passages, owners = lengths.rows_with_tokens(tokenizer, "evaluation.passages", *pairs)
-    count, first_stage = len(queries), registry.resolve(FIRST_STAGE)
-    size, weights = min(SHORTLIST, count), registry.weights_digest(first_stage)
-    key = {"encoder": weights, "queries": queries, "passages": passages, "shortlist": size}
+    """Queries of every collection and their shortlists. Raises InputError for too few."""
+    tokenizer, sets, asked = causal.tokenizer(folder), {}, 0
+    for source in spec.retrieval:
+        collection = datasets.retrieval(source, spec.queries, most=spec.corpus)
+        asked += len(collection.queries)
+        sets[collection.name] = _shortlists(common.readable(collection, tokenizer))
+    left = sum(len(own.collection.queries) for own in sets.values())
+    return CrossEncoderInputs(sets, asked - left)
+
+
+def _shortlists(collection: datasets.Retrieval) -> Shortlists:
+    first_stage = registry.resolve(FIRST_STAGE)
+    others = len(collection.passages) - max(map(len, collection.relevant))
+    if not others:
+        accepted = "a collection in which every query has a passage that does not answer it"
+        raise refuse("evaluation.retrieval", collection.name, accepted)
+    size = min(SHORTLIST, 1 + others)
+    key = {"encoder": registry.weights_digest(first_stage), "shortlist": size}
+    key |= {"relevant": [sorted(grades.items()) for grades in collection.relevant]}
+    key |= {"queries": collection.queries, "passages": collection.passages}
 
     def make(made: Path) -> None:
-        nearest = nearest_others(first_stage, queries, passages, size - 1)
-        np.save(made / "shortlists.npy", np.column_stack([np.arange(count), nearest]))
+        best = [max(grades, key=grades.__getitem__) for grades in collection.relevant]
+        nearest = nearest_others(first_stage, collection, size - 1)
+        np.save(made / "shortlists.npy", np.column_stack([best, nearest]))
 
-    shortlists = np.load(artifact("shortlists", key, make) / "shortlists.npy")
-    left_out = spec.passages - count
-    return CrossEncoderInputs(queries, passages, shortlists, np.array(owners), left_out)
+    return Shortlists(collection, np.load(artifact("shortlists", key, make) / "shortlists.npy"))
 
 
-def nearest_others(folder: Path, queries: list[str], passages: list[str], count: int) -> ndarray:
-    """Indices (queries, count) of the passages nearest to each query, nearest first, without its own (same index).
+def nearest_others(folder: Path, collection: datasets.Retrieval, count: int) -> ndarray:
+    """Indices (queries, count) of the passages nearest to each query, nearest first, without those that answer it.
 
     folder: of an encoder that sentence-transformers opens; passages: more than count.
     """
-    scores = _cosines(encoder.open_folder(folder), queries, passages)
-    np.fill_diagonal(scores, -np.inf)
+    scores = _cosines(encoder.open_folder(folder), collection.queries, collection.passages)
+    for row, grades in zip(scores, collection.relevant, strict=True):
+        row[list(grades)] = -np.inf
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
@@ -83,17 +112,20 @@ def _cosines(opened: Any, queries: list[str], passages: list[str]) -> ndarray:
 
 def about(inputs: CrossEncoderInputs) -> str:
     """One line that describes the evaluation texts."""
-    count, size = inputs.shortlists.shape
-    others = f"the {size - 1} others that {FIRST_STAGE} finds nearest among {len(inputs.passages)}"
-    return f"{count} queries, each with its own passage and {others}{lengths.left_out_note(inputs.left_out)}"
+    lines = []
+    for name, own in inputs.sets.items():
+        count, size = own.passages.shape
+        others = f"the {size - 1} others that {FIRST_STAGE} finds nearest among {len(own.collection.passages)}"
+        lines.append(f"{count} queries of {name}, each with a passage that answers it and {others}")
+    return f"{'; '.join(lines)}{lengths.left_out_note(inputs.left_out)}"
 
 
 def documents(inputs: CrossEncoderInputs) -> int:
     """Number of independent documents, the units of the bootstrap."""
-    return len(np.unique(inputs.documents))
+    return min(len(np.unique(own.collection.documents)) for own in inputs.sets.values())
 
 
-def inference_request(inputs: CrossEncoderInputs, noise_floor: bool) -> dict:
+def inference_request(inputs: CrossEncoderInputs, noise_floor: bool, everything: bool) -> dict:
     """JSON for `run_inference`; noise_floor: in other batches than the first measurement."""
     return common.batched_request(inputs.pairs, noise_floor)
 
@@ -105,8 +137,9 @@ def run_inference(opened: Any, request: dict, folder: Path) -> dict:
 
 def latency_input(inputs: CrossEncoderInputs) -> dict:
     """JSON of one batch for `predict_once`."""
-    shortlist = [inputs.passages[index] for index in inputs.shortlists[0]]
-    return {"query": inputs.queries[0], "documents": shortlist}
+    first = next(iter(inputs.sets.values()))
+    shortlist = [first.collection.passages[index] for index in first.passages[0]]
+    return {"query": first.collection.queries[0], "documents": shortlist}
 
 
 def predict_once(opened: Any, request: dict) -> None:
@@ -116,23 +149,34 @@ def predict_once(opened: Any, request: dict) -> None:
 
 def compare(comparison: Comparison, inputs: CrossEncoderInputs) -> tuple[list[dict], dict]:
     """Metric rows, and the scores (queries, SHORTLIST) of both models; scores of every query and pair go to items.parquet."""
-    encodings, shape = (comparison.base, comparison.other), inputs.shortlists.shape
-    before, after = (common.read_outputs(path).reshape(shape) for path in encodings)
-    common.write_items(comparison.folder, _items(inputs, before, after))
-    rows = ranking.metrics(before, after, inputs.documents)
-    return rows, {"scores": {"baseline": before.tolist(), "candidate": after.tolist()}}
+    outputs = [common.read_outputs(path) for path in (comparison.base, comparison.other)]
+    rows, groups, start = [], [], 0
+    pictures: dict[str, list] = {"baseline": [], "candidate": []}
+    for name, own in inputs.sets.items():
+        shape, stop = own.passages.shape, start + own.passages.size
+        before, after = (side[start:stop].reshape(shape) for side in outputs)
+        groups += _items(name, own.collection, before, after)
+        rows += common.of_domain(ranking.metrics(before, after, own.collection.documents), name)
+        pictures["baseline"] += before.tolist()
+        pictures["candidate"] += after.tolist()
+        start = stop
+    common.write_items(comparison.folder, groups)
+    return rows, {"scores": pictures}
 
 
-def _items(inputs: CrossEncoderInputs, before: ndarray, after: ndarray) -> list:
+def _items(name: str, collection: datasets.Retrieval, before: ndarray, after: ndarray) -> list:
     """Groups of items.parquet."""
     old, new = (1 / fidelity.ranks(scores, scores[:, :1]) for scores in (before, after))
-    ones, queries = np.ones(len(old)), {"document": inputs.documents, "text": inputs.queries}
+    gained = [ranking.ndcg_10(1 / reciprocal) for reciprocal in (old, new)]
+    owners, ones = collection.documents, np.ones(len(old))
+    queries = {"document": owners, "text": collection.queries, "domain": name}
     same, first = before.argmax(1) == after.argmax(1), ranking.first_kept(before, after)
     order = ranking.kendall(before, after)
     query, position = (index.ravel() for index in np.indices(before.shape))
-    pairs = {"document": inputs.documents[query], "left": query, "right": position}
+    pairs = {"document": owners[query], "left": query, "right": position, "domain": name}
     return [
         group("shortlist", candidate=new, baseline=old, **queries),
+        group("ndcg_10", candidate=gained[1], baseline=gained[0], **queries),
         group("same_first", candidate=same, baseline=ones, **queries),
         group("first_3", candidate=first, baseline=ones, **queries),
         group("order", candidate=order, baseline=ones, **queries),
@@ -140,7 +184,7 @@ def _items(inputs: CrossEncoderInputs, before: ndarray, after: ndarray) -> list:
     ]
 
 
-def glance(before: Any, after: Any, source: str) -> dict[str, float]:
+def glance(before: Any, after: Any, source: corpora.Texts) -> dict[str, float]:
     """How an opened candidate's scores agree with the baseline's, on a few pairs of the evaluation part."""
     stretches = corpora.query_passage_pairs(source, "evaluation")[: common.GLANCE_SIZE]
     queries, passages, _ = zip(*stretches, strict=True)
@@ -158,10 +202,11 @@ def glance(before: Any, after: Any, source: str) -> dict[str, float]:
     }
 
 
-def first_stage_scores(inputs: CrossEncoderInputs) -> ndarray:
+def first_stage_scores(own: Shortlists) -> ndarray:
     """Scores (queries, SHORTLIST) by the encoder itself: the baseline that a reranker has to beat."""
-    scores = _cosines(registry.open_model(FIRST_STAGE), inputs.queries, inputs.passages)
-    return np.take_along_axis(scores, inputs.shortlists, 1).astype(float)
+    texts = own.collection.queries, own.collection.passages
+    scores = _cosines(registry.open_model(FIRST_STAGE), *texts)
+    return np.take_along_axis(scores, own.passages, 1).astype(float)
 
 
 def draw(folder: Path, picture: dict) -> Figures:
@@ -189,6 +234,7 @@ def conclusion(values: dict[str, dict], picture: dict) -> str:
         loss, whole = values[f"{name}_loss"], values[name]
         before, after = f"{whole['baseline']:.4f}", f"{whole['value']:.4f}"
         change = f"from {before} to {after}, difference {fidelity.formatted(loss, -1, plus=True)}"
+        label = f"{label} on {loss['domain']}"
         lines.append(f"{label} {fidelity.direction(loss)}: {change}.")
     same, score = values["same_first"], values["score_spearman"]
     flips = f"{same['lost']} right ones lost, {same['gained']} gained (McNemar p = {same['mcnemar_p']:.3f})"

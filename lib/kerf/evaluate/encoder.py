@@ -1,7 +1,5 @@
 """Encoders: embeddings of the same texts by baseline and candidate, and how they differ."""
 
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -9,88 +7,56 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from kerf.config import Evaluation
 from kerf.core.finite import check_finite
 from kerf.data import corpora
-from kerf.evaluate import common, fidelity
+from kerf.evaluate import common, fidelity, retrieval
+from kerf.evaluate.choices import is_above
 from kerf.evaluate.common import KNOWN_BY, group
+from kerf.evaluate.encoder_inputs import EncoderInputs, Key
+from kerf.evaluate.encoder_inputs import about as about
+from kerf.evaluate.encoder_inputs import documents as documents
+from kerf.evaluate.encoder_inputs import gather as gather
 from kerf.evaluate.protocol import Comparison, Figures, Table
-from kerf.models.families import causal, lengths
+from kerf.models.families import encoder
 
 NEEDS_BASELINE = False
+# By the role of a text: a model may have a prompt for queries and another one for passages.
+ENCODERS = {
+    "query": encoder.encode_queries,
+    "document": encoder.encode_documents,
+    "": encoder.encode_texts,
+}
+Embedded = dict[Key, ndarray]  # rows of length one, by set of texts
 
 
-@dataclass(frozen=True)
-class EncoderInputs:
-    """All evaluation texts, and the slice of the list that each set of texts is."""
-
-    all: list[str]
-    where: dict[str, slice]
-    documents: dict[str, ndarray]  # of each sentence, and of each passage
-    human: dict[str, tuple[ndarray, ndarray, list[float]]]  # left, right, score of each pair
-    left_out: int = 0  # texts without any token
-
-
-@common.cached
-def gather(folder: Path, spec: Evaluation) -> EncoderInputs:
-    """Sentences, retrieval queries and passages, and human-rated texts that have a token. Raises InputError for too few."""
-    tokenizer = causal.tokenizer(folder)
-    sampled = corpora.evaluation_sentences(spec.texts, spec.sentences)
-    cloze = corpora.cloze_pairs(spec.passages)
-    sentences, sentence_documents = lengths.rows_with_tokens(
-        tokenizer, "evaluation.sentences", *sampled
-    )
-    queries, passages, passage_documents = lengths.rows_with_tokens(
-        tokenizer, "evaluation.passages", *cloze
-    )
-    sets, human = {"sentences": sentences, "queries": queries, "passages": passages}, {}
-    for name, rated in corpora.human_pairs().items():
-        sets[name], left, right, scores = _known_pairs(tokenizer, *rated)
-        human[name] = (np.array(left), np.array(right), scores)
-    texts = [text for texts in sets.values() for text in texts]
-    ends = zip(sets, accumulate(map(len, sets.values())), strict=True)
-    where = {name: slice(end - len(sets[name]), end) for name, end in ends}
-    owners = {"sentences": np.array(sentence_documents), "passages": np.array(passage_documents)}
-    left_out = len(sampled[0]) - len(sentences) + len(cloze[0]) - len(passages)
-    return EncoderInputs(texts, where, owners, human, left_out)
-
-
-def _known_pairs(
-    tokenizer: Any, texts: list[str], left: list[int], right: list[int], scores: list[float]
-) -> tuple[list[str], list[int], list[int], list[float]]:
-    """Human-rated pairs of texts that both have a token, as indices into the remaining texts."""
-    known = np.array(lengths.have_tokens(tokenizer, texts))
-    both, index = known[left] & known[right], np.cumsum(known) - 1
-    remaining = [text for text, has_token in zip(texts, known, strict=True) if has_token]
-    pairs = (index[left], index[right], np.array(scores))
-    return remaining, *(column[both].tolist() for column in pairs)
-
-
-def about(inputs: EncoderInputs) -> str:
-    """One line that describes the evaluation texts."""
-    counts = {name: where.stop - where.start for name, where in inputs.where.items()}
-    pairs = sum(len(scores) for _, _, scores in inputs.human.values())
-    return f"{counts} texts; {pairs} human-rated pairs{lengths.left_out_note(inputs.left_out)}"
-
-
-def documents(inputs: EncoderInputs) -> int:
-    """Number of independent documents, the units of the bootstrap."""
-    return min(len(np.unique(owners)) for owners in inputs.documents.values())
-
-
-def inference_request(inputs: EncoderInputs, noise_floor: bool) -> dict:
+def inference_request(inputs: EncoderInputs, noise_floor: bool, everything: bool) -> dict:
     """JSON for `run_inference`; noise_floor: in other batches than the first measurement."""
-    return common.batched_request(inputs.all, noise_floor)
+    texts = inputs.all if everything else inputs.all[: inputs.shared]
+    pairs = list(zip(inputs.roles(), texts, strict=False))
+    return common.batched_request(pairs, noise_floor)
 
 
 def run_inference(opened: Any, request: dict, folder: Path) -> dict:
     """Write the outputs for all texts to `folder`; returns timings in seconds."""
-    return common.run_shuffled(opened.encode, request, folder)
+
+    def predict(pairs: list[tuple[str, str]], **options: Any) -> ndarray:
+        rows = np.empty((len(pairs), 0), np.float32)
+        for role, encode in ENCODERS.items():
+            places = [number for number, (own, _) in enumerate(pairs) if own == role]
+            if not places:
+                continue
+            part = encode(opened, [pairs[number][1] for number in places], **options)
+            rows = rows if rows.size else np.empty((len(pairs), part.shape[1]), np.float32)
+            rows[places] = part
+        return rows
+
+    return common.run_shuffled(predict, request, folder)
 
 
 def latency_input(inputs: EncoderInputs) -> list[str]:
     """JSON of one batch for `predict_once`."""
-    return inputs.all[inputs.where["sentences"]][: common.BATCH_SIZE]
+    first = inputs.names("sentences")[0]
+    return inputs.all[inputs.where["sentences", first]][: common.BATCH_SIZE]
 
 
 def predict_once(opened: Any, sentences: list[str]) -> None:
@@ -100,52 +66,124 @@ def predict_once(opened: Any, sentences: list[str]) -> None:
 
 def compare(comparison: Comparison, inputs: EncoderInputs) -> tuple[list[dict], dict]:
     """Metric rows and histograms; scores of every sentence, query and pair go to items.parquet."""
-    before, after = (_embeddings(path, inputs) for path in (comparison.base, comparison.other))
-    owners = inputs.documents["sentences"], inputs.documents["passages"]
-    wiki = (before["passages"], after["passages"], owners[1])
-    base, candidate = ((rows["queries"], rows["passages"]) for rows in (before, after))
-    retrieval, ranks = fidelity.retrieval(base, candidate, owners[1])
-    rows = fidelity.cosines(before["sentences"], after["sentences"], owners[0], wiki)
-    rows += fidelity.similarities(before["sentences"], after["sentences"], owners[0])
-    rows += fidelity.human(inputs.human, before, after) + retrieval
-    common.write_items(comparison.folder, _items(inputs, before, after, ranks))
-    return rows, _histograms(before["sentences"], after["sentences"])
+    sides = [_embeddings(path, inputs) for path in (comparison.base, comparison.other)]
+    (before, after), rows, groups = sides, [], []
+    for name in inputs.names("sentences"):
+        own, table = _sentences(name, inputs, before, after)
+        rows += common.of_domain(own, name)
+        groups += table
+    for name in inputs.names("compared"):
+        own = fidelity.rated(*inputs.human["compared", name], *(s["compared", name] for s in sides))
+        rows += common.of_domain(own, name)
+    people = {name: inputs.human["rated", name] for name in inputs.names("rated")}
+    rows += fidelity.human(people, *(_of_role("rated", side) for side in sides))
+    groups += _rated(inputs, before, after)
+    for name in inputs.names("queries"):
+        own, table = _retrieval(name, inputs, before, after)
+        rows += common.of_domain(own, name)
+        groups += table
+    for name in inputs.names("tested"):
+        own, table = _classes(name, inputs, before, after)
+        rows += common.of_domain(own, name)
+        groups += table
+    common.write_items(comparison.folder, groups)
+    first = inputs.names("sentences")[0]
+    return rows, _histograms(before["sentences", first], after["sentences", first])
 
 
-def _embeddings(encoding: Path, inputs: EncoderInputs) -> dict[str, ndarray]:
-    """Embeddings of length one, by set of texts."""
+def _embeddings(encoding: Path, inputs: EncoderInputs) -> Embedded:
     rows = common.read_outputs(encoding)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return {name: rows[where] for name, where in inputs.where.items()}
+    return {key: rows[where] for key, where in inputs.where.items() if where.stop <= len(rows)}
 
 
-def _items(inputs: EncoderInputs, before: dict, after: dict, ranks: ndarray) -> list:
-    """Groups of items.parquet. before, after: embeddings by name. ranks: reciprocal ranks (queries, 2), baseline first."""
-    texts = {name: inputs.all[where] for name, where in inputs.where.items()}
-    brief = [shorten(text, KNOWN_BY, placeholder=" …") for text in texts["passages"]]
-    sentence = {"document": inputs.documents["sentences"], "text": texts["sentences"]}
-    passages = {"document": inputs.documents["passages"]}
-    cosine, wiki = ((before[name] * after[name]).sum(1) for name in ("sentences", "passages"))
-    same = fidelity.overlap(before["sentences"], after["sentences"])
-    reciprocal = {"candidate": ranks[:, 1], "baseline": ranks[:, 0], "text": texts["queries"]}
+def _of_role(role: str, embedded: Embedded) -> dict[str, ndarray]:
+    return {name: rows for (own, name), rows in embedded.items() if own == role}
 
-    def pairs(metric: str, name: str, left: ndarray, right: ndarray, **more: Any) -> Any:
-        models = before[name], after[name]
-        old, new = (np.einsum("pf,pf->p", rows[left], rows[right]) for rows in models)
-        return group(metric, baseline=old, candidate=new, left=left, right=right, **more)
 
-    groups = [
-        group("cosine", candidate=cosine, baseline=np.ones(len(cosine)), **sentence),
-        group("cosine_wiki", candidate=wiki, baseline=np.ones(len(wiki)), **passages, text=brief),
-        group("neighbours", candidate=same, baseline=np.ones(len(same)), **sentence),
-        group("reciprocal_rank", **reciprocal, **passages),
-        pairs("similarity", "sentences", *np.triu_indices(len(cosine), 1)),
+def _sentences(name: str, inputs: EncoderInputs, before: Embedded, after: Embedded) -> tuple:
+    """Metric rows and groups of items of the sentences of one source."""
+    key = ("sentences", name)
+    base, candidate, owners = before[key], after[key], inputs.documents[key]
+    rows = fidelity.cosines(base, candidate, owners)
+    rows += fidelity.similarities(base, candidate, owners)
+    columns = {"document": owners, "text": inputs.all[inputs.where[key]], "domain": name}
+    cosine, same = (base * candidate).sum(1), fidelity.overlap(base, candidate)
+    left, right = np.triu_indices(len(base), 1)
+    return rows, [
+        group("cosine", candidate=cosine, baseline=np.ones(len(cosine)), **columns),
+        group("neighbours", candidate=same, baseline=np.ones(len(same)), **columns),
+        _pairs("similarity", base, candidate, left, right, domain=name),
     ]
-    for name, (left, right, scores) in inputs.human.items():
-        brief = [shorten(text, KNOWN_BY // 2, placeholder=" …") for text in texts[name]]
+
+
+def _pairs(
+    metric: str, base: ndarray, candidate: ndarray, left: ndarray, right: ndarray, **more: Any
+) -> Any:
+    old, new = (np.einsum("pf,pf->p", rows[left], rows[right]) for rows in (base, candidate))
+    return group(metric, baseline=old, candidate=new, left=left, right=right, **more)
+
+
+def _rated(inputs: EncoderInputs, before: Embedded, after: Embedded) -> list:
+    groups = []
+    for key, (left, right, scores) in inputs.human.items():
+        (role, name), texts = key, inputs.all[inputs.where[key]]
+        brief = [shorten(text, KNOWN_BY // 2, placeholder=" …") for text in texts]
         both = [f"{brief[a]} | {brief[b]}" for a, b in zip(left, right, strict=True)]
-        groups.append(pairs(f"human_{name}", name, left, right, score=scores, text=both))
+        pairs = {"score": scores, "text": both, **({"domain": name} if role == "compared" else {})}
+        metric = "human" if role == "compared" else f"human_{name}"
+        groups.append(_pairs(metric, before[key], after[key], left, right, **pairs))
     return groups
+
+
+def _retrieval(name: str, inputs: EncoderInputs, before: Embedded, after: Embedded) -> tuple:
+    """Metric rows and groups of items of one collection; the index of the baseline has all its passages."""
+    queries, relevant = ("queries", name), inputs.relevant[name]
+    owners = inputs.documents[queries]
+    text = np.array(inputs.all[inputs.where[queries]])
+    index = np.concatenate([before["passages", name], before["other_passages", name]])
+    similar = [side[queries] @ index.T for side in (before, after)]
+    old, new = (retrieval.scores(own, relevant) for own in similar)
+    overlap = retrieval.first_kept(*similar)
+    rows = retrieval.drop_in(old, new, overlap, owners)
+    known = {"document": owners, "text": text, "domain": name}
+    ones = np.ones(len(overlap))
+    groups = [
+        group("drop_in_ndcg_10", candidate=new["ndcg_10"], baseline=old["ndcg_10"], **known),
+        group("drop_in_overlap_10", candidate=overlap, baseline=ones, **known),
+    ]
+    chosen = retrieval.within(relevant, len(before["passages", name]))
+    if not len(chosen):
+        return rows, groups
+    both = [side[queries][chosen] @ side["passages", name].T for side in (before, after)]
+    old, new = (retrieval.scores(own, [relevant[q] for q in chosen]) for own in both)
+    rows += retrieval.re_index(old, new, owners[chosen])
+    known = {"document": owners[chosen], "text": text[chosen], "domain": name}
+    return rows, groups + [group(m, candidate=new[m], baseline=old[m], **known) for m in old]
+
+
+def _classes(name: str, inputs: EncoderInputs, before: Embedded, after: Embedded) -> tuple:
+    """Metric rows and items of a linear probe: fitted to the baseline's embeddings, applied to both models'."""
+    from sklearn.linear_model import LogisticRegression
+
+    fitted, tested = ("fitted", name), ("tested", name)
+    probe = LogisticRegression(C=10, max_iter=1000).fit(before[fitted], inputs.labels[fitted])
+    truth, text = np.array(inputs.labels[tested]), inputs.all[inputs.where[tested]]
+    predicted = [probe.predict(side[tested]) for side in (before, after)]
+    old, new = (classes == truth for classes in predicted)
+    owners, changed = np.arange(len(truth)), (old != new).astype(float)
+    rows = fidelity.mean_and_loss("probe_accuracy", old.astype(float), new.astype(float), owners)
+    rows[0] |= fidelity.flips(old, new)
+    rows.append(fidelity.mean("probe_flips", changed, owners, 0.0))
+    chance = float(
+        np.unique(truth, return_counts=True)[1].max() / len(truth)
+    )  # of the largest class
+    rows = [{**row, "evidence": is_above(old, chance)} for row in rows]
+    known = {"document": owners, "text": text, "domain": name}
+    return rows, [
+        group("probe_accuracy", candidate=new, baseline=old, **known, label=truth.tolist()),
+        group("probe_flips", candidate=changed, baseline=np.zeros(len(owners)), **known),
+    ]
 
 
 def _histograms(before: ndarray, after: ndarray) -> dict:
@@ -157,9 +195,9 @@ def _histograms(before: ndarray, after: ndarray) -> dict:
     return {"edges": edges.tolist(), "baseline": counts[0], "candidate": counts[1]}
 
 
-def glance(before: Any, after: Any, source: str) -> dict[str, float]:
+def glance(before: Any, after: Any, source: corpora.Texts) -> dict[str, float]:
     """Cosines of an opened candidate's embeddings with the baseline's, on a few sentences of the evaluation part."""
-    sentences = corpora.evaluation_sentences(source, common.GLANCE_SIZE)[0]
+    sentences = corpora.evaluation_sentences(corpora.names_of(source)[0], common.GLANCE_SIZE)[0]
     options = {"normalize_embeddings": True, "show_progress_bar": False}
     base, candidate = (opened.encode(sentences, **options) for opened in (before, after))
     check_finite(np.stack([base, candidate], 1), sentences)
@@ -181,17 +219,24 @@ def draw(folder: Path, picture: dict) -> Figures:
 def worst(model: str, folder: Path, picture: dict) -> Table:
     """Table of the items that changed most."""
     lowest = common.read_items(folder, "cosine").sort_values("candidate").head(5)
-    rows, formats = lowest[["candidate", "text"]], {"candidate": "{:.4f}"}
+    rows, formats = lowest[["candidate", "domain", "text"]], {"candidate": "{:.4f}"}
     return common.table(rows, "Five sentences that moved farthest", formatter=formats)
 
 
 def conclusion(values: dict[str, dict], picture: dict) -> str:
-    """The result in sentences; values: metric rows by name."""
+    """The result in sentences; values: metric rows by name, of the worst domain."""
     mean = values["cosine_mean"]
-    lines = [f"Mean cosine {fidelity.formatted(mean)} on {mean['n']} sentences."]
-    qualities = (("Agreement with people", "human_spearman"), ("Retrieval (MRR)", "retrieval_mrr"))
+    where = f"{mean['n']} sentences of {mean['domain']}"
+    lines = [f"Mean cosine {fidelity.formatted(mean)} on {where}, the worst source."]
+    qualities = (
+        ("Agreement with people", "human_spearman_loss"),
+        ("Retrieval (nDCG@10) with the baseline's index", "drop_in_ndcg_10_loss"),
+        ("Retrieval (nDCG@10) with an index of its own", "ndcg_10_loss"),
+        ("Accuracy of a linear probe", "probe_accuracy_loss"),
+    )
     for label, name in qualities:
-        loss = values[f"{name}_loss"]
-        change = fidelity.formatted(loss, -1, plus=True)
-        lines.append(f"{label} {fidelity.direction(loss)}: difference {change}.")
+        if loss := values.get(name):
+            domain = f" on {loss['domain']}" if loss.get("domain") else ""
+            change = fidelity.formatted(loss, -1, plus=True)
+            lines.append(f"{label}{domain} {fidelity.direction(loss)}: difference {change}.")
     return "\n".join(lines)

@@ -16,7 +16,6 @@ UNDEFINED = "undefined for these scores: all are the same, or too large for a nu
 
 Row = dict[str, Any]
 Bound = float | None
-Pair = tuple[ndarray, ndarray]
 
 
 def row(name: str, value: float, low: Bound, high: Bound, baseline: Bound, n: int) -> Row:
@@ -82,17 +81,14 @@ def flips(before: ndarray, after: ndarray) -> Row:
     return dict(zip(("lost", "gained", "mcnemar_p"), st.mcnemar(before, after), strict=True))
 
 
-def cosines(base: ndarray, candidate: ndarray, documents: ndarray, wiki: tuple = ()) -> list[Row]:
-    """Mean, 1st percentile, minimum; wiki: (base, candidate, documents) of the other domain."""
+def cosines(base: ndarray, candidate: ndarray, documents: ndarray) -> list[Row]:
+    """Mean, 1st percentile, minimum."""
     values = (base * candidate).sum(1)
-    rows = [
+    return [
         mean("cosine_mean", values, documents, 1.0),
         _percentile("cosine_p01", values, 0.01, documents),
         row("cosine_min", float(values.min()), None, None, 1.0, len(values)),
     ]
-    if wiki:
-        rows.append(mean("cosine_mean_wiki", (wiki[0] * wiki[1]).sum(1), wiki[2], 1.0))
-    return rows
 
 
 def _percentile(name: str, values: ndarray, q: float, documents: ndarray) -> Row:
@@ -128,16 +124,6 @@ def overlap(base: ndarray, candidate: ndarray) -> ndarray:
     return np.array([len(set(a) & set(b)) / k for a, b in zip(*nearest, strict=True)])
 
 
-def retrieval(base: Pair, candidate: Pair, documents: ndarray) -> tuple[list[Row], ndarray]:
-    """Inverse cloze of (queries, passages): metric rows, and reciprocal ranks (queries, 2), baseline first."""
-    scores = [queries @ passages.T for queries, passages in (base, candidate)]
-    old, new = (ranks(own, own.diagonal()[:, None]) for own in scores)
-    before, after = old == 1, new == 1
-    recall = mean("retrieval_recall_1", after.astype(float), documents, float(before.mean()))
-    rows = mean_and_loss("retrieval_mrr", 1 / old, 1 / new, documents)
-    return [*rows, recall | flips(before, after)], 1 / np.stack([old, new], 1)
-
-
 def ranks(scores: ndarray, own: ndarray) -> ndarray:
     """Rank (queries,) of a query's own passage. scores: (queries, passages), own: (queries, 1)."""
     # A tie counts half: an embedding that maps every text to one point must not look perfect.
@@ -158,3 +144,26 @@ def human(sets: dict, base: dict, candidate: dict) -> list[Row]:
     zero = before.value - before.value  # NaN where the baseline is undefined
     loss = drawn("human_spearman_loss", before - after, zero, n)
     return [drawn("human_spearman", after, before.value, n), loss, *rows]
+
+
+def rated(
+    left: ndarray, right: ndarray, scores: list[float], base: ndarray, candidate: ndarray
+) -> list[Row]:
+    """Agreement with the scores of pairs of a user's own, and its paired loss. base, candidate: (texts, features)."""
+    pairs = st.Documents(joined(left, right))
+    sides = [(own[left] * own[right]).sum(1) for own in (base, candidate)]
+    old, new = (pairs.spearman(np.array(scores), own, left, right) for own in sides)
+    loss = drawn("human_spearman_loss", old - new, old.value - old.value, len(scores))
+    return [drawn("human_spearman", new, old.value, len(scores)), loss]
+
+
+def joined(left: ndarray, right: ndarray) -> ndarray:
+    """Unit of resampling of each text (texts,) of pairs: the texts that pairs join, or the text itself where a quarter of all
+    texts are joined."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = int(max(left.max(), right.max())) + 1
+    graph = coo_array((np.ones(len(left)), (left, right)), shape=(count, count))
+    units = connected_components(graph, directed=False)[1]
+    return units if 4 * np.bincount(units).max() <= count else np.arange(count)

@@ -1,100 +1,28 @@
-"""Gates: thresholds that a candidate's metrics have to meet at their confidence bounds.
+"""Gates: thresholds that a candidate's metrics have to meet at their confidence bounds, for each use.
 
 A gate passes when the whole interval meets its threshold, fails when no part of it does, and is otherwise INCONCLUSIVE,
-with the number of items that would decide. A candidate whose stage broke is NOT MEASURED, which is no failure.
+with the number of items that would decide. Of several domains the worst decides. A candidate whose stage broke is
+NOT MEASURED, which is no failure.
 """
 
 import fnmatch
-import json
 import math
-import operator
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from kerf.config import check_value
-from kerf.core.errors import InputError, nearest, printable, refuse
-from kerf.core.paths import shipped
-from kerf.core.user_files import given_path, read_text
+from kerf.core.errors import InputError
+from kerf.evaluate.criteria import OPS, uses_of
 from kerf.evaluate.metrics import FIGURES, METRICS
 from kerf.evaluate.stats import items_for_percentile
 
 PASS, FAIL, INCONCLUSIVE, NOT_MEASURED = "PASS", "FAIL", "INCONCLUSIVE", "NOT MEASURED"
-_WORST_FIRST = (FAIL, NOT_MEASURED, INCONCLUSIVE)
+_WORST_FIRST = (FAIL, NOT_MEASURED, INCONCLUSIVE, PASS)
+_UPWARD = (">=", ">")
 GRADE_RULE = (
     "Grade: the share of the allowed loss that the worst gate uses, taken at the confidence bound. "
-    "A: at most 50 %; B: at most 100 %; C: undecided; D: at most 200 %; F: more."
+    "A: at most 50 %; B: at most 100 %; C: at most 150 %, or no bound; D: at most 200 %; F: more."
 )
-LARGEST = 1e15  # of a threshold, bytes included
-_OPS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
-_KEYS = {"metric", "op", "threshold", "applies_to", "source", "reason"}
-
-
-def find_criteria(name: str) -> Path:
-    """Path of a JSON file, or of a name in data/criteria. Raises InputError where it is neither."""
-    known = {path.stem: path for path in (shipped() / "data" / "criteria").glob("*.json")}
-    path = given_path(name) if name.endswith(".json") else known.get(name)
-    if not path or not path.is_file():
-        raise refuse("criteria", name, f"a JSON file or a known name: {nearest(name, known)}")
-    return path
-
-
-def read_criteria(path: Path) -> dict[str, Any]:
-    """A criteria file, validated. Raises InputError that names the file, the gate and the key."""
-    text = read_text("criteria", path)
-    try:
-        criteria = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise refuse("criteria", str(path), f"valid JSON ({error})") from None
-    schema = criteria.get("schema") if isinstance(criteria, dict) else None
-    if isinstance(schema, bool) or schema != 1 or not isinstance(criteria.get("gates"), list):
-        raise refuse("criteria", str(path), '{"schema": 1, "gates": [...]}')
-    for key in criteria.keys() - {"schema", "gates"}:
-        raise refuse(f"{path.stem}.{key}", criteria[key], "no such key; accepted: schema, gates")
-    for number, gate in enumerate(criteria["gates"]):
-        _check_gate(gate, f"{path.stem}.gates.{number}")
-    return criteria
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {printable(key, 64)} stands twice")
-        values[key] = value
-    return values
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError(f"{word} is no number")
-
-
-def _check_gate(gate: Any, where: str) -> None:
-    if not isinstance(gate, dict):
-        raise refuse(where, gate, f"an object with {', '.join(sorted(_KEYS))}")
-    for key in set(gate) - _KEYS:
-        raise refuse(f"{where}.{key}", gate[key], f"no such key; {nearest(key, _KEYS)}")
-    name = gate["metric"] if isinstance(gate.get("metric"), str) else ""
-    threshold, applies_to = gate.get("threshold", ""), gate.get("applies_to", {})
-    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    metric, in_range = METRICS.get(name), is_number and abs(threshold) <= LARGEST
-    interval = "a metric with an interval; a minimum or maximum has none"
-    checks = [
-        ("metric", metric, nearest(name, METRICS)),
-        ("metric", metric and metric.gated, interval),
-        ("op", gate.get("op") in list(_OPS), f"one of {', '.join(_OPS)}"),
-        ("threshold", in_range, f"a finite number from {-LARGEST:g} to {LARGEST:g}"),
-        *((key, isinstance(gate.get(key, ""), str), "text") for key in ("source", "reason")),
-        ("applies_to", isinstance(applies_to, dict), '{"bits": 2} or {"candidate": "GLOB"}'),
-    ]
-    for key, accepted, words in checks:
-        if not accepted:
-            raise refuse(f"{where}.{key}", gate.get(key), words)
-    for key, value in applies_to.items():
-        if key != "candidate":
-            check_value(key, value, f"{where}.applies_to.{key}")
-        elif not isinstance(value, str) or not value:
-            raise refuse(f"{where}.applies_to.{key}", value, "a GLOB of names of candidates")
+NO_EVIDENCE = "no evidence: the baseline itself is not clearly above chance"
 
 
 def applies(gate: dict, name: str, steps: list[dict]) -> bool:
@@ -108,11 +36,12 @@ def applies(gate: dict, name: str, steps: list[dict]) -> bool:
 
 def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict[str, Any]:
     """Verdict of one gate on one metric row (None: not measured, so INCONCLUSIVE)."""
-    verdict: dict[str, Any] = {"criteria": criteria}
+    verdict: dict[str, Any] = {"criteria": criteria, "use": gate.get("use")}
     verdict |= {key: gate.get(key, "") for key in ("metric", "op", "threshold", "source", "reason")}
-    verdict |= {"bound": None, "verdict": INCONCLUSIVE, "needed_n": None}
+    verdict |= {"bound": None, "verdict": INCONCLUSIVE, "needed_n": None, "domain": None}
     if row is None:
         return verdict
+    verdict["domain"] = row.get("domain")
     value, low, high = row["value"], row["low"], row["high"]
     if value is None:  # scores that define no value fail, unless the baseline's define none either
         return verdict | {"verdict": INCONCLUSIVE if row["baseline"] is None else FAIL}
@@ -120,8 +49,8 @@ def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict[str, Any]:
         return verdict | {"needed_n": row["needed_n"]}
     if low is None and high is None:  # exact
         low = high = value
-    meets, threshold = _OPS[gate["op"]], gate["threshold"]
-    bound, other = (low, high) if gate["op"] in (">=", ">") else (high, low)
+    meets, threshold = OPS[gate["op"]], gate["threshold"]
+    bound, other = (low, high) if gate["op"] in _UPWARD else (high, low)
     verdict["bound"] = bound
     if bound is not None and meets(bound, threshold):
         return verdict | {"verdict": PASS}
@@ -137,20 +66,64 @@ def judge_gate(gate: dict, criteria: str, row: dict | None) -> dict[str, Any]:
     return verdict
 
 
-def judge(
-    name: str, steps: list, rows: list[dict], figures: dict, criteria: dict, broken: bool = False
-) -> dict[str, Any]:
-    """gates (of the first criteria), claims (of the others), verdict and grade of one candidate.
+def judge_domains(gate: dict, criteria: str, rows: Sequence[dict]) -> dict[str, Any]:
+    """Verdict of one gate on the rows of its metric, one a domain: the worst. Rows without evidence do not count."""
+    counted = [row for row in rows if row.get("evidence") is not False]
+    if not counted:
+        return judge_gate(gate, criteria, None) | ({"why": NO_EVIDENCE} if rows else {})
+    sign = 1 if gate["op"] in _UPWARD else -1
 
-    steps: dicts of parameters by kind. figures: exact values. criteria: content by name. broken: a stage did not finish, so
-    the verdict and gates without a measurement are NOT MEASURED.
+    def goodness(judged: dict) -> tuple[int, float]:
+        bound = -math.inf if judged["bound"] is None else sign * judged["bound"]
+        return _WORST_FIRST.index(judged["verdict"]), bound
+
+    judged = [judge_gate(gate, criteria, row) for row in counted]
+    # An undecided domain may have a worse bound than one that surely fails, and the grade is about bounds.
+    shares = [used for each in judged if (used := share(each)) is not None]
+    return min(judged, key=goodness) | {"share": max(shares, default=None)}
+
+
+def worst_first(rows: Sequence[dict]) -> list[dict]:
+    """Metric rows with those of one name together, the worst domain first and those without evidence last."""
+    place = {row["name"]: number for number, row in reversed(list(enumerate(rows)))}
+
+    def order(row: dict) -> tuple[int, bool, float]:
+        metric = METRICS[row["name"]]
+        lower = metric.better == "lower"
+        end = row["high" if lower else "low"]
+        end = row["value"] if end is None else end
+        if (
+            metric.perfect is None and end is not None
+        ):  # domains differ in what the baseline reaches
+            end -= row["baseline"] or 0.0
+        goodness = -math.inf if end is None else -end if lower else end
+        return place[row["name"]], row.get("evidence") is False, goodness
+
+    return sorted(rows, key=order)
+
+
+def judge(
+    name: str,
+    steps: list,
+    rows: list[dict],
+    figures: dict,
+    criteria: dict,
+    use: Sequence[str] = (),
+    broken: bool = False,
+) -> dict[str, Any]:
+    """gates (of the first criteria), claims (of the others), uses, verdict and grade of one candidate.
+
+    steps: dicts of parameters by kind. figures: exact values. criteria: content by name. use: what decides verdict and grade
+    (default: the first of the criteria). broken: a stage did not finish, so that what was not measured is NOT MEASURED.
     """
-    by_name = {row["name"]: row for row in rows}
+    by_name: dict[str, list[dict]] = {}
+    for row in rows:
+        by_name.setdefault(row["name"], []).append(row)
     for figure in FIGURES:
         if (value := figures.get(figure)) is not None:
-            by_name[figure] = {"value": value, "low": None, "high": None, "n": 1}
+            by_name[figure] = [{"value": value, "low": None, "high": None, "n": 1}]
     judged = [
-        judge_gate(gate, source, by_name.get(gate["metric"]))
+        judge_domains(gate, source, by_name.get(gate["metric"], ()))
         for source, content in criteria.items()
         for gate in content["gates"]
         if applies(gate, name, steps)
@@ -158,37 +131,60 @@ def judge(
     for gate in judged:
         if broken and gate["bound"] is None:
             gate["verdict"] = NOT_MEASURED
-    gates = [gate for gate in judged if gate["criteria"] == next(iter(criteria))]
+    deciding = next(iter(criteria))
+    known = list(uses_of(criteria[deciding]))
+    asked, gates = list(use) or known[:1], [g for g in judged if g["criteria"] == deciding]
+    for gate in gates:
+        gate["decides"] = gate["use"] is None or gate["use"] in asked
+    uses = {key: _verdict_for(key, gates, broken) for key in known}
+    verdicts = [uses[key] for key in asked if key in uses] or [_verdict_for(None, gates, broken)]
     return {
         "gates": gates,
         "claims": judged[len(gates) :],
-        "verdict": NOT_MEASURED if broken else overall([gate["verdict"] for gate in gates]),
-        "grade": None if broken else grade(gates),
+        "uses": uses,
+        "verdict": overall(verdicts),
+        "grade": None if broken else grade([gate for gate in gates if gate["decides"]]),
     }
+
+
+def _verdict_for(use: str | None, gates: list[dict], broken: bool) -> str:
+    """The verdict for a use; a gate without one holds for every use."""
+    of_use = [gate["verdict"] for gate in gates if gate["use"] in (None, use)]
+    return NOT_MEASURED if broken else overall(of_use)
 
 
 def overall(verdicts: Sequence[str | None]) -> str:
     """The worst of FAIL, NOT MEASURED, INCONCLUSIVE and PASS; INCONCLUSIVE without any verdict."""
-    return next((v for v in _WORST_FIRST if v in verdicts), PASS if verdicts else INCONCLUSIVE)
+    return next((verdict for verdict in _WORST_FIRST if verdict in verdicts), INCONCLUSIVE)
 
 
 def grade(gates: list[dict]) -> str | None:
-    """A-F by GRADE_RULE; None where no gate applies."""
+    """A-F by GRADE_RULE; None where no gate applies. A worse bound never has a better grade."""
     return max(map(_grade_gate, gates), default=None)
 
 
+def share(gate: dict) -> float | None:
+    """Share of the allowed loss that the bound of a judged gate uses; None without a bound, or where no loss is allowed."""
+    bound, threshold = gate["bound"], gate["threshold"]
+    metric = METRICS.get(gate["metric"])
+    perfect = metric and metric.perfect
+    if bound is None or perfect is None or threshold == perfect:
+        return None
+    return (
+        (bound - perfect) / (threshold - perfect) if OPS[gate["op"]](perfect, threshold) else None
+    )
+
+
 def _grade_gate(gate: dict) -> str:
-    if gate["verdict"] == INCONCLUSIVE:
-        return "C"
-    if gate["bound"] is None:
+    used = gate["share"] if "share" in gate else share(gate)
+    passed, bounded = gate["verdict"] == PASS, gate["bound"] is not None
+    if not bounded and gate["verdict"] != INCONCLUSIVE:
         return "F"
-    passed, perfect = gate["verdict"] == PASS, METRICS[gate["metric"]].perfect
-    if perfect is None or gate["threshold"] == perfect:  # no loss to share out, as for a size
-        return "A" if passed else "F"
-    share = (gate["bound"] - perfect) / (gate["threshold"] - perfect)
+    if used is None:  # nothing bounds the loss, or there is none to share out, as for a size
+        return "A" if passed else "F" if bounded else "C"
     if passed:
-        return "A" if share <= 0.5 else "B"
-    return "D" if abs(share) <= 2 else "F"
+        return "A" if used <= 0.5 else "B"
+    return "C" if used <= 1.5 else "D" if used <= 2 else "F"
 
 
 def standing(candidate: dict) -> str | None:

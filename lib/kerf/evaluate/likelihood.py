@@ -45,15 +45,18 @@ def top_log_probabilities(logits: Tensor, targets: Tensor, top: int = TOP) -> di
 def compare_to_baseline(
     kept: dict[str, Tensor], logits: Tensor, targets: Tensor
 ) -> dict[str, Tensor]:
-    """Each (tokens,): kl, base_loss, loss, the candidate's top token, and same_top; kept: what `keep` gave for the baseline."""
+    """Each (tokens,): kl, acceptance, base_loss, loss, the candidate's top token, and same_top; kept: what `keep` gave for the baseline."""
     pieces = []
     for start in range(0, len(targets), SLICE):
         tokens = slice(start, start + SLICE)
         logq, ids = log_probabilities(logits[tokens]), kept["ids"][tokens].long()
-        kl = divergence(kept["logp"][tokens], logq.gather(1, ids.to(logq.device)).cpu())
+        same = kept["logp"][tokens], logq.gather(1, ids.to(logq.device)).cpu()
+        kl, accepted = divergence(*same), acceptance(*same)
         losses = {"base_loss": -kept["target"][tokens], "loss": -_at(logq, targets[tokens])}
         top = logq.argmax(1).cpu()
-        pieces.append({"kl": kl, **losses, "top": top, "same_top": top == ids[:, 0]})
+        pieces.append(
+            {"kl": kl, "acceptance": accepted, **losses, "top": top, "same_top": top == ids[:, 0]}
+        )
     return joined(pieces)
 
 
@@ -71,6 +74,13 @@ def divergence(logp: Tensor, logq: Tensor) -> Tensor:
     logp, logq = logp.double(), logq.double()
     r, s = ((1 - values.exp().sum(1)).clamp(min=_MIN_REMAINDER) for values in (logp, logq))
     return ((logp.exp() * (logp - logq)).sum(1) + r * (r / s).log()).clamp(min=0).float()
+
+
+def acceptance(logp: Tensor, logq: Tensor) -> Tensor:
+    """Probability (tokens,) that p accepts a token drafted by q: the sum of min(p, q) (Leviathan et al. 2023), arguments as above."""
+    p, q = logp.double().exp(), logq.double().exp()
+    rest = torch.minimum(1 - p.sum(1), 1 - q.sum(1)).clamp(min=0)
+    return (torch.minimum(p, q).sum(1) + rest).clamp(max=1).float()
 
 
 def full_divergence(logp: Tensor, logits: Tensor) -> Tensor:

@@ -18,14 +18,15 @@ LOADS = 6  # the fewest that give the median an interval
 
 
 def measure(request: dict, folder: Path) -> dict:
-    """Load the model of `request`, and write its outputs to `folder`. Returns seconds and bytes."""
+    """Load the model of `request`, and write its outputs to `folder`. Returns seconds and bytes, and the token ids of
+    its `probes`."""
     os.environ["OMP_NUM_THREADS"] = str(request["threads"])
     if not request["candidate"] or manifest.needs_torch(request["candidate"]):
         import sentence_transformers  # noqa: F401  imports are not what is measured
 
     from kerf.core.memory import peak_rss_bytes
     from kerf.evaluate.protocol import of_family
-    from kerf.models import registry
+    from kerf.models import families, registry
 
     def load() -> Any:
         return registry.open_source(request["model"], request["candidate"])
@@ -35,7 +36,8 @@ def measure(request: dict, folder: Path) -> dict:
     if not all(load_seconds):
         raise RuntimeError("a process that only loads the model did not finish")
     figures = of_family(request["family"]).run_inference(opened, request, folder)
-    return {**figures, "load_seconds": load_seconds, "rss_peak_bytes": peak_rss_bytes()}
+    ids = families.FAMILIES[request["family"]].read_ids(opened, request["probes"])
+    return {**figures, "ids": ids, "load_seconds": load_seconds, "rss_peak_bytes": peak_rss_bytes()}
 
 
 def _in_child(work: Callable[[], Any], retry: bool = True) -> float | None:

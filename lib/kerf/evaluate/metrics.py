@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Metric:
     """One metric; metrics.toml defines the fields.
 
-    An extension's is the mean of `measure(items)` for a model of `families`: values and documents, (items,) both.
+    An extension's is the mean of `measure(items of a source)` for a model of `families`: values and documents, (items,) both.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Metric:
     formula: str
     better: str = "higher"
     unit: str = ""
+    items: str = "items"
     perfect: float | None = None
     gated: bool = True
     figure: bool = False
@@ -46,3 +47,8 @@ FIGURES = tuple(metric.name for metric in _OWN if metric.figure)
 def metrics_of(family: str) -> list[Metric]:
     """Metrics of extensions for a family of models."""
     return [metric for metric in METRICS.values() if metric.measure and family in metric.families]
+
+
+def by_name(rows: list[dict]) -> dict[str, dict]:
+    """The first row of each name, which is that of the worst domain."""
+    return {row["name"]: row for row in reversed(rows)}

@@ -40,8 +40,8 @@ class FamilyEvaluation(Protocol):
     def gather(self, model: str, spec: Evaluation, /) -> Any: ...  # inputs; refuses too few
     def about(self, inputs: Any) -> str: ...  # one line that describes the inputs
     def documents(self, inputs: Any) -> int: ...  # number of independent documents
-    # JSON for `run_inference`; other batches for the noise floor.
-    def inference_request(self, inputs: Any, noise_floor: bool) -> dict: ...
+    # JSON for `run_inference`; other batches for the noise floor; everything: with what the baseline alone is read for.
+    def inference_request(self, inputs: Any, noise_floor: bool, everything: bool) -> dict: ...
     # Write the outputs of an opened model to `folder`; returns `encode_seconds` and other timings.
     def run_inference(self, opened: Any, request: dict, folder: Path) -> dict: ...
     def latency_input(self, inputs: Any) -> Any: ...  # JSON for `predict_once`

@@ -38,8 +38,15 @@ class Draws:
         """The paired difference of two statistics of the same documents."""
         return Draws(*map(operator.sub, vars(self).values(), vars(other).values()))
 
-    def interval(self) -> Interval:
-        """BCa bounds around the value; None, None with too few documents or defined replicates."""
+    def __truediv__(self, other: "Draws") -> "Draws":
+        """The paired ratio of two statistics of the same documents."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+            value, *arrays = (np.divide(a, b) for a, b in pairs)
+        return Draws(float(value), *arrays)
+
+    def interval(self, tail: float = TAIL) -> Interval:
+        """BCa bounds around the value, with `tail` outside on each side; None, None with too few documents or defined replicates."""
         n, finite = len(self.jackknife), self.replicates[np.isfinite(self.replicates)]
         mostly_undefined = 2 * len(finite) < len(self.replicates)
         if n < LEAST_DOCUMENTS or not math.isfinite(self.value) or mostly_undefined:
@@ -53,7 +60,7 @@ class Draws:
         scale = (influence**2).sum() ** 1.5
         acceleration = (influence**3).sum() / (6 * scale) if scale else 0.0
         # The bootstrap's variance is (n - 1) / n of the sample's, and normal tails are too thin.
-        z = bias + np.array([-1, 1]) * stats.t.ppf(1 - TAIL, n - 1) * math.sqrt(n / (n - 1))
+        z = bias + np.array([-1, 1]) * stats.t.ppf(1 - tail, n - 1) * math.sqrt(n / (n - 1))
         levels = stats.norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-3))
         low, high = np.quantile(finite, levels)
         return min(float(low), self.value), max(float(high), self.value)

@@ -208,6 +208,10 @@ def export(candidate: str | Path, folder: str | Path, version: str = "gptq") -> 
     if manifest.verify(candidate)["kind"] != "causal":
         raise refuse("CANDIDATE", str(candidate), "a candidate of a causal language model")
     opened = registry.load(candidate)
+    count = len(architecture.linears(opened))
+    if count != len(architecture.linears(registry.network(opened))):
+        accepted = "a candidate whose matrices are all in torch.nn.Linear: no experts, no Conv1D"
+        raise refuse("CANDIDATE", str(candidate), accepted)
     linears = {f"{name}.weight" for name in architecture.linears(opened)}
     tensors: dict[str, Tensor] = {}
     grids, whole_rows = set(), True

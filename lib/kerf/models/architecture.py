@@ -17,7 +17,10 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def linears(net: Any) -> dict[str, Linear]:
-    """Linear layers by name, in the order of definition, without the head of a language model or of a reranker (one row)."""
+    """Linear layers by name, in the order of definition, without the head of a language model or of a reranker (one row); of static
+    embeddings their table."""
+    if is_table(net):
+        return {"embedding": net.embedding}
     head = net.get_output_embeddings()
     layers = _linears_in(net).items()
     return {name: m for name, m in layers if m is not head and m.out_features > 1}
@@ -30,11 +33,26 @@ def _linears_in(module: Module, prefix: str = "") -> dict[str, Linear]:
     return {name: m for name, m in modules if isinstance(m, torch.nn.Linear)}
 
 
+def is_table(net: Any) -> bool:
+    """Whether a network is nothing but a table of static embeddings, which has no inputs to calibrate on."""
+    import torch
+
+    return isinstance(getattr(net, "embedding", None), torch.nn.EmbeddingBag)
+
+
 def embeddings(net: Any) -> dict[str, Embedding | Linear]:
     """Word embeddings by name, and the head where it has a weight of its own; positions and types stay float."""
+    if is_table(net):
+        return {}
     words, head = net.get_input_embeddings(), net.get_output_embeddings()
     tables = [words, head] if head is not None and head.weight is not words.weight else [words]
     return {name: m for name, m in net.named_modules() if any(m is table for table in tables)}
+
+
+def tied(net: Any, name: str) -> list[str]:
+    """Names of the modules whose weight is that of module `name`, itself included: T5 has its word embeddings twice."""
+    weight = net.get_submodule(name).weight
+    return [other for other, m in net.named_modules() if getattr(m, "weight", None) is weight]
 
 
 def blocks(net: Any) -> dict[str, Module]:

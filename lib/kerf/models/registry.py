@@ -17,8 +17,10 @@ from kerf.core.paths import data_folder
 from kerf.core.registry import resolved
 from kerf.core.user_files import given_path
 from kerf.data import downloads
-from kerf.models import architecture, families, manifest, model_files
+from kerf.models import architecture, conventions, families, manifest, model_files
+from kerf.models.coverage import coverage
 from kerf.models.families.opening import converted
+from kerf.models.linearized import linearized, restored
 from kerf.models.safety import check_folder
 from kerf.tensors import parquet
 
@@ -44,8 +46,12 @@ UNKNOWN_TEXT = "\u2603 qqzx"  # in no vocabulary
 
 
 def resolve(model: str) -> Path:
-    """Directory of a model: embedded name, local directory or hub id. Raises InputError when there is none, when a hub cannot
-    be reached, or when the files are not safe."""
+    """Directory of a model: embedded name, local directory or hub id, with what `kerf.models.conventions` reads behind a question
+    mark. Raises InputError when there is none, when a hub cannot be reached, or when the files are not safe."""
+    name, said = conventions.split(model)
+    if said:
+        folder = resolve(name)
+        return conventions.applied(name, folder, weights_digest(folder), said)
     if model in MODELS:
         return resolved(MODELS[model].made)(downloads.fetch(MODELS[model].source))
     local = given_path(model)
@@ -86,10 +92,12 @@ def weights_digest(folder: Path) -> str:
 
 
 def describe(model: str) -> dict[str, Any]:
-    """What is in a model, computed once: kind, parameters, bytes, linears, embeddings, on_grid, origin, ignored_code.
+    """What is in a model, computed once: kind, conventions, parameters, bytes, linears, embeddings, coverage, on_grid, origin,
+    ignored_code.
 
-    `linears` and `embeddings` map names to [rows, columns], `on_grid` those whose weights lie on a low-bit grid already to its bits
-    and group_size, `ignored_code` names code that is not run. Raises InputError for NaN or infinity, and for what does not open.
+    `linears` and `embeddings` map names to [rows, columns]; `coverage` is that of changing all `linears`; `on_grid` maps layers
+    whose weights lie on a low-bit grid already to its bits and group_size; `ignored_code` names code that is not run. Raises
+    InputError for NaN or infinity, and for what does not open.
     """
     folder = resolve(model)
     key = {"model": model, "weights": weights_digest(folder)}
@@ -106,8 +114,7 @@ def _described(model: str, folder: Path) -> dict[str, Any]:
     for name, tensor in opened.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise refuse("model", model, f"finite weights; {name} holds NaN or infinity")
-    net = family.network(opened)
-    check_layers(model, net)
+    net = network(opened)
     try:
         family.reader(opened)(UNKNOWN_TEXT)
     except Exception as error:  # the library raises Exception itself
@@ -118,11 +125,13 @@ def _described(model: str, folder: Path) -> dict[str, Any]:
     return {
         "id": model,
         "kind": family.NAME,
+        "conventions": family.conventions(opened),
         "parameters": sum(p.numel() for p in opened.parameters()),
         "bytes": sum(path.stat().st_size for path in model_files.weights(folder)),
         "other_bytes": sum(path.stat().st_size for path in model_files.small(folder)),
         "linears": _shapes(linears),
         "embeddings": _shapes(embeddings),
+        "coverage": coverage(opened, net, dict.fromkeys(linears, 32)),
         "on_grid": {n: {"bits": g[0], "group_size": g[1]} for n, g in grids.items() if g},
     }
 
@@ -131,18 +140,15 @@ def _shapes(layers: dict[str, Any]) -> dict[str, list[int]]:
     return {name: list(layer.weight.shape) for name, layer in layers.items()}
 
 
+def preset_of(model: str) -> Preset | None:
+    """The preset of an embedded model, whatever is said of it behind its name."""
+    return MODELS.get(conventions.split(model)[0])
+
+
 def origin(model: str) -> str:
     """What an embedded model is and where it comes from; empty for others."""
-    preset = MODELS.get(model)
+    preset = preset_of(model)
     return (preset.about or preset.source.origin) if preset else ""
-
-
-def check_layers(model: str, net: Any) -> None:
-    """Refuse a network whose linear layers keep their weights transposed, by the layer's name."""
-    for name, module in net.named_modules():
-        if type(module).__name__ == "Conv1D":
-            accepted = f"layers of torch.nn.Linear; {name} is a transposed Conv1D"
-            raise refuse("model", model, accepted)
 
 
 def open_model(name: str, device: str = "") -> Any:
@@ -164,7 +170,7 @@ def load(path: str | os.PathLike, device: str = "cpu") -> Any:
     card = manifest.verify(folder)
     if "backend" in card:
         return resolved(BACKENDS.named(card["backend"], "backend").opener)(folder, card)
-    weights = parquet.read_weights(folder / parquet.WEIGHTS)
+    weights = restored(parquet.read_weights(folder / parquet.WEIGHTS), card.get("transposed", ()))
     return families.FAMILIES[card["kind"]].with_weights(folder, card["class"], weights, device)
 
 
@@ -183,8 +189,8 @@ def reference_network(model: str, source: str | os.PathLike | None, start: Any) 
 
 
 def network(opened: Any) -> Any:
-    """The transformer inside, whose layers are compressed."""
-    return families.of_opened(opened).network(opened)
+    """The transformer inside, whose layers are compressed: each is a torch.nn.Linear (`kerf.models.linearized`)."""
+    return linearized(families.of_opened(opened).network(opened))
 
 
 def check_family(model: str, what: str, *known: str) -> None:

@@ -1,17 +1,15 @@
 """Candidates as services: serving benchmark and cost of quantized embeddings, in one artifact."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kerf.config import Calibration, Evaluation, Resources
 from kerf.config.backends import modules
 from kerf.core.atomic import write_json
 from kerf.core.cache import artifact, threads
-from kerf.data import corpora, segmentation
+from kerf.data import corpora, datasets, segmentation
+from kerf.evaluate.common import text_digest
 from kerf.models import families, manifest, registry
 from kerf.profiling import serving_benchmark, vector_quantization
 
@@ -36,15 +34,17 @@ def measure(
     key = {
         "model": registry.weights_digest(registry.resolve(model)),
         "candidates": digests,
-        "calibration": [calibration.model_dump(), corpora.digest(calibration.texts)],
-        "evaluation": [evaluation.model_dump(), corpora.digest(evaluation.texts)],
+        "calibration": [calibration.key(), corpora.digest(calibration.texts)],
+        "evaluation": [evaluation.model_dump(), text_digest(evaluation)],
         "rounds": asked.rounds,
         "threads": count,
     }
 
     def make(folder: Path) -> None:
         opened = registry.open_model(model)
-        sentences = corpora.evaluation_sentences(evaluation.texts, evaluation.sentences)[0]
+        sentences = corpora.evaluation_sentences(
+            corpora.names_of(evaluation.texts)[0], evaluation.sentences
+        )[0]
         lengths = [size for size in serving_benchmark.LENGTHS if size <= opened.max_seq_length]
         texts = {length: of_length(opened, sentences, length, COUNT) for length in lengths}
         rows = serving_benchmark.measure(model, count, texts, candidates, asked.rounds)
@@ -59,11 +59,15 @@ def measure(
 
 
 def _vectors(opened: Any, calibration: Calibration, evaluation: Evaluation) -> list[dict]:
-    queries, passages, documents = corpora.cloze_pairs(evaluation.passages)
+    pairs = datasets.retrieval("wiki", evaluation.passages)
     seen = corpora.calibration_sentences(calibration.texts, calibration.samples, calibration.seed)
-    encode = partial(opened.encode, normalize_embeddings=True, show_progress_bar=False)
-    embeddings = encode(queries), encode(passages), encode(seen)
-    return vector_quantization.measure(*embeddings, np.array(documents))
+    options = {"normalize_embeddings": True, "show_progress_bar": False}
+    embeddings = (
+        families.encoder.encode_queries(opened, pairs.queries, **options),
+        families.encoder.encode_documents(opened, pairs.passages, **options),
+        families.encoder.encode_documents(opened, seen, **options),
+    )
+    return vector_quantization.measure(*embeddings, pairs.documents)
 
 
 def of_length(opened: Any, sentences: list[str], tokens: int, count: int) -> list:
@@ -72,10 +76,13 @@ def of_length(opened: Any, sentences: list[str], tokens: int, count: int) -> lis
     For a reranker: pairs (query, passage), with a quarter of the words in the query.
     """
     words, joint, _ = segmentation.units(" ".join(sentences))
+    reader = families.of_opened(opened).reader(opened)
     texts, start = [], 0
     for _ in range(count):
         stop, end = start + 2, min(start + tokens, len(words))
-        while stop < end and _tokens(opened, words[start : stop + 1], joint) <= tokens:
+        while (
+            stop < end and _tokens(reader, _text(opened, words[start : stop + 1], joint)) <= tokens
+        ):
             stop += 1
         texts.append(_text(opened, words[start:stop], joint))
         start = stop if stop + tokens < len(words) else 0
@@ -89,10 +96,9 @@ def _text(opened: Any, words: list[str], joint: str) -> str | tuple[str, str]:
     return joint.join(words[:cut]), joint.join(words[cut:])
 
 
-def _tokens(opened: Any, words: list[str], joint: str) -> int:
-    text = _text(opened, words, joint)
+def _tokens(reader: Any, text: str | tuple[str, str]) -> int:
     texts = [text] if isinstance(text, str) else text
-    return len(opened.tokenizer(*texts, verbose=False)["input_ids"])
+    return len(reader(*texts, verbose=False)["input_ids"])
 
 
 def read(folder: Path) -> tuple[list[dict], list[dict]]:

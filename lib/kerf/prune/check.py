@@ -5,7 +5,7 @@ from typing import Any
 from kerf.config import check_pattern
 from kerf.config.prune import STRUCTURES, UNITS
 from kerf.core.errors import refuse
-from kerf.models import architecture, registry
+from kerf.models import architecture, coverage, registry
 
 LEVELS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 UNIT_NAMES = {
@@ -31,6 +31,8 @@ def check(model: str, step: Any, before: list[dict]) -> None:
             accepted = f"at most {LEVELS[-1]} with allocation sensitivity"
             raise refuse("sparsity", step.sparsity, accepted)
     check_pattern(step, shapes_after(model, before))
+    if step.method not in STRUCTURES:
+        coverage.check(registry.describe(model), step, with_tables=False)
 
 
 def shapes_after(model: str, before: list[dict]) -> dict[str, list[int]]:

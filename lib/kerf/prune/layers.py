@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kerf.calibration.layer import Calibrated, Layer, sequential_layers, with_shared
+from kerf.calibration.layer import Calibrated, Layer, noted, sequential_layers, with_shared
 from kerf.calibration.offload import park
 from kerf.config.methods import PRUNING_METHODS, Method
 from kerf.core.registry import resolved
@@ -42,7 +42,11 @@ def prune_layers(
     reached = set()
     for layer in sequential_layers(text, method, _step_of(step, sparsities)):
         reached.add(layer.name)
-        yield _finish(layers, layer.name, *resolved(method.layer)(layer))
+        if layer.H is None:
+            weight, note = resolved(_without_text(step).layer)(layer)[0], "too few: by magnitude"
+        else:
+            weight, note = resolved(method.layer)(layer)
+        yield _finish(layers, layer.name, weight, noted(layer.about, note))
     rest = {name: module for name, module in layers.items() if name not in reached}
     for pruned in prune_by_weights(rest, step, sparsities):
         yield pruned._replace(note="no calibration text reached it: pruned by magnitude")
@@ -75,6 +79,7 @@ def prune_at_levels(
 
 
 def _without_text(step: Any) -> Method:
+    """The step's method, or magnitude where that needs calibration text."""
     method = PRUNING_METHODS[step.method]
     return method if method.calibration == "none" else PRUNING_METHODS["magnitude"]
 

@@ -20,12 +20,14 @@ from kerf.config.methods import PRUNING_METHODS
 from kerf.config.prune import STRUCTURES
 from kerf.core.registry import resolved
 from kerf.models import architecture, manifest, registry
+from kerf.models.coverage import coverage
 from kerf.prune import allocation
 from kerf.prune.check import check_structure
 from kerf.prune.layers import PrunedLayer, prune_layers
 from kerf.tensors import parquet
 from kerf.tensors.quantized import Quantized
 
+UNITS_ONLY = "not among the units that the method removes"
 DERIVED = (
     "head_dim",
 )  # transformers computes it from the number of heads where config.json has none
@@ -49,10 +51,10 @@ def prune(
 def _make(context: StepContext, folder: Path) -> dict:
     step, method = context.step, PRUNING_METHODS[context.step.method]
     moments = activations.calibrate(context.model, context.calibration)
-    groups, _ = activations.read(moments)
     second = activations.second_moments(moments)
     opened, net, reference = context.open_pair()
-    text = Calibrated(net, reference, groups, context.batches(opened))
+    batches = context.batches(opened)
+    text = Calibrated(net, reference, activations.groups_of(net, batches[0]), batches)
     originals = architecture.linears(
         registry.reference_network(context.model, context.source, reference)
     )
@@ -77,7 +79,16 @@ def _make(context: StepContext, folder: Path) -> dict:
     count = sum(layer.weight.numel() for layer in architecture.linears(reference).values())
     left = sum(int((layer.weight != 0).sum()) for layer in architecture.linears(net).values())
     bits = sum(parquet.stored_bits(tensors[f"{name}.weight"]) for name in architecture.linears(net))
-    return {"linear_bits": bits / count, "sparsity": 1 - left / count, "layers": rows}
+    changed = {row["name"] for row in rows}
+    bits_of = dict.fromkeys(changed, 32) | {
+        name.removesuffix(".weight"): value.bits
+        for name, value in tensors.items()
+        if isinstance(value, Quantized)
+    }
+    others = architecture.linears(net).keys() - changed if method.network else ()
+    covered = coverage(opened, net, bits_of, dict.fromkeys(others, UNITS_ONLY))
+    figures = {"linear_bits": bits / count, "sparsity": 1 - left / count, "coverage": covered}
+    return {**figures, "layers": rows}
 
 
 def _row(layer: PrunedLayer, original: Tensor, second: Tensor | None) -> dict:

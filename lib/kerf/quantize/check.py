@@ -6,6 +6,7 @@ from typing import Any
 
 from kerf.config import check_divides, check_pattern
 from kerf.config.methods import METHODS
+from kerf.models import coverage, registry
 
 
 def check(model: str, step: Any, before: list[dict], shapes: dict[str, list[int]]) -> None:
@@ -13,6 +14,7 @@ def check(model: str, step: Any, before: list[dict], shapes: dict[str, list[int]
     if step.group_size:
         check_divides(step.group_size, shapes, "group_size")
     check_pattern(step, shapes)
+    coverage.check(registry.describe(model), step, step.embedding_bits() != 32)
     if imported := imported_by(step):
         imported.check(model, step, first=not before)
 

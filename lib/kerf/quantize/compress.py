@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kerf.calibration.layer import Calibrated, Layer, sequential_layers, with_shared
+from kerf.calibration.layer import Calibrated, Layer, noted, sequential_layers, with_shared
 from kerf.calibration.offload import park
 from kerf.config.methods import METHODS
 from kerf.core.registry import resolved
@@ -64,8 +64,11 @@ def compress(
         skip = lambda name: id(layers[name].weight) in finished  # noqa: E731
         for layer in sequential_layers(text, method, step_of, skip):
             reached.add(layer.name)
-            quantized, note = resolved(method.layer)(masked(layer))
-            yield finish(layer.name, quantized, note, layer.H)
+            if layer.H is None:
+                quantized, note = nearest(masked(layer))[0], "too few: rounded to nearest"
+            else:
+                quantized, note = resolved(method.layer)(masked(layer))
+            yield finish(layer.name, quantized, noted(layer.about, note), layer.measured)
     for name in (name for name in layers if name not in reached):
         weight, second = layers[name].weight, second_moments.get(name)
         if shared := finished.get(id(weight)):

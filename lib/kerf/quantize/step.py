@@ -20,6 +20,7 @@ from kerf.config import Calibration
 from kerf.config.methods import METHODS
 from kerf.core.errors import refuse
 from kerf.models import architecture, manifest, registry
+from kerf.models.coverage import coverage
 from kerf.quantize.check import imported_by
 from kerf.quantize.compress import QuantizedLayer, compress, usable
 from kerf.quantize.mixed_precision import assign, held_out_cosine, read, sensitivity
@@ -93,7 +94,7 @@ def _mixed(context: StepContext, folder: Path) -> dict:
 
 def _write(context: StepContext, folder: Path, bits: dict[str, float] | None = None) -> dict:
     """Write the candidate, with `bits` by layer where widths are mixed; returns what its artifact keeps."""
-    step, rows, sizes = context.step, [], []
+    step, rows, sizes, bits_of = context.step, [], [], {}
     opened, net, reference = context.open_pair()
     stored_dtype = _round_unquantized(net, step)
     tied = getattr(net, "all_tied_weights_keys", None) or {}  # transformers ties them as it opens
@@ -106,6 +107,7 @@ def _write(context: StepContext, folder: Path, bits: dict[str, float] | None = N
         for layer in _layers(context, opened, net, reference, bits):
             name, quantized = layer.name, layer.quantized
             written.add(f"{name}.weight")
+            bits_of[name] = quantized.bits
             if name in originals:
                 rows.append(_row(layer, originals[name].weight.data))
                 sizes.append((quantized.codes.numel(), quantized.stored_bits()))
@@ -118,7 +120,9 @@ def _write(context: StepContext, folder: Path, bits: dict[str, float] | None = N
     count = sum(weights for weights, _ in sizes)
     zeros = sum(row["sparsity"] * weights for row, (weights, _) in zip(rows, sizes, strict=True))
     linear_bits = sum(stored for _, stored in sizes) / count
-    return {"linear_bits": linear_bits, "sparsity": zeros / count, "layers": rows}
+    covered = coverage(opened, net, bits_of)
+    figures = {"linear_bits": linear_bits, "sparsity": zeros / count, "coverage": covered}
+    return {**figures, "layers": rows}
 
 
 def _layers(

@@ -71,6 +71,7 @@ def _make(context: StepContext, folder: Path) -> dict:
     return {
         "linear_bits": result.get("linear_bits", 0.0),
         "sparsity": result.get("sparsity", 0.0),
+        "coverage": result.get("coverage"),
         "blocks": blocks,
         "held_back": {
             "texts": data.held,

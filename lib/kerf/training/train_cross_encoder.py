@@ -23,12 +23,14 @@ from kerf.core.cache import artifact, threads
 from kerf.core.digests import sha256
 from kerf.core.errors import refuse
 from kerf.data import corpora, segmentation
+from kerf.data.overlap import without_overlap
 from kerf.models.families import encoder as encoder_family
 from kerf.models.families.opening import from_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+TEXTS = ("news", "wiki")  # sources of the training text
 NEAREST = 20  # passages from which hard negatives are drawn
 ONE_HOT = 100.0  # label of the right passage: the loss takes the softmax of the labels
 
@@ -60,9 +62,9 @@ def trained(encoder: Path, spec: Training | None = None) -> Path:
     key = {
         "encoder": [sha256(path) for path in files],
         "training": spec.model_dump(),
-        "texts": [corpora.digest(name) for name in corpora.NAMES],
+        "texts": [corpora.digest(name) for name in TEXTS],
     }
-    code = [Path(__file__), Path(corpora.__file__), Path(segmentation.__file__)]
+    code = [Path(file) for file in (__file__, corpora.__file__, segmentation.__file__)]
 
     def make(folder: Path) -> dict:
         return _make(folder, encoder, spec)
@@ -72,15 +74,13 @@ def trained(encoder: Path, spec: Training | None = None) -> Path:
 
 def training_pairs() -> list[tuple[str, str]]:
     """(query, passage) pairs of the calibration parts that share no 12 consecutive words with an evaluation part."""
-    evaluated = [
-        document for name in corpora.NAMES for document in corpora.documents(name, "evaluation")
-    ]
+    evaluated = [document for name in TEXTS for document in corpora.documents(name, "evaluation")]
     rows = {
         f"{query} {passage}": (query, passage)
-        for name in corpora.NAMES
+        for name in TEXTS
         for query, passage, _ in corpora.query_passage_pairs(name, "calibration")
     }
-    return [rows[text] for text in corpora.without_overlap(list(rows), evaluated)]
+    return [rows[text] for text in without_overlap(list(rows), evaluated)]
 
 
 def _make(folder: Path, encoder: Path, spec: Training) -> dict:

@@ -57,7 +57,8 @@ def _encoder(original: Any, spec: Calibration, times: int) -> TrainingData:
 
     def output_loss(states: Tensor, target: Tensor, batch: dict) -> Tensor:
         pooled, wanted = (
-            encoder.pool(original, hidden, batch["attention_mask"]) for hidden in (states, target)
+            encoder.pool(original, hidden, batch["attention_mask"])[:, : original.truncate_dim]
+            for hidden in (states, target)
         )
         return (1 - cosine_similarity(pooled, wanted)).mean()
 

@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     experiment: list[Argument] = [
         ("experiment", {"help": "a name of `kerf list experiments` or a file"}),
         ("--model", {"help": "use this model: a known name, a hub id or a directory"}),
+        ("--family", {"help": "encoder, causal or reranker, where its files do not say so"}),
+        (
+            "--query-prompt",
+            {"help": "text that an encoder reads before a query", "metavar": "TEXT"},
+        ),
+        ("--passage-prompt", {"help": "the same before a passage", "metavar": "TEXT"}),
         ("-p", {"dest": "overrides", "action": "append", "default": [], "metavar": "PATH=VALUE"}),
         ("--device", {"help": "torch device of the models (default: cpu)"}),
         out,
@@ -132,11 +138,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(parsed: argparse.Namespace) -> tuple["Experiment", Path, dict]:
     """The checked experiment, the output folder, and the model's description."""
+    from kerf.config import Conventions
     from kerf.workbench.run import experiment, plan
 
     os.environ["KERF_DEVICE"] = device.check(parsed.device or device.current())
     out = _out(parsed)
-    checked = experiment.read(parsed.experiment, parsed.overrides, parsed.model)
+    said = {key: getattr(parsed, key) for key in Conventions.model_fields}
+    flags = [
+        f"conventions.{key}={json.dumps(value)}" for key, value in said.items() if value is not None
+    ]
+    checked = experiment.read(parsed.experiment, parsed.overrides + flags, parsed.model)
     return checked, out, plan.check(checked, out)
 
 
@@ -154,15 +165,29 @@ def _path(parameter: str, text: str | Path, accepted: str) -> Path:
 def check(parsed: argparse.Namespace) -> None:
     """Validate everything that needs no heavy work."""
     from kerf.evaluate.stats import LEAST_DOCUMENTS
+    from kerf.workbench.run import data_summary, estimate
 
     experiment, out, description = _prepare(parsed)
     model = f"{experiment.model} ({description['parameters']:,} parameters)"
     scope = f"{len(experiment.candidates)} candidates, release {', '.join(experiment.release)}"
+    scope += f" for {', '.join(experiment.use)}" if experiment.use else ""
     _print(f"{experiment.name}: {model}, {scope}: ready to run into {out}")
     if (documents := description["documents"]) < LEAST_DOCUMENTS:
         effect = "there are no intervals, and gates stay INCONCLUSIVE."
         text = f"Its evaluation text comes from {documents} independent documents"
         print(f"{text}; with fewer than {LEAST_DOCUMENTS} {effect}")
+    for line in data_summary.lines(experiment, description["kind"]):
+        _print(line)
+    try:
+        cost, seen = estimate.estimate(experiment, description)
+    except RuntimeError as error:  # the run itself would say more
+        _print(f"no estimate: {error}")
+        return
+    for what, count, total, limit in seen["cut"]:
+        print(f"{count:,} of {total:,} {what} texts are cut at {limit} tokens")
+    sizes = f"{cost.memory / 1e9:.1f} GB in the largest process, {cost.disk / 1e9:.1f} GB on disk"
+    about = "an estimate from a short measurement on this machine; less where stages are reused"
+    print(f"a run takes about {max(1, round(cost.seconds / 60))} minutes, {sizes} ({about})")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -172,7 +197,7 @@ def run(parsed: argparse.Namespace) -> int:
     from kerf.workbench.run.runner import Run
 
     experiment, out, description = _prepare(parsed)
-    this = Run(experiment, out, parsed.fresh, parsed.model)
+    this = Run(experiment, out, parsed.fresh, parsed.model and experiment.model)
     candidates = this.execute()
     this.report.mkdir(parents=True, exist_ok=True)
     content, pictures = results.assemble(this, description, candidates)
@@ -189,7 +214,8 @@ def _print_outcome(content: dict, stages: int) -> bool:
     """Print the verdict and every failure of a run of so many stages; returns whether a stage failed."""
     manifest, rows = content["manifest"], content["candidates"]
     reused = sum(stage["reused"] for stage in manifest["stages"])
-    verdict = f"{content['verdict']} ({', '.join(content['release'])})"
+    purpose = f" for {', '.join(content['use'])}" if content["use"] else ""
+    verdict = f"{content['verdict']} ({', '.join(content['release'])}{purpose})"
     cost = f"{manifest['seconds']:.0f} s; {reused} of {stages} stages reused"
     _print(f"{content['experiment']}: {verdict} in {cost}")
     errors = {row["name"]: row["error"] for row in rows if row["status"] == "failed"}

@@ -6,8 +6,7 @@ from typing import Any, Protocol
 
 from kerf.config import Calibration
 from kerf.core.registry import Registry
-from kerf.models.families import causal, cross_encoder, encoder
-from kerf.models.model_files import read_or_empty
+from kerf.models.families import causal, cross_encoder, detection, encoder
 
 Row = tuple[str, float, float]  # of a comparison of two outputs: label, value before, value after
 
@@ -24,12 +23,17 @@ class Family(Protocol):
 
     # Whether the model in `folder` is of this family; architecture: the class that its configuration names.
     def takes(self, architecture: str, folder: Path) -> bool: ...
+    # Whether it can be opened as one of this family, where the user says so.
+    def can_take(self, architecture: str, folder: Path) -> bool: ...
     def opens_as(self, opened: Any) -> bool: ...  # whether an opened model is of this family
     # The model in float32 on `device`, ready to use; refuses one that does not open.
     def open_folder(self, folder: Path, device: str = "cpu") -> Any: ...
     # The model of `folder` with a network of `class_name` and `weights` (tensors by name) instead of its own.
     def with_weights(self, folder: Path, class_name: str, weights: dict, device: str) -> Any: ...
     def network(self, opened: Any) -> Any: ...  # of transformers, whose layers are compressed
+    def conventions(
+        self, opened: Any
+    ) -> dict[str, Any]: ...  # how it is used: prompts, pooling, ...
     def inputs(self, opened: Any) -> list[str]: ...  # tensors of a batch that the network takes
     # Output of the model, float32, for a tokenized batch: embeddings (texts, features), scores (pairs, 1) or logits.
     def forward(self, opened: Any, batch: dict) -> Any: ...
@@ -41,6 +45,8 @@ class Family(Protocol):
     # The calibration text, to be compared with the evaluation text; refuses what `batches` refuses.
     def sample_texts(self, folder: Path, spec: Calibration) -> list[str]: ...
     def describe_sample(self, folder: Path, spec: Calibration) -> str: ...  # in a line for a reader
+    # Token ids of texts as the opened model reads them, special tokens and prompts included; it may run on a real kernel.
+    def read_ids(self, opened: Any, texts: list[str]) -> list[list[int]]: ...
     def reader(self, opened: Any) -> Any: ...  # the tokenizer, for `output` and `output_diff`
     # The model's output (on the CPU) for texts such as EXAMPLES; refuses a text without a token.
     def output(self, opened: Any, reader: Any, texts: tuple[str, ...]) -> Any: ...
@@ -58,8 +64,14 @@ def name_of(folder: Path) -> str:
 
 def of(folder: Path) -> Family:
     """The family of the model in `folder`."""
-    names = read_or_empty(folder / "config.json", list, "architectures") or [""]
-    return _last(lambda family: family.takes(names[0], folder))
+    name = detection.architecture(folder)
+    return _last(lambda family: family.takes(name, folder))
+
+
+def possible(folder: Path) -> list[str]:
+    """Names of the families that the model in `folder` can be opened as."""
+    name = detection.architecture(folder)
+    return [family.NAME for family in FAMILIES.values() if family.can_take(name, folder)]
 
 
 def of_opened(opened: Any) -> Family:
@@ -78,11 +90,14 @@ def whole(opened: Any) -> Any:
 
     family = of_opened(opened)
     names = family.inputs(opened)
+    opened.requires_grad_(False)  # tracing takes modules behind the network as constants
 
     class Whole(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.net = family.network(opened)
+            # Tracers take tensors of modules alone, and those behind the transformer may have some.
+            self.rest = torch.nn.ModuleList(list(opened.children())[1:])
 
         def forward(self, input_ids, attention_mask, token_type_ids=None):
             tensors = (input_ids, attention_mask, token_type_ids)

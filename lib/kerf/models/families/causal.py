@@ -10,12 +10,15 @@ import numpy as np
 from kerf.config import Calibration
 from kerf.core.errors import refuse
 from kerf.data import corpora
-from kerf.models.families import lengths
+from kerf.data.own_files import Chat
+from kerf.models.families import detection, lengths
 from kerf.models.families.lengths import tokenizer
 from kerf.models.families.opening import from_folder, open_weights
+from kerf.models.families.sources import by_source
 
 NAME, CALLED = "causal", "a causal language model"
-READS: tuple[str, ...] = ("texts", "passages", "num_chunks", "seq_len", "restored")
+READS: tuple[str, ...] = ("texts", "same_domain", "passages", "num_chunks", "seq_len", "restored")
+READS += ("tasks", "items")
 EVALUATION = "kerf.evaluate.causal"
 EXAMPLES: tuple[str, ...] = ("The capital of France is the city of",)
 # Ends of classes of causal language models.
@@ -23,12 +26,19 @@ CLASSES = ("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHead
 BATCH_TOKENS = 1024  # of a batch of chunks
 HELD_BACK = 16  # chunks on which a step is judged
 BETWEEN = "\n\n"  # documents
+SPARE = 2  # times the words that a sample is drawn from
 LIKELY = 5  # tokens that `output_diff` compares
 
 
 def takes(architecture: str, folder: Path) -> bool:
     """Classes with a head for the next token, where sentence-transformers does not make an encoder of them."""
-    return architecture.endswith(CLASSES) and not (folder / "modules.json").is_file()
+    others = detection.modules(folder) or detection.model_type(folder)
+    return architecture.endswith(CLASSES) and not others
+
+
+def can_take(architecture: str, folder: Path) -> bool:
+    """Whether the network of the directory itself has a head for the next token."""
+    return architecture.endswith(CLASSES) and lengths.inner(folder) == folder
 
 
 def opens_as(opened: Any) -> bool:
@@ -63,6 +73,11 @@ def network(opened: Any) -> Any:
     return opened  # head included
 
 
+def conventions(opened: Any) -> dict[str, Any]:
+    """None: text goes in as it is."""
+    return {}
+
+
 def inputs(opened: Any) -> list[str]:
     """Names of the network's inputs, each (texts, tokens)."""
     return ["input_ids", "attention_mask"]
@@ -75,10 +90,22 @@ def forward(opened: Any, batch: dict) -> Any:
 
 def stream(tokenizer: Any, documents: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of all documents, one after another, and the number of the document that each belongs to; some may have none."""
-    texts = [document + BETWEEN for document in documents]
+    texts = [_as_read(tokenizer, document) + BETWEEN for document in documents]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     tokens = np.fromiter(chain.from_iterable(ids), np.int64)
     return tokens, np.repeat(np.arange(len(ids)), [len(row) for row in ids])
+
+
+def _as_read(tokenizer: Any, document: str) -> str:
+    """A document, or a conversation under the tokenizer's chat template. Raises InputError where it has none."""
+    if not isinstance(document, Chat):
+        return document
+    try:
+        return tokenizer.apply_chat_template(document.messages, tokenize=False)
+    except Exception as error:  # of a template, which is code of the model's in Jinja's sandbox
+        cause = "it has none" if not tokenizer.chat_template else " ".join(str(error).split())
+        accepted = f"plain text, or a model with a chat template that takes them ({cause})"
+        raise refuse("texts", document.messages, accepted) from None
 
 
 def chunks(tokens: np.ndarray, length: int, first: int | None = None) -> np.ndarray:
@@ -96,20 +123,22 @@ def begins_with(tokenizer: Any) -> int | None:
 
 def batches(opened: Any, spec: Calibration) -> list[dict]:
     """Batches of `samples` chunks of `max_length` tokens from the calibration part."""
-    return _batches(opened, _drawn(reader(opened), spec)[: spec.samples])
+    words = reader(opened)
+    return by_source(spec, lambda own: _batches(opened, _drawn(words, own)[0]))
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
-    """The calibration text. Raises InputError for too little of it."""
+    """The documents that chunks are drawn from. Raises InputError for too few."""
     _drawn(tokenizer(folder), spec)
-    return corpora.documents(spec.texts, "calibration")
+    share = spec.samples // len(corpora.names_of(spec.texts)) + 1
+    return [text for name in corpora.names_of(spec.texts) for text in _documents(name, share, spec)]
 
 
 def describe_sample(folder: Path, spec: Calibration) -> str:
     """One line that describes the calibration sample."""
     reader = tokenizer(folder)
-    sample = _drawn(reader, spec)[: spec.samples]
-    documents = corpora.documents(spec.texts, "calibration")
+    sample = _drawn(reader, spec)[0]
+    documents = sample_texts(folder, spec)
     note = lengths.left_out_note(lengths.have_tokens(reader, documents, special=False).count(False))
     start = reader.decode(sample[0][:40])
     return f"{len(sample)} chunks of {spec.max_length} tokens; the first begins: {start!r}{note}"
@@ -126,11 +155,16 @@ def check_held_back(folder: Path, spec: Calibration) -> None:
 
 
 def _held_back(reader: Any, spec: Calibration) -> np.ndarray:
-    rest = _drawn(reader, spec)[spec.samples :]
+    rest = _drawn(reader, spec)[1]
     if not len(rest):
         accepted = f"at most {spec.samples - 1}: a step needs text held back"
         raise refuse("calibration.samples", spec.samples, accepted)
     return rest[:HELD_BACK]
+
+
+def read_ids(opened: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text as its tokenizer reads it."""
+    return reader(opened)(texts)["input_ids"]
 
 
 def reader(opened: Any) -> Any:
@@ -138,17 +172,27 @@ def reader(opened: Any) -> Any:
     return tokenizer(opened.name_or_path)
 
 
-def _drawn(reader: Any, spec: Calibration) -> np.ndarray:
-    """All chunks of the calibration part in a random order. Raises InputError for too few, and for chunks beyond the positions."""
+def _drawn(reader: Any, spec: Calibration) -> tuple[np.ndarray, np.ndarray]:
+    """The sample of chunks and others outside it, in random order. Raises InputError for too few, and for chunks beyond the
+    positions."""
     most = lengths.of_folder(reader.name_or_path)
     lengths.check_positions("calibration.max_length", spec.max_length, most)
-    tokens, _ = stream(reader, corpora.documents(spec.texts, "calibration"))
-    rows = chunks(tokens, spec.max_length, begins_with(reader))
-    if spec.samples > len(rows):
-        size = f"chunks of {spec.max_length} tokens"
-        accepted = f"1 to {len(rows)}, the {size} that {spec.texts} has for it"
-        raise refuse("calibration.samples", spec.samples, accepted)
-    return rows[np.random.default_rng(spec.seed).permutation(len(rows))]
+
+    def pool_of(name: str, share: int) -> list[np.ndarray]:
+        tokens, _ = stream(reader, _documents(name, share, spec))
+        rows = chunks(tokens, spec.max_length, begins_with(reader))
+        return list(rows[np.random.default_rng(spec.seed).permutation(len(rows))])
+
+    sample, rest = corpora.drawn(
+        spec.texts, spec.samples, f"chunks of {spec.max_length} tokens", pool_of
+    )
+    return np.array(sample), np.array(rest).reshape(-1, spec.max_length)
+
+
+def _documents(name: str, share: int, spec: Calibration) -> list[str]:
+    """Calibration documents with enough words for `share` chunks and those held back."""
+    words = SPARE * (share + HELD_BACK) * spec.max_length  # a token is rarely more than a word
+    return corpora.shortened(corpora.documents(name, "calibration"), words, spec.seed)
 
 
 def _batches(opened: Any, rows: np.ndarray) -> list[dict]:

@@ -1,4 +1,5 @@
-"""Rerankers: a query and a passage in, one score out, opened by sentence-transformers as a CrossEncoder.
+"""Rerankers: a query and a passage in, one score out, opened by sentence-transformers as a CrossEncoder: a head with one row, or a
+language model whose score is the difference of its logits of two tokens, yes and no.
 
 Calibration text is cut into inverse-cloze pairs (`kerf.data.corpora.query_passage_pairs`); every second query stands beside the passage of
 another one, since most of what a reranker reads does not answer the query. What the functions do stands in `families.Family`.
@@ -12,23 +13,38 @@ import numpy as np
 from kerf.config import Calibration
 from kerf.core.errors import refuse
 from kerf.data import corpora
-from kerf.models.families import lengths
+from kerf.models.families import detection, lengths
 from kerf.models.families.encoder import BATCH_SIZE
 from kerf.models.families.encoder import reader as reader
 from kerf.models.families.lengths import check_positions, tokenized, tokenizer
 from kerf.models.families.opening import loading
+from kerf.models.families.usage import conventions as conventions
 
 NAME, CALLED = "reranker", "a reranker"
-READS: tuple[str, ...] = ("texts", "passages")
+READS: tuple[str, ...] = ("retrieval", "queries", "corpus", "same_domain")
 EVALUATION = "kerf.evaluate.cross_encoder"
 TOWER = "The Eiffel Tower stands in Paris, on the Champ de Mars."
 EXAMPLES: tuple[str, ...] = ("Where is the Eiffel Tower?", TOWER)
+CLASSIFIER, SCORE = "ForSequenceClassification", "LogitScore"
 HELD_BACK = 64  # pairs on which a step is judged
 
 
 def takes(architecture: str, folder: Path) -> bool:
-    """Whether a configuration naming this class is of the family."""
-    return architecture.endswith("ForSequenceClassification")  # a head that scores a pair
+    """A head that scores a pair, or the scores of a language model's two tokens, yes and no."""
+    saved_as, modules = detection.model_type(folder), detection.modules(folder)
+    scores = architecture.endswith(CLASSIFIER) and "Pooling" not in modules
+    return saved_as == "CrossEncoder" or SCORE in modules or scores and not saved_as
+
+
+def can_take(architecture: str, folder: Path) -> bool:
+    """Whether sentence-transformers makes a reranker of it: also of a language model."""
+    of_tokens = architecture.endswith("ForCausalLM") and not detection.modules(folder)
+    return takes(architecture, folder) or of_tokens
+
+
+def reads_template(folder: Path) -> bool:
+    """Whether the score is that of two tokens of a language model, which reads a pair in its chat template."""
+    return not detection.architecture(folder).endswith(CLASSIFIER)
 
 
 def opens_as(opened: Any) -> bool:
@@ -66,19 +82,30 @@ def inputs(opened: Any) -> list[str]:
 
 def forward(opened: Any, batch: dict) -> Any:
     """Scores (pairs, 1), float32, of a tokenized batch, as `predict` returns them."""
-    return opened.activation_fn(network(opened)(**batch).logits.float())
+    features = {opened[0].module_output_name: network(opened)(**batch).logits.float()}
+    for module in list(opened)[1:]:
+        features = module(features)
+    return opened.activation_fn(features["scores"])
 
 
 def batches(opened: Any, spec: Calibration) -> list[dict]:
     """The calibration sample as batches of network inputs. Raises InputError for too little text."""
-    most = lengths.positions(network(opened).config)
-    check_positions("calibration.max_length", spec.max_length, most)
-    return tokenized(opened, _drawn(spec)[: spec.samples], BATCH_SIZE, spec.max_length)
+    check_positions("calibration.max_length", spec.max_length, lengths.of_opened(opened))
+    return _tokenized(opened, _drawn(spec)[0], spec.max_length)
+
+
+def _tokenized(opened: Any, pairs: list[tuple[str, str]], max_length: int) -> list[dict]:
+    """Batches of pairs as `predict` reads them."""
+    prompt = opened.prompts.get(opened.default_prompt_name)
+    batches = tokenized(opened, pairs, BATCH_SIZE, max_length, prompt)
+    # The score of a language model's two tokens needs one position, and the head computes no others.
+    keys = {"use_cache": False, "logits_to_keep": 1} if len(opened) > 1 else {}
+    return [{**batch, **keys} for batch in batches]
 
 
 def held_batches(opened: Any, spec: Calibration) -> list[dict]:
     """Batches of calibration text outside the sample. Raises InputError where none is left."""
-    return tokenized(opened, _held_back(spec), BATCH_SIZE, spec.max_length)
+    return _tokenized(opened, _held_back(spec), spec.max_length)
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
@@ -87,26 +114,32 @@ def check_held_back(folder: Path, spec: Calibration) -> None:
 
 
 def _held_back(spec: Calibration) -> list[tuple[str, str]]:
-    pairs = _drawn(spec)
-    if len(pairs) == spec.samples:
+    rest = _drawn(spec)[1]
+    if not rest:
         accepted = f"at most {spec.samples - 1}: a step needs pairs held back"
         raise refuse("calibration.samples", spec.samples, accepted)
-    return pairs[spec.samples :][:HELD_BACK]
+    return rest[:HELD_BACK]
 
 
 def sample_texts(folder: Path, spec: Calibration) -> list[str]:
     """The calibration text. Raises InputError for too little of it."""
     check_positions("calibration.max_length", spec.max_length, lengths.of_folder(folder))
-    pairs = lengths.readable(tokenizer(folder), _drawn(spec)[: spec.samples])
+    pairs = lengths.readable(tokenizer(folder), _drawn(spec)[0])
     return [" ".join(pair) for pair in pairs]
 
 
 def describe_sample(folder: Path, spec: Calibration) -> str:
     """One line that describes the calibration sample."""
-    pairs = _drawn(spec)[: spec.samples]
+    pairs = _drawn(spec)[0]
     size = f"{len(pairs)} pairs of a query and a passage, every second one of its own"
     left_out = lengths.have_tokens(tokenizer(folder), pairs).count(False)
     return f"{size}; the first: {pairs[0]!r}{lengths.left_out_note(left_out)}"
+
+
+def read_ids(opened: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of pairs of texts, the first with the last and so on, as the model reads them."""
+    pairs = zip(texts, texts[::-1], strict=True)
+    return [lengths.ids_of(opened.preprocess([pair])) for pair in pairs]
 
 
 def output(opened: Any, reader: Any, texts: tuple[str, ...]) -> Any:
@@ -121,13 +154,14 @@ def output_diff(reader: Any, before: Any, after: Any) -> list[tuple[str, float, 
     return [("score", float(before[0]), float(after[0]))]
 
 
-def _drawn(spec: Calibration) -> list[tuple[str, str]]:
-    """All pairs of the calibration part in a random order: a query with its own passage, one with another's, ..."""
-    rows = corpora.query_passage_pairs(spec.texts, "calibration")
-    if spec.samples > len(rows):
-        accepted = f"1 to {len(rows)}, the pairs that {spec.texts} has for it"
-        raise refuse("calibration.samples", spec.samples, accepted)
-    order = np.random.default_rng(spec.seed).permutation(len(rows))
-    passages = order.copy()
-    passages[1::2] = np.roll(order, -2)[1::2]
-    return [(rows[q][0], rows[p][1]) for q, p in zip(order, passages, strict=True)]
+def _drawn(spec: Calibration) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The sample of pairs and others outside it, in random order: a query with its own passage, one with another's, ..."""
+
+    def pool_of(name: str, _: int) -> list[tuple[str, str]]:
+        rows = corpora.query_passage_pairs(name, "calibration")
+        order = np.random.default_rng(spec.seed).permutation(len(rows))
+        passages = order.copy()
+        passages[1::2] = np.roll(order, -2)[1::2]
+        return [(rows[q][0], rows[p][1]) for q, p in zip(order, passages, strict=True)]
+
+    return corpora.drawn(spec.texts, spec.samples, "pairs", pool_of)

@@ -1,17 +1,23 @@
 """Encoders: sentences in, embeddings out, opened by sentence-transformers. What the functions do stands in `families.Family`."""
 
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
 from kerf.config import Calibration
 from kerf.core.errors import refuse
 from kerf.data import corpora
-from kerf.models.families import lengths
+from kerf.models.families import detection, lengths, static
 from kerf.models.families.lengths import check_positions, tokenized, tokenizer
 from kerf.models.families.opening import loading
+from kerf.models.families.sources import by_source
+from kerf.models.families.usage import conventions as conventions
+from kerf.models.families.usage import float_modules as float_modules
+from kerf.models.model_files import read_or_empty
 
 NAME, CALLED = "encoder", "an encoder"
-READS: tuple[str, ...] = ("texts", "sentences", "passages")
+READS: tuple[str, ...] = ("texts", "same_domain", "sentences", "retrieval", "queries", "passages")
+READS += ("corpus", "similarity", "classification", "labelled")
 EVALUATION = "kerf.evaluate.encoder"
 EXAMPLES: tuple[str, ...] = ("A man is playing the guitar.", "Someone makes music on a stage.")
 BATCH_SIZE = 16
@@ -22,25 +28,60 @@ def takes(architecture: str, folder: Path) -> bool:
     return True  # every model that no other family takes
 
 
+def can_take(architecture: str, folder: Path) -> bool:
+    """Whether it is no reranker, whose output is a score."""
+    return "LogitScore" not in detection.modules(folder) and not architecture.endswith(
+        "ForSequenceClassification"
+    )
+
+
 def opens_as(opened: Any) -> bool:
     """Whether an opened model is of the family."""
     return True  # every model that no other family opens
 
 
 def open_folder(folder: Path, device: str = "cpu") -> Any:
-    """SentenceTransformer in float32 on `device`; it truncates texts at its positions."""
-    return lengths.open_bounded("SentenceTransformer", folder, device)
+    """SentenceTransformer in float32 on `device`, with the prompts of its configuration; it truncates texts at its positions."""
+    config = read_or_empty(folder / "config_sentence_transformers.json", dict)
+    prompts = dict(config.get("prompts") or {})
+    for name in (
+        "passage",
+        "corpus",
+    ):  # encode_document looks for them, but has an empty one of its own
+        prompts["document"] = prompts.get("document") or prompts.get(name, "")
+    options = {"prompts": prompts, "default_prompt_name": config.get("default_prompt_name")}
+    if not detection.is_static(folder):
+        return lengths.open_bounded("SentenceTransformer", folder, device, **options)
+    return static.open_folder(folder, device, **options)
 
 
 def with_weights(folder: Path, class_name: str, weights: dict, device: str = "cpu") -> Any:
     """The model of `folder` with a state dict of `weights`, in float32 on `device`."""
-    with loading(class_name, weights):
+    load = (
+        static.loading(weights) if class_name == detection.STATIC else loading(class_name, weights)
+    )
+    with load:
         return open_folder(folder, device)
 
 
 def network(opened: Any) -> Any:
     """The torch module whose layers are compressed."""
-    return opened[0].auto_model
+    return opened[0] if static.is_static(opened) else opened[0].auto_model
+
+
+def encode_queries(opened: Any, texts: list[str], **options: Any) -> Any:
+    """Embeddings (texts, features) of queries, with the model's prompt for them; options: those of `encode`."""
+    return opened.encode_query(texts, **options)
+
+
+def encode_documents(opened: Any, texts: list[str], **options: Any) -> Any:
+    """Embeddings (texts, features) of passages, with the model's prompt for them, never with its default prompt."""
+    return opened.encode_document(texts, **options)
+
+
+def encode_texts(opened: Any, texts: list[str], **options: Any) -> Any:
+    """Embeddings (texts, features) of texts that are neither: with the default prompt, if the model has one."""
+    return opened.encode(texts, **options)
 
 
 def inputs(opened: Any) -> list[str]:
@@ -49,7 +90,9 @@ def inputs(opened: Any) -> list[str]:
 
 
 def forward(opened: Any, batch: dict) -> Any:
-    """Embeddings (texts, features), float32, of a tokenized batch."""
+    """Embeddings (texts, features), float32, of a tokenized batch, before they are truncated."""
+    if static.is_static(opened):
+        return opened(dict(batch))["sentence_embedding"].float()
     return pool(opened, network(opened)(**batch).last_hidden_state.float(), batch["attention_mask"])
 
 
@@ -62,10 +105,25 @@ def pool(opened: Any, hidden: Any, attention_mask: Any) -> Any:
 
 
 def batches(opened: Any, spec: Calibration) -> list[dict]:
-    """The calibration sample as batches of network inputs. Raises InputError for too little text."""
-    most = lengths.positions(network(opened).config)
-    check_positions("calibration.max_length", spec.max_length, most)
-    return tokenized(opened, _sample(spec), BATCH_SIZE, spec.max_length)
+    """The calibration sample as batches of network inputs, a share of it with each prompt. Raises InputError for too little text."""
+    check_positions("calibration.max_length", spec.max_length, lengths.of_opened(opened))
+    return by_source(spec, lambda s: prompted(opened, _sample(s), s.max_length))
+
+
+def prompted(opened: Any, sentences: list[str], max_length: int) -> list[dict]:
+    """Batches in which the model's prompts take turns."""
+    prompts = _prompts(opened)
+    parts = [(prompt, sentences[n :: len(prompts)]) for n, prompt in enumerate(prompts)]
+    batches = (
+        tokenized(opened, part, BATCH_SIZE, max_length, text) for text, part in parts if part
+    )
+    return list(chain.from_iterable(batches))
+
+
+def _prompts(opened: Any) -> list[str]:
+    """What the model reads before a query, before a passage and before any other text, each once."""
+    names = ("query", "document", opened.default_prompt_name or "query")
+    return [*dict.fromkeys(opened.prompts[name] for name in names)]
 
 
 def _sample(spec: Calibration) -> list[str]:
@@ -75,7 +133,7 @@ def _sample(spec: Calibration) -> list[str]:
 def held_batches(opened: Any, spec: Calibration) -> list[dict]:
     """Batches of calibration text outside the sample. Raises InputError where none is left."""
     held = corpora.held_back(spec.texts, spec.samples, spec.seed)
-    return tokenized(opened, held, BATCH_SIZE, spec.max_length)
+    return prompted(opened, held, spec.max_length)
 
 
 def check_held_back(folder: Path, spec: Calibration) -> None:
@@ -98,14 +156,23 @@ def describe_sample(folder: Path, spec: Calibration) -> str:
 
 
 def token_ids(opened: Any, sentences: list[str], max_length: int) -> list[list[int]]:
-    """Token numbers of each sentence that has any, special tokens included. Raises InputError as `tokenized` does."""
-    known = lengths.readable(opened.tokenizer, sentences)
-    return opened.tokenizer(known, **lengths.truncation(opened, max_length))["input_ids"]
+    """Token numbers of each sentence that has any, special tokens and prompts included. Raises InputError as `tokenized` does."""
+    known, prompts = lengths.readable(opened.tokenizer, sentences), cycle(_prompts(opened))
+    texts = [prompt + text for prompt, text in zip(prompts, known, strict=False)]
+    return opened.tokenizer(texts, **lengths.truncation(opened, max_length))["input_ids"]
+
+
+def read_ids(opened: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text as the model reads it, behind each of its prompts."""
+    read = [
+        opened.preprocess([text], prompt=prompt) for prompt in _prompts(opened) for text in texts
+    ]
+    return [lengths.ids_of(features) for features in read]
 
 
 def reader(opened: Any) -> Any:
     """The model's tokenizer."""
-    return opened.tokenizer
+    return lengths.as_transformers(opened.tokenizer)
 
 
 def output(opened: Any, reader: Any, texts: tuple[str, ...]) -> Any:

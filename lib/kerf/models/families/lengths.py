@@ -5,7 +5,10 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from kerf.core.errors import refuse
+from kerf.models.families import detection
 from kerf.models.families.opening import from_folder, open_weights
 from kerf.models.model_files import module_folders
 
@@ -34,12 +37,34 @@ def inner(folder: Path) -> Path:
 
 def of_folder(folder: str | Path) -> int | None:
     """`positions` of the model in `folder`."""
-    return positions(from_folder("AutoConfig", inner(Path(folder))))
+    folder = inner(Path(folder))
+    return None if detection.is_static(folder) else positions(from_folder("AutoConfig", folder))
+
+
+def of_opened(opened: Any) -> int | None:
+    """`positions` of an opened model of sentence-transformers."""
+    config = opened.config
+    return positions(config) if config is not None else None
 
 
 def tokenizer(folder: str | Path) -> Any:
     """The tokenizer of the model in `folder`, of any family."""
-    return from_folder("AutoTokenizer", inner(Path(folder)))
+    folder = inner(Path(folder))
+    if detection.is_static(folder):
+        return as_transformers(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    return from_folder("AutoTokenizer", folder)
+
+
+def as_transformers(tokenizer: Any) -> Any:
+    """The tokenizer of an opened model as transformers has it; that of static embeddings adds no special tokens."""
+    if not isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.post_processor = None
+    plain.no_truncation()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, model_input_names=["input_ids"])
 
 
 def check_positions(parameter: str, tokens: int, most: int | None) -> None:
@@ -48,11 +73,11 @@ def check_positions(parameter: str, tokens: int, most: int | None) -> None:
         raise refuse(parameter, tokens, f"at most {most}, the positions of this model")
 
 
-def open_bounded(class_name: str, folder: Path, device: str) -> Any:
+def open_bounded(class_name: str, folder: Path, device: str, **options: Any) -> Any:
     """A model of sentence-transformers in float32 that truncates texts at its positions, whatever else its files configure."""
-    options = {"use_safetensors": True, "dtype": "float32"}
-    opened = open_weights(class_name, folder, device=device, model_kwargs=options)
-    most = positions(opened[0].auto_model.config)
+    loading = {"use_safetensors": True, "dtype": "float32"}
+    opened = open_weights(class_name, folder, device=device, model_kwargs=loading, **options)
+    most = of_opened(opened)
     if most is not None and (opened.max_seq_length is None or opened.max_seq_length > most):
         opened.max_seq_length = most
     return opened
@@ -63,14 +88,24 @@ def truncation(opened: Any, max_length: int) -> dict[str, Any]:
     return {"truncation": True, "max_length": min(max_length, opened.max_seq_length or max_length)}
 
 
-def tokenized(opened: Any, texts: list, batch_size: int, max_length: int) -> list[dict]:
-    """Batches (input_ids, attention_mask, ... of shape (batch, length)) of texts or pairs that have a token, shortest first,
-    on the model's device. Raises InputError where no text has one."""
+def tokenized(
+    opened: Any, texts: list, batch_size: int, max_length: int, prompt: str | None = None
+) -> list[dict]:
+    """Batches (input_ids, attention_mask, ... of shape (batch, length)) of texts or pairs that have a token, shortest first, as
+    the model itself reads them behind a prompt, on its device. Raises InputError where no text has a token."""
     device = next(opened.parameters()).device
-    ordered = sorted(readable(opened.tokenizer, texts), key=lambda text: len("".join(text)))
-    options = {"padding": True, "return_tensors": "pt", **truncation(opened, max_length)}
+    known = readable(as_transformers(opened.tokenizer), texts)
+    ordered = sorted(known, key=lambda text: len("".join(text)))
+    options = {"processing_kwargs": {"text": truncation(opened, max_length)}}
     pieces = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    return [dict(opened.tokenizer(*_columns(piece), **options).to(device)) for piece in pieces]
+    batches = [opened.preprocess(piece, prompt=prompt, **options) for piece in pieces]
+    return [{k: v.to(device) for k, v in b.items() if hasattr(v, "to")} for b in batches]
+
+
+def ids_of(features: dict) -> list[int]:
+    """The token ids in what a model's `preprocess` makes of one text, without padding."""
+    ids = features["input_ids"]
+    return (ids[features["attention_mask"] > 0] if "attention_mask" in features else ids).tolist()
 
 
 def have_tokens(tokenizer: Any, texts: list, special: bool = True) -> list[bool]:
@@ -101,10 +136,15 @@ def rows_with_tokens(tokenizer: Any, parameter: str, *columns: list) -> list[lis
     than two rows left."""
     masks = [have_tokens(tokenizer, column) for column in columns if isinstance(column[0], str)]
     rows = [all(row) for row in zip(*masks, strict=True)]
-    if sum(rows) < 2:
-        share = f"{sum(rows)} of {len(rows)} have any token"
-        raise refuse(parameter, len(rows), f"text that the model's tokenizer knows; {share}")
+    check_readable(parameter, sum(rows), len(rows))
     return [list(compress(column, rows)) for column in columns]
+
+
+def check_readable(parameter: str, count: int, asked: int) -> None:
+    """Refuse texts of which fewer than two have a token."""
+    if count < 2:
+        accepted = f"text that the model's tokenizer knows; {count} of {asked} have any token"
+        raise refuse(parameter, asked, accepted)
 
 
 def left_out_note(count: int) -> str:

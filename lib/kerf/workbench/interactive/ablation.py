@@ -23,11 +23,11 @@ Interval = tuple[float, float | None, float | None]  # mean, low and high
 class LayerAblation:
     """Candidates are compared with the float model's embeddings of evaluation sentences."""
 
-    def __init__(self, model: str, source: str, sentences: int) -> None:
-        """source: evaluation text (news, wiki or a file). Raises InputError when it has fewer sentences."""
+    def __init__(self, model: str, source: corpora.Texts, sentences: int) -> None:
+        """source: evaluation text, of several the first. Raises InputError when it has fewer sentences."""
         registry.check_family(model, "a mean cosine", "encoder")
         self.model = model
-        sample, documents = corpora.evaluation_sentences(source, sentences)
+        sample, documents = corpora.evaluation_sentences(corpora.names_of(source)[0], sentences)
         opened = registry.open_model(model)
         order = sorted(range(len(sample)), key=lambda index: len(sample[index]))  # as in `batches`
         self.documents = np.array(documents)[order]
@@ -39,7 +39,9 @@ class LayerAblation:
     def measure(self, opened: Any, name: str = "") -> Interval:
         """Mean cosine of an opened candidate and its 95 % interval over documents; stored as `name`."""
         if isinstance(opened, Encoder):  # it runs on a real kernel, not as a torch module
-            rows = torch.from_numpy(opened.encode(self.sentences, normalize_embeddings=True))
+            rows = torch.from_numpy(
+                opened.encode(self.sentences, prompt="", normalize_embeddings=True)
+            )
         else:
             rows = embed(opened, self.batches)
         self.cosines[name] = (rows * self.reference).sum(1).double().numpy()

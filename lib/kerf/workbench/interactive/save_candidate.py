@@ -31,7 +31,7 @@ def add_candidate(
         raise refuse("experiment", name, accepted)
     path = root() / "notebooks" / "experiments" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    shared = {"model": model, "calibration": calibration.model_dump()}
+    shared = {"model": model, "calibration": calibration.key()}
     content: dict[str, Any] = {**shared, "candidates": {}}
     if path.is_file():
         text = read_text("experiment", path, LARGEST)

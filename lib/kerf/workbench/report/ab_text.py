@@ -28,7 +28,7 @@ def _metric(row: dict) -> list[str]:
     size = max(a, b, key=abs) if about.unit == "bytes" else difference or a
     span = interval(row, "bytes" if about.unit == "bytes" else "", size)
     figures = [number(a, about.unit), number(b, about.unit), number(difference, about.unit, size)]
-    return [about.label, *figures, span, _winner(row)]
+    return [ab.labelled(row), *figures, span, _winner(row)]
 
 
 def _winner(row: dict) -> str:
@@ -55,7 +55,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _changed(change: dict) -> list[str]:
-    label, better = METRICS[change["metric"]].label, (change["a_better"], change["b_better"])
+    label = ab.labelled({"name": change["metric"], "domain": change.get("domain")})
+    better = (change["a_better"], change["b_better"])
     items = f"of {change['n']:,} {change['of']}"
     lines = [f"{label}: {items}, {better[0]:,} are better in A and {better[1]:,} in B"]
     for item in change["items"]:

@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING
 from kerf.core.atomic import write_page
 from kerf.core.cache import PACKAGES
 from kerf.evaluate.gates import PASS, standing
-from kerf.evaluate.metrics import METRICS
-from kerf.models.registry import MODELS
-from kerf.workbench.report import text_format
+from kerf.models.registry import preset_of
+from kerf.workbench.report import answers, text_format
 from kerf.workbench.report.junit import junit
 from kerf.workbench.report.known_issues import issues, noisy, of_the_run, processor, untested
 from kerf.workbench.report.rendering import render
-from kerf.workbench.report.text_format import describe, number, plain, steps_in_words, threshold
+from kerf.workbench.report.text_format import (
+    describe,
+    label_of,
+    number,
+    plain,
+    steps_in_words,
+    threshold,
+)
 from kerf.workbench.run.results import TIMED
 
 if TYPE_CHECKING:
@@ -31,7 +37,6 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 TEXTS = {"news": "Lee background corpus, news", "wiki": "enwiki excerpt"}
 HUMAN_RATED = {f"human_spearman_{name.lower()}": name for name in ("Lee", "WordSim", "SimLex")}
 HUMAN_RATED |= dict.fromkeys(("human_spearman", "human_spearman_loss"), "Lee, WordSim, SimLex")
-ON_WIKI = ("cosine_mean_wiki", "retrieval_mrr", "retrieval_mrr_loss", "retrieval_recall_1")
 
 
 def write(results: dict, folder: Path) -> None:
@@ -71,27 +76,33 @@ def checklist(candidate: dict) -> Iterator[tuple[bool, str]]:
     yield measured, f"{name} was made ({plain(steps_in_words(candidate))}) and measured"
     if not measured:
         return
-    for gate in candidate["gates"]:
+    for gate in (deciding := answers.deciding(candidate)):
         about, required = describe(gate["metric"]), plain(threshold(gate))
         bound = "" if gate["bound"] is None else f": bound {number(gate['bound'], about.unit)}"
-        text = f"{name}: {plain(about.label)} {required}{bound}, {gate['verdict']}"
+        text = (
+            f"{name}: {plain(label_of(gate, gate['metric']))} {required}{bound}, {gate['verdict']}"
+        )
         yield gate["verdict"] == PASS, text
-    if not candidate["gates"]:
+    if not deciding:
         yield False, f"{name} is judged by a gate"
     claims = [claim["verdict"] == PASS for claim in candidate["claims"]]
     if claims:
         yield all(claims), f"{name}: {sum(claims)} of {len(claims)} checked claims hold"
     yield not noisy(candidate), f"{name}: no gate was passed within measurement noise"
-    for key, text in (("reread", "was already on its grid"), ("note", "needed a note")):
-        layers = [layer for layer in candidate.get("layers") or [] if layer.get(key)]
-        yield not layers, f"{name}: no layer {text}"
+    layers = candidate.get("layers") or []
+    on_grid = any(layer.get("reread") for layer in layers)
+    yield not on_grid, f"{name}: no layer was already on its grid"
+    yield not any(map(text_format.note_of, layers)), f"{name}: no layer needed a note"
+    covered = candidate.get("coverage") or {"share": 1.0}
+    text = f"{100 * covered['share']:.1f} % of the parameters in the matrices that its steps mean"
+    yield not candidate.get("partial"), f"{name}: {text} were changed"
 
 
 def _card(results: dict, candidate: dict) -> str:
     """The model card of a measured candidate, in Markdown."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    model, preset = results["model"], MODELS.get(results["model"]["id"])
+    model, preset = results["model"], preset_of(results["model"]["id"])
     origin = preset.source.origin if preset else model["id"]
     base = origin.partition(",")[0] if preset else origin
     hub_id = base if HUB_ID.fullmatch(base) else None  # a local directory has none
@@ -109,18 +120,21 @@ def _card(results: dict, candidate: dict) -> str:
         tags=list(dict.fromkeys(["kerf", *kinds, *methods])),
         eval_results=list(_eval_results(results, candidate)) or None,
     )
-    gates = [text_format.explained(gate, candidate) for gate in candidate["gates"]]
+    gates = [answers.explained(gate, candidate) for gate in answers.deciding(candidate)]
+    required: dict[tuple, list[str]] = {}
+    for gate in gates:
+        place = gate["metric"], gate.get("domain")
+        required.setdefault(place, []).append(f"{gate['required']}: {gate['verdict']}")
     text = render(
         "model_card.md.j2",
         metadata=metadata.to_yaml(),
         title=title,
         origin=origin if preset or hub_id else "A local model",
         steps=steps_in_words(candidate),
-        verdict=text_format.answer(candidate, gates),
+        verdict=answers.answer(candidate, gates),
         results=results,
         candidate=candidate,
-        registry=METRICS,
-        gates={gate["metric"]: f"{gate['required']}: {gate['verdict']}" for gate in gates},
+        required=required,
         issues=issues(candidate),
         untested=list(untested(results, [candidate])),
     )
@@ -135,12 +149,14 @@ def _eval_results(results: dict, candidate: dict) -> Iterator[EvalResult]:
         name = row["name"]
         if name in TIMED or not text_format.is_finite(row["value"]):
             continue
-        if name in HUMAN_RATED:
+        if row.get("domain"):
+            dataset = dataset_name = row["domain"]
+        elif name in HUMAN_RATED:
             dataset_name = HUMAN_RATED[name]
             dataset = dataset_name.lower().replace(", ", "-")
         else:
             settings = text_format.settings_of(results)
-            texts = "wiki" if name in ON_WIKI else str(settings["evaluation.texts"])
+            texts = str(settings["evaluation.texts"])
             dataset = texts.rpartition("/")[2]
             dataset_name = TEXTS.get(texts, dataset)
         args = {key: row[key] for key in ("low", "high", "baseline", "n") if row[key] is not None}
@@ -150,7 +166,7 @@ def _eval_results(results: dict, candidate: dict) -> Iterator[EvalResult]:
             dataset_name=dataset_name,
             dataset_split="evaluation",
             metric_type=name,
-            metric_name=METRICS[name].label,
+            metric_name=describe(name).label,
             metric_value=row["value"],
             metric_args=args,
         )

@@ -2,7 +2,7 @@
 
 The file is red exactly when `kerf run --gate` does not exit with 0: for a release candidate a gate that is FAIL or
 INCONCLUSIVE, or having no gate, is a failure; gates of other candidates are skipped if they did not pass; a candidate
-that was NOT MEASURED is an error. Claims change no verdict and are left out.
+that was NOT MEASURED is an error. Claims and gates of other uses change no verdict and are left out.
 """
 
 import re
@@ -12,7 +12,7 @@ from io import BytesIO
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from kerf.evaluate.gates import INCONCLUSIVE, NOT_MEASURED, PASS
-from kerf.workbench.report.text_format import explained, failure, reason
+from kerf.workbench.report.answers import deciding, explained, failure, reason
 
 Unmet = type[Error | Failure | Skipped]
 # XML 1.0 cannot represent these characters, not even escaped.
@@ -42,13 +42,15 @@ def _cases(results: dict, candidate: dict) -> Iterator[TestCase]:
     if candidate["status"] != "ok":
         yield _case(place, "made and measured", Error, NOT_MEASURED, failure(candidate))
         return
-    for gate in candidate["gates"]:
+    gates = deciding(candidate)
+    for gate in gates:
         name = f"{gate['metric']} {gate['op']} {gate['threshold']}"
+        name = f"{gate['use']}: {name}" if gate.get("use") else name
         keys = ("bound", "threshold", "reason", "source")
         details = [f"{key}: {gate[key]}" for key in keys if gate.get(key) not in (None, "")]
         message = reason(explained(gate, candidate))
         yield _case(place, name, unmet, gate["verdict"], message, *details)
-    if not candidate["gates"]:
+    if candidate["verdict"] != PASS and all(gate["verdict"] == PASS for gate in gates):
         criteria = ", ".join(results["criteria"][:1])
         message = f"no gate of {criteria} applies to {candidate['name']}, so nothing decides"
         yield _case(place, "judged", unmet, INCONCLUSIVE, message)

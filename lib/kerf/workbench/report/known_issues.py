@@ -3,39 +3,48 @@
 from collections.abc import Iterator
 
 from kerf.evaluate.metrics import METRICS
-from kerf.workbench.report import text_format
-from kerf.workbench.report.text_format import metrics_of, number, plain, settings_of
+from kerf.workbench.report import answers, text_format
+from kerf.workbench.report.answers import deciding
+from kerf.workbench.report.text_format import (
+    describe,
+    label_of,
+    metrics_of,
+    number,
+    plain,
+    settings_of,
+)
 
-ENGLISH = ("news", "wiki")  # texts whose language is known
+ENGLISH = ("news", "wiki", "questions", "docs", "bbc")  # texts whose language is known
 MANY = 3  # names in a line
 GATE = {"FAIL": "failed", "INCONCLUSIVE": "not decided"}
 CLAIM = {"FAIL": "does not hold", "INCONCLUSIVE": "not decided"}
 WORSE = {"rss_peak_bytes": "takes more memory", "load_seconds": "takes longer to load"}
-SOURCES = {  # of metrics that are measured on other text than evaluation.texts
-    "cosine_mean_wiki": "wiki",
-    "human_spearman": "the human-rated pairs of Lee, WordSim and SimLex",
-}
+HUMAN = "the human-rated pairs of Lee, WordSim and SimLex"
 
 
 def issues(candidate: dict) -> list[str]:
     """Known issues of one candidate, the worst first."""
     if candidate["status"] != "ok":
-        return [plain(f"It was not measured: {text_format.failure(candidate)}")]
+        return [plain(f"It was not measured: {answers.failure(candidate)}")]
     checks = (_gates, _noise, _layers, _resources)
     lines = [line for check in checks for line in check(candidate)]
     judged = {gate["metric"] for gate in [*candidate["gates"], *candidate["claims"]]}
-    if free := [METRICS[name].label for name in metrics_of(candidate) if name not in judged]:
+    if free := [describe(name).label for name in metrics_of(candidate) if name not in judged]:
         lines.append(f"Measured, but no gate judges it: {plain('; '.join(free))}.")
     return lines
 
 
 def _gates(candidate: dict) -> Iterator[str]:
     for verdict, word in GATE.items():
-        for gate in candidate["gates"]:
+        for gate in deciding(candidate):
             if gate["verdict"] == verdict:
                 yield f"Gate {word}: {_reason(gate, candidate)}."
-    if not candidate["gates"]:
+    if not deciding(candidate):
         yield "No gate applies to it, so nothing decides whether it may be used."
+    other = {gate["use"] for gate in candidate["gates"] if not gate.get("decides", True)}
+    open_uses = {use: candidate["uses"][use] for use in candidate.get("uses") or {} if use in other}
+    if unfit := [f"{use} ({GATE[v]})" for use, v in open_uses.items() if v in GATE]:
+        yield f"Not for other uses: {', '.join(unfit)}."
     for claim in candidate["claims"]:
         if word := CLAIM.get(claim["verdict"], ""):
             source = plain(claim["source"] or claim["criteria"])
@@ -43,16 +52,17 @@ def _gates(candidate: dict) -> Iterator[str]:
 
 
 def _reason(gate: dict, candidate: dict) -> str:
-    return plain(text_format.reason(text_format.explained(gate, candidate)))
+    return plain(answers.reason(answers.explained(gate, candidate)))
 
 
 def noisy(candidate: dict) -> list[dict]:
     """Gates that passed by a margin smaller than the noise floor of their metric."""
-    floors = {name: _noise_floor(row) for name, row in metrics_of(candidate).items()}
-    passed = [gate for gate in candidate["gates"] if gate["verdict"] == "PASS"]
+    floors = {(row["name"], row.get("domain")): _noise_floor(row) for row in candidate["metrics"]}
+    passed = [gate for gate in deciding(candidate) if gate["verdict"] == "PASS"]
     margins = [abs(gate["bound"] - gate["threshold"]) for gate in passed]
-    pairs = zip(passed, margins, strict=True)
-    return [gate for gate, margin in pairs if margin < floors.get(gate["metric"], 0)]
+    places = [(gate["metric"], gate.get("domain")) for gate in passed]
+    noise = [floors.get(place, 0) for place in places]
+    return [g for g, margin, floor in zip(passed, margins, noise, strict=True) if margin < floor]
 
 
 def _noise_floor(row: dict) -> float:
@@ -64,16 +74,16 @@ def _noise_floor(row: dict) -> float:
 
 def _noise(candidate: dict) -> Iterator[str]:
     for gate in noisy(candidate):
-        label = plain(METRICS[gate["metric"]].label)
+        label = plain(label_of(gate, gate["metric"]))
         yield f"{label} passed by less than the difference between two measurements of the baseline."
     within, gaps = [], []
     for row in candidate["metrics"]:
-        name, value, baseline = row["name"], row["value"], row["baseline"]
+        label, value, baseline = label_of(row), row["value"], row["baseline"]
         if None not in (value, baseline) and 0 < abs(value - baseline) <= _noise_floor(row):
-            within.append(METRICS[name].label)
+            within.append(label)
         if row.get("why"):
             missing = "no value" if value is None else "no interval"
-            gaps.append(f"{plain(METRICS[name].label)} has {missing}: {plain(row['why'])}.")
+            gaps.append(f"{plain(label)} has {missing}: {plain(row['why'])}.")
     if within:
         yield f"Within measurement noise: {plain('; '.join(within))}."
     yield from gaps
@@ -81,10 +91,13 @@ def _noise(candidate: dict) -> Iterator[str]:
 
 def _layers(candidate: dict) -> Iterator[str]:
     layers = candidate.get("layers") or []
+    if candidate.get("partial"):
+        share = f"{100 * candidate['coverage']['share']:.0f} %"
+        yield f"Only {share} of the parameters in the matrices that its steps mean were changed."
     notes: dict[str, list[str]] = {}
     for layer in layers:
-        if layer.get("note"):
-            notes.setdefault(layer["note"], []).append(layer["name"])
+        if note := text_format.note_of(layer):
+            notes.setdefault(note, []).append(layer["name"])
     if unchanged := sum(bool(layer.get("reread")) for layer in layers):
         grid = "already on the grid that they were quantized to: quantizing them proves nothing"
         yield f"{unchanged} of {len(layers)} layers were {grid}."
@@ -156,9 +169,14 @@ def untested(results: dict, candidates: list[dict]) -> Iterator[str]:
     manifest, settings = results["manifest"], settings_of(results)
     measured = {name for candidate in candidates for name in metrics_of(candidate)}
     texts = settings.get("evaluation.texts")
-    extra = [text for name, text in SOURCES.items() if name in measured]
-    sources = "; ".join(dict.fromkeys([str(texts), *extra]))
-    language = "English" if texts in ENGLISH else f"that of {texts}"
+    rows = [row for candidate in candidates for row in candidate.get("metrics") or []]
+    domains = [str(row["domain"]) for row in rows if row.get("domain")]
+    names = list(dict.fromkeys(domains)) or [str(texts)]
+    sources = "; ".join([*names, *([HUMAN] if "human_spearman" in measured else [])])
+    foreign = [
+        name for name in ([texts] if isinstance(texts, str) else texts or []) if name not in ENGLISH
+    ]
+    language = f"that of {', '.join(foreign)}" if foreign else "English"
     yield f"Other hardware than {plain(processor(manifest.get('cpu') or {}))}; no GPU."
     yield f"Other text than {plain(sources)}."
     yield f"Other languages than {plain(language)}."

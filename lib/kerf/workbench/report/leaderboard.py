@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from kerf.evaluate.gates import NOT_MEASURED, run_verdict, standing
+from kerf.evaluate.gates import NOT_MEASURED, PASS, run_verdict, standing
 from kerf.workbench.report.text_format import describe, is_finite, metrics_of
 from kerf.workbench.run.history import RESULTS, Damaged, Unreadable, damage, read, run_folders
 
@@ -78,6 +78,8 @@ def _candidate(candidate: dict, shared: dict) -> dict:
     name, verdict = str(candidate["name"]), standing(candidate)
     row = shared | {"name": name, "verdict": verdict, "release": name in shared["release"]}
     row |= {"headline": headline, "fidelity": metrics.get(headline or "")}
+    uses = candidate.get("uses") or {}
+    row["uses"] = [use for use, verdict in uses.items() if verdict == PASS]  # it may be used for
     figures = {key: candidate.get(figure) for key, figure in FIGURES.items()}
     return row | figures | {"speedup": metrics.get("speedup")}
 

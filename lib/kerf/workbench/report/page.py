@@ -10,10 +10,10 @@ from kerf.charts import svg
 from kerf.core.atomic import write_page
 from kerf.evaluate.metrics import SYMBOLS
 from kerf.profiling.serving_benchmark import AGAIN, BASELINE, SPEED
-from kerf.workbench.report import leaderboard, text_format
+from kerf.workbench.report import answers, domains, leaderboard, text_format
 from kerf.workbench.report.rendering import TEMPLATES, render
 
-JUDGED = [word for word, _ in text_format.TONES.values()]  # answers that rest on gates
+JUDGED = [word for word, _ in answers.TONES.values()]  # answers that rest on gates
 LOG_SCALE = ("kl_mean", "perplexity_ratio")  # metrics that range over powers of ten
 MEMORY, FIRST_ANSWER = "resident memory", "until the first answer"
 COSTS = {MEMORY: "memory", FIRST_ANSWER: "time to the first answer"}
@@ -34,16 +34,22 @@ def render_report(results: dict, folder: Path, pictures: dict) -> Path:
     headlines = [name for name in leaderboard.HEADLINES if name in measured]
     headline = next(iter(headlines + measured), None)
     criteria = (results.get("criteria") or [None])[0]
-    rows = [_row(candidate, headline, criteria, release) for candidate in candidates]
+    uses = results.get("uses") or {}
+    rows = [_row(candidate, headline, criteria, release, list(uses)) for candidate in candidates]
     page = render(
         "report.html.j2",
         results=results,
         manifest=results.get("manifest") or {},
         rows=rows,
         criteria=criteria,
+        uses=uses,
+        use=results.get("use") or [],
         on_grid=text_format.layers_by_grid(results.get("model") or {}),
         headline=text_format.describe(headline),
-        summary=text_format.summary(rows),
+        sources=domains.sources(results),
+        same_domain=domains.same_domain(results),
+        slices=domains.slices(candidates),
+        summary=answers.summary(rows, results.get("use") or []),
         figures=_figures(rows, headline, pictures or {}),
         parameters=dict.fromkeys(key for row in candidates for key in row.get("parameters") or {}),
         service=_service(results.get("resources")),
@@ -92,14 +98,17 @@ def _trend(name: str, line: list[dict], runs: list[dict], place: int) -> dict:
     return trend | {"newest": newest, "before": before}
 
 
-def _row(candidate: dict, headline: str | None, criteria: str | None, release: list[str]) -> dict:
+def _row(
+    candidate: dict, headline: str | None, criteria: str | None, release: list[str], uses: list[str]
+) -> dict:
     metrics = text_format.metrics_of(candidate)
     judged = [*(candidate.get("gates") or []), *(candidate.get("claims") or [])]
-    gates = [text_format.explained(gate, candidate) for gate in judged]
-    deciding = [gate for gate in gates if gate["criteria"] == criteria]
+    gates = [answers.explained(gate, candidate) for gate in judged]
+    own = [gate for gate in gates if gate["criteria"] == criteria]
+    deciding = answers.deciding({"gates": own})
     thresholds = [gate["threshold"] for gate in deciding if gate["metric"] == headline]
-    without_gate = metrics.keys() - {gate["metric"] for gate in judged}
-    verdict = text_format.answer(candidate, deciding)
+    shown = [gate["measured"] for gate in gates]
+    verdict = answers.answer(candidate, deciding)
     name, size = candidate["name"], candidate.get("bytes_on_disk")
     layers = candidate.get("layers") or []
     row = {"candidate": candidate, "name": name, "bytes": size, "baseline": name == "baseline"}
@@ -107,10 +116,13 @@ def _row(candidate: dict, headline: str | None, criteria: str | None, release: l
     row |= {"fidelity": metrics.get(headline or ""), "speedup": metrics.get("speedup")}
     judgement = candidate["verdict"] if verdict["answer"] in JUDGED else None
     row |= {**verdict, "verdict": judgement}
+    by_use = {key: [gate for gate in own if gate.get("use") in (None, key)] for key in uses}
+    row["uses"] = {key: answers.answer(candidate, of, key) for key, of in by_use.items()}
     return row | {
         "gates": deciding,
+        "other_gates": [gate for gate in own if gate not in deciding],
         "claims": [gate for gate in gates if gate["criteria"] != criteria],
-        "others": [metric for key, metric in metrics.items() if key in without_gate],
+        "others": [metric for metric in candidate.get("metrics") or [] if metric not in shown],
         "already_on_grid": sum(bool(layer.get("reread")) for layer in layers),
         "steps": [text_format.step_in_words(step) for step in candidate.get("steps") or []],
     }

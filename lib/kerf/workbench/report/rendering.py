@@ -6,10 +6,19 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
 
-from kerf.workbench.report.text_format import TONES, describe, interval, moment, number, plain
+from kerf.workbench.report.answers import TONES
+from kerf.workbench.report.text_format import (
+    conventions,
+    describe,
+    interval,
+    label_of,
+    moment,
+    number,
+    plain,
+)
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-FILTERS = (number, interval, describe, moment, plain)
+FILTERS = (conventions, number, interval, describe, label_of, moment, plain)
 CSS = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
 _environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
 _environment.autoescape = select_autoescape(["html.j2"])

@@ -1,22 +1,16 @@
-"""Figures and verdicts of a run as text: numbers, intervals, thresholds, and whether a candidate may be used and why."""
+"""Figures of a run as text: numbers, intervals, thresholds and steps."""
 
 import math
-from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
-from textwrap import shorten
 from typing import Any
 
 from kerf.evaluate.metrics import METRICS, Metric
 
 OPERATORS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
-# Of a verdict: the answer to "May it be used?", and the style of its mark.
-TONES = {"PASS": ("yes", "pass"), "FAIL": ("no", "fail"), "INCONCLUSIVE": ("not decided", "open")}
-TONES |= {"NOT MEASURED": ("not measured", "broke")}
-# Of an answer: its words in the summary of a run.
-COUNTED = {"yes": "may be used", "no": "may not", "not decided": "cannot be decided yet"}
-COUNTED |= {"not measured": "could not be measured", "not judged": "not judged"}
+# Ends of notes that only tell what a layer was calibrated on.
+ORDINARY = ("tokens were routed to it", "moments of all calls")
 
 
 def is_finite(value: float | None) -> bool:
@@ -87,13 +81,34 @@ def describe(name: str | None) -> Metric:
 
 
 def metrics_of(candidate: dict) -> dict[str, dict]:
-    """Rows of a candidate's metrics by name."""
-    return {row["name"]: row for row in candidate.get("metrics") or []}
+    """Rows of a candidate's metrics by name; of several domains the first, which is the worst."""
+    return {row["name"]: row for row in reversed(candidate.get("metrics") or [])}
+
+
+def label_of(row: dict, metric: str | None = None) -> str:
+    """The label of a metric row, or of `metric` for a gate, with its domain: `Mean cosine on docs`."""
+    label = describe(metric or row["name"]).label
+    return f"{label} on {row['domain']}" if row.get("domain") else label
 
 
 def settings_of(results: dict) -> dict[str, Any]:
     """Values of the settings that all candidates share."""
     return {path: entry["value"] for path, entry in (results.get("settings") or {}).items()}
+
+
+def conventions(how: dict) -> str:
+    """How a model is used, in a line; how: `model.conventions` of results.json."""
+    prompts = [f"{name} prompt {text!r}" for name, text in how["prompts"].items()]
+    parts = {
+        "{} by default": how["default_prompt"],
+        "pooling by {}": how["pooling"],
+        "{} behind the network": " and ".join(how["modules"]),
+        "{} similarity": how["similarity"],
+        "embeddings of {} dimensions": how["truncate_dim"],
+        "texts of at most {} tokens": how["max_seq_length"],
+    }
+    said = [text.format(value) for text, value in parts.items() if value]
+    return ", ".join([*(prompts or ["no prompts"]), *said])
 
 
 def layers_by_grid(model: dict) -> dict[str, list[str]]:
@@ -102,63 +117,6 @@ def layers_by_grid(model: dict) -> dict[str, list[str]]:
     for name, grid in (model.get("on_grid") or {}).items():
         grids.setdefault(f"{grid['bits']} bits in groups of {grid['group_size']}", []).append(name)
     return grids
-
-
-def answer(candidate: dict, gates: list[dict]) -> dict[str, str]:
-    """May it be used? The answer, the tone of its mark and why; gates: explained."""
-    verdict = candidate.get("verdict")
-    if candidate["name"] == "baseline":
-        word, tone, why = "reference", "plain", "the model as it is"
-    elif candidate.get("status") in ("failed", "skipped"):
-        (word, tone), why = TONES["NOT MEASURED"], failure(candidate)
-    elif not gates or verdict not in TONES:
-        word, tone, why = "not judged", "plain", "no threshold applies to it"
-    elif verdict == "PASS":
-        few = {1: "its one threshold was met", 2: "both thresholds were met"}
-        (word, tone), why = TONES[verdict], f"all {len(gates)} thresholds were met"
-        why = few.get(len(gates), why)
-    else:
-        (word, tone), reasons = TONES[verdict], [g for g in gates if g["verdict"] == verdict]
-        why = "".join(map(reason, reasons[:1]))
-        why += f"; and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-    return {"answer": word, "tone": tone, "why": why}
-
-
-def failure(candidate: dict) -> str:
-    """Why a candidate was not measured, in a clause: the notebook, the cell and the message."""
-    error = candidate.get("error") or {}
-    why = shorten(str(error.get("message") or "no message"), 300, placeholder=" …")
-    first = "the baseline was not measured: " if candidate.get("status") == "skipped" else ""
-    return f"{first}{error.get('notebook') or 'a notebook'} failed in cell {error.get('cell', '?')}: {why}"
-
-
-def explained(gate: dict, candidate: dict) -> dict:
-    """A gate with its metric (`about`), its condition in words (`required`) and the row it judged (`measured`, or None)."""
-    metric = metrics_of(candidate).get(gate["metric"])
-    figure = candidate.get(gate["metric"])  # a size or a time is no metric row
-    if metric is None and isinstance(figure, (int, float)):
-        metric = dict.fromkeys(("low", "high", "noise", "n")) | {"value": figure}
-    about = describe(gate["metric"])
-    return {**gate, "about": about, "required": threshold(gate), "measured": metric}
-
-
-def reason(gate: dict) -> str:
-    """What an explained gate requires and what was measured, in a clause."""
-    label, unit = gate["about"].label, gate["about"].unit
-    label = label[:1].lower() + label[1:] if label[1:2].islower() else label  # "nDCG" stays
-    metric, items = gate["measured"] or {}, gate.get("needed_n")
-    value, cause = metric.get("value"), metric.get("why")
-    if value is None:
-        missing = f"is {cause}" if cause else "was not measured"
-        return f"{label} must be {gate['required']}, but it {missing}"
-    span = interval(metric, like=value)
-    text = f"{label} must be {gate['required']}, measured {number(value, unit)}"
-    text += f" ({span})" if span != "–" and unit != "bytes" else ""
-    text += f"; {cause}" if cause else ""
-    if gate["verdict"] == "INCONCLUSIVE":
-        text += f"; about {items:,.0f} items would" if items else "; more items would be needed to"
-        text += " decide"
-    return text
 
 
 def step_in_words(step: dict) -> str:
@@ -170,22 +128,12 @@ def step_in_words(step: dict) -> str:
     return f"{kind} {', '.join(words)}".strip()
 
 
+def note_of(layer: dict) -> str:
+    """What a reader should know of a layer; not how much text an expert or a layer that runs several times was calibrated on."""
+    note = layer.get("note") or ""
+    return "" if note.endswith(ORDINARY) else note
+
+
 def steps_in_words(candidate: dict) -> str:
     """The chain of a candidate, empty for the baseline."""
     return "; ".join(step_in_words(step) for step in candidate.get("steps") or [])
-
-
-def summary(rows: list[dict]) -> str:
-    """The verdicts of the release candidates in a sentence, or of all candidates; rows: of the report's first table."""
-    released = [row for row in rows if row["release"]]
-    released = released or [row for row in rows if not row["baseline"]]
-    if not released:
-        return "There is no candidate besides the baseline."
-    if len(released) == 1:
-        word = released[0]["answer"]
-        verb = {"no": "may not be used", "not judged": "was not judged"}.get(word) or COUNTED[word]
-        return f"{released[0]['name']}, the one candidate meant for release, {verb}."
-    counts = Counter(row["answer"] for row in released)
-    *most, last = [f"{counts[word]} {text}" for word, text in COUNTED.items() if counts[word]]
-    counted = f"{', '.join(most)} and {last}" if most else last
-    return f"Of the {len(released)} candidates meant for release, {counted}."

@@ -3,23 +3,44 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kerf.config import METHODS, STEPS, Calibration, Evaluation, Resources, check_chain, parse
-from kerf.core.errors import CONTROL, nearest, refuse
+from kerf.config import (
+    METHODS,
+    STEPS,
+    Calibration,
+    Conventions,
+    Evaluation,
+    Resources,
+    check_chain,
+    parse,
+)
+from kerf.core.errors import CONTROL, InputError, nearest, refuse
 from kerf.core.paths import shipped
 from kerf.core.user_files import given_path, read_text
-from kerf.evaluate.gates import find_criteria, read_criteria
-from kerf.models import registry
+from kerf.evaluate.criteria import find_criteria, read_criteria, uses_of
+from kerf.models import conventions, families, registry
 from kerf.workbench.run.yaml_reader import LARGEST, parse_yaml, read_yaml
 
-KEYS = ("model", "calibration", "evaluation", "resources", "candidates", "release", "criteria")
+KEYS = (
+    "model",
+    "conventions",
+    "calibration",
+    "evaluation",
+    "resources",
+    "candidates",
+    "release",
+    "criteria",
+    "use",
+)
 SECTIONS: dict[str, Any]
 SECTIONS = {"calibration": Calibration, "evaluation": Evaluation, "resources": Resources}
+SECTIONS |= {"conventions": Conventions}
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 NAMES = "of a-z, 0-9, '.', '_' and '-', at most 64 characters, not"  # NAME in a refusal
 TAKEN = ("baseline", "history")  # folders in reports/ and in the report of an experiment
@@ -60,6 +81,7 @@ class Experiment:
     release: list[str]
     criteria: dict[str, dict]
     deciding: str  # the first criteria, as the experiment names them
+    use: list[str]  # uses that the verdict is about; empty where the deciding criteria name no use
     origin: dict[str, str]
 
 
@@ -107,7 +129,7 @@ def read(experiment: str, overrides: Sequence[str] = (), model: str | None = Non
     if not is_available(path.stem):
         accepted = f"a file name {NAMES} {', '.join(TAKEN + FILES)}"
         raise refuse("EXPERIMENT", path.stem, accepted)
-    preset = registry.MODELS[model].calibration if model in registry.MODELS else {}
+    preset = known.calibration if (known := registry.preset_of(model)) else {}
     origin = {"model": "command line" if "model" in overridden else "experiment"}
     sections: dict[str, Any] = {"resources": None}
     for section, type_ in SECTIONS.items():
@@ -116,11 +138,14 @@ def read(experiment: str, overrides: Sequence[str] = (), model: str | None = Non
             values = content.get(section, {})
             sections[section], origins = _parse(type_, values, section, overridden, defaults)
             origin |= {f"{section}.{key}": source for key, source in origins.items()}
+    model = conventions.named(model, sections.pop("conventions"))
     sections["candidates"] = _candidates(content.get("candidates"), overridden)
     release = _release(content.get("release", list(sections["candidates"])), sections["candidates"])
-    criteria = content.get("criteria", ["encoder"])
+    criteria = content["criteria"] if "criteria" in content else [_family(model)]
     criteria = [criteria] if isinstance(criteria, str) else criteria
-    outcome = {"release": release, "criteria": _criteria(criteria), "deciding": criteria[0]}
+    judged = _criteria(criteria)
+    outcome: dict[str, Any] = {"release": release, "criteria": judged, "deciding": criteria[0]}
+    outcome["use"] = _use(content.get("use"), next(iter(judged.values())))
     return Experiment(path.stem, model, origin=origin, **sections, **outcome)
 
 
@@ -181,6 +206,13 @@ def _release(value: object, candidates: dict[str, list[Step]]) -> list[str]:
     return value
 
 
+def _family(model: str) -> str:
+    """The name of the model's family, which is that of its criteria; of a model that is refused later, any."""
+    with suppress(InputError):
+        return families.name_of(registry.resolve(model))
+    return "encoder"
+
+
 def _criteria(value: object) -> dict[str, dict]:
     accepted = "a list of names in data/criteria, or of JSON files"
     paths = _sized(value, list, "criteria", accepted, 20)
@@ -192,6 +224,20 @@ def _criteria(value: object) -> dict[str, dict]:
             raise refuse("criteria", value, f"each name once; {path.stem} stands there twice")
         criteria[path.stem] = read_criteria(path)
     return criteria
+
+
+def _use(value: object, deciding: dict) -> list[str]:
+    """The uses that an experiment names, or the first of the deciding criteria."""
+    known = list(uses_of(deciding))
+    if value is None:
+        return known[:1]
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names:
+        raise refuse("use", value, f"a list of uses: {', '.join(known)}")
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise refuse("use", name, nearest(str(name), known))
+    return list(dict.fromkeys(names))
 
 
 def _override(content: dict, overrides: list[str]) -> set[str]:

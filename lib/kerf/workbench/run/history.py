@@ -203,7 +203,7 @@ def find(parameter: str, name: str, out: Path) -> ComparisonInput:
 
 
 def _input(name: str, folder: Path, content: dict, row: dict, refused: Refused) -> ComparisonInput:
-    from kerf.evaluate.comparison_inputs import ComparisonInput  # imports pandas
+    from kerf.evaluate.comparison_inputs import ComparisonInput, keyed  # imports pandas
 
     if (status := row.get("status")) != "ok":
         message = (row.get("error") or {}).get("message", "no message")
@@ -222,7 +222,7 @@ def _input(name: str, folder: Path, content: dict, row: dict, refused: Refused) 
         name=name,
         model=content["model"]["id"],
         steps=[renamed(step) for step in row.get("steps") or []],
-        rows={metric["name"]: metric for metric in metrics if metric["value"] is not None},
+        rows=keyed([metric for metric in metrics if metric["value"] is not None]),
         figures={key: row[key] for key in FIGURES if row.get(key) is not None},
         items=_read_items(folder / f"{row['name']}.parquet", refused),
         origin={"run": folder.name, **origin},

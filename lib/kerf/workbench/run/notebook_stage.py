@@ -22,6 +22,7 @@ from kerf.core.code import APART, imported
 from kerf.core.digests import sha256
 from kerf.core.errors import printable, refuse
 from kerf.core.paths import shipped
+from kerf.data import own_files
 from kerf.models import families, registry
 from kerf.workbench.run.kernel_forkserver import KernelForkserver
 from kerf.workbench.run.notebook_html import notebook_to_html
@@ -165,6 +166,8 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
             break
         except papermill.PapermillExecutionError as error:
             message = f"{error.ename}: {error.evalue}".splitlines()[0]
+            _hide_paths(target, parameters)
+            message = own_files.hidden(message, _texts_of(parameters))
             raise _failed(name, error.cell_index, message, target, partial) from None
         except RuntimeError as error:  # the kernel was killed, or did not start
             if attempt == 2:
@@ -177,8 +180,21 @@ def _execute(name: str, parameters: dict, folder: Path, partial: Path) -> None:
             print(f"kerf: {name}.ipynb: {notice}", file=sys.stderr)
             if CAN_FORK and not isinstance(error, DeadKernelError):
                 _forkserver().end()  # the server itself may hang
+    _hide_paths(target, parameters)
     notebook_to_html(target)
     _repeat_notices(target)
+
+
+def _texts_of(parameters: dict) -> dict:
+    """The parameters that may name files of a user's own; the model's directory is in the report."""
+    return {key: value for key, value in parameters.items() if key in ("texts", "evaluation")}
+
+
+def _hide_paths(path: Path, parameters: dict) -> None:
+    """Names of own files without their folders, in an executed notebook."""
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(own_files.hidden(text, _texts_of(parameters)), encoding="utf-8")
 
 
 def _repeat_notices(path: Path) -> None:

@@ -8,18 +8,25 @@ import time
 from typing import Any
 
 import kerf
+from kerf.config import TEXT_KEYS
 from kerf.core.atomic import write_json
 from kerf.core.cache import machine, meta, replace_folder, threads
 from kerf.core.scratch import scratch
-from kerf.data.downloads import SOURCES, TEXTS
+from kerf.data import corpora, datasets
+from kerf.data.downloads import BBC, QUESTIONS, SOURCES, TEXTS
 from kerf.evaluate import gates
+from kerf.evaluate.comparison_inputs import keyed
+from kerf.evaluate.criteria import uses_of
 from kerf.evaluate.metrics import METRICS
+from kerf.models.coverage import LEAST
 from kerf.profiling import footprint, serving_benchmark
 from kerf.profiling.power import governor
 from kerf.workbench.run.experiment import Experiment, Step
 from kerf.workbench.run.history import RESULTS, SCHEMA, SUMS, history, record_digests
 from kerf.workbench.run.runner import Candidate, Run
 
+SPLIT: tuple[str, ...] = ("news.txt", "wiki.xml.bz2", "questions.jsonl", "piqa.jsonl", "siqa.jsonl")
+SPLIT += ("commonsenseqa.jsonl", "bbc.jsonl")
 TIMED = ["rss_peak_bytes", "load_seconds", "speedup"]
 TIMED += ["prefill_tokens_per_second", "decode_tokens_per_second"]
 
@@ -30,7 +37,8 @@ def assemble(run: Run, description: dict, candidates: list[Candidate]) -> tuple[
     noise_floor = _noise_floor(noise.measured[0])
     rows = [_row(run, description, candidate, noise_floor) for candidate in (baseline, *others)]
     experiment = run.experiment
-    model_keys = ("id", "kind", "parameters", "bytes", "on_grid", "origin", "ignored_code")
+    model_keys = ["id", "kind", "parameters", "bytes", "conventions"]
+    model_keys += ["on_grid", "origin", "ignored_code"]
     results = {
         "schema": SCHEMA,
         "experiment": run.name,
@@ -38,6 +46,8 @@ def assemble(run: Run, description: dict, candidates: list[Candidate]) -> tuple[
         "model": {key: description[key] for key in model_keys},
         "release": experiment.release,
         "criteria": list(experiment.criteria),
+        "use": experiment.use,
+        "uses": uses_of(next(iter(experiment.criteria.values()))),
         "grade_rule": gates.GRADE_RULE,
         "settings": _settings(experiment),
         "candidates": rows,
@@ -80,29 +90,38 @@ def _settings(experiment: Experiment) -> dict[str, dict]:
     for section in ("calibration", "evaluation", "resources"):
         if parameters := getattr(experiment, section):
             values |= {f"{section}.{key}": value for key, value in parameters.model_dump().items()}
+    for path, value in values.items():
+        if path.rpartition(".")[2] in TEXT_KEYS:
+            names = [corpora.label(name) for name in corpora.names_of(value)]
+            values[path] = names[0] if isinstance(value, str) else names
     origin = experiment.origin
     return {path: {"value": value, "from": origin[path]} for path, value in values.items()}
 
 
-def _noise_floor(metrics: list[dict]) -> dict[str, dict]:
-    """Range of each metric over both measurements of the baseline."""
+def _noise_floor(metrics: list[dict]) -> dict[tuple, dict]:
+    """Range of each metric, by its name and domain, over both measurements of the baseline."""
     floor = {}
     for row in metrics:
         if row["value"] is not None and row["baseline"] is not None:
             # The interval of other metrics is about texts, and the noise is about the machine.
             keys = ("value", "baseline", *(("low", "high") if row["name"] in TIMED else ()))
             ends = [row[key] for key in keys if row[key] is not None]
-            floor[row["name"]] = {"low": min(ends), "high": max(ends)}
+            floor[row["name"], row.get("domain")] = {"low": min(ends), "high": max(ends)}
     return floor
 
 
-def _row(run: Run, description: dict, candidate: Candidate, noise_floor: dict[str, dict]) -> dict:
+def _row(run: Run, description: dict, candidate: Candidate, noise_floor: dict[tuple, dict]) -> dict:
     """What results.json holds of a candidate."""
     chain = run.experiment.candidates.get(candidate.name, [])
-    metrics, pictures = candidate.measured
+    rows, pictures = candidate.measured
+    metrics = gates.worst_first(rows)
     for metric in metrics:
         metric["unit"] = METRICS[metric["name"]].unit
-        metric["noise"] = noise_floor.get(metric["name"], {"low": None, "high": None})
+        place = metric["name"], metric.setdefault("domain", None)
+        metric["noise"] = noise_floor.get(place, {"low": None, "high": None})
+        metric |= _family(metric["domain"], run.experiment)
+        if candidate.draws:
+            metric["draws"] = _draws(metric, candidate)
     stages = candidate.compressed + ([candidate.compared] if candidate.compared else [])
     steps, parameters = _chain(chain)
     names = (stage["name"].split("/") for stage in run.stages)
@@ -119,13 +138,32 @@ def _row(run: Run, description: dict, candidate: Candidate, noise_floor: dict[st
         **_figures(description, candidate),
         "metrics": metrics,
         "notebooks": {title: f"{candidate.name}/{title}.ipynb" for title in titles},
-        **{key: pictures[key] for key in ("restored", "cache") if pictures.get(key)},
+        **{key: pictures[key] for key in ("restored", "cache", "slices") if pictures.get(key)},
     }
+    experiment, broken = run.experiment, bool(candidate.error)
     if not chain:
-        verdict = gates.NOT_MEASURED if candidate.error else gates.PASS
-        return row | {"gates": [], "claims": [], "verdict": verdict, "grade": None}
-    full, criteria = [step.values for step in chain], run.experiment.criteria
-    return row | gates.judge(candidate.name, full, metrics, row, criteria, bool(candidate.error))
+        verdict = gates.NOT_MEASURED if broken else gates.PASS
+        uses = dict.fromkeys(uses_of(next(iter(experiment.criteria.values()))), verdict)
+        return row | {"gates": [], "claims": [], "uses": uses, "verdict": verdict, "grade": None}
+    full, asked = [step.values for step in chain], (experiment.criteria, experiment.use)
+    return row | gates.judge(candidate.name, full, metrics, row, *asked, broken)
+
+
+def _family(domain: str | None, experiment: Experiment) -> dict[str, Any]:
+    """The source family of a domain, and whether calibration saw it."""
+    if domain is None or domain in datasets.TASKS:
+        return {}
+    seen = {corpora.family_of(name) for name in corpora.names_of(experiment.calibration.texts)}
+    values = experiment.evaluation.model_dump(include={*TEXT_KEYS})
+    names = [name for value in values.values() for name in corpora.names_of(value)]
+    family = next(corpora.family_of(name) for name in names if corpora.label(name) == domain)
+    return {"family": family, "seen": family in seen}
+
+
+def _draws(metric: dict, candidate: Candidate) -> list[float | None]:
+    """The value of a metric in each candidate that another calibration sample gave, this one first."""
+    others = [keyed(rows).get((metric["name"], metric["domain"])) for rows in candidate.of_draws]
+    return [metric["value"], *(row["value"] if row else None for row in others)]
 
 
 def _chain(chain: list[Step]) -> tuple[list[dict], dict[str, dict]]:
@@ -148,7 +186,7 @@ def _figures(description: dict, candidate: Candidate) -> dict:
     if not candidate.steps and not candidate.error:
         last = {"bytes_on_disk": description["bytes"], "linear_bits": 32.0}
         last["other_bytes"] = description["other_bytes"]
-    size = last.get("bytes_on_disk")
+    size, covered = last.get("bytes_on_disk"), last.get("coverage")
     seconds = [result["compress_seconds"] for result in made]
     peaks = [result["compress_peak_rss_bytes"] for result in made]
     return {
@@ -160,18 +198,23 @@ def _figures(description: dict, candidate: Candidate) -> dict:
         "compress_peak_rss_bytes": max(peaks, default=None),
         "kernel": "dequantized" if candidate.steps and "backend" not in last else "real",
         "backend": last.get("backend", "torch"),
+        "coverage": covered,
+        "partial": covered["share"] < LEAST if covered else False,
         "layers": last.get("layers", []),
     }
 
 
 def _texts() -> list[dict]:
     """The texts with licence, digest and package (data/README.md describes them)."""
-    texts, source = [], f"{TEXTS.requirement}: {TEXTS.origin}"
-    for name, (digest, _) in TEXTS.files.items():
-        split = name in ("news.txt", "wiki.xml.bz2")
-        role = "calibration and evaluation, split by document" if split else "evaluation"
-        text = {"name": name, "licence": TEXTS.licences.get(name, TEXTS.licence)}
-        texts.append({**text, "sha256": digest, "source": source, "role": role})
+    texts = []
+    for source in (TEXTS, QUESTIONS, BBC):
+        for name, (digest, _) in source.files.items():
+            role = (
+                "calibration and evaluation, split by document" if name in SPLIT else "evaluation"
+            )
+            text = {"name": name, "licence": source.licences.get(name, source.licence)}
+            origin = f"{source.requirement}: {source.origin}"
+            texts.append({**text, "sha256": digest, "source": origin, "role": role})
     return texts
 
 

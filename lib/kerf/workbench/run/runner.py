@@ -36,6 +36,7 @@ class Candidate:
     steps: list[dict] = field(default_factory=list)
     compressed: list[Stage] = field(default_factory=list)
     compared: Stage | None = None
+    draws: list[Stage | None] = field(default_factory=list)  # comparisons of other samples
     error: dict | None = None
     status: str = "ok"  # or failed (one of its stages), or skipped (the baseline failed)
 
@@ -43,6 +44,11 @@ class Candidate:
     def measured(self) -> tuple[list[dict], dict]:
         """Metrics of the comparison, and the data of its pictures."""
         return evaluate.read(self.compared.result) if self.compared else ([], {})
+
+    @property
+    def of_draws(self) -> list[list[dict]]:
+        """Metrics of the candidates that other calibration samples gave."""
+        return [evaluate.read(stage.result)[0] if stage else [] for stage in self.draws]
 
 
 class Run:
@@ -62,7 +68,8 @@ class Run:
         self.inputs = plan.inputs(experiment)
         self.service = Candidate("baseline")  # the stage of `resources` belongs to no candidate
         chains = experiment.candidates.values()
-        self.total = 3 + sum(len(chain) + 1 for chain in chains) + bool(experiment.resources)
+        stages = experiment.calibration.draws * sum(len(chain) + 1 for chain in chains)
+        self.total = 3 + stages + bool(experiment.resources)
         console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         hidden = not console.is_terminal
@@ -102,24 +109,41 @@ class Run:
 
     def _compress(self, candidate: Candidate) -> None:
         """Run the steps of a candidate, copy the compressed model to `data/runs`, and measure it."""
-        for number, step in enumerate(self.experiment.candidates[candidate.name], 1):
-            parameters = plan.step_parameters(self.experiment, list(candidate.steps), step)
-            title = f"{step.kind}-{number}" if number > 1 else step.kind
-            stage = self._try(candidate, step.notebook, parameters, title)
-            if not stage:
-                return
-            candidate.steps.append(step.values)
-            candidate.compressed.append(stage)
+        candidate.compressed = self._steps(candidate)
+        if candidate.error:
+            return
+        candidate.steps = [step.values for step in self.experiment.candidates[candidate.name]]
         target = self.out / "data" / "runs" / self.name / candidate.name
         target.parent.mkdir(parents=True, exist_ok=True)
         with scratch(".part-", target.parent) as aside:
             shutil.copytree(candidate.compressed[-1].result, aside, dirs_exist_ok=True)
             replace_folder(aside, target)
         self._compare(candidate)
+        for draw in range(1, self.experiment.calibration.draws):
+            if candidate.error:
+                return
+            other = Candidate(candidate.name, candidate.steps)  # its failure is not the candidate's
+            if self._steps(other, draw):
+                self._compare(other, draw=draw)
+            candidate.draws.append(other.compared)
 
-    def _compare(self, candidate: Candidate, noise_floor: bool = False) -> None:
-        parameters = plan.compare_parameters(self.experiment, candidate.steps, noise_floor)
-        title = "noise" if noise_floor else "compare"
+    def _steps(self, candidate: Candidate, draw: int = 0) -> list[Stage]:
+        """The stages of a candidate's steps, from the calibration sample number `draw`; empty if one failed."""
+        stages: list[Stage] = []
+        before: list[dict] = []
+        for number, step in enumerate(self.experiment.candidates[candidate.name], 1):
+            parameters = plan.step_parameters(self.experiment, list(before), step, draw)
+            title = f"{step.kind}-{number}" if number > 1 else step.kind
+            stage = self._try(candidate, step.notebook, parameters, _of_draw(title, draw))
+            if not stage:
+                return []
+            before.append(step.values)
+            stages.append(stage)
+        return stages
+
+    def _compare(self, candidate: Candidate, noise_floor: bool = False, draw: int = 0) -> None:
+        parameters = plan.compare_parameters(self.experiment, candidate.steps, noise_floor, draw)
+        title = _of_draw("noise" if noise_floor else "compare", draw)
         candidate.compared = self._try(candidate, "compare", parameters, title)
 
     def _try(self, candidate: Candidate, notebook: str, values: dict, title: str) -> Stage | None:
@@ -146,6 +170,10 @@ class Run:
         line = f"[{count}/{self.total}] {name}: {times} {note}".rstrip()
         self.bar.console.print(escaped(line), markup=False)
         return stage
+
+
+def _of_draw(title: str, draw: int) -> str:
+    return f"{title}.draw-{draw + 1}" if draw else title
 
 
 def sweep_leftovers(out: Path) -> None:
