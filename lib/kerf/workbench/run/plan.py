@@ -72,7 +72,7 @@ def check(experiment: Experiment, out: Path) -> dict:
     _check_labels(experiment.evaluation)
     description = registry.describe(experiment.model)
     family = families.FAMILIES[description["kind"]]
-    _check_domains(experiment, [key for key in ("texts", "retrieval") if key in family.READS])
+    _check_domains(experiment, "texts" if "texts" in family.READS else "retrieval")
     if experiment.deciding in families.FAMILIES and experiment.deciding != family.NAME:
         accepted = f"{family.NAME} or a file of your own: {experiment.model} is {family.CALLED}"
         raise refuse("criteria", experiment.deciding, accepted)
@@ -108,18 +108,17 @@ def _check_labels(evaluation: Evaluation) -> None:
                 raise refuse(f"evaluation.{key}", label, accepted)
 
 
-def _check_domains(experiment: Experiment, keys: list[str]) -> None:
+def _check_domains(experiment: Experiment, key: str) -> None:
     """Refuse an evaluation without any source family that calibration did not see."""
     seen = {corpora.family_of(name) for name in corpora.names_of(experiment.calibration.texts)}
-    sources = [getattr(experiment.evaluation, key) for key in keys]
-    names = [name for source in sources for name in corpora.names_of(source)]
+    names = corpora.names_of(getattr(experiment.evaluation, key))
     if experiment.evaluation.same_domain or {corpora.family_of(name) for name in names} - seen:
         return
     accepted = (
         f"text of at least one family that calibration did not see ({listed(sorted(seen), 'and')} "
         "it did), or same_domain: true, which the report then says"
     )
-    raise refuse(f"evaluation.{keys[0]}", ", ".join(names), accepted)
+    raise refuse(f"evaluation.{key}", ", ".join(names), accepted)
 
 
 def _check_step(experiment: Experiment, step: Step, before: list[dict]) -> None:
