@@ -200,7 +200,8 @@ def test_what_lies_beyond_the_cut_gains_nothing():
     found = retrieval.scores(similar, relevant)
     ideal = 1 + 1 / np.log2(3) + 1 / 2 + 1 / np.log2(5)
     assert found["ndcg_10"] == pytest.approx([1 / np.log2(11), 0, 1 / ideal])
-    assert found["retrieval_mrr"] == pytest.approx([1 / 10, 0, 1])
+    assert found["mrr_10"] == pytest.approx([1 / 10, 0, 1])
+    assert found["retrieval_mrr"] == pytest.approx([1 / 10, 1 / 11, 1])
     assert found["recall_100"].tolist() == [1, 1, 0.5]
 
 
@@ -211,7 +212,7 @@ def test_more_than_ten_relevant_passages_fill_the_ideal_ranking():
 
 def test_an_embedding_that_maps_all_texts_to_one_point_finds_nothing_first():
     found = retrieval.scores(np.ones((1, 101)), [{0: 1.0}])
-    assert [float(found[name][0]) for name in ("ndcg_10", "retrieval_mrr", "recall_100")] == [
+    assert [float(found[name][0]) for name in ("ndcg_10", "mrr_10", "recall_100")] == [
         0,
         0,
         1,
@@ -415,7 +416,7 @@ def test_acceptance_is_the_sum_of_the_lesser_probabilities(top):
 
 def task_rows(right, count=4, of=200):
     """Rows of a task with `count` choices whose baseline answers so many of the questions right."""
-    asked = [choices.Question("own", f"{n}", n * count, count, 0) for n in range(of)]
+    asked = [choices.Question("own", f"{n}", f"{n}", n * count, count, 0) for n in range(of)]
     before = np.full(of * count, -2.0)
     best = [question.first + (n >= right) for n, question in enumerate(asked)]
     before[best] = -1.0
