@@ -350,7 +350,13 @@ def test_pairs_of_the_training_share_nothing_with_what_is_measured_on():
     ) == ["x y"]
     rows = [" ".join(row) for row in train_cross_encoder.training_pairs()]
     measured_on = corpora.evaluation_documents("wiki")
-    overlap.check_overlap(rows[:400], [*measured_on, *corpora.cloze_pairs(300)[1]])
+    overlap.check_overlap(
+        rows[:400],
+        [
+            *measured_on,
+            *(row[1] for row in corpora.query_passage_pairs("wiki", "evaluation")[:300]),
+        ],
+    )
 
 
 def test_training_learns_is_seeded_and_kept(tmp_path, monkeypatch):

@@ -58,7 +58,9 @@ def test_calibration_text_overlaps_no_human_pair_and_no_passage_of_the_other_sou
     for items, *_ in datasets.human_pairs().values():
         overlap.check_overlap(calibration, items)
     if name == "news":
-        overlap.check_overlap(calibration, corpora.cloze_pairs(500)[1])
+        overlap.check_overlap(
+            calibration, [row[1] for row in corpora.query_passage_pairs("wiki", "evaluation")[:500]]
+        )
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -118,9 +120,9 @@ def test_eleven_shared_words_or_the_same_words_apart_pass(calibration):
     [
         (lambda n: corpora.calibration_sentences("news", n, 0), "calibration.samples"),
         (lambda n: corpora.evaluation_sentences("news", n), "evaluation.sentences"),
-        (corpora.cloze_pairs, "evaluation.passages"),
+        (lambda n: datasets.retrieval("wiki", n).queries, "evaluation.queries"),
     ],
-    ids=["calibration", "evaluation", "passages"],
+    ids=["calibration", "evaluation", "queries"],
 )
 @pytest.mark.parametrize("count", [0, 10**6])
 def test_more_than_there_is_is_refused_with_how_many_there_are(ask, parameter, count):
@@ -133,7 +135,8 @@ def test_more_than_there_is_is_refused_with_how_many_there_are(ask, parameter, c
 
 
 def test_cloze_pairs_are_consecutive_words_of_evaluation_articles():
-    queries, passages, numbers = corpora.cloze_pairs(500)
+    rows = corpora.query_passage_pairs("wiki", "evaluation")[:500]
+    queries, passages, numbers = zip(*rows, strict=True)
     documents = [" ".join(document.split()) for document in corpora.documents("wiki", "evaluation")]
     assert len(queries) == len(set(passages)) == len(numbers) == 500
     for query, passage, number in zip(queries, passages, numbers, strict=True):

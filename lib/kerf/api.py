@@ -33,8 +33,8 @@ def compress(
 ) -> Any:
     """Compress a model by one step, and open the candidate as `kerf.load` does; its `artifact` is the candidate's directory.
 
-    model: a name of `kerf list models`, a hub id or a local directory. texts: calibration text: news, wiki, a text file with one
-    document a line, or documents. method: of `kerf list methods`, for quantization or pruning. parameters: keys of the method's
+    model: a name of `kerf list models`, a hub id or a local directory. texts: calibration text: a bundled
+    source, a file (docs/data.md), or documents; a mixture of bundled sources by default. method: of `kerf list methods`, for quantization or pruning. parameters: keys of the method's
     step, as in an experiment (`bits=4`), and `samples`, `max_length` and `seed` of the calibration.
 
     A candidate is made once: the same arguments open it again. Raises InputError for a parameter that is not accepted, before
@@ -60,7 +60,8 @@ def compare(a: Any, b: Any, data: Texts | None = None, **evaluation: Any) -> pd.
     a, b: a model's name or directory, a candidate's directory, or an opened candidate of `kerf.compress`; both of one model.
     data: evaluation text, as `texts` of `compress`. evaluation: further keys of `evaluation`, as in an experiment.
 
-    Returns a row for each metric of each source, the worst source first. Where `a` is the model itself: value of `b`, low, high (95 % interval), baseline, n. Where it is
+    Returns a row for each metric of each source, the worst source first. Where `a` is the model itself: value of `b`, low, high
+    (95 % interval), baseline, n. Where it is
     a candidate: a, b, their paired difference with low and high, winner. Raises InputError for candidates of two models, and for
     text that cannot be used.
     """

@@ -123,7 +123,7 @@ def drawn(parameter: str, folder: Path, count: int, most: int, seed: int = 0) ->
     if len(judged) < 2:
         raise InputError(f"{parameter} = {folder.name}: at least two queries with a judgement")
     generator = np.random.default_rng(seed)
-    chosen = [judged[n] for n in sorted(generator.permutation(len(judged))[:count])]
+    chosen = [judged[n] for n in generator.permutation(len(judged))[:count]]
     numbers: dict[str, int] = {}
     relevant: list[dict[int, float]] = []
     for query in chosen:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kerf.core.cache import artifact
 from kerf.core.digests import sha256
@@ -89,12 +89,10 @@ def questions() -> list[Question]:
     ]
 
 
-def _articles() -> list[str]:
-    """The passages of `questions` without their titles, one article each."""
-    articles: dict[str, dict[str, None]] = {}
-    for row in questions():
-        articles.setdefault(row.article, {})[row.passage.partition(TITLE_END)[2]] = None
-    return [" ".join(" ".join(passages).split()) for passages in articles.values()]
+@cache
+def articles() -> dict[str, list[Question]]:
+    """The documents of `questions`, the passages of an article without their title each, and their questions."""
+    return _by_document(questions(), lambda row: row.passage.partition(TITLE_END)[2])
 
 
 def docstrings() -> list[Docstring]:
@@ -138,12 +136,20 @@ def _prose(docstring: str) -> list[str]:
     return paragraphs
 
 
-def _docs() -> list[str]:
-    """The docstrings of a module, one module each."""
-    modules: dict[str, dict[str, None]] = {}
-    for row in docstrings():
-        modules.setdefault(row.module, {})[f"{row.summary} {row.rest}".strip()] = None
-    return [" ".join(texts) for texts in modules.values()]
+@cache
+def modules() -> dict[str, list[Docstring]]:
+    """The documents of `docs`, the docstrings of a module each, and these docstrings."""
+    return _by_document(docstrings(), lambda row: f"{row.summary} {row.rest}")
+
+
+def _by_document(rows: list, text_of: Callable[[Any], str]) -> dict[str, list]:
+    """Rows by the text of their document, which the first column names: their texts, each once."""
+    groups: dict[str, list] = {}
+    for row in rows:
+        groups.setdefault(row[0], []).append(row)
+    return {
+        " ".join(" ".join(dict.fromkeys(map(text_of, own))).split()): own for own in groups.values()
+    }
 
 
 def _everyday() -> list[str]:
@@ -180,8 +186,8 @@ def _bbc() -> list[str]:
 TEXTS = {
     "news": TextSource("news", cache(_news)),
     "wiki": TextSource("encyclopedia", cache(_wiki)),
-    "questions": TextSource("encyclopedia", cache(_articles)),
-    "docs": TextSource("technical", cache(_docs)),
+    "questions": TextSource("encyclopedia", lambda: list(articles())),
+    "docs": TextSource("technical", lambda: list(modules())),
     "everyday": TextSource("everyday", cache(_everyday)),
     "bbc": TextSource("news", cache(_bbc)),
 }

@@ -222,14 +222,6 @@ def shortened(texts: list[str], words: int | None, seed: int = 0, least: int = 0
     return chosen
 
 
-def cloze_pairs(count: int, texts: str = "wiki") -> tuple[list[str], list[str], list[int]]:
-    """Inverse-cloze retrieval: queries, passages and documents' numbers; a query's hard negatives are of its document."""
-    rows = query_passage_pairs(texts, "evaluation")
-    check_count("evaluation.passages", count, 2, len(rows), "passages", texts)
-    queries, passages, numbers = zip(*rows[:count], strict=True)
-    return list(queries), list(passages), list(numbers)
-
-
 def query_passage_pairs(texts: Texts, part: str) -> list[tuple[str, str, int]]:
     """Query (12 words), passage (the next 28 words) and document's number of every stretch of text of a part.
 

@@ -78,7 +78,8 @@ def retrieval(name: str, count: int, seed: int = 0, most: int = 5000) -> Retriev
     texts = {relative: corpora.digest(relative) for relative in corpora.relatives(name)}
     rows = corpora.remembered("collection", {"name": name, "texts": texts}, lambda: _unseen(name))
     corpora.check_count("evaluation.queries", count, 2, len(rows), "queries", name)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
+    # In random order, since candidates encode the first passages alone, and sources stand in groups.
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
     numbers: dict[str, int] = {}
     groups: dict[str, int] = {}
     queries, relevant, documents = [], [], []
@@ -99,33 +100,27 @@ def _unseen(name: str) -> list[tuple[str, str, str]]:
 
 
 def _questions() -> list[tuple[str, str, str]]:
-    """Article, question and passage; articles whose document is of the evaluation part."""
-    articles: dict[str, list] = {}
-    for row in bundled.questions():
-        articles.setdefault(row.article, []).append(row)
-    rows = []
-    for document, of_article in zip(
-        bundled.TEXTS["questions"].documents(), articles.values(), strict=True
-    ):
-        if corpora.part_of(document) == "evaluation":
-            rows += [tuple(row) for row in of_article]
-    return rows
+    """Article, question and passage of the evaluation part."""
+    return [tuple(row) for row in _of_evaluation(bundled.articles())]
 
 
 def _docs() -> list[tuple[str, str, str]]:
-    """Module, summary line and rest of a docstring, which is long enough to be found; modules of the evaluation part."""
-    modules: dict[str, list] = {}
-    for row in bundled.docstrings():
-        modules.setdefault(row.module, []).append(row)
-    rows: dict[str, tuple[str, str, str]] = {}
-    for document, of_module in zip(
-        bundled.TEXTS["docs"].documents(), modules.values(), strict=True
-    ):
-        if corpora.part_of(document) == "evaluation":
-            for row in of_module:
-                if 4 <= len(row.summary.split()) <= 30 and len(row.rest.split()) >= 20:
-                    rows.setdefault(row.rest, tuple(row))
-    return list({row[1]: row for row in rows.values()}.values())
+    """Module, summary line and rest of a docstring of the evaluation part, which is long enough to be found."""
+    rows = {row.rest: row for row in reversed(_of_evaluation(bundled.modules())) if _is_long(row)}
+    return [tuple(row) for row in {row.summary: row for row in rows.values()}.values()]
+
+
+def _is_long(row: bundled.Docstring) -> bool:
+    return 4 <= len(row.summary.split()) <= 30 and len(row.rest.split()) >= 20
+
+
+def _of_evaluation(documents: dict[str, list]) -> list:
+    return [
+        row
+        for text, rows in documents.items()
+        if corpora.part_of(text) == "evaluation"
+        for row in rows
+    ]
 
 
 def _cloze(name: str) -> list[tuple[str, str, str]]:

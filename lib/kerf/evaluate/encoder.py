@@ -167,6 +167,7 @@ def _classes(name: str, inputs: EncoderInputs, before: Embedded, after: Embedded
     from sklearn.linear_model import LogisticRegression
 
     fitted, tested = ("fitted", name), ("tested", name)
+    # Rows have length one, so weights have to be larger than at the default C of 1.
     probe = LogisticRegression(C=10, max_iter=1000).fit(before[fitted], inputs.labels[fitted])
     truth, text = np.array(inputs.labels[tested]), inputs.all[inputs.where[tested]]
     predicted = [probe.predict(side[tested]) for side in (before, after)]
@@ -175,9 +176,8 @@ def _classes(name: str, inputs: EncoderInputs, before: Embedded, after: Embedded
     rows = fidelity.mean_and_loss("probe_accuracy", old.astype(float), new.astype(float), owners)
     rows[0] |= fidelity.flips(old, new)
     rows.append(fidelity.mean("probe_flips", changed, owners, 0.0))
-    chance = float(
-        np.unique(truth, return_counts=True)[1].max() / len(truth)
-    )  # of the largest class
+    largest = np.unique(truth, return_counts=True)[1].max()  # what guessing one class gets
+    chance = float(largest / len(truth))
     rows = [{**row, "evidence": is_above(old, chance)} for row in rows]
     known = {"document": owners, "text": text, "domain": name}
     return rows, [

@@ -30,6 +30,7 @@ VECTOR, POSITION = "biases and normalization", "positions and types of tokens"
 ON_PURPOSE, ONE_ROW = "left in float by the step", "a head of one row"
 EXCLUDED = (VECTOR, POSITION, ON_PURPOSE, ONE_ROW)  # what no step means
 LEFT, CONVOLUTION = "not changed by the step", "a convolution"
+BEHIND = "a module behind the network, which no method changes"
 ROUTER, UNKNOWN = "routes tokens to experts", "no layer that Kerf's methods know"
 
 
@@ -101,6 +102,8 @@ def _parts(opened: Any, net: Any, bits: dict[str, float], spared: Mapping[str, s
             reason = spared.get(layer, ON_PURPOSE if layer in tables else LEFT)
         else:
             reason = _reason(parameter, owner, context)
+            if reason == UNKNOWN and id(parameter) not in own:
+                reason = BEHIND
         component = _component(owner, context, layer in tables and owner is not _words(net))
         meant = reason not in (*EXCLUDED, spared.get(layer))
         parts.append(Part(name, parameter.numel(), component, bits.get(layer), reason, meant))

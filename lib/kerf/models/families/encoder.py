@@ -12,7 +12,6 @@ from kerf.models.families.lengths import check_positions, tokenized, tokenizer
 from kerf.models.families.opening import loading
 from kerf.models.families.sources import by_source
 from kerf.models.families.usage import conventions as conventions
-from kerf.models.families.usage import float_modules as float_modules
 from kerf.models.model_files import read_or_empty
 
 NAME, CALLED = "encoder", "an encoder"
@@ -44,10 +43,7 @@ def open_folder(folder: Path, device: str = "cpu") -> Any:
     """SentenceTransformer in float32 on `device`, with the prompts of its configuration; it truncates texts at its positions."""
     config = read_or_empty(folder / "config_sentence_transformers.json", dict)
     prompts = dict(config.get("prompts") or {})
-    for name in (
-        "passage",
-        "corpus",
-    ):  # encode_document looks for them, but has an empty one of its own
+    for name in ("passage", "corpus"):  # encode_document prefers an empty prompt of its own
         prompts["document"] = prompts.get("document") or prompts.get(name, "")
     options = {"prompts": prompts, "default_prompt_name": config.get("default_prompt_name")}
     if not detection.is_static(folder):

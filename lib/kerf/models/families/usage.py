@@ -1,18 +1,6 @@
-"""The modules of sentence-transformers behind a network, and the conventions by which an opened model is used."""
+"""The conventions by which an opened model of sentence-transformers is used."""
 
 from typing import Any
-
-# What each module that stays in float is, for whoever lists what a method left.
-BEHIND = "a module behind the network, which no method changes"
-
-
-def float_modules(opened: Any) -> list[tuple[str, int, str]]:
-    """Name (as of its folder), parameters and reason of each module behind the network that stays in float, such as a Dense layer."""
-    rows = []
-    for name, module in list(opened.named_children())[1:]:
-        if count := sum(parameter.numel() for parameter in module.parameters()):
-            rows.append((f"{name}_{type(module).__name__}", count, BEHIND))
-    return rows
 
 
 def conventions(opened: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from kerf.evaluate.metrics import METRICS, Metric
+from kerf.evaluate.metrics import METRICS, Metric, by_name
 
 OPERATORS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
 # Ends of notes that only tell what a layer was calibrated on.
@@ -82,7 +82,7 @@ def describe(name: str | None) -> Metric:
 
 def metrics_of(candidate: dict) -> dict[str, dict]:
     """Rows of a candidate's metrics by name; of several domains the first, which is the worst."""
-    return {row["name"]: row for row in reversed(candidate.get("metrics") or [])}
+    return by_name(candidate.get("metrics") or [])
 
 
 def label_of(row: dict, metric: str | None = None) -> str:

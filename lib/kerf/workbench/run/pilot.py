@@ -96,15 +96,13 @@ def _part(request: dict) -> dict:
     """A request with one of SHARE items of every list, or as many as have LEAST characters: fewer would pad one another."""
     lists = {name: value for name, value in request.items() if isinstance(value, list) and value}
     strides = {n: max(1, min(SHARE, _size(items) // LEAST)) for n, items in lists.items()}
-    if "roles" in lists:  # of the inputs
-        strides["roles"] = strides["inputs"]
     return request | {name: items[:: strides[name]] for name, items in lists.items()}
 
 
 def _size(value: Any) -> int:
     """Characters of the texts in a request; a token counts as CHARACTERS."""
     if isinstance(value, dict):
-        value = [item for name, item in value.items() if isinstance(item, list) and name != "roles"]
+        value = [item for item in value.values() if isinstance(item, list)]
     if isinstance(value, list | tuple):
         return sum(map(_size, value))
     return len(value) if isinstance(value, str) else CHARACTERS

@@ -113,8 +113,7 @@ def _noise_floor(metrics: list[dict]) -> dict[tuple, dict]:
 def _row(run: Run, description: dict, candidate: Candidate, noise_floor: dict[tuple, dict]) -> dict:
     """What results.json holds of a candidate."""
     chain = run.experiment.candidates.get(candidate.name, [])
-    rows, pictures = candidate.measured
-    metrics = gates.worst_first(rows)
+    metrics, pictures = candidate.measured
     for metric in metrics:
         metric["unit"] = METRICS[metric["name"]].unit
         place = metric["name"], metric.setdefault("domain", None)
