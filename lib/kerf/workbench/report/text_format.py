@@ -76,7 +76,8 @@ def describe(name: str | None) -> Metric:
     """A metric with a capitalized label; of an unknown metric, its bare name."""
     name = name or ""
     if metric := METRICS.get(name):
-        return replace(metric, label=metric.label[:1].upper() + metric.label[1:])
+        first = metric.label[:1] if metric.label[1:2].isupper() else metric.label[:1].upper()
+        return replace(metric, label=first + metric.label[1:])  # nDCG stays
     return Metric(name, label=name, doc="", formula="")
 
 
